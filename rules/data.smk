@@ -1,0 +1,84 @@
+# From a folder of scans to prepared cases and splits.
+
+for name, made in config["datasets"].items():
+    if "simulate" in made:
+
+        rule:
+            name:
+                f"simulate_{name}"
+            output:
+                done=f"{made['folder']}/simulated.json",
+            log:
+                f"results/logs/simulate/{name}.log",
+            benchmark:
+                f"results/benchmarks/simulate/{name}.tsv"
+            conda:
+                "../envs/pd-ddpm.yaml"
+            threads: 2
+            resources:
+                mem_mb=6000,
+                runtime=60,
+            params:
+                settings=made["simulate"],
+                code=script_code("simulate"),
+            script:
+                "../workflow/scripts/simulate.py"
+
+
+rule list_cases:
+    input:
+        made=lambda wildcards: simulated(wildcards.dataset),
+    output:
+        table="results/{dataset}/cases.csv",
+    log:
+        "results/logs/list_cases/{dataset}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        dataset="{dataset}",
+        settings=lambda wildcards: {
+            key: value for key, value in config["datasets"][wildcards.dataset].items() if key != "simulate"
+        },
+        code=script_code("list_cases"),
+    script:
+        "../workflow/scripts/list_cases.py"
+
+
+rule prepare:
+    input:
+        table="results/{dataset}/cases.csv",
+    output:
+        cases="results/{dataset}/cases/prepared.csv",
+    log:
+        "results/logs/prepare/{dataset}.log",
+    benchmark:
+        "results/benchmarks/prepare/{dataset}.tsv"
+    conda:
+        "../envs/pd-ddpm.yaml"
+    threads: 2
+    resources:
+        mem_mb=6000,
+        runtime=120,
+    params:
+        channels=lambda wildcards: config["datasets"][wildcards.dataset]["channels"],
+        settings=config["preparation"],
+        code=script_code("prepare"),
+    script:
+        "../workflow/scripts/prepare.py"
+
+
+rule split:
+    input:
+        table="results/{dataset}/cases.csv",
+    output:
+        splits="results/{dataset}/splits.csv",
+    log:
+        "results/logs/split/{dataset}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        folds=config["folds"],
+        splits=config["splits"],
+        code=script_code("split"),
+    script:
+        "../workflow/scripts/split.py"

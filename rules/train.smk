@@ -1,0 +1,37 @@
+# One job per network, split and seed. The state of an unfinished training lies in work/, not among the outputs: Snakemake
+# removes the outputs of a job that fails.
+
+
+rule train:
+    input:
+        cases="results/{dataset}/cases/prepared.csv",
+        splits="results/{dataset}/splits.csv",
+    output:
+        weights="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.safetensors",
+        last="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/last.safetensors",
+        card="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.json",
+        history="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/training.csv",
+    log:
+        "results/logs/train/{dataset}/{network}/split-{split}_seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/train/{dataset}/{network}/split-{split}_seed-{seed}.tsv"
+    retries: RETRIES
+    conda:
+        "../envs/pd-ddpm.yaml"
+    threads: config["resources"]["train"]["threads"]
+    resources:
+        gpu=config["resources"]["train"]["gpu"],
+        mem_mb=lambda wildcards, attempt: attempt * config["resources"]["train"]["mem_mb"],
+        runtime=lambda wildcards, attempt: attempt * config["resources"]["train"]["runtime"],
+        slurm_extra="--signal=TERM@300",
+    params:
+        state="work/{dataset}/networks/{network}/split-{split}_seed-{seed}",
+        name="{network}",
+        split=lambda wildcards: int(wildcards.split),
+        seed=lambda wildcards: int(wildcards.seed),
+        settings=lambda wildcards: settings.network(config, wildcards.network),
+        grid=config["grid"],
+        device=config["device"],
+        code=script_code("train"),
+    script:
+        "../workflow/scripts/train.py"

@@ -1,0 +1,26 @@
+"""A network's settings to what is minimised and how."""
+
+from typing import Any
+
+from pd_ddpm.objectives import CrossEntropy, Denoising, Objective
+from pd_ddpm.training import TrainingSettings
+from pd_ddpm.training_data import PatchSettings
+
+
+def objective(settings: dict[str, Any]) -> Objective:
+    """The objective of these network settings."""
+    if settings["architecture"] == "denoising_unet":
+        return Denoising(settings["t_max"], settings["mask_loss"])
+    return CrossEntropy(settings["dice_weight"])
+
+
+def training_settings(settings: dict[str, Any]) -> TrainingSettings:
+    """The optimisation of these network settings."""
+    patches = PatchSettings(
+        crop=tuple(settings["crop"]),
+        lesion_share=settings["lesion_share"],
+        flip=tuple(settings["flip"]),
+        intensity_jitter=settings["intensity_jitter"],
+    )
+    names = TrainingSettings.__dataclass_fields__.keys() & settings.keys()
+    return TrainingSettings(**{name: settings[name] for name in names}, patches=patches)

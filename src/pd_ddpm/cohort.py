@@ -1,0 +1,220 @@
+"""From a folder of scans to a table of cases: one row per case, with the paths of its files."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+ROLES = ("train", "validation", "test")
+
+_HOW_TO_GET_WMH = (
+    "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): unpack "
+    "`training/` (and `additional_annotations/`, for the second observer) below that folder."
+)
+
+
+def table_columns(channels: Sequence[str]) -> list[str]:
+    """The columns of a case table, in order: per channel an image and a transform, empty where there is none."""
+    return [
+        *("case", "site", "role", "fold"),
+        *channels,
+        "mask",
+        *(f"{channel}_transform" for channel in channels),
+        "observer_2",
+    ]
+
+
+def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder") -> pd.DataFrame:
+    """Find the training cases of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
+
+    Only `training/` is searched: the challenge's `test/` cases stay held out. Sites lie at different depths, so cases
+    are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's elastix
+    transform, or, where either is missing, the T1 that the challenge has resampled. The second observer is O3.
+
+    Raises ValueError, naming the config key that held the folder, if there are no cases, and listing all missing files.
+    """
+    folder = Path(folder)
+    training = folder / "training"
+    masks = sorted(training.rglob("wmh.nii.gz"), key=lambda path: _natural_order(path.parent))
+    if not masks:
+        finding = "there is no such folder" if not folder.is_dir() else "no wmh.nii.gz lies below its training/"
+        raise ValueError(f"{key}: {folder}: {finding}. {_HOW_TO_GET_WMH}")
+    if unknown := [channel for channel in channels if channel not in ("FLAIR", "T1")]:
+        raise ValueError(f"{key}: {folder}: the WMH challenge has the channels FLAIR and T1, not {', '.join(unknown)}.")
+
+    problems = []
+    rows = []
+    for mask in masks:
+        source = mask.parent
+        site = clean_name(source.parent.name)
+        row = {"case": f"{site}-{clean_name(source.name)}", "site": site, "mask": str(mask)}
+        for channel in channels:
+            row[channel], row[f"{channel}_transform"] = _wmh_channel(source, channel)
+            if not Path(row[channel]).is_file():
+                problems.append(f"{row[channel]}: there is no such file; unpack it from the challenge's archive.")
+        observer = folder / "additional_annotations/observer_o3" / source.relative_to(folder) / "result.nii.gz"
+        row["observer_2"] = str(observer) if observer.is_file() else ""
+        rows.append(row)
+    problems += _duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
+    _raise_all(f"{key}: {folder}", problems)
+    return _as_table(pd.DataFrame(rows), channels)
+
+
+def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
+    """Read a user's table of cases and check all of it before anything is computed.
+
+    Columns: case, site, one per channel, mask; optionally role, fold, `<channel>_transform` and observer_2; others are
+    ignored. Relative paths start from `folder`, by default the folder of the table. A case without a site gets
+    "unknown".
+
+    Raises ValueError with every problem found, each with its line.
+    """
+    csv_path = Path(csv_path)
+    base = csv_path.parent if folder is None else Path(folder)
+    cells = _read_cells(csv_path)
+    required = ["case", "site", *channels, "mask"]
+    known = table_columns(channels)
+    optional = [name for name in known if name not in required]
+    problems = _column_problems(list(cells.columns), required, optional)
+    _raise_all(str(csv_path), problems)
+    if cells.empty:
+        raise ValueError(f"{csv_path}: the table has no cases; add one line per case.")
+
+    lines = [f"line {number + 2}" for number in cells.index]
+    for name in known:
+        if name not in cells:
+            cells[name] = ""
+    paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), "observer_2"]
+    for line, (index, row) in zip(lines, cells.iterrows(), strict=True):
+        problems += [f"{line}: {text}" for text in _row_problems(row, channels)]
+        for name in paths:
+            if not row[name]:
+                continue
+            path = base / Path(row[name]).expanduser()
+            cells.loc[index, name] = str(path)
+            if not path.is_file():
+                problems.append(f"{line}: case {row['case']}: {name}: there is no file {path}; correct the path.")
+    problems += _duplicates(cells["case"].tolist(), lines)
+    for name in ("role", "fold"):
+        given = int((cells[name] != "").sum())
+        if 0 < given < len(cells):
+            problems.append(f"column {name}: given for {given} of {len(cells)} cases; give it for all or for none.")
+    _raise_all(str(csv_path), problems)
+    cells["site"] = cells["site"].replace("", "unknown")
+    return _as_table(cells, channels)
+
+
+def write_table(table: pd.DataFrame, csv_path: str | Path) -> None:
+    """Write a case table as csv, with its paths as they are."""
+    table.to_csv(csv_path, index=False, lineterminator="\n")
+
+
+def read_table(csv_path: str | Path) -> pd.DataFrame:
+    """Read back a table written by `write_table`, without checking that its files exist."""
+    cells = _read_cells(Path(csv_path))
+    cells["fold"] = _as_integers(cells["fold"])
+    return cells
+
+
+def clean_name(name: str) -> str:
+    """Turn a name into one that is safe in file names: letters, digits, underscore, dot and hyphen only."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-")
+
+
+def _wmh_channel(source: Path, channel: str) -> tuple[str, str]:
+    if channel == "T1":
+        image, transform = source / "orig/3DT1.nii.gz", source / "orig/reg_3DT1_to_FLAIR.txt"
+        if image.is_file() and transform.is_file():
+            return str(image), str(transform)
+    return str(source / "pre" / f"{channel}.nii.gz"), ""
+
+
+def _natural_order(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def _read_cells(csv_path: Path) -> pd.DataFrame:
+    if not csv_path.is_file():
+        raise ValueError(f"{csv_path}: there is no such table of cases; correct the path.")
+    try:
+        # utf-8-sig, because spreadsheets put a byte order mark before the first column name.
+        cells = pd.read_csv(csv_path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{csv_path}: cannot be read as a table ({error}); save it as comma-separated UTF-8.") from error
+    cells.columns = [str(name).strip() for name in cells.columns]
+    return cells.apply(lambda column: column.str.strip())
+
+
+def _column_problems(columns: list[str], required: list[str], optional: list[str]) -> list[str]:
+    problems = []
+    foreign = [name for name in columns if name not in (*required, *optional)]
+    for name in required:
+        if name not in columns:
+            near = difflib.get_close_matches(name.lower(), [other.lower() for other in foreign], n=1)
+            found = next((other for other in foreign if near and other.lower() == near[0]), None)
+            remedy = f"rename {found!r}" if found else f"add it (there are: {', '.join(columns)})"
+            problems.append(f"column {name!r} is missing; {remedy}.")
+    for name in foreign:
+        # A misspelt optional column would otherwise be ignored without a word.
+        near = difflib.get_close_matches(name.lower(), [other.lower() for other in optional], n=1, cutoff=0.8)
+        if near:
+            meant = next(other for other in optional if other.lower() == near[0])
+            problems.append(f"column {name!r} is not known; rename it to {meant!r}.")
+    problems += [f"column {name!r} is there twice; remove one." for name in _repeated(columns)]
+    return problems
+
+
+def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[str]:
+    problems = []
+    name = row["case"]
+    if not name:
+        problems.append("the case has no name; name it.")
+    elif clean_name(name) != name:
+        problems.append(
+            f"the case name {name!r} is not safe in file names (letters, digits, _ . - within); "
+            f"rename it, for instance to {clean_name(name)!r}."
+        )
+    problems += [f"case {name}: no path under {column}; enter one." for column in (*channels, "mask") if not row[column]]
+    if row[f"{channels[0]}_transform"]:
+        problems.append(f"case {name}: {channels[0]} defines the grid and takes no transform; give it to the others.")
+    if row["role"] and row["role"] not in ROLES:
+        near = difflib.get_close_matches(row["role"], ROLES, n=1)
+        problems.append(f"case {name}: unknown role {row['role']!r}; use {near[0] if near else ', '.join(ROLES)}.")
+    if row["role"] and row["fold"]:
+        problems.append(f"case {name}: has a role and a fold; remove one of them.")
+    if row["fold"] and not re.fullmatch(r"\d+", row["fold"]):
+        problems.append(f"case {name}: fold {row['fold']!r} is no number of a fold; count them 0, 1, 2, ...")
+    return problems
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _duplicates(names: list[str], places: list[str]) -> list[str]:
+    return [
+        f"case {name} occurs more than once: {', '.join(p for n, p in zip(names, places, strict=True) if n == name)}; "
+        "rename or remove all but one."
+        for name in _repeated(names)
+        if name
+    ]
+
+
+def _raise_all(source: str, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"{source}: {len(problems)} problem(s):\n" + "\n".join(f"  {text}" for text in problems))
+
+
+def _as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
+    table = rows.reindex(columns=table_columns(channels), fill_value="").reset_index(drop=True)
+    table["fold"] = _as_integers(table["fold"])
+    return table
+
+
+def _as_integers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column.replace("", None)).astype("Int64")

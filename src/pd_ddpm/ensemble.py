@@ -1,0 +1,18 @@
+"""From the K members of a case to one mask and to where they disagree."""
+
+import numpy as np
+
+
+def ensemble_mask(samples: np.ndarray) -> np.ndarray:
+    """Members averaged and cut at 0.5 (PD-DDPM Sec. 3.3). samples: (X, Y, Z, K) in [0, 1]; returns (X, Y, Z) bool."""
+    return samples.mean(axis=-1) >= 0.5
+
+
+def uncertainty(samples: np.ndarray) -> np.ndarray:
+    """Variance of the members at each voxel, (X, Y, Z) float32 (PD-DDPM Sec. 3.4: "the variation of predicting softmax output").
+
+    Unbiased (K - 1 in the denominator), so that ensembles of different size compare; zero for a single member.
+    """
+    if samples.shape[-1] == 1:
+        return np.zeros(samples.shape[:-1], dtype=np.float32)
+    return samples.var(axis=-1, ddof=1, dtype=np.float64).astype(np.float32)

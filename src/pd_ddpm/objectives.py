@@ -1,0 +1,80 @@
+"""What is minimised on a batch, and what is looked at on validation slices.
+
+An objective is a small object with two methods:
+`loss(model, batch, stream) -> {"loss": scalar, ...}` and
+`estimates(model, batch, stream) -> list of lesion probabilities (B, 1, *S)`, whose mean Dice decides which weights are best.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pd_ddpm import losses
+from pd_ddpm.denoiser import Denoiser
+from pd_ddpm.training_data import Batch
+
+
+class Objective(Protocol):
+    def loss(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]: ...
+
+    def estimates(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Binary cross-entropy of a segmentation network's logits, plus `dice_weight` times the soft Dice loss."""
+
+    dice_weight: float
+
+    def loss(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
+        return _mask_losses(model(batch.image).float(), batch, self.dice_weight)
+
+    def estimates(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
+        return [model(batch.image).float().sigmoid()]
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Denoising at t ~ uniform {1..t_max} (Ho et al. 2020, Algorithm 1; PD-DDPM Sec. 2.2).
+
+    A denoiser that predicts noise is trained on the squared error of the noise (their Eq. 14). One that predicts the mask is
+    trained on the squared error of the estimate, or as a segmentation network (cross-entropy + Dice).
+    """
+
+    t_max: int
+    mask_loss: Literal["squared_error", "cross_entropy_dice"]
+
+    def loss(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
+        t = torch.from_numpy(stream.integers(1, self.t_max + 1, len(batch.mask))).to(batch.mask.device)
+        x_t, noise = diffused(model, batch.mask, t, stream)
+        output = model.output(x_t, batch.image, t)
+        if model.predicts == "noise":
+            return {"loss": losses.squared_error(output, noise, batch.counted)}
+        if self.mask_loss == "squared_error":
+            target = model.coding.encode(batch.mask)
+            return {"loss": losses.squared_error(model.clean(output, x_t, t), target, batch.counted)}
+        return _mask_losses(output, batch, dice_weight=1.0)
+
+    def estimates(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
+        """One-step estimates from five noise levels over the trained range."""
+        estimates = []
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+            t = torch.full((len(batch.mask),), max(1, round(share * self.t_max)), device=batch.mask.device)
+            x_t, _ = diffused(model, batch.mask, t, stream)
+            estimates.append(model.coding.decode(model(x_t, batch.image, t)))
+        return estimates
+
+
+def diffused(model: Denoiser, mask: Tensor, t: Tensor, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A draw of x_t for these masks (B, C, *S) and times (B,), and the noise in it."""
+    noise = torch.from_numpy(stream.standard_normal(mask.shape, dtype=np.float32)).to(mask.device)
+    return model.schedule.diffuse(model.coding.encode(mask), t, noise), noise
+
+
+def _mask_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:
+    cross_entropy = losses.cross_entropy(logits, batch.mask, batch.counted)
+    dice = losses.soft_dice_loss(logits.sigmoid(), batch.mask, batch.counted)
+    return {"loss": cross_entropy + dice_weight * dice, "cross_entropy": cross_entropy, "dice_loss": dice}

@@ -1,0 +1,44 @@
+"""Number formats of the network's arithmetic; schedule, noise, losses and the state of the chain stay float32."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"config key 'device' is '{name}', but PyTorch sees no CUDA device here; use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def choose_format(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bfloat16 where the device computes in it natively, else float32.
+
+    Raises ValueError for a format that the device lacks: a slow emulation helps nobody.
+    """
+    native = _has_bfloat16(device)
+    if name == "auto":
+        return torch.bfloat16 if native else torch.float32
+    if name == "bfloat16" and not native:
+        raise ValueError(f"config key 'precision' is 'bfloat16', which {device} does not compute natively; use 'float32'")
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("config key 'precision' is 'float16', which is for GPUs; use 'float32' or 'bfloat16' on a CPU")
+    return FORMATS[name]
+
+
+def autocast(device: torch.device, number_format: torch.dtype) -> AbstractContextManager:
+    """Run networks in this format inside the block."""
+    return torch.autocast(device.type, dtype=number_format, enabled=number_format != torch.float32)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    cpu_information = Path("/proc/cpuinfo")
+    return device.type == "cpu" and cpu_information.exists() and "avx512_bf16" in cpu_information.read_text()

@@ -1,0 +1,58 @@
+"""Every slice of a case through a segmenter, all members side by side, and back onto the scan's own grid."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pd_ddpm.noise import MemberNoise
+from pd_ddpm.precision import autocast
+from pd_ddpm.segmenters import Segmenter
+from pd_ddpm.working_grid import GridSettings, pad_to_multiple
+
+
+@torch.inference_mode()
+def segment_case(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    brain: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    grid_settings: GridSettings,
+    *,
+    case: str,
+    seed: int,
+    batch: int,
+    device: torch.device,
+    number_format: torch.dtype,
+    presegmentation: np.ndarray | None = None,
+    harden: bool = True,
+) -> np.ndarray:
+    """Lesion probabilities (X, Y, Z, K) in [0, 1] of the segmenter's K members on the scan's grid.
+
+    image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z) probability,
+    cut at 0.5 on the working grid when `harden`. batch: how many members of slices go through the network at once; it
+    changes the speed and no result. The noise of a member is named (seed, case, slice, member).
+    """
+    grid, with_brain = grid_settings.of_case(brain, spacing_mm)
+    chosen = np.flatnonzero(with_brain)
+    members = segmenter.samples
+    images = pad_to_multiple(grid.slices(image)[chosen], segmenter.divisor)
+    starts = None
+    if presegmentation is not None:
+        starts = grid.slices(presegmentation)[chosen]
+        starts = pad_to_multiple((starts >= 0.5).float() if harden else starts, segmenter.divisor)
+    height, width = grid.size
+    results = torch.zeros((len(with_brain), members, height, width))
+    pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
+    for first in range(0, len(pairs), batch):
+        rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
+        kept = torch.tensor([member for _, member in pairs[first : first + batch]])
+        noise = MemberNoise([(seed, case, int(chosen[row]), member) for row, member in pairs[first : first + batch]])
+        with autocast(device, number_format):
+            drawn = segmenter(_fast(images[rows], device), None if starts is None else starts[rows], noise)
+        results[chosen[rows], kept] = drawn[:, 0, :height, :width].cpu()
+    return grid.volume(results)
+
+
+def _fast(images: Tensor, device: torch.device) -> Tensor:
+    """On a CPU convolutions run faster, and to the same result, when the channels lie innermost."""
+    return images.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)

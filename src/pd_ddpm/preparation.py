@@ -1,0 +1,445 @@
+"""From the scans of one case to the files that the networks use: one grid, a brain mask, normalised intensities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
+from tqdm import tqdm
+
+from pd_ddpm import images
+from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, write_image
+
+Interpolator = Literal["linear", "bspline"]
+Normalisation = Literal["zscore_brain", "percentile", "none"]
+
+_INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}
+_NO_INITIAL_TRANSFORM = "NoInitialTransform"
+
+# Brain mask, in mm and ml. The radii are tried in turn, because a larger one cuts wider bridges but also more gyri.
+_OPENING_RADII_MM = (4, 5, 6, 8)
+_GYRI_MM = 4
+_CLOSING_RADIUS_MM = 12
+_MARGIN_MM = 2
+_SMALLEST_BRAIN_ML = 400
+_LARGEST_BRAIN_ML = 2000
+_SMALLEST_SHARE_OF_FOREGROUND = 0.4
+_LARGEST_SHARE_OF_HEAD = 0.8
+
+
+def read_elastix_transform(path: str | Path) -> sitk.Transform:
+    """Read a 3D Euler, affine or translation transform from an elastix parameter file.
+
+    It maps points of the fixed to the moving image, in mm in ITK's LPS frame: T(x) = A (x - c) + c + t (elastix
+    manual, section 2.6). Without UseDirectionCosines the file is taken to be of elastix 4.8 or later, where it is "true".
+
+    Raises ImageError for other transforms, chained transforms, and files that lack a parameter.
+    """
+    path = Path(path)
+    entries = _elastix_entries(path)
+
+    def one(name: str, default: str) -> str:
+        return entries.get(name, [default])[0]
+
+    kind = one("Transform", "")
+    counts = {"EulerTransform": 6, "AffineTransform": 12, "TranslationTransform": 3}
+    if kind not in counts:
+        raise ImageError(f"{path}: elastix transform {kind!r} is not read; use one of {', '.join(counts)}.")
+    # The name was spelt with a plural s before elastix 5.1.
+    for name in ("InitialTransformParameterFileName", "InitialTransformParametersFileName"):
+        if one(name, _NO_INITIAL_TRANSFORM) != _NO_INITIAL_TRANSFORM:
+            raise ImageError(
+                f"{path}: builds on an initial transform ({one(name, '')}), and chains are not read; combine them into one "
+                "transform, or resample the image beforehand."
+            )
+    if {one("FixedImageDimension", "3"), one("MovingImageDimension", "3")} != {"3"}:
+        raise ImageError(f"{path}: is not a transform between 3D images; register the 3D images.")
+    if one("UseDirectionCosines", "true") != "true":
+        raise ImageError(f"{path}: was made without direction cosines; register again with UseDirectionCosines true.")
+    parameters = _numbers(path, entries, "TransformParameters", counts[kind])
+    if kind == "TranslationTransform":
+        return sitk.TranslationTransform(3, parameters)
+    centre = _numbers(path, entries, "CenterOfRotationPoint", 3)
+    if kind == "EulerTransform":
+        transform = sitk.Euler3DTransform()
+        transform.SetComputeZYX(one("ComputeZYX", "false") == "true")
+    else:
+        transform = sitk.AffineTransform(3)
+    transform.SetCenter(centre)
+    transform.SetParameters(parameters)
+    return transform
+
+
+def read_transform(path: str | Path) -> sitk.Transform:
+    """Read a transform from fixed to moving image, from an elastix parameter file or any file that ITK reads.
+
+    Raises ImageError if it is neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"{path}: there is no such transform; correct the path.")
+    if re.search(rb"^\s*\(Transform\s", path.read_bytes(), re.MULTILINE):
+        return read_elastix_transform(path)
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise ImageError(
+            f"{path}: is a transform neither of elastix nor of ITK; convert it to an ITK transform (.tfm or .mat)."
+        ) from error
+    if transform.GetDimension() != 3:
+        raise ImageError(f"{path}: is not a transform between 3D images; register the 3D images.")
+    return transform
+
+
+def resample_to(
+    reference: str | Path | nib.Nifti1Image,
+    moving: str | Path | nib.Nifti1Image,
+    transform: str | Path | None = None,
+    interpolator: Interpolator = "linear",
+) -> np.ndarray:
+    """Resample an image onto the grid of another: float32 array of the reference's shape (H, W, D), 0 outside.
+
+    `transform` maps points of the reference to points of the moving image; without one the headers decide. An image
+    that is on the grid already is returned unchanged.
+    """
+    reference = reference if isinstance(reference, nib.Nifti1Image) else read_image(reference)
+    moving = moving if isinstance(moving, nib.Nifti1Image) else read_image(moving)
+    if transform is None and _same_grid(reference, moving):
+        return np.asarray(moving.dataobj).astype(np.float32)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(_as_sitk(np.zeros(reference.shape, np.uint8), reference.affine))
+    resampler.SetInterpolator(_INTERPOLATORS[interpolator])
+    resampler.SetTransform(sitk.Transform(3, sitk.sitkIdentity) if transform is None else read_transform(transform))
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    resampler.SetDefaultPixelValue(0)
+    resampled = resampler.Execute(_as_sitk(np.asarray(moving.dataobj).astype(np.float32), moving.affine))
+    return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampled).T)
+
+
+def brain_mask(flair: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """A rough brain mask (H, W, D), bool, of a FLAIR scan with or without skull; spacing in mm.
+
+    A threshold (Otsu 1979) leaves brain and scalp. An in-plane opening cuts the bridges between them, and the largest
+    piece is the core of the brain; the gyri about it are put back, the whole is closed, filled and widened by 2 mm, so
+    that lesions at the cortex lie within. If next to nothing can be cut off and the scan has a background of exact
+    zeros, it is without skull, and everything that is not zero counts as brain. Where the result is implausible (below
+    400 ml, or below 40 % of the foreground), the whole head is returned. The mask serves to normalise intensities, to
+    leave out slices without brain and to find a bounding box, not to measure volumes.
+
+    Raises ValueError if no voxel is positive.
+    """
+    if not (flair > 0).any():
+        raise ValueError("no voxel of the FLAIR is positive; export the image again.")
+    ml = float(np.prod(spacing)) / 1000
+    # The brightest fat would pull the threshold up, and filters may leave a negative ripple about the brain.
+    levels = np.clip(flair, 0, np.percentile(flair[flair > 0], 98)).astype(np.float32)
+    foreground = sitk.GetArrayFromImage(sitk.OtsuThreshold(sitk.GetImageFromArray(levels), 0, 1)) > 0
+    head = _closed_in_plane(foreground, spacing)
+    support = _filled(flair != 0)
+    depth = _distance_mm(foreground, spacing, in_plane=True)
+    for radius in _OPENING_RADII_MM:
+        core = _largest_piece(depth > radius)
+        if not core.any():
+            break
+        # Above and below the core the scalp is nearer than beside it, hence twice the spacing along Z.
+        near = _distance_mm(~core, (*spacing[:2], 2 * spacing[2])) <= radius + _GYRI_MM
+        brain = _distance_mm(~_closed_in_plane(foreground & near, spacing), spacing) <= _MARGIN_MM
+        if brain.sum() < _LARGEST_SHARE_OF_HEAD * head.sum():
+            large_enough = brain.sum() * ml >= _SMALLEST_BRAIN_ML
+            if large_enough and brain.sum() >= _SMALLEST_SHARE_OF_FOREGROUND * foreground.sum():
+                return brain
+            break
+        if support.sum() * ml < _LARGEST_BRAIN_ML:
+            break
+    return support if support.sum() < 1.5 * head.sum() else head
+
+
+def prepare_case(
+    case: Mapping,
+    channels: Sequence[str],
+    output_folder: str | Path,
+    normalisation: Normalisation = "zscore_brain",
+    interpolator: Interpolator = "linear",
+    orientation: str | None = None,
+) -> dict:
+    """Prepare one case (a row of the case table) and return its row of the manifest.
+
+    Writes, on the grid of the first channel, which must be a FLAIR scan or look like one:
+    `{case}_image.nii.gz` (H, W, D, channel) float32, `{case}_mask.nii.gz` uint8 labels 0, 1, 2, `{case}_brain.nii.gz`
+    uint8, `{case}_observer-2.nii.gz` where there is a second observer, and last `{case}.json`, the fingerprint of
+    settings, code and inputs. If that is there and still right, nothing is done.
+
+    normalisation: "zscore_brain" (mean 0 and standard deviation 1 over the brain), "percentile" (linear, the 1st
+    percentile of the brain to 0 and the 99th to 1, not clipped: lesions are among the brightest voxels), or "none".
+    orientation: axis codes such as "LPS" to which the grid is turned, without interpolation; None keeps the scan's own.
+
+    Raises ImageError if a file is unusable, a mask is not on the FLAIR's grid, or a channel does not cover the brain.
+    """
+    name = case["case"]
+    output_folder = Path(output_folder)
+    settings = {
+        "channels": list(channels),
+        "normalisation": normalisation,
+        "interpolator": interpolator,
+        "orientation": orientation,
+    }
+    fingerprint = _fingerprint(case, channels, settings)
+    record_path = output_folder / f"{name}.json"
+    if (row := _finished_row(record_path, fingerprint)) is not None:
+        return row
+    record_path.unlink(missing_ok=True)
+    output_folder.mkdir(parents=True, exist_ok=True)
+
+    flair_path = case[channels[0]]
+    flair = read_image(flair_path)
+    mask, mask_image = read_labels(case["mask"])
+    check_same_grid(flair, mask_image, (flair_path, case["mask"]))
+    volumes = [np.asarray(flair.dataobj).astype(np.float32)]
+    for channel in channels[1:]:
+        volumes.append(resample_to(flair, case[channel], case[f"{channel}_transform"] or None, interpolator))
+    brain = brain_mask(volumes[0], spacing_mm(flair))
+    for channel, volume in zip(channels, volumes, strict=True):
+        _check_coverage(case, channel, volume, brain)
+    files = {
+        f"{name}_image.nii.gz": np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1),
+        f"{name}_mask.nii.gz": mask,
+        f"{name}_brain.nii.gz": brain.astype(np.uint8),
+    }
+    if case["observer_2"]:
+        second, second_image = read_labels(case["observer_2"])
+        check_same_grid(flair, second_image, (flair_path, case["observer_2"]))
+        files[f"{name}_observer-2.nii.gz"] = second
+    else:
+        (output_folder / f"{name}_observer-2.nii.gz").unlink(missing_ok=True)
+    grid = flair if orientation is None else _turned(flair, flair, orientation)
+    for file, array in files.items():
+        if orientation is not None:
+            array = np.asarray(_turned(nib.Nifti1Image(array, flair.affine), flair, orientation).dataobj)
+        write_image(output_folder / file, array, like=grid, dtype=array.dtype)
+    row = _manifest_row(case, grid, mask, brain, volumes[0])
+    sizes = {file: (output_folder / file).stat().st_size for file in files}
+    _write_text_atomically(record_path, json.dumps({"fingerprint": fingerprint, "files": sizes, "row": row}, indent=2) + "\n")
+    return row
+
+
+def prepare_cohort(
+    table: pd.DataFrame,
+    channels: Sequence[str],
+    output_folder: str | Path,
+    normalisation: Normalisation = "zscore_brain",
+    interpolator: Interpolator = "linear",
+    orientation: str | None = None,
+    processes: int = 1,
+) -> pd.DataFrame:
+    """Prepare all cases of a case table (see `prepare_case`) and return the manifest, one row per case in their order.
+
+    Raises one ValueError at the end that lists every case that could not be prepared, cases that hold the same scan, and
+    cases whose voxel axes point elsewhere than those of the others; what has been prepared stays on disk.
+    """
+    cases = table.to_dict("records")
+    arguments = (list(channels), str(output_folder), normalisation, interpolator, orientation)
+    if processes > 1:
+        # Forked before the progress bar starts its thread. Spawned processes would run the calling script again.
+        with ProcessPoolExecutor(min(processes, len(cases)), multiprocessing.get_context("fork")) as pool:
+            futures = [pool.submit(_attempt, case, arguments) for case in cases]
+            outcomes = [future.result() for future in _progress(futures)]
+    else:
+        outcomes = [_attempt(case, arguments) for case in _progress(cases)]
+    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])
+    if len(manifest):
+        problems += _cohort_problems(manifest)
+    if problems:
+        raise ValueError(f"{len(problems)} problem(s) in {len(cases)} cases:\n" + "\n".join(f"  {text}" for text in problems))
+    return manifest.drop(columns="sha256")
+
+
+def _elastix_entries(path: Path) -> dict[str, list[str]]:
+    entries = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if match := re.match(r"\s*\(\s*(\w+)\s+(.*?)\s*\)\s*(//.*)?$", line):
+            entries[match[1]] = [quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', match[2])]
+    return entries
+
+
+def _numbers(path: Path, entries: dict[str, list[str]], name: str, count: int) -> list[float]:
+    texts = entries.get(name, [])
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise ImageError(f"{path}: {name} should be {count} numbers but is {' '.join(texts) or 'missing'}; register again.")
+    return numbers
+
+
+def _as_sitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    # Voxels come through nibabel, whose reading is checked; NIfTI's RAS frame becomes ITK's LPS frame.
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def _same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> bool:
+    try:
+        check_same_grid(a, b, ("a", "b"))
+    except ImageError:
+        return False
+    return True
+
+
+def _distance_mm(mask: np.ndarray, spacing: tuple[float, float, float], in_plane: bool = False) -> np.ndarray:
+    sampling = (*spacing[:2], 1e6) if in_plane else spacing
+    return ndimage.distance_transform_edt(mask, sampling=sampling)
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    return np.stack([ndimage.binary_fill_holes(mask[:, :, z]) for z in range(mask.shape[2])], axis=2)
+
+
+def _closed_in_plane(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    widened = _distance_mm(~mask, spacing, in_plane=True) <= _CLOSING_RADIUS_MM
+    return _filled(_distance_mm(widened, spacing, in_plane=True) > _CLOSING_RADIUS_MM)
+
+
+def _largest_piece(mask: np.ndarray) -> np.ndarray:
+    pieces, count = ndimage.label(mask)
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel(), minlength=2)[1:]) if count else mask
+
+
+def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    inside = volume[brain].astype(np.float64)
+    if normalisation == "zscore_brain":
+        low, width = inside.mean(), inside.std()
+    elif normalisation == "percentile":
+        low, high = np.percentile(inside, (1, 99))
+        width = high - low
+    elif normalisation == "none":
+        return volume
+    else:
+        raise ValueError(f"normalisation: {normalisation!r} is unknown; use zscore_brain, percentile or none.")
+    return ((volume - low) / width).astype(np.float32)
+
+
+def _check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.ndarray) -> None:
+    inside = volume[brain]
+    low, high = np.percentile(inside, (1, 99))
+    if low == high or (inside == 0).mean() > 0.5:
+        transform = case[f"{channel}_transform"]
+        raise ImageError(
+            f"{case[channel]}: covers {(inside != 0).mean():.0%} of the brain on the grid of the first channel; check its "
+            f"header and {f'the direction of {transform}' if transform else 'whether it needs a transform'}."
+        )
+
+
+def _turned(image: nib.Nifti1Image, template: nib.Nifti1Image, orientation: str) -> nib.Nifti1Image:
+    try:
+        target = axcodes2ornt(orientation)
+    except ValueError:
+        target = np.full((3, 2), np.nan)
+    if target.shape != (3, 2) or np.isnan(target).any() or len(set(target[:, 0])) != 3:
+        raise ValueError(f"orientation: {orientation!r} is none; use three letters such as LPS or RAS.")
+    turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), target))
+    # nibabel resets both codes when it changes an affine.
+    turned.header.set_qform(turned.affine, int(template.header["qform_code"]))
+    turned.header.set_sform(turned.affine, int(template.header["sform_code"]))
+    return turned
+
+
+def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain: np.ndarray, flair: np.ndarray) -> dict:
+    spacing = spacing_mm(grid)
+    ml = float(np.prod(spacing)) / 1000
+    lesion = mask == 1
+    return {
+        "case": case["case"],
+        "site": case["site"],
+        "orientation": "".join(nib.aff2axcodes(grid.affine)),
+        **{f"size_{axis}": int(size) for axis, size in zip("xy", grid.shape, strict=False)},
+        "slices": int(grid.shape[2]),
+        **{f"spacing_{axis}_mm": size for axis, size in zip("xyz", spacing, strict=True)},
+        "lesion_ml": round(int(lesion.sum()) * ml, 4),
+        # Voxels that share a corner are one lesion, as the WMH challenge counts them.
+        "lesion_count": int(ndimage.label(lesion, np.ones((3, 3, 3)))[1]),
+        "lesion_outside_brain_ml": round(int((lesion & ~brain).sum()) * ml, 4),
+        "ignored_ml": round(int((mask == 2).sum()) * ml, 4),
+        "brain_ml": round(int(brain.sum()) * ml, 4),
+        "sha256": hashlib.sha256(np.ascontiguousarray(flair)).hexdigest(),
+    }
+
+
+def _fingerprint(case: Mapping, channels: Sequence[str], settings: dict) -> str:
+    paths = [case[name] for name in (*channels, *(f"{c}_transform" for c in channels), "mask", "observer_2")]
+    inputs = []
+    for path in paths:
+        if path and not Path(path).is_file():
+            raise ImageError(f"{path}: there is no such file; correct the path or fetch the file.")
+        inputs.append([path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] if path else None)
+    code = [hashlib.sha256(Path(module).read_bytes()).hexdigest() for module in (__file__, images.__file__)]
+    everything = [case["case"], case["site"], settings, inputs, code]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def _finished_row(record_path: Path, fingerprint: str) -> dict | None:
+    try:
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        sizes = {file: (record_path.parent / file).stat().st_size for file in record["files"]}
+        return record["row"] if (record["fingerprint"], record["files"]) == (fingerprint, sizes) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write_text_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _progress(items: list) -> tqdm:
+    return tqdm(items, desc="preparing", unit="case", file=sys.stderr)
+
+
+def _attempt(case: Mapping, arguments: tuple) -> dict | str:
+    try:
+        return prepare_case(case, *arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        return f"case {case['case']}: {error}"
+
+
+def _cohort_problems(manifest: pd.DataFrame) -> list[str]:
+    problems = [
+        f"cases {', '.join(names)} hold the same scan, which would leak between training and test; remove all but one."
+        for names in manifest.groupby("sha256")["case"].agg(list)
+        if len(names) > 1
+    ]
+    by_orientation = manifest.groupby("orientation")["case"].agg(list)
+    if len(by_orientation) > 1:
+        listed = "; ".join(f"{codes}: {', '.join(names)}" for codes, names in by_orientation.items())
+        problems.append(
+            f"the voxel axes point different ways ({listed}), so that networks would see some heads mirrored or "
+            "turned; set orientation to one of them for all."
+        )
+    return problems

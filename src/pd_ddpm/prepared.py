@@ -1,0 +1,36 @@
+"""Prepared cases as arrays. What is known of the truth is read by a function of its own, which no sampler calls."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from pd_ddpm.images import read_array, read_image, read_labels, spacing_mm
+
+
+@dataclass(frozen=True)
+class Scan:
+    """image: (X, Y, Z, M) float32, normalised; brain: (X, Y, Z) bool; template: the image whose grid it has."""
+
+    case: str
+    image: np.ndarray
+    brain: np.ndarray
+    template: nib.Nifti1Image
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return spacing_mm(self.template)
+
+
+def read_scan(folder: Path, case: str) -> Scan:
+    """The image and the brain mask of a case in the folder of prepared cases."""
+    image = read_image(folder / f"{case}_image.nii.gz", allow_4d=True)
+    array = np.asarray(image.dataobj, dtype=np.float32)
+    array = array[..., None] if array.ndim == 3 else array
+    return Scan(case, array, read_array(folder / f"{case}_brain.nii.gz", mask=True) > 0, image)
+
+
+def read_truth(folder: Path, case: str) -> np.ndarray:
+    """The labels (X, Y, Z) uint8 of a case: 0 background, 1 lesion, 2 other pathology."""
+    return read_labels(folder / f"{case}_mask.nii.gz")[0]

@@ -1,0 +1,73 @@
+"""The forward process: how much of the mask is left after t noising steps, and what lies between two of them.
+
+Time t = 0 is the clean mask and t = T the last step, as in the PD-DDPM paper, so `alpha_bar` has T + 1 entries and
+"diffuse T' times, then denoise T' times" (Eq. 4) cannot be off by one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Signal level of the forward chain.
+
+    alpha_bar: (T + 1,) float64, decreasing from alpha_bar[0] = 1; x_t = sqrt(alpha_bar[t]) x_0 + sqrt(1 - alpha_bar[t]) noise.
+    """
+
+    alpha_bar: Tensor
+
+    @property
+    def T(self) -> int:
+        return len(self.alpha_bar) - 1
+
+    @classmethod
+    def from_betas(cls, beta: Tensor) -> "Schedule":
+        """From the step variances beta[0..T-1] of times 1..T (PD-DDPM Eq. 1)."""
+        return cls(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)]))
+
+    @classmethod
+    def cosine(cls, T: int = 1000, offset: float = 0.008, largest_beta: float = 0.999) -> "Schedule":
+        """Nichol & Dhariwal 2021, Eq. 17; the clipping of beta is theirs too and alpha_bar follows from the clipped ones."""
+        angle = (torch.arange(T + 1, dtype=torch.float64) / T + offset) / (1 + offset) * math.pi / 2
+        level = torch.cos(angle) ** 2
+        return cls.from_betas((1 - level[1:] / level[:-1]).clamp(max=largest_beta))
+
+    @classmethod
+    def linear(cls, T: int = 1000) -> "Schedule":
+        """Ho et al. 2020, Sec. 4: beta from 1e-4 to 0.02 at T = 1000, scaled so that other T end at the same noise."""
+        scale = 1000 / T
+        return cls.from_betas(torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999))
+
+    def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Draw from q(x_t | x_0), the closed form of PD-DDPM Eq. 1.
+
+        x0, noise: (B, C, *S); t: (B,) integers in 0..T. Returns (B, C, *S).
+        """
+        level = self.alpha_bar.to(x0.device)[t].reshape(-1, *[1] * (x0.ndim - 1))
+        return level.sqrt().to(x0.dtype) * x0 + (1 - level).sqrt().to(x0.dtype) * noise
+
+    def posterior(self, x0: Tensor, x_t: Tensor, t: int, s: int) -> tuple[Tensor, float]:
+        """Mean (B, C, *S) and variance of q(x_s | x_t, x_0) for any 0 <= s < t (Ho et al. 2020, Eq. 7, for jumps).
+
+        At s = 0 the mean is x0 and the variance 0, so the last reverse step is no special case.
+        """
+        signal_t, signal_s = self.signal(t), self.signal(s)
+        kept = signal_t / signal_s
+        mean = math.sqrt(signal_s) * (1 - kept) / (1 - signal_t) * x0 + math.sqrt(kept) * (1 - signal_s) / (1 - signal_t) * x_t
+        return mean, (1 - kept) * (1 - signal_s) / (1 - signal_t)
+
+    def jump_variance(self, t: int, s: int) -> float:
+        """Variance of q(x_t | x_s): beta_t when s = t - 1."""
+        return 1 - self.signal(t) / self.signal(s)
+
+    def signal(self, t: int) -> float:
+        """alpha_bar[t] as a Python number."""
+        return self.alpha_bar[t].item()
+
+
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {"cosine": Schedule.cosine, "linear": Schedule.linear}

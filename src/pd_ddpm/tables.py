@@ -1,0 +1,83 @@
+"""Tables from per-case scores."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pd_ddpm.metrics import EMPTY_MASK_POLICY
+
+TABLE1_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", "lesion_f1": "F1"}
+TABLE1_EXTRA = ["hd95_medpy_mm", "avd_percent", "lesion_recall"]
+
+TABLE1_NOTES = {
+    "demo": "**Demo scale**: small networks and few steps on simulated scans. Nothing here is a result on patients.",
+    "paper": "The configuration's paper scale.",
+}
+
+
+def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
+    """All rows of these score files; they carry their data set, method, split, seed and case."""
+    return pd.concat([pd.read_csv(file, dtype={"case": str}) for file in files], ignore_index=True)
+
+
+def per_case(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and case: the mean over seeds, so that a case counts once however often it was run."""
+    return scores.groupby(["method", "case"], as_index=False).mean(numeric_only=True)
+
+
+def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 of PD-DDPM: a row per method, in the order of `labels` (method -> name).
+
+    For each metric the mean over cases, the standard deviation over cases (n - 1), and `*_paper`, the value that the paper
+    prints for the row of this name. Network evaluations are those for one slice with all members.
+    """
+    cases = per_case(scores)
+    paper = printed[printed["exhibit"] == "table1"].set_index(["row", "metric"])["value"]
+    rows = []
+    for method, label in labels.items():
+        of_method = cases[cases["method"] == method]
+        row = {"method": label}
+        for metric in [*TABLE1_METRICS, *TABLE1_EXTRA]:
+            row[metric], row[f"{metric}_sd"] = of_method[metric].mean(), of_method[metric].std(ddof=1)
+            if metric in TABLE1_METRICS:
+                row[f"{metric}_paper"] = paper.get((label, metric))
+        row |= {
+            "cases": len(of_method),
+            "cases_without_hd95": int(of_method["hd95_mm"].isna().sum()),
+            "samples": int(of_method["samples"].max()),
+            "network_evaluations": round(of_method["network_evaluations"].mean()),
+            "seconds_per_case": of_method["seconds"].mean(),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table1_markdown(table: pd.DataFrame, scale: str) -> str:
+    """The same table for reading: mean ± standard deviation, the paper's value in brackets, and what the columns mean."""
+    names = {
+        "method": "Method",
+        **TABLE1_METRICS,
+        "cases": "Cases",
+        "network_evaluations": "Evaluations",
+        "seconds_per_case": "s / case",
+    }
+    lines = ["| " + " | ".join(names.values()) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    for _, row in table.iterrows():
+        cells = [row["method"]]
+        for metric in TABLE1_METRICS:
+            digits = 2 if metric.endswith("_mm") else 3
+            cell = f"{row[metric]:.{digits}f} ± {row[f'{metric}_sd']:.{digits}f}"
+            cells.append(cell if pd.isna(row[f"{metric}_paper"]) else f"{cell} [{row[f'{metric}_paper']:.3f}]")
+        cells += [f"{row['cases']}", f"{row['network_evaluations']}", f"{row['seconds_per_case']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    missing = table.loc[table["cases_without_hd95"] > 0, ["method", "cases_without_hd95"]]
+    undefined = ", ".join(f"{row['method']} {row['cases_without_hd95']}" for _, row in missing.iterrows()) or "none"
+    notes = [
+        TABLE1_NOTES[scale],
+        "Mean ± standard deviation over test cases; [in brackets: what the paper prints for the WMH challenge data].",
+        "Metrics are the WMH challenge's, on the whole 3D case in millimetres on the scan's own grid; F1 is that of lesions.",
+        "Evaluations: network evaluations for one slice with all members, the pre-segmentation's included.",
+        f"Cases whose HD95 is undefined and left out of its mean: {undefined}. {EMPTY_MASK_POLICY}",
+    ]
+    return "\n".join(["# Table 1", "", *lines, "", *(f"{note}\n" for note in notes)])

@@ -1,0 +1,264 @@
+"""The training loop: any network with any one-optimiser objective, killed and resumed at will.
+
+Everything random in step n is drawn from streams named (seed, n), so the state of a training is its weights, its
+optimiser and its step, and a run that was killed and continued equals an unbroken one bit for bit on the same machine.
+"""
+
+import copy
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pd_ddpm import checkpoint
+from pd_ddpm.console import log, progress
+from pd_ddpm.files import held
+from pd_ddpm.noise import stream
+from pd_ddpm.objectives import Objective
+from pd_ddpm.precision import autocast
+from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices, as_batch
+from pd_ddpm.working_grid import pad_to_multiple
+
+
+class TrainingError(RuntimeError):
+    """The loss is not a number any more; the message says where."""
+
+
+class Interrupted(SystemExit):
+    """The job was asked to end; the state is saved, and the next start goes on from it."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is fitted; the meaning of each is in config/schema.yaml."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    learning_rate_decay: Literal["none", "cosine"]
+    weight_decay: float
+    gradient_clip: float | None
+    ema_decay: float
+    weights: Literal["raw", "ema"]
+    select: Literal["best", "last"]
+    validate_every: int
+    validation_slices: int
+    patches: PatchSettings
+    save_every_seconds: float = 60.0
+
+
+@dataclass
+class Fitted:
+    """The outcome of a training. history has a row per validation: step, loss, learning_rate, validation_dice, seconds."""
+
+    selected: dict[str, Tensor]
+    last: dict[str, Tensor]
+    selected_step: int
+    history: list[dict[str, float]]
+
+
+@dataclass
+class _State:
+    """What a training has come to. `dependencies` names what it depends on, so that no stale state is taken up."""
+
+    dependencies: str
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_dice: float = -1.0
+    best_step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Training:
+    """One network being fitted to one set of cases.
+
+    dependencies: a hash of all that the outcome depends on; a saved state of another hash is not taken up.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        slices: TrainingSlices,
+        validation: list[CaseSlices],
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        dependencies: str,
+        device: torch.device,
+        number_format: torch.dtype,
+    ):
+        self.model = model.to(device)
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.objective = objective
+        self.slices = slices
+        self.validation = validation
+        self.settings = settings
+        self.seed = seed
+        self.device = device
+        self.number_format = number_format
+        self.optimiser = torch.optim.Adam(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=number_format == torch.float16)
+        self.state = _State(dependencies)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The weights that are validated and kept: the moving average or the raw ones."""
+        return self.average if self.settings.weights == "ema" else self.model
+
+    def fit(self, folder: Path, name: str = "training") -> Fitted:
+        """Train to the last step, from where an earlier run of the same dependencies stopped.
+
+        folder: where the resumable state lives; one run at a time may use it (BusyError). On SIGTERM the state is saved and
+        the process ends with a non-zero code. Raises TrainingError when the loss becomes infinite or NaN.
+        """
+        path = folder / "state.pt"
+        with held(folder), _asked_to_end() as asked:
+            self._resume(path)
+            state, steps = self.state, self.settings.steps
+            started = time.monotonic() - state.seconds
+            saved = time.monotonic()
+            for step in progress(range(state.step + 1, steps + 1), name, total=steps, done=state.step):
+                state.losses.append(self._step(step))
+                self._follow(step)
+                state.step, state.seconds = step, time.monotonic() - started
+                if step % self.settings.validate_every == 0 or step == steps:
+                    self._validate()
+                if asked() or time.monotonic() - saved > self.settings.save_every_seconds:
+                    self._save(path)
+                    saved = time.monotonic()
+                if asked():
+                    raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {path}")
+        last = _copy(self.judged)
+        use_best = self.settings.select == "best" and bool(state.best)
+        return Fitted(state.best if use_best else last, last, state.best_step if use_best else state.step, state.history)
+
+    def _step(self, step: int) -> float:
+        """One optimiser step; returns the loss."""
+        draws = stream("train", self.seed, step)
+        torch.manual_seed(int(draws.integers(2**31)))  # dropout draws from the global generator
+        batch = self.slices.batch(draws, self.settings.batch, self.settings.patches).to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, step)
+        self.model.train()
+        with autocast(self.device, self.number_format):
+            loss = self.objective.loss(self.model, batch, draws)["loss"]
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {step}; lower 'learning_rate', set 'gradient_clip', or use 'precision: float32'. "
+                "The last saved state is kept"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.settings.gradient_clip is not None:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return value
+
+    @torch.no_grad()
+    def _follow(self, step: int) -> None:
+        """Exponential moving average of the weights; it follows faster at first, so that it forgets the initial ones."""
+        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
+        kept = list(self.average.parameters())
+        torch._foreach_lerp_(kept, [parameter.detach() for parameter in self.model.parameters()], 1 - decay)
+        for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def _validate(self) -> None:
+        """Add a row to the history, and keep the weights if they are the best so far."""
+        state, dice = self.state, math.nan
+        if self.validation:
+            dice = self.validation_dice()
+            if dice > state.best_dice:
+                state.best_dice, state.best_step, state.best = dice, state.step, _copy(self.judged)
+        row = {
+            "step": state.step,
+            "loss": float(np.mean(state.losses)),
+            "learning_rate": learning_rate(self.settings, state.step),
+            "validation_dice": dice,
+            "seconds": round(state.seconds, 1),
+        }
+        state.history.append(row)
+        state.losses = []
+        log.info("step %(step)d: loss %(loss).4f, validation Dice %(validation_dice).4f", row)
+
+    @torch.inference_mode()
+    def validation_dice(self) -> float:
+        """Mean over cases and estimates of the Dice at 0.5, on evenly spaced slices. The noise is the same at every call."""
+        model = self.judged.eval()
+        per_case = max(1, self.settings.validation_slices // len(self.validation))
+        scores = []
+        for case in self.validation:
+            chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
+            image, labels = (pad_to_multiple(part[chosen].float(), model.divisor) for part in (case.image, case.labels))
+            batch = as_batch(image, labels).to(self.device)
+            with autocast(self.device, self.number_format):
+                estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
+            for estimate in estimates:
+                predicted = (estimate >= 0.5) & (batch.counted > 0)
+                both = (predicted & (batch.mask > 0)).sum().item()
+                total = predicted.sum().item() + batch.mask.sum().item()
+                scores.append(2 * both / total if total else 1.0)
+        return float(np.mean(scores))
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.model, "average": self.average, "optimiser": self.optimiser, "scaler": self.scaler}
+
+    def _resume(self, path: Path) -> None:
+        if not path.exists():
+            return
+        saved = checkpoint.load_state(path)
+        if saved["progress"]["dependencies"] != self.state.dependencies:
+            log.info("%s belongs to other settings, data or code; starting anew", path)
+            return
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
+        self.state = _State(**saved["progress"])
+        log.info("continuing after step %d from %s", self.state.step, path)
+
+    def _save(self, path: Path) -> None:
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        checkpoint.save_state(path, parts | {"progress": vars(self.state)})
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """The learning rate of a step in 1..steps; "cosine" falls from the full rate to 0 behind the last step."""
+    if settings.learning_rate_decay == "none":
+        return settings.learning_rate
+    return settings.learning_rate * (1 + math.cos(math.pi * (step - 1) / settings.steps)) / 2
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come, as it does before a cluster's time limit or a preemption; it no longer kills at once."""
+    asked = False
+
+    def note(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

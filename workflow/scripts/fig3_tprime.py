@@ -1,0 +1,28 @@
+"""Figure 3: Dice and uncertainty against T'."""
+
+from pd_ddpm.console import run
+from pd_ddpm.figures import fig3_numbers, fig3_tprime
+from pd_ddpm.tables import read_scores
+
+
+def main(
+    scores: list[str], pdf: str, png: str, numbers: str, curve: dict[str, int], labels: dict[str, str], remark: str
+) -> None:
+    shown = fig3_numbers(read_scores(scores), curve, labels)
+    shown.to_csv(numbers, index=False, float_format="%.6g")
+    figure = fig3_tprime(shown, remark)
+    figure.savefig(pdf, metadata={"CreationDate": None})
+    figure.savefig(png)
+
+
+if __name__ == "__main__":
+    parameters = snakemake.params
+    run(
+        main,
+        snakemake.log[0],
+        **snakemake.input,
+        **snakemake.output,
+        curve=parameters.curve,
+        labels=parameters.labels,
+        remark=parameters.remark,
+    )

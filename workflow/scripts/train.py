@@ -1,0 +1,90 @@
+"""Train one network on the training cases of one split; a killed training goes on where it stopped."""
+
+import platform
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from pd_ddpm import checkpoint
+from pd_ddpm.build.network import model
+from pd_ddpm.build.objective import objective, training_settings
+from pd_ddpm.console import run
+from pd_ddpm.files import file_sha256, fingerprint
+from pd_ddpm.precision import choose_device, choose_format
+from pd_ddpm.prepared import read_scan, read_truth
+from pd_ddpm.training import Training
+from pd_ddpm.training_data import CaseSlices, TrainingSlices
+from pd_ddpm.working_grid import GridSettings
+
+
+def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
+    """The slices with brain of a prepared case, with its truth, on the working grid."""
+    scan, labels = read_scan(folder, case), read_truth(folder, case)
+    grid, with_brain = grid_settings.of_case(scan.brain, scan.spacing_mm)
+    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.labels(labels)[with_brain])
+
+
+def main(
+    cases: str,
+    splits: str,
+    weights: str,
+    last: str,
+    card: str,
+    history: str,
+    state: str,
+    name: str,
+    split: int,
+    seed: int,
+    settings: dict,
+    grid: dict,
+    device: str,
+    code: str,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    roles = pd.read_csv(splits, dtype={"case": str}).query("split == @split").groupby("role")["case"].apply(list)
+    folder, grid_settings = Path(cases).parent, GridSettings(**grid)
+    training, validation = (
+        [read_slices(folder, case, grid_settings) for case in roles.get(role, [])] for role in ("train", "validation")
+    )
+
+    where = choose_device(device)
+    torch.manual_seed(seed)
+    network = model(settings, image_channels=training[0].image.shape[1])
+    depends_on = [settings, grid, seed, code, file_sha256(Path(cases)), roles.to_dict()]
+    fitted = Training(
+        network,
+        objective(settings),
+        TrainingSlices(training),
+        validation,
+        training_settings(settings),
+        seed=seed,
+        dependencies=fingerprint(depends_on),
+        device=where,
+        number_format=choose_format(settings["precision"], where),
+    ).fit(Path(state), f"{name}, split {split}, seed {seed}")
+
+    pd.DataFrame(fitted.history).to_csv(history, index=False)
+    checkpoint.save_weights(Path(last), fitted.last)
+    checkpoint.save_weights(Path(weights), fitted.selected)
+    description = {
+        "network": name,
+        "settings": settings,
+        "grid": grid,
+        "image_channels": training[0].image.shape[1],
+        "split": split,
+        "seed": seed,
+        "selected_step": fitted.selected_step,
+        "training_cases": roles["train"],
+        "code": code,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": str(where),
+        "seconds": fitted.history[-1]["seconds"],
+    }
+    checkpoint.save_card(Path(card), Path(weights), description)
+
+
+if __name__ == "__main__":
+    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **snakemake.params, threads=snakemake.threads)
