@@ -117,7 +117,7 @@ def read_table(csv_path: str | Path) -> pd.DataFrame:
     """Read back a table written by `write_table`, without checking that its files exist."""
     cells = _read_cells(Path(csv_path))
     cells["fold"] = _as_integers(cells["fold"])
-    return cells
+    return cells.reset_index(drop=True)
 
 
 def clean_name(name: str) -> str:
@@ -143,11 +143,22 @@ def _read_cells(csv_path: Path) -> pd.DataFrame:
         raise ValueError(f"{csv_path}: there is no such table of cases; correct the path.")
     try:
         # utf-8-sig, because spreadsheets put a byte order mark before the first column name.
-        cells = pd.read_csv(csv_path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        cells = pd.read_csv(
+            csv_path,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+            skip_blank_lines=False,
+        )
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{csv_path}: cannot be read as a table ({error}); save it as comma-separated UTF-8.") from error
+    if not isinstance(cells.index, pd.RangeIndex):
+        raise ValueError(f"{csv_path}: lines hold more cells than the header; remove commas, or quote cells with commas.")
     cells.columns = [str(name).strip() for name in cells.columns]
-    return cells.apply(lambda column: column.str.strip())
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    # Blank lines go only now, so that the others keep their line numbers.
+    return cells[(cells != "").any(axis=1)].copy()
 
 
 def _column_problems(columns: list[str], required: list[str], optional: list[str]) -> list[str]:
@@ -165,7 +176,9 @@ def _column_problems(columns: list[str], required: list[str], optional: list[str
         if near:
             meant = next(other for other in optional if other.lower() == near[0])
             problems.append(f"column {name!r} is not known; rename it to {meant!r}.")
-    problems += [f"column {name!r} is there twice; remove one." for name in _repeated(columns)]
+        # pandas calls the second of two columns `mask.1`.
+        if name.endswith(".1") and name[:-2] in (*required, *optional):
+            problems.append(f"column {name[:-2]!r} is there twice; remove one.")
     return problems
 
 
@@ -176,7 +189,7 @@ def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[str]:
         problems.append("the case has no name; name it.")
     elif clean_name(name) != name:
         problems.append(
-            f"the case name {name!r} is not safe in file names (letters, digits, _ . - within); "
+            f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within); "
             f"rename it, for instance to {clean_name(name)!r}."
         )
     problems += [f"case {name}: no path under {column}; enter one." for column in (*channels, "mask") if not row[column]]

@@ -9,7 +9,9 @@ def ensemble_mask(samples: np.ndarray) -> np.ndarray:
 
 
 def uncertainty(samples: np.ndarray) -> np.ndarray:
-    """Variance of the members at each voxel, (X, Y, Z) float32 (PD-DDPM Sec. 3.4: "the variation of predicting softmax output").
+    """Variance of the members at each voxel, (X, Y, Z) float32.
+
+    PD-DDPM Sec. 3.4 says "the variation of predicting softmax output"; that it is the variance is our reading.
 
     Unbiased (K - 1 in the denominator), so that ensembles of different size compare; zero for a single member.
     """

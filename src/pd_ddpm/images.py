@@ -115,9 +115,9 @@ def write_image(
     for field in _GEOMETRY_FIELDS:
         header[field] = like.header[field]
     header["pixdim"][4:] = 1
-    # Finite values tell nibabel to store the numbers as they are, with this slope beside them.
-    header.set_slope_inter(slope, 0)
     image = nib.Nifti1Image(_stored_values(path, array, np.dtype(dtype), slope), None, header)
+    # Set after construction, which forgets it; then nibabel stores the numbers as they are, with this slope beside them.
+    image.header.set_slope_inter(slope, 0)
     _write_atomically(path, gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 

@@ -45,7 +45,7 @@ def read_elastix_transform(path: str | Path) -> sitk.Transform:
     """Read a 3D Euler, affine or translation transform from an elastix parameter file.
 
     It maps points of the fixed to the moving image, in mm in ITK's LPS frame: T(x) = A (x - c) + c + t (elastix
-    manual, section 2.6). Without UseDirectionCosines the file is taken to be of elastix 4.8 or later, where it is "true".
+    manual, on transforms). Without UseDirectionCosines the file is taken to be of elastix 4.8 or later, where it is "true".
 
     Raises ImageError for other transforms, chained transforms, and files that lack a parameter.
     """
@@ -115,7 +115,11 @@ def resample_to(
 
     `transform` maps points of the reference to points of the moving image; without one the headers decide. An image
     that is on the grid already is returned unchanged.
+
+    Raises ImageError for files that cannot be used, ValueError for an unknown interpolator.
     """
+    if interpolator not in _INTERPOLATORS:
+        raise ValueError(f"interpolator: {interpolator!r} is unknown; use {' or '.join(_INTERPOLATORS)}.")
     reference = reference if isinstance(reference, nib.Nifti1Image) else read_image(reference)
     moving = moving if isinstance(moving, nib.Nifti1Image) else read_image(moving)
     if transform is None and _same_grid(reference, moving):
@@ -145,8 +149,9 @@ def brain_mask(flair: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
     if not (flair > 0).any():
         raise ValueError("no voxel of the FLAIR is positive; export the image again.")
     ml = float(np.prod(spacing)) / 1000
-    # The brightest fat would pull the threshold up, and filters may leave a negative ripple about the brain.
-    levels = np.clip(flair, 0, np.percentile(flair[flair > 0], 98)).astype(np.float32)
+    # Most voxels above the mean are brain. Without the limit, fat several times as bright would raise the threshold above
+    # the brain; and filters may leave a negative ripple about it.
+    levels = np.clip(flair, 0, 1.5 * np.median(flair[flair > flair.mean()])).astype(np.float32)
     foreground = sitk.GetArrayFromImage(sitk.OtsuThreshold(sitk.GetImageFromArray(levels), 0, 1)) > 0
     head = _closed_in_plane(foreground, spacing)
     support = _filled(flair != 0)
@@ -316,8 +321,12 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 
 
 def _closed_in_plane(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    widened = _distance_mm(~mask, spacing, in_plane=True) <= _CLOSING_RADIUS_MM
-    return _filled(_distance_mm(widened, spacing, in_plane=True) > _CLOSING_RADIUS_MM)
+    # Without a border the closing would stick to the edges of a narrow field of view.
+    border = [(int(np.ceil(_CLOSING_RADIUS_MM / size)) + 1,) * 2 for size in spacing[:2]]
+    padded = np.pad(mask, [*border, (0, 0)])
+    widened = _distance_mm(~padded, spacing, in_plane=True) <= _CLOSING_RADIUS_MM
+    closed = _filled(_distance_mm(widened, spacing, in_plane=True) > _CLOSING_RADIUS_MM)
+    return closed[border[0][0] : -border[0][0], border[1][0] : -border[1][0]]
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:

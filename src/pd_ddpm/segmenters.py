@@ -46,7 +46,7 @@ class DeterministicSegmenter:
 class DiffusionSegmenter:
     """A reverse chain of a denoiser from some start.
 
-    sampler: (denoise, x, times, noise) -> x0; steps: network evaluations per member.
+    sampler: (denoise, x, times, noise=noise) -> x0; steps: network evaluations per member.
     """
 
     denoiser: Denoiser
@@ -66,5 +66,5 @@ class DiffusionSegmenter:
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         x = self.start((1, *image.shape[2:]), presegmentation, noise).to(image.device)
         times = reverse_times(self.start.t_start, self.steps)
-        x0 = self.sampler(lambda x_t, t: self.denoiser(x_t, image, t), x, times, noise)
+        x0 = self.sampler(lambda x_t, t: self.denoiser(x_t, image, t), x, times, noise=noise)
         return self.denoiser.coding.decode(x0)

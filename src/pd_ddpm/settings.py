@@ -122,10 +122,8 @@ def _contradictions(config: Config) -> Iterator[str]:
         settings = network(config, name)
         if settings.get("t_max", 0) > settings.get("T", 0):
             yield f"key 'networks.{name}.t_max': {settings['t_max']} is above T = {settings['T']}"
-    exhibited = [*config["exhibits"]["table1"]]
-    exhibited += [
-        f"{config['exhibits']['fig3_tprime']['method']}@t_start={t}" for t in config["exhibits"]["fig3_tprime"]["t_start"]
-    ]
+    figure = config["exhibits"]["fig3_tprime"]
+    exhibited = [*config["exhibits"]["table1"], *(f"{figure['method']}@t_start={t}" for t in figure["t_start"])]
     for name in dict.fromkeys([*config["methods"], *exhibited]):
         try:
             yield from method_problems(config, name)

@@ -18,7 +18,7 @@ def make_splits(
     """Assign a role to every case in every split; one row per split and case.
 
     In split i, fold i is tested, fold (i + 1) mod `folds` validates and the rest trains: with five folds three train,
-    one validates and one is tested (Guo et al. 2022, section 3). Cases are shuffled with `seed` and dealt out, site by
+    one validates and one is tested (Guo et al. 2022, experiments). Cases are shuffled with `seed` and dealt out, site by
     site if `stratify`, so that the folds differ by at most one case, overall and per site. The order of the rows in
     `cases` does not matter. A column `fold` or `role` that is filled in replaces the shuffling; roles make the one
     split 0.

@@ -6,11 +6,15 @@ nor on whether the training was interrupted in between.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pd_ddpm.prepared import read_scan, read_truth
+from pd_ddpm.working_grid import GridSettings
 
 
 class Batch(NamedTuple):
@@ -30,6 +34,13 @@ class CaseSlices(NamedTuple):
     case: str
     image: Tensor
     labels: Tensor
+
+
+def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
+    """The slices with brain of a prepared case, with its truth, on its working grid."""
+    scan, labels = read_scan(folder, case), read_truth(folder, case)
+    grid, with_brain = grid_settings.of_case(scan.brain, scan.spacing_mm)
+    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.labels(labels)[with_brain])
 
 
 def as_batch(image: Tensor, labels: Tensor) -> Batch:

@@ -12,17 +12,9 @@ from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
 from pd_ddpm.files import file_sha256, fingerprint
 from pd_ddpm.precision import choose_device, choose_format
-from pd_ddpm.prepared import read_scan, read_truth
 from pd_ddpm.training import Training
-from pd_ddpm.training_data import CaseSlices, TrainingSlices
+from pd_ddpm.training_data import TrainingSlices, read_slices
 from pd_ddpm.working_grid import GridSettings
-
-
-def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
-    """The slices with brain of a prepared case, with its truth, on the working grid."""
-    scan, labels = read_scan(folder, case), read_truth(folder, case)
-    grid, with_brain = grid_settings.of_case(scan.brain, scan.spacing_mm)
-    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.labels(labels)[with_brain])
 
 
 def main(

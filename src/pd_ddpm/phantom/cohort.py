@@ -3,7 +3,10 @@
 import gzip
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -17,25 +20,13 @@ from scipy.ndimage import label
 from scipy.special import ndtri
 from tqdm import tqdm
 
-from pd_ddpm.phantom.acquisition import (
-    LPS,
-    SCANNERS,
-    SLAB,
-    RigidMotion,
-    Scanner,
-    acquire_flair,
-    acquire_t1,
-    compose_flair,
-    compose_t1,
-    draw_motion,
-    flair_geometry,
-    resample,
-    t1_geometry,
-)
+from pd_ddpm.phantom.acquisition import SCANNERS, SLAB, Scanner, acquire_flair, acquire_t1, resample
 from pd_ddpm.phantom.anatomy import individual_anatomy
+from pd_ddpm.phantom.contrast import compose_flair, compose_t1
+from pd_ddpm.phantom.geometry import draw_motion, elastix_transform, flair_geometry, t1_geometry
 from pd_ddpm.phantom.lesions import LOAD_RANGE_ML, LOAD_SPREAD, MEDIAN_LOAD_ML, draw_lesions
 from pd_ddpm.phantom.raters import outline
-from pd_ddpm.phantom.template import TEMPLATE_FILE, TemplateMaps, build_template_maps
+from pd_ddpm.phantom.template import TEMPLATE_FILE, build_template_maps
 
 SUMMARY = "simulated.json"
 IDS_PER_SITE = 50
@@ -157,34 +148,39 @@ def _summary_of(folder: Path, case: Case) -> dict | None:
     return summary if case.settings().items() <= summary.items() else None
 
 
-# Template maps of this process; a forked worker finds its parent's, which saves their time and memory.
-_template: list[TemplateMaps] = []
-
-
 def _simulate_all(folder: Path, cases: list[Case], processes: int) -> Iterator[None]:
     """Simulate the cases and yield after each one, in any order."""
-    _template[:] = [build_template_maps()]
-    try:
-        if processes == 1:
-            for case in cases:
-                yield _simulate_case(folder, case)
-            return
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-            futures = [pool.submit(_simulate_case, folder, case) for case in cases]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        _template.clear()
+    # Made before the workers are forked: they share the template's memory and do not make it again.
+    build_template_maps()
+    if processes == 1:
+        for case in cases:
+            yield _simulate_case(folder, case)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_with_parent) as pool:
+        futures = [pool.submit(_simulate_case, folder, case) for case in cases]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _leave_with_parent() -> None:
+    """End this worker when its parent is killed; it would wait for more work for ever."""
+
+    def watch() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _simulate_case(folder: Path, case: Case) -> None:
     """Simulate one case and put its two folders in place, the one that marks it as finished last."""
     scanner = case.scanner
-    anatomy = individual_anatomy(_template[0], case.random(0), case.resolution_mm)
+    anatomy = individual_anatomy(build_template_maps(), case.random(0), case.resolution_mm)
     lesions = draw_lesions(anatomy, _load_ml(case), case.random(1))
 
     geometry = case.random(2)
@@ -202,7 +198,7 @@ def _simulate_case(folder: Path, case: Case) -> None:
         resample(volume, anatomy.lattice, flair_to_patient, scanner.flair_shape, SLAB)
         for volume in (
             compose_flair(anatomy, lesions, scanner, noise),
-            0.55 * lesions.white_matter + 0.45 * lesions.contrast,
+            lesions.visible(),
             lesions.infarct,
         )
     ]
@@ -265,49 +261,3 @@ def _write_json(path: Path, content: dict) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def elastix_transform(motion: RigidMotion, shape: tuple, flair_affine: np.ndarray) -> str:
-    """Text of an elastix EulerTransform parameter file: maps FLAIR (fixed) points to T1 (moving) points, LPS mm."""
-    to_lps = LPS @ flair_affine
-    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
-    # elastix lists the direction matrix column by column.
-    direction = (to_lps[:3, :3] / spacing).T.ravel()
-
-    def numbers(values, digits: int) -> str:
-        return " ".join(f"{value:.{digits}f}" for value in values)
-
-    return f"""\
-(Transform "EulerTransform")
-(NumberOfParameters 6)
-(TransformParameters {numbers([*motion.angles, *motion.translation], 6)})
-(InitialTransformParametersFileName "NoInitialTransform")
-(HowToCombineTransforms "Compose")
-
-// Image specific
-(FixedImageDimension 3)
-(MovingImageDimension 3)
-(FixedInternalImagePixelType "float")
-(MovingInternalImagePixelType "float")
-(Size {" ".join(map(str, shape))})
-(Index 0 0 0)
-(Spacing {numbers(spacing, 10)})
-(Origin {numbers(to_lps[:3, 3], 10)})
-(Direction {numbers(direction, 10)})
-(UseDirectionCosines "true")
-
-// EulerTransform specific
-(CenterOfRotationPoint {numbers(motion.centre, 10)})
-(ComputeZYX "false")
-
-// ResampleInterpolator specific
-(ResampleInterpolator "FinalBSplineInterpolator")
-(FinalBSplineInterpolationOrder 3)
-
-// Resampler specific
-(Resampler "DefaultResampler")
-(DefaultPixelValue 0.000000)
-(ResultImageFormat "nii.gz")
-(ResultImagePixelType "short")
-(CompressResultImage "false")
-"""

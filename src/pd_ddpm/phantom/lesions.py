@@ -7,7 +7,7 @@ import numpy as np
 from pd_ddpm.phantom.anatomy import Anatomy
 from pd_ddpm.phantom.fields import Lattice, random_field, sigmoid, smooth_step
 
-MEDIAN_LOAD_ML, LOAD_SPREAD, LOAD_RANGE_ML = 12.0, 0.9, (2.2, 60.0)
+MEDIAN_LOAD_ML, LOAD_SPREAD, LOAD_RANGE_ML = 15.0, 0.9, (2.5, 70.0)
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Lesions:
     cavity: np.ndarray
     spaces: np.ndarray
 
+    def visible(self) -> np.ndarray:
+        """What a rater goes by: the lesion's fraction of the voxel, counting less where the lesion is faint."""
+        return 0.55 * self.white_matter + 0.45 * self.contrast
+
 
 def draw_lesions(anatomy: Anatomy, load_ml: float, random: np.random.Generator) -> Lesions:
     """Place lesions of about `load_ml` in all: caps and bands at the ventricles, the rest in the deep white matter."""
@@ -40,7 +44,7 @@ def draw_lesions(anatomy: Anatomy, load_ml: float, random: np.random.Generator) 
 def _periventricular(anatomy: Anatomy, volume_ml: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Lesion and halo fractions: a noisy distance to the ventricles, cut where the volume is right."""
     lattice, distance = anatomy.lattice, anatomy["ventricle"]
-    reach = np.float32(3.0 + 0.5 * np.sqrt(volume_ml))
+    reach = np.float32(3.8 + 0.42 * np.sqrt(volume_ml))
     x = lattice.axes()[0]
     score = 0.75 * random_field(random, lattice, 11) + 0.6 * random_field(random, lattice, 5.5)
     score += 0.35 * random_field(random, lattice, 3)
@@ -51,7 +55,7 @@ def _periventricular(anatomy: Anatomy, volume_ml: float, random: np.random.Gener
     score = reach * score - np.maximum(distance, 0)
     place = anatomy["white"] * anatomy["cerebrum"] * smooth_step(anatomy["cortex"], 2.0, 4.5)
     place *= smooth_step(distance, -1.0, 0.0) * smooth_step(distance, 45, 30)
-    border = np.float32(random.uniform(0.7, 1.1) + 0.1 * np.sqrt(volume_ml))
+    border = np.float32(random.uniform(0.5, 0.9) + 0.14 * np.sqrt(volume_ml))
     threshold = _threshold_for_volume(score, place, border, volume_ml / np.prod(lattice.spacing) * 1e3)
     lesion = sigmoid((score - threshold) / border) * place
     halo = sigmoid((score - threshold + 3.2) / 1.8) * place
@@ -78,9 +82,10 @@ def _deep(
     """Add lesions away from the ventricles; returns fraction and brightness-weighted fraction of all lesions."""
     lattice, distance = anatomy.lattice, anatomy["ventricle"]
     place = anatomy["white"] * smooth_step(anatomy["cortex"], 1.5, 4.0) * anatomy["cerebrum"]
-    upper = 0.2 + 0.8 * smooth_step(lattice.axes()[2], -8, 8)
-    weight = place * upper * (distance > 4) * (1 - anatomy["midline"]) * np.exp(-np.maximum(distance, 0) / 25)
-    weight = weight * np.clip(1 + 0.6 * random_field(random, lattice, 30), 0.05, None)
+    upper = 0.12 + 0.88 * smooth_step(lattice.axes()[2], -2, 14)
+    weight = place * upper * (distance > 4) * np.exp(-np.maximum(distance, 0) / 25)
+    weight *= (1 - anatomy["midline"]) * (1 - 0.7 * anatomy["tract"])
+    weight *= np.clip(1 + 0.6 * random_field(random, lattice, 30), 0.05, None)
     pons = anatomy["brainstem"] * anatomy["white"] * (random.random() < 0.3) * 0.4
     weight = np.where(place > 0.6, weight, 0) + np.where(pons > 0.2, pons, 0) * 0.15
     volumes = _deep_volumes(volume_ml * 1e3, random)
@@ -92,17 +97,17 @@ def _deep(
         box, depth = rough_ellipsoid(lattice, position, radius, random)
         blob = sigmoid(depth / 0.55) * allowed[box]
         # Faint lesions are what raters disagree on.
-        brightness = np.float32(random.uniform(0.5, 1.05))
+        brightness = np.float32(random.uniform(0.6, 1.08))
         lesion[box] = np.maximum(lesion[box], blob)
         contrast[box] = np.maximum(contrast[box], blob * brightness)
     return lesion, contrast
 
 
 def _deep_volumes(total: float, random: np.random.Generator) -> np.ndarray:
-    """Log-normal lesion volumes in mm3 that add up to about `total`, at least 5 and at most 60 lesions."""
-    median = 45 * max(total / 3000, 0.5) ** 0.5
-    drawn = np.clip(median * np.exp(1.15 * random.standard_normal(60)), 10, 3000)
-    count = int(np.clip(np.searchsorted(np.cumsum(drawn), total) + 1, 5, len(drawn)))
+    """Log-normal lesion volumes in mm3 that add up to about `total`, at least 4 and at most 60 lesions."""
+    median = 45 * max(total / 3000, 0.8) ** 0.5
+    drawn = np.clip(median * np.exp(1.15 * random.standard_normal(60)), 12, 3000)
+    count = int(np.clip(np.searchsorted(np.cumsum(drawn), total) + 1, 4, len(drawn)))
     return drawn[:count]
 
 
@@ -141,27 +146,27 @@ def rough_ellipsoid(
 
 
 def _other_pathology(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Infarct and cavity fractions: a third of the people have one, cortical or lacunar."""
+    """Infarct and cavity fractions: two in five people have one, cortical or lacunar."""
     lattice = anatomy.lattice
     infarct, cavity = np.zeros(lattice.shape, np.float32), np.zeros(lattice.shape, np.float32)
     kind = random.random()
-    if kind > 0.36:
+    if kind > 0.42:
         return infarct, cavity
     parenchyma = np.clip(anatomy["grey"] + anatomy["white"], 0, 1)
     z = lattice.axes()[2]
-    if kind < 0.2:
+    if kind < 0.22:
         near_surface = (anatomy["hull"] < -4) & (anatomy["hull"] > -10) & (z > -20)
         weight = anatomy["grey"] * anatomy["cerebrum"] * near_surface * (1 - anatomy["midline"])
-        radii = [float(np.clip(12 * np.exp(0.35 * random.standard_normal()), 6, 24))]
+        radii = [float(np.clip(12 * np.exp(0.35 * random.standard_normal()), 6, 20))]
     else:
         weight = (anatomy["deep_grey"] + 0.3 * anatomy["tract"]) * parenchyma * (anatomy["ventricle"] > 4)
-        radii = np.clip(3.5 * np.exp(0.3 * random.standard_normal(random.integers(1, 4))), 2.2, 7).tolist()
+        radii = np.clip(4.5 * np.exp(0.25 * random.standard_normal(random.integers(1, 4))), 3.0, 8).tolist()
     for radius, position in zip(radii, _draw_positions(weight, len(radii), random), strict=True):
         box, depth = rough_ellipsoid(lattice, position, radius, random, roughness=0.45)
         infarct[box] = np.maximum(infarct[box], sigmoid(depth / 0.6) * parenchyma[box])
         # The centre of an old infarct is a hole filled with fluid, its border a bright scar.
-        share = random.uniform(0.0, 1.0) if kind < 0.2 else random.uniform(0.5, 1.0)
-        cavity[box] = np.maximum(cavity[box], sigmoid((depth - 0.35 * radius) / 0.6) * share * parenchyma[box])
+        share = random.uniform(0.0, 1.0) if kind < 0.22 else random.uniform(0.7, 1.0)
+        cavity[box] = np.maximum(cavity[box], sigmoid((depth - 0.3 * radius) / 0.6) * share * parenchyma[box])
     return infarct, cavity
 
 

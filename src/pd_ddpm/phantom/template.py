@@ -1,6 +1,7 @@
 """Maps of the MNI152 template that an individual head is warped from: tissues, distances, places of lesions."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
@@ -46,8 +47,9 @@ class TemplateMaps:
         return sampled * np.float32(1 / 255) if values.dtype == np.uint8 else sampled
 
 
+@cache
 def build_template_maps() -> TemplateMaps:
-    """Derive all maps from the template files inside the installed nilearn; needs no network, takes seconds.
+    """Derive all maps from the template files inside the installed nilearn; needs no network, takes seconds, once.
 
     In [0, 1]: `grey`, `white`, `brain` (probabilities), `choroid`, `septum`, `tract` (corticospinal), `deep_grey`,
     `frontal_cap`, `occipital_cap`, `band` (where periventricular lesions prefer to be), `midline` (where they do
@@ -205,6 +207,7 @@ def _head_surfaces(lattice: Lattice, brain_mask: np.ndarray) -> tuple[np.ndarray
     outline = _signed_distance(closed | brain_mask, COARSE)
     # Far from the brain the closed gaps hold the bones of the skull base, not fluid.
     gap = distance_transform_edt(~brain_mask, sampling=COARSE).astype(np.float32) - 4
+    gap = np.where(brain_mask, outline, np.where(gap < 0, 3 * gap, gap))
     hull = gaussian_filter(np.maximum(outline, gap), 1.0)
     x, y, z = lattice.axes()
     # The face is cut off below the orbits, as in the public images; a neck goes on below the skull base.

@@ -1,0 +1,47 @@
+"""The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from pd_ddpm.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.files import write_json
+from pd_ddpm.images import PROBABILITY_SLOPE, read_array, write_image
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """A folder of predictions; `stamp` is a hash of all that they depend on, apart from the case."""
+
+    folder: Path
+    stamp: str
+
+    def finished(self, case: str) -> dict[str, Any] | None:
+        """The record of a case that is already here under the same stamp."""
+        record = self.folder / f"{case}.json"
+        content = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        return content if content.get("stamp") == self.stamp else None
+
+    def write(self, case: str, samples: np.ndarray, template: nib.Nifti1Image, cost: dict[str, float]) -> dict[str, Any]:
+        """Write the members (X, Y, Z, K), their ensemble's mask and their variance, then the record; returns the record.
+
+        Members are stored in steps of 1/255; mask and variance are those of the stored members.
+        """
+        (self.folder / f"{case}.json").unlink(missing_ok=True)
+        stored = np.round(samples * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
+        write_image(self.folder / f"{case}_samples.nii.gz", stored, template, np.uint8, PROBABILITY_SLOPE)
+        write_image(self.folder / f"{case}_mask.nii.gz", ensemble_mask(stored), template, np.uint8)
+        write_image(self.folder / f"{case}_uncertainty.nii.gz", uncertainty(stored), template)
+        record = {"case": case, "samples": samples.shape[-1], **cost, "stamp": self.stamp}
+        write_json(self.folder / f"{case}.json", record)
+        return record
+
+
+def read_probability(folder: Path, case: str) -> np.ndarray:
+    """The mean of a case's members, (X, Y, Z) in [0, 1]."""
+    samples = read_array(folder / f"{case}_samples.nii.gz", mask=True, allow_4d=True)
+    return samples.reshape(*samples.shape[:3], -1).mean(axis=-1)

@@ -1,0 +1,74 @@
+"""Who may import whom (docs of the package layout): small rules that keep the parts apart."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "pd_ddpm"
+SCRIPTS = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def uses(path: Path, *modules: str) -> set[str]:
+    return {name for name in imported(path) if any(name == module or name.startswith(f"{module}.") for module in modules)}
+
+
+def modules(folder: str = "") -> list[Path]:
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+def test_the_package_never_sees_the_workflow() -> None:
+    for path in modules():
+        assert not uses(path, "snakemake"), path
+        assert "results/" not in path.read_text(encoding="utf-8"), path
+
+
+def test_only_scripts_build_objects_from_names() -> None:
+    for path in modules():
+        if path.parent.name != "build":
+            assert not uses(path, "pd_ddpm.build"), path
+
+
+def test_networks_know_nothing_of_diffusion() -> None:
+    for path in modules("networks"):
+        own = {name for name in uses(path, "pd_ddpm") if not name.startswith("pd_ddpm.networks")}
+        assert not own, path
+
+
+def test_scripts_do_not_import_each_other_and_are_short() -> None:
+    names = {script.stem for script in SCRIPTS}
+    for script in SCRIPTS:
+        assert not {name.split(".")[0] for name in imported(script)} & names, script
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 90, script
+
+
+@pytest.mark.parametrize(
+    "module", ["settings", "provenance", "metrics", "tables", "figures", "cohort", "splits", "preparation", "images"]
+)
+def test_light_modules_do_not_load_torch(module: str) -> None:
+    check = f"import sys, pd_ddpm.{module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_medpy_is_not_needed_to_run() -> None:
+    assert not [path for path in modules() if uses(path, "medpy")]
+
+
+def test_every_script_has_the_name_of_its_rule() -> None:
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    for script in SCRIPTS:
+        assert f'"../workflow/scripts/{script.name}"' in rules

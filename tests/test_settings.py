@@ -1,0 +1,116 @@
+"""The configuration: the paper's numbers, what a name means, and what a wrong key says."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pd_ddpm import settings
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def merged(base: dict, over: dict) -> dict:
+    result = deepcopy(base)
+    for key, value in over.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+    return result
+
+
+@pytest.fixture
+def paper() -> dict:
+    return yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def demo(paper: dict) -> dict:
+    return merged(paper, yaml.safe_load((CONFIG / "demo.yaml").read_text(encoding="utf-8")))
+
+
+def test_all_shipped_configurations_are_valid(paper: dict, demo: dict) -> None:
+    settings.check(paper)
+    settings.check(demo)
+    settings.check(merged(demo, yaml.safe_load((CONFIG / "open_ms.example.yaml").read_text(encoding="utf-8"))))
+
+
+def test_the_configuration_holds_the_papers_numbers(paper: dict) -> None:
+    denoiser = settings.network(paper, "denoiser")
+    assert (denoiser["T"], denoiser["schedule"], denoiser["channels"], denoiser["heads"]) == (1000, "cosine", 128, 1)
+    assert denoiser["attention_at"] == [16]
+    for name in paper["networks"]:
+        network = settings.network(paper, name)
+        assert (network["learning_rate"], network["weight_decay"], network["batch"]) == (1e-4, 1e-5, 12)
+        assert network["crop"] == [128, 192]
+    pd_ddpm = settings.method(paper, "pd-ddpm")
+    assert (pd_ddpm["t_start"], pd_ddpm["samples"], pd_ddpm["presegmentation"]) == (300, 5, "attunet")
+    assert pd_ddpm["reverse_steps"] == 1000
+    assert paper["exhibits"]["fig3_tprime"]["t_start"] == [50, 100, 200, 300, 400, 500, 600, 700, 800, 1000]
+    assert paper["folds"]["count"] == 5
+
+
+def test_demo_changes_scale_and_data_set_only(paper: dict, demo: dict) -> None:
+    assert demo["exhibits"] == paper["exhibits"]
+    assert demo["methods"] == paper["methods"]
+    assert demo["folds"] == paper["folds"]
+    assert set(demo["networks"]) == set(paper["networks"])
+    assert demo["sampling"]["samples"] == paper["sampling"]["samples"]
+
+
+def test_a_variation_differs_in_its_key_only(paper: dict) -> None:
+    assert settings.method(paper, "pd-ddpm@t_start=50") == settings.method(paper, "pd-ddpm") | {"t_start": 50}
+    assert settings.network(paper, "denoiser@t_max=300")["t_max"] == 300
+
+
+def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
+    assert settings.canonical(paper, "pd-ddpm@t_start=300") == "pd-ddpm"
+    assert settings.canonical(paper, "pd-ddpm@t_start=50@samples=5") == "pd-ddpm@t_start=50"
+    assert "pd-ddpm" in settings.figure3_methods(paper)
+    assert settings.method_networks(paper, "pd-ddpm") == ["denoiser", "attunet"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"trainin": {}}, ["unknown key 'trainin'", "did you mean 'training'"]),
+        ({"training": {"stepz": 3}}, ["unknown key 'training.stepz'", "did you mean 'steps'"]),
+        ({"networks": {"denoiser": {"multiplier": [1]}}}, ["networks.denoiser.multiplier", "did you mean 'multipliers'"]),
+        ({"networks": {"unet": {"T": 1000}}}, ["unknown key 'networks.unet.T'"]),
+        ({"training": {"batch": "many"}}, ["key 'training.batch'", "integer"]),
+        ({"training": {"learning_rate": 0}}, ["key 'training.learning_rate'"]),
+        ({"scale": "dmo"}, ["key 'scale'", "demo"]),
+        ({"dataset": "wnh"}, ["'wnh' is not one of datasets", "did you mean 'wmh'"]),
+        ({"methods": {"pd-ddpm": {"t_start": 3000}}}, ["t_start (T') is 3000", "from 1 to T = 1000"]),
+        ({"methods": {"pd-ddpm": {"t_start": 0}}}, ["key 'methods.pd-ddpm.t_start'"]),
+        ({"methods": {"ddpm": {"t_start": 300}}}, ["a chain from noise begins at T = 1000"]),
+        ({"methods": {"pd-ddpm": {"network": "unet"}}}, ["segmenter 'diffusion' cannot use the unet"]),
+        ({"methods": {"pd-ddpm": {"presegmentation": "atunet"}}}, ["'atunet' is not one of methods", "did you mean 'attunet'"]),
+        ({"methods": {"pd-ddpm": {"presegmentation": "pd-ddpm"}}}, ["starts from a pre-segmentation itself"]),
+        ({"networks": {"denoiser": {"t_max": 300}}}, ["trained up to t_max = 300 only"]),
+        ({"networks": {"denoiser": {"t_max": 2000}}}, ["t_max", "above T = 1000"]),
+        ({"sampling": {"reverse_steps": 4000}}, ["reverse_steps is 4000"]),
+        ({"exhibits": {"fig3_tprime": {"t_start": [50, 1200]}}}, ["t_start (T') is 1200"]),
+        ({"exhibits": {"table1": ["unett"]}}, ["'unett' is not one of methods", "did you mean 'unet'"]),
+        ({"exhibits": {"table1": ["pd-ddpm@tstart=3"]}}, ["sets 'tstart'", "did you mean 't_start'"]),
+        ({"splits": [0, 7]}, ["key 'splits'", "[7]"]),
+        ({"datasets": {"wmh": {"layout": "table"}}}, ["datasets.wmh.table"]),
+    ],
+)
+def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, words: list[str]) -> None:
+    with pytest.raises(settings.ConfigError) as raised:
+        settings.check(merged(paper, change))
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_all_problems_are_told_at_once(paper: dict) -> None:
+    with pytest.raises(settings.ConfigError) as raised:
+        settings.check(merged(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
+    assert str(raised.value).count("\n  - ") == 3
+
+
+def test_every_key_of_the_schema_says_what_it_means_or_is_a_choice() -> None:
+    schema = yaml.safe_load((CONFIG / "schema.yaml").read_text(encoding="utf-8"))
+    for group in ("training", "sampling"):
+        for key, rule in schema["$defs"][group].items():
+            assert "description" in rule or "enum" in rule, key

@@ -1,0 +1,131 @@
+"""Splits: no leakage, even folds, the same for any order of the rows. About 3 s."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pd_ddpm.splits import check_no_leakage, make_splits
+
+
+def cohort(**counts: int) -> pd.DataFrame:
+    rows = [(f"{site}-{k}", site) for site, count in counts.items() for k in range(count)]
+    return pd.DataFrame(rows, columns=["case", "site"])
+
+
+CHALLENGE = cohort(Utrecht=20, Singapore=20, GE3T=20)
+
+
+def test_roles_rotate_and_every_case_is_tested_once():
+    table = make_splits(CHALLENGE, folds=5, seed=3, stratify=True, splits=range(5))
+    assert list(table.columns) == ["split", "role", "case", "site", "fold"]
+    assert len(table) == 5 * 60
+    for split, rows in table.groupby("split"):
+        assert rows["role"].value_counts().to_dict() == {"train": 36, "validation": 12, "test": 12}
+        assert set(rows.loc[rows["role"] == "test", "fold"]) == {split}
+        assert set(rows.loc[rows["role"] == "validation", "fold"]) == {(split + 1) % 5}
+        assert rows.groupby(["role", "site"]).size().to_dict() == {
+            (role, site): count
+            for role, count in (("train", 12), ("validation", 4), ("test", 4))
+            for site in ("GE3T", "Singapore", "Utrecht")
+        }
+    assert sorted(table.loc[table["role"] == "test", "case"]) == sorted(CHALLENGE["case"])
+    assert table.groupby("case")["fold"].nunique().eq(1).all()
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_are_even(stratify, seed):
+    generator = np.random.default_rng(seed)
+    counts = {f"site{k}": int(count) for k, count in enumerate(generator.integers(1, 14, 5))}
+    for folds in (3, 4, 5, 7):
+        table = make_splits(cohort(**counts), folds, seed, stratify, [0])
+        sizes = table.groupby("fold").size()
+        assert len(sizes) == folds
+        assert sizes.max() - sizes.min() <= 1
+        if stratify:
+            per_site = table.groupby(["site", "fold"]).size().unstack(fill_value=0)
+            assert ((per_site.max(axis=1) - per_site.min(axis=1)) <= 1).all()
+
+
+def test_order_of_the_rows_does_not_matter_but_the_seed_does():
+    first = make_splits(CHALLENGE, 5, 0, True, [0, 3])
+    for seed in range(3):
+        shuffled = CHALLENGE.sample(frac=1, random_state=seed)
+        pd.testing.assert_frame_equal(make_splits(shuffled, 5, 0, True, [0, 3]), first)
+    assert not make_splits(CHALLENGE, 5, 1, True, [0, 3]).equals(first)
+    pd.testing.assert_frame_equal(make_splits(CHALLENGE, 5, 0, True, [3]), first[first["split"] == 3].reset_index(drop=True))
+
+
+def test_shuffling_is_uniform():
+    # Each case should land in each of three folds about a third of the time: chi-squared per case below its 1e-4 quantile.
+    small = cohort(A=6, B=3)
+    counts = pd.concat([make_splits(small, 3, seed, True, [0]) for seed in range(300)]).groupby(["case", "fold"]).size()
+    assert (((counts - 100) ** 2 / 100).groupby("case").sum() < 18.4).all()
+
+
+def test_folds_of_the_table_are_used():
+    folds = [k % 3 for k in range(9)]
+    cases = cohort(A=9).assign(fold=pd.array(folds, "Int64"), role="")
+    table = make_splits(cases, 3, 0, True, [1])
+    assert set(table.loc[table["role"] == "test", "case"]) == {"A-1", "A-4", "A-7"}
+    assert set(table.loc[table["role"] == "validation", "case"]) == {"A-2", "A-5", "A-8"}
+    with pytest.raises(ValueError, match=r"has the folds \[0, 1, 2\], but folds: 5 means 0 to 4"):
+        make_splits(cases, 5, 0, True, [0])
+    cases["fold"] = pd.array([None, *folds[1:]], "Int64")
+    with pytest.raises(ValueError, match="fold: missing for A-0"):
+        make_splits(cases, 3, 0, True, [0])
+
+
+def test_roles_of_the_table_make_one_split():
+    cases = cohort(A=4).assign(role=["test", "train", "train", "train"], fold=pd.array([None] * 4, "Int64"))
+    table = make_splits(cases, 5, 0, True, [0])
+    assert table[["split", "role", "case"]].to_numpy().tolist() == [
+        [0, "train", "A-1"],
+        [0, "train", "A-2"],
+        [0, "train", "A-3"],
+        [0, "test", "A-0"],
+    ]
+    assert table["fold"].isna().all()
+    with pytest.raises(ValueError, match=r"roles in the table make one split only; set splits: \[0\]"):
+        make_splits(cases, 5, 0, True, [0, 1])
+    for column, values, finding in (
+        ("role", ["test", "", "train", "train"], "role: missing for A-1"),
+        ("role", ["train"] * 4, "no case has the role test"),
+        ("role", ["test"] * 4, "no case has the role train"),
+        ("role", ["test", "train", "train", "dev"], "unknown role dev"),
+        ("fold", [0, 1, 2, 0], "roles and folds"),
+    ):
+        with pytest.raises(ValueError, match=finding):
+            make_splits(cases.assign(**{column: values}), 5, 0, True, [0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "finding"),
+    [
+        ({"folds": 7}, "7 folds need at least 7 cases, but there are 6"),
+        ({"folds": 2}, "training, validation and test need three or more"),
+        ({"splits": [0, 3]}, r"splits: \[3\] asked for, but with 3 folds"),
+        ({"splits": [0, 0]}, "none twice"),
+        ({"splits": []}, "at least one split"),
+    ],
+)
+def test_impossible_settings(arguments, finding):
+    with pytest.raises(ValueError, match=finding):
+        make_splits(cohort(A=6), **{"folds": 3, "seed": 0, "stratify": True, "splits": [0]} | arguments)
+
+
+def test_duplicate_cases():
+    with pytest.raises(ValueError, match="A-0 occur more than once"):
+        make_splits(pd.concat([cohort(A=6), cohort(A=1)]), 3, 0, True, [0])
+
+
+def test_leakage_is_found():
+    table = make_splits(cohort(A=9), 3, 0, True, [0, 1])
+    check_no_leakage(table)
+    leaked = table[(table["split"] == 1) & (table["role"] == "test")].iloc[:1].assign(role="train")
+    with pytest.raises(ValueError, match=rf"split 1: cases with more than one role: {leaked['case'].item()} \(test, train\)"):
+        check_no_leakage(pd.concat([table, leaked]))
+    with pytest.raises(ValueError, match="split 0: cases without a role"):
+        check_no_leakage(table.iloc[1:])
+    with pytest.raises(ValueError, match="more than one role"):
+        check_no_leakage(pd.concat([table, table.iloc[:1]]))

@@ -1,0 +1,270 @@
+"""The workflow as a user runs it: a small demo end to end, what re-runs it, and what stops it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ["Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs", "src"]
+pytestmark = pytest.mark.workflow
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    shutil.copy(ROOT / "tests" / "small.yaml", folder / "small.yaml")
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a copy of the repository, with the copy's package."""
+    environment = os.environ | {
+        "PYTHONPATH": str(folder / "src"),
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder / ".config"),
+    }
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Rule -> number of jobs in the statistics of a dry run; empty if there is nothing to do."""
+    assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
+    lines = (dry_run.stdout + dry_run.stderr).splitlines()
+    if "job count" not in [" ".join(line.split()) for line in lines]:
+        assert any("Nothing to be done" in line for line in lines)
+        return {}
+    first = [" ".join(line.split()) for line in lines].index("job count") + 2
+    table = [line.split() for line in lines[first : lines.index("", first)]]
+    return {rule: int(count) for rule, count in table if rule != "total"}
+
+
+def error(run: subprocess.CompletedProcess[str]) -> str:
+    assert run.returncode != 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in which the small workflow has run. Tests may not change its results."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("finished"))
+    run = snakemake(folder, "--configfile", "small.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    return copy_of_the_repository(tmp_path)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_table1_has_a_row_per_method_beside_the_papers(finished: Path) -> None:
+    table = pd.read_csv(finished / "results" / "table1.csv").set_index("method")
+    assert list(table.index) == ["U-Net", "AttUNet", "Vanilla DDPM", "PD-DDPM"]
+    assert table["dice"].between(0, 1).all()
+    assert table.loc["PD-DDPM", "dice_paper"] == 0.812
+    assert (table["cases"] == 1).all()
+    # four steps of the whole chain, two members; the chain from T' = 300 takes one step and the pre-segmentation one
+    assert table["network_evaluations"].to_dict() == {"U-Net": 1, "AttUNet": 1, "Vanilla DDPM": 8, "PD-DDPM": 3}
+    assert (table["seconds_per_case"] > 0).all()
+    page = (finished / "results" / "table1.md").read_text(encoding="utf-8")
+    assert "Demo scale" in page
+    assert "[0.812]" in page
+
+
+def test_figure_3_shows_the_grid_and_its_numbers(finished: Path) -> None:
+    numbers = pd.read_csv(finished / "results" / "fig3_tprime.csv")
+    assert sorted(numbers["t_start"].dropna()) == [100, 300, 1000]
+    assert set(numbers.loc[numbers["t_start"].isna(), "label"]) == {"AttUNet", "Vanilla DDPM"}
+    assert (finished / "results" / "fig3_tprime.pdf").read_bytes().startswith(b"%PDF")
+    assert (finished / "results" / "fig3_tprime.png").stat().st_size > 10_000
+
+
+def test_predictions_lie_on_the_scans_own_grid(finished: Path) -> None:
+    splits = pd.read_csv(finished / "results/phantom/splits.csv")
+    case = splits.query("role == 'test'")["case"].iloc[0]
+    cases = pd.read_csv(finished / "results/phantom/cases.csv").set_index("case")
+    flair = nibabel.load(finished / cases.loc[case, "FLAIR"])
+    for method, members in (("attunet", 1), ("pd-ddpm", 2)):
+        folder = finished / "results/phantom/predictions" / method / "split-0_seed-0"
+        for name, shape in (("samples", (*flair.shape, members)), ("mask", flair.shape), ("uncertainty", flair.shape)):
+            image = nibabel.load(folder / f"{case}_{name}.nii.gz")
+            assert image.shape in (shape, flair.shape if members == 1 else shape)
+            np.testing.assert_allclose(image.affine, flair.affine, atol=1e-4)
+        samples = nibabel.load(folder / f"{case}_samples.nii.gz").get_fdata()
+        assert 0 <= samples.min() <= samples.max() <= 1
+
+
+def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
+    assert jobs(snakemake(finished, "-n", "--configfile", "small.yaml")) == {}
+
+
+def test_comments_re_run_nothing_and_constants_what_uses_them(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(finished, folder, symlinks=True)
+    for path in (
+        folder / "src/pd_ddpm/samplers.py",
+        folder / "workflow/scripts/sample.py",
+        folder / "workflow/scripts/train.py",
+    ):
+        path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
+    assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
+
+    edit(folder / "src/pd_ddpm/samplers.py", "if s > 0:", "if s > 1:")
+    after = jobs(snakemake(folder, "-n", "--configfile", "small.yaml"))
+    assert after["sample"] == 6
+    assert "train" not in after
+    assert "prepare" not in after
+
+
+def test_a_lost_prediction_is_the_only_one_drawn_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    shutil.copytree(finished, folder, symlinks=True)
+    drawn = folder / "results/phantom/predictions/ddpm/split-0_seed-0"
+    record = next(drawn.glob("*.json"))
+    before = json.loads(record.read_text(encoding="utf-8"))
+    (drawn / "predictions.csv").unlink()
+    run = snakemake(folder, str((drawn / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads(record.read_text(encoding="utf-8")) == before  # taken up, its time included
+
+
+def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
+    run = snakemake(fresh, "-n")
+    planned = jobs(run)
+    assert planned["simulate_phantom"] == 1
+    assert planned["train"] == 3
+    assert planned["sample"] == 13  # U-Net, AttUNet, vanilla, ten T' of which one is Table 1's PD-DDPM
+    assert "Provided cores" in run.stdout + run.stderr or planned
+
+
+def test_the_slurm_profile_plans_the_paper_and_nothing_leaks_into_it(fresh: Path) -> None:
+    run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
+    planned = jobs(run)
+    assert "simulate_phantom" not in planned
+    assert planned["train"] == 15  # three networks, five splits: one denoiser serves all T'
+    assert planned["sample"] == 65
+    assert "results/wmh/" in run.stdout + run.stderr
+    keys = {line.split(":")[0] for line in (ROOT / "profiles/default/config.yaml").read_text(encoding="utf-8").splitlines()}
+    own = {line.split(":")[0] for line in (ROOT / "slurm/config.yaml").read_text(encoding="utf-8").splitlines()}
+    assert {key for key in keys & own if key.strip() and not key.startswith("#")} == set()
+
+
+def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
+    assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", "--config", "scale=paper"))
+    assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        ("trainin: {steps: 3}", ["unknown key 'trainin'", "did you mean 'training'"]),
+        ("methods: {pd-ddpm: {t_start: 3000}}", ["t_start (T') is 3000", "T = 1000"]),
+        ("scale: papers", ["key 'scale'"]),
+    ],
+)
+def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: str, words: list[str]) -> None:
+    (fresh / "wrong.yaml").write_text(overlay, encoding="utf-8")
+    message = error(snakemake(fresh, "-n", "--configfile", "wrong.yaml"))
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+
+
+def test_a_method_that_cannot_be_is_refused_by_name(fresh: Path) -> None:
+    target = "results/phantom/predictions/pd-ddpm@t_start=2000/split-0_seed-0/predictions.csv"
+    assert "t_start (T') is 2000" in error(snakemake(fresh, "-n", target))
+    target = "results/phantom/predictions/pd-ddpm@tstart=20/split-0_seed-0/predictions.csv"
+    assert "did you mean 't_start'" in error(snakemake(fresh, "-n", target))
+
+
+def test_the_missing_wmh_data_say_where_to_get_them(fresh: Path) -> None:
+    message = error(snakemake(fresh, "results/wmh/cases.csv", "--config", "scale=paper"))
+    assert "datasets.wmh.folder" in message
+    assert "10.34894/AECRSD" in message
+    assert not (fresh / "results/wmh/cases.csv").exists()
+
+
+def small_cohort(folder: Path, damage: Callable[[Path], None]) -> None:
+    """A table data set of five tiny cases, one of them damaged."""
+    random = np.random.default_rng(0)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    rows = []
+    for number in range(5):
+        case = folder / "scans" / f"p{number}"
+        case.mkdir(parents=True)
+        distance = np.linalg.norm(
+            (np.indices((70, 84, 24)) - np.array([35, 42, 12]).reshape(3, 1, 1, 1)) / [[[[28]]], [[[36]]], [[[11]]]], axis=0
+        )
+        for channel in ("FLAIR", "T1"):
+            scan = (200 * (distance < 1) + random.normal(0, 5, distance.shape)).clip(0).astype(np.float32)
+            nibabel.save(nibabel.Nifti1Image(scan, affine), case / f"{channel}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image((distance < 0.2).astype(np.uint8), affine), case / "mask.nii.gz")
+        rows.append(
+            {
+                "case": f"p{number}",
+                "site": "s",
+                "FLAIR": f"p{number}/FLAIR.nii.gz",
+                "T1": f"p{number}/T1.nii.gz",
+                "mask": f"p{number}/mask.nii.gz",
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
+    damage(folder / "scans" / "p3")
+    (folder / "own.yaml").write_text(
+        "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n",
+        encoding="utf-8",
+    )
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(change(np.array(image.dataobj)), image.affine), path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda case: (case / "T1.nii.gz").unlink(), ["p3/T1.nii.gz"]),
+        (lambda case: flip_a_bit(case / "FLAIR.nii.gz"), ["p3/FLAIR.nii.gz"]),
+        (lambda case: rewrite(case / "FLAIR.nii.gz", lambda a: np.where(a > 150, np.nan, a)), ["p3/FLAIR.nii.gz", "NaN"]),
+        (
+            lambda case: rewrite(case / "mask.nii.gz", lambda a: a[:-2]),
+            ["p3/mask.nii.gz", "shape", "(68, 84, 24)", "(70, 84, 24)"],
+        ),
+        (lambda case: rewrite(case / "mask.nii.gz", lambda a: a * 3), ["p3/mask.nii.gz", "3"]),
+    ],
+    ids=["missing", "corrupt gzip", "NaN", "shape", "label"],
+)
+def test_a_bad_scan_stops_the_run_and_is_named(fresh: Path, damage: Callable[[Path], None], words: list[str]) -> None:
+    small_cohort(fresh, damage)
+    message = error(snakemake(fresh, "results/own/cases/prepared.csv", "--configfile", "own.yaml"))
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
