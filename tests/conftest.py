@@ -1,9 +1,66 @@
-"""One thread for PyTorch: results are then equal bit for bit, and tests that run side by side do not slow each other down."""
+"""One thread for PyTorch: results are then equal bit for bit, and tests that run side by side do not slow each other down.
 
+Besides, a small folder of prepared cases and the workflow's scripts as functions of plain paths.
+"""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
+
+from pd_ddpm import settings
+
+ROOT = Path(__file__).parents[1]
+ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def script() -> Callable[[str], Callable[..., None]]:
+    """`main` of the script of this name."""
+    return lambda name: runpy.run_path(str(ROOT / "workflow" / "scripts" / f"{name}.py"))["main"]
+
+
+@pytest.fixture
+def configured() -> Callable[..., dict[str, Any]]:
+    """The settings of a network or a method in config/config.yaml, with changes."""
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    return lambda kind, name, **changes: getattr(settings, kind)(config, name) | {"precision": "float32"} | changes
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """Five cases of two channels, with lesions that are bright in the first, a brain, label 2, and a split.
+
+    Odd sizes, anisotropic voxels; the outermost slices hold no brain.
+    """
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    shape, affine = (27, 21, 6), np.diag([1.3, 1.7, 4.0, 1.0])
+    x, y, z = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    brain = ((x - 13) ** 2 / 144 + (y - 10) ** 2 / 81 < 1) & (z > 0) & (z < 5)
+    for case in ROLES:
+        labels = np.zeros(shape, dtype=np.uint8)
+        for label, (row, column) in zip((1, 1, 2), random.integers((6, 5), (20, 16), (3, 2)), strict=True):
+            labels[((x - row) ** 2 + (y - column) ** 2 < 9) & (z > 1) & (z < 5)] = label
+        image = random.normal(0, 0.3, (*shape, 2)) * brain[..., None]
+        image[..., 0] += 2.0 * (labels == 1)
+        image[..., 1] -= 2.0 * (labels == 2)
+        for name, array in (("image", image.astype(np.float32)), ("brain", brain.astype(np.uint8)), ("mask", labels)):
+            nib.save(nib.Nifti1Image(array, affine), folder / f"{case}_{name}.nii.gz")
+    (folder / "prepared.csv").write_text("\n".join(["case", *ROLES]) + "\n", encoding="utf-8")
+    roles = pd.DataFrame({"split": 0, "case": ROLES.keys(), "role": ROLES.values()})
+    roles.to_csv(folder / "splits.csv", index=False)
+    return folder

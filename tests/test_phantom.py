@@ -324,8 +324,8 @@ def test_raters_differ_at_the_border_only():
     assert not np.array_equal(first, second)
     for labels in (first, second):
         assert (labels[:4] == 2).all()
-        assert (labels[depth > 4] == 1).all()
-        assert (labels[4:][depth[4:] < -4] == 0).all()
+        assert (labels[depth > 3] == 1).all()
+        assert (labels[4:][depth[4:] < -3] == 0).all()
 
 
 def test_small_lesions_are_sometimes_overlooked():

@@ -9,7 +9,7 @@ from pd_ddpm.phantom.fields import Lattice, random_field, smooth_step
 from pd_ddpm.phantom.template import TemplateMaps
 
 # The head in the patient's own frame (mm, RAS, origin near the anterior commissure), neck included.
-LOWER, UPPER = (-82.0, -118.0, -104.0), (82.0, 94.0, 96.0)
+LOWER, UPPER = (-86.0, -118.0, -104.0), (86.0, 94.0, 96.0)
 # MNI space is larger than a living head; the head must also fit the narrowest scanner's field of view (158 mm).
 MEAN_SCALE = 0.925
 
@@ -44,7 +44,7 @@ def _warp(random: np.random.Generator, lattice: Lattice) -> np.ndarray:
     """MNI coordinates (3, X, Y, Z) in mm of each voxel: affine part and two scales of smooth deformation."""
     scale = MEAN_SCALE * (1 + 0.03 * random.standard_normal() + 0.015 * random.standard_normal(3))
     # A wider head than this would leave the field of view of the narrowest scanner.
-    scale[0] = min(scale[0], 0.965)
+    scale[0] = min(scale[0], 0.95)
     angles = np.deg2rad(3) * random.standard_normal(3)
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     rotation = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

@@ -146,15 +146,15 @@ def rough_ellipsoid(
 
 
 def _other_pathology(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Infarct and cavity fractions: two in five people have one, cortical or lacunar."""
+    """Infarct and cavity fractions: about a third of the people have one, cortical or lacunar."""
     lattice = anatomy.lattice
     infarct, cavity = np.zeros(lattice.shape, np.float32), np.zeros(lattice.shape, np.float32)
     kind = random.random()
-    if kind > 0.42:
+    if kind > 0.36:
         return infarct, cavity
     parenchyma = np.clip(anatomy["grey"] + anatomy["white"], 0, 1)
     z = lattice.axes()[2]
-    if kind < 0.22:
+    if kind < 0.19:
         near_surface = (anatomy["hull"] < -4) & (anatomy["hull"] > -10) & (z > -20)
         weight = anatomy["grey"] * anatomy["cerebrum"] * near_surface * (1 - anatomy["midline"])
         radii = [float(np.clip(12 * np.exp(0.35 * random.standard_normal()), 6, 20))]
@@ -165,7 +165,7 @@ def _other_pathology(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.
         box, depth = rough_ellipsoid(lattice, position, radius, random, roughness=0.45)
         infarct[box] = np.maximum(infarct[box], sigmoid(depth / 0.6) * parenchyma[box])
         # The centre of an old infarct is a hole filled with fluid, its border a bright scar.
-        share = random.uniform(0.0, 1.0) if kind < 0.22 else random.uniform(0.7, 1.0)
+        share = random.uniform(0.0, 1.0) if kind < 0.19 else random.uniform(0.7, 1.0)
         cavity[box] = np.maximum(cavity[box], sigmoid((depth - 0.3 * radius) / 0.6) * share * parenchyma[box])
     return infarct, cavity
 

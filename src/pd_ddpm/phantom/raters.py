@@ -6,8 +6,8 @@ from scipy.ndimage import label
 from pd_ddpm.phantom.fields import Lattice, random_field
 
 # Standard deviations of what makes one rater's border differ from another's, as fractions of the lesion signal.
-BORDER_NOISE, CASE_BIAS, SLICE_BIAS = 0.105, 0.05, 0.04
-SMALL_LESION_MM3, MISSED_SHARE = 70.0, 0.15
+BORDER_NOISE, CASE_BIAS, SLICE_BIAS = 0.12, 0.055, 0.045
+SMALL_LESION_MM3, MISSED_SHARE = 70.0, 0.17
 
 
 def outline(
@@ -21,8 +21,8 @@ def outline(
     grid = Lattice(lesion.shape, (0.0, 0.0, 0.0), spacing)
     hand = random_field(random, grid, (3.2, 3.2, 0))
     habit = CASE_BIAS * random.standard_normal() + SLICE_BIAS * random.standard_normal(lesion.shape[2])
-    threshold = (0.5 + BORDER_NOISE * hand + habit).astype(np.float32)
-    drawn = (lesion > threshold) & (lesion > 0.15)
+    threshold = np.clip(0.5 + BORDER_NOISE * hand + habit, 0.15, 0.85).astype(np.float32)
+    drawn = lesion > threshold
     components, count = label(drawn, np.ones((3, 3, 3)))
     volumes = np.bincount(components.ravel(), minlength=count + 1) * np.prod(spacing)
     seen = (volumes >= SMALL_LESION_MM3) | (random.random(count + 1) >= MISSED_SHARE)
