@@ -46,6 +46,7 @@ rule list_cases:
 
 rule prepare:
     input:
+        made=lambda wildcards: simulated(wildcards.dataset),
         table="results/{dataset}/cases.csv",
     output:
         cases="results/{dataset}/cases/prepared.csv",

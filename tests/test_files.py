@@ -23,6 +23,16 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_whoever_reads_meanwhile_reads_the_old_file_to_its_end(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with path.open() as reader:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_what_was_there_stays_when_writing_fails(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("old")

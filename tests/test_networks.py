@@ -196,9 +196,7 @@ def test_attention_matches_the_written_out_formula():
     torch.testing.assert_close(block(x), x + mixed.permute(0, 2, 1).reshape(x.shape), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("channels", "groups"), [(2, 1), (8, 2), (16, 4), (24, 2), (29, 1), (66, 2), (128, 32), (384, 32)]
-)
+@pytest.mark.parametrize(("channels", "groups"), [(2, 1), (8, 2), (16, 4), (24, 2), (29, 1), (66, 2), (128, 32), (384, 32)])
 def test_a_group_holds_four_channels_or_more_and_the_paper_s_widths_have_32_groups(channels, groups):
     assert group_norm(channels).num_groups == groups
 

@@ -30,7 +30,7 @@ def simulated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
         patch.setattr(socket, "getaddrinfo", refuse)
-        cases = cohort.simulate_cohort(folder, 1, SEED, COARSE_MM, progress=False)
+        cases = cohort.simulate_cohort(folder, 1, SEED, COARSE_MM)
     return folder, cases
 
 
@@ -180,7 +180,7 @@ def test_transform_file_describes_the_fixed_image(simulated):
 def test_same_bytes_with_two_processes_and_after_an_interruption(simulated, tmp_path, monkeypatch):
     folder, cases = simulated
     copy = tmp_path / "copy"
-    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, processes=2, progress=False)
+    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, processes=2)
     assert files_of(copy) == files_of(folder)
 
     # A run that was killed has left one case unfinished and no summary; only that case is made again.
@@ -190,10 +190,10 @@ def test_same_bytes_with_two_processes_and_after_an_interruption(simulated, tmp_
     made = []
     simulate = cohort._simulate_case
     monkeypatch.setattr(cohort, "_simulate_case", lambda *arguments: (made.append(arguments), simulate(*arguments)))
-    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, progress=False)
+    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
     assert [case.number for _, case in made] == [50]
     assert files_of(copy) == files_of(folder)
-    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, progress=False)
+    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
     assert len(made) == 1
 
     # Other settings are noticed, and give another person.
@@ -220,7 +220,7 @@ def test_refuses_bad_settings_and_foreign_cases(simulated, tmp_path):
     left_over.mkdir(parents=True)
     shutil.copy(folder / "training" / "Utrecht" / "0" / "wmh.nii.gz", left_over)
     with pytest.raises(ValueError, match="not part of this cohort"):
-        cohort.simulate_cohort(tmp_path, 1, SEED, COARSE_MM, progress=False)
+        cohort.simulate_cohort(tmp_path, 1, SEED, COARSE_MM)
 
 
 def test_lesion_load_follows_the_request(simulated):

@@ -1,6 +1,7 @@
 """Preparation: resampling against an independent implementation, the brain mask, the files of a case. About 20 s."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from pd_ddpm.files import fingerprint
 from pd_ddpm.images import ImageError
 from pd_ddpm.preparation import (
     brain_mask,
@@ -380,6 +382,9 @@ def test_files_of_a_case(tmp_path, head):
         written = nib.load(tmp_path / "out" / name)
         np.testing.assert_array_equal(written.affine, nib.load(row["FLAIR"]).affine)
         assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (1, 1)
+    written = [f"Utrecht-0_{part}.nii.gz" for part in ("image", "mask", "brain", "observer-2")]
+    contents = [hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() for name in written]
+    assert manifest.pop("prepared_sha256") == fingerprint(contents)
     voxel_ml = 0.016
     itk_mask = sitk.GetImageFromArray((head["mask"] == 1).astype(np.uint8))
     lesion_count = int(sitk.GetArrayFromImage(sitk.ConnectedComponent(itk_mask, True)).max())
@@ -510,7 +515,7 @@ def test_finished_cases_are_skipped_until_something_changes(tmp_path, head):
     record = out / "Utrecht-0.json"
     record.write_text(record.read_text()[:20])
     assert rewrites()
-    assert set(json.loads(record.read_text())) == {"fingerprint", "files", "row"}
+    assert set(json.loads(record.read_text())) == {"stamp", "files", "row"}
     save(Path(row["mask"]), np.zeros_like(head["mask"]), head_affine())
     assert rewrites()
     assert prepare_case(row, CHANNELS, out)["lesion_ml"] == 0
@@ -525,7 +530,8 @@ def small_cohort(tmp_path, head, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_all_bad_cases_are_reported_and_the_good_ones_stay(tmp_path, head, capsys):
+def test_all_bad_cases_are_reported_and_the_good_ones_stay(tmp_path, head, caplog):
+    caplog.set_level("INFO")
     table = small_cohort(tmp_path, head, 5)
     flair, mask = Path(table["FLAIR"][1]), table["mask"][2]
     flair.write_bytes(flair.read_bytes()[:-1000])
@@ -541,7 +547,7 @@ def test_all_bad_cases_are_reported_and_the_good_ones_stay(tmp_path, head, capsy
         assert file in line
         assert finding in line
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["case-0.json", "case-4.json"]
-    assert "preparing" in capsys.readouterr().err
+    assert "preparing" in caplog.text
 
 
 def test_processes_do_not_change_the_result(tmp_path, head):

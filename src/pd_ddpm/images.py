@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+
+from pd_ddpm.files import replacing
 
 # The largest float32 not above 1/255, so that a stored 255 never reads as more than 1.
 PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
@@ -118,7 +119,8 @@ def write_image(
     image = nib.Nifti1Image(_stored_values(path, array, np.dtype(dtype), slope), None, header)
     # Set after construction, which forgets it; then nibabel stores the numbers as they are, with this slope beside them.
     image.header.set_slope_inter(slope, 0)
-    _write_atomically(path, gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def spacing_mm(image: nib.Nifti1Image) -> tuple[float, float, float]:
@@ -272,15 +274,3 @@ def _stored_values(path: Path, array: np.ndarray, dtype: np.dtype, slope: float)
     if slope == 1 and not np.array_equal(stored, scaled):
         raise ImageError(f"{path}: fractions cannot be stored as {dtype}; round them first, or give a slope.")
     return stored.astype(dtype, copy=False)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.nii.gz")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,10 +17,11 @@ import pandas as pd
 import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
-from tqdm import tqdm
 
-from pd_ddpm import images
+from pd_ddpm.console import progress
+from pd_ddpm.files import file_sha256, fingerprint, write_json
 from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, write_image
+from pd_ddpm.provenance import code_version
 
 Interpolator = Literal["linear", "bspline"]
 Normalisation = Literal["zscore_brain", "percentile", "none"]
@@ -202,9 +201,9 @@ def prepare_case(
         "interpolator": interpolator,
         "orientation": orientation,
     }
-    fingerprint = _fingerprint(case, channels, settings)
+    stamp = _stamp(case, channels, settings)
     record_path = output_folder / f"{name}.json"
-    if (row := _finished_row(record_path, fingerprint)) is not None:
+    if (row := _finished_row(record_path, stamp)) is not None:
         return row
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
@@ -236,8 +235,10 @@ def prepare_case(
             array = np.asarray(_turned(nib.Nifti1Image(array, flair.affine), flair, orientation).dataobj)
         write_image(output_folder / file, array, like=grid, dtype=array.dtype)
     row = _manifest_row(case, grid, mask, brain, volumes[0])
+    # What is trained on and scored depends on this manifest alone, so it must tell when a prepared voxel has changed.
+    row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
     sizes = {file: (output_folder / file).stat().st_size for file in files}
-    _write_text_atomically(record_path, json.dumps({"fingerprint": fingerprint, "files": sizes, "row": row}, indent=2) + "\n")
+    write_json(record_path, {"stamp": stamp, "files": sizes, "row": row})
     return row
 
 
@@ -261,9 +262,9 @@ def prepare_cohort(
         # Forked before the progress bar starts its thread. Spawned processes would run the calling script again.
         with ProcessPoolExecutor(min(processes, len(cases)), multiprocessing.get_context("fork")) as pool:
             futures = [pool.submit(_attempt, case, arguments) for case in cases]
-            outcomes = [future.result() for future in _progress(futures)]
+            outcomes = [future.result() for future in progress(futures, "preparing")]
     else:
-        outcomes = [_attempt(case, arguments) for case in _progress(cases)]
+        outcomes = [_attempt(case, arguments) for case in progress(cases, "preparing")]
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])
     if len(manifest):
@@ -394,41 +395,23 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
     }
 
 
-def _fingerprint(case: Mapping, channels: Sequence[str], settings: dict) -> str:
+def _stamp(case: Mapping, channels: Sequence[str], settings: dict) -> str:
     paths = [case[name] for name in (*channels, *(f"{c}_transform" for c in channels), "mask", "observer_2")]
     inputs = []
     for path in paths:
         if path and not Path(path).is_file():
             raise ImageError(f"{path}: there is no such file; correct the path or fetch the file.")
         inputs.append([path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] if path else None)
-    code = [hashlib.sha256(Path(module).read_bytes()).hexdigest() for module in (__file__, images.__file__)]
-    everything = [case["case"], case["site"], settings, inputs, code]
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    return fingerprint([case["case"], case["site"], settings, inputs, code_version(__file__)])
 
 
-def _finished_row(record_path: Path, fingerprint: str) -> dict | None:
+def _finished_row(record_path: Path, stamp: str) -> dict | None:
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
         sizes = {file: (record_path.parent / file).stat().st_size for file in record["files"]}
-        return record["row"] if (record["fingerprint"], record["files"]) == (fingerprint, sizes) else None
+        return record["row"] if (record["stamp"], record["files"]) == (stamp, sizes) else None
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _write_text_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _progress(items: list) -> tqdm:
-    return tqdm(items, desc="preparing", unit="case", file=sys.stderr)
 
 
 def _attempt(case: Mapping, arguments: tuple) -> dict | str:

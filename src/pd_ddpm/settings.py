@@ -142,7 +142,8 @@ def method_problems(config: Config, name: str) -> Iterator[str]:
     trained = network(config, settings["network"])
     is_denoiser = trained["architecture"] == "denoising_unet"
     if is_denoiser != (settings["segmenter"] == "diffusion"):
-        yield f"method '{name}': segmenter '{settings['segmenter']}' cannot use the {trained['architecture']} '{settings['network']}'"
+        architecture = trained["architecture"]
+        yield f"method '{name}': segmenter '{settings['segmenter']}' cannot use the {architecture} '{settings['network']}'"
         return
     if not is_denoiser:
         return

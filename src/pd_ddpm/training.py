@@ -135,7 +135,7 @@ class Training:
                 self._follow(step)
                 state.step, state.seconds = step, time.monotonic() - started
                 if step % self.settings.validate_every == 0 or step == steps:
-                    self._validate()
+                    self._validate(name)
                 if asked() or time.monotonic() - saved > self.settings.save_every_seconds:
                     self._save(path)
                     saved = time.monotonic()
@@ -179,7 +179,7 @@ class Training:
         for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
             ours.copy_(theirs)
 
-    def _validate(self) -> None:
+    def _validate(self, name: str) -> None:
         """Add a row to the history, and keep the weights if they are the best so far."""
         state, dice = self.state, math.nan
         if self.validation:
@@ -195,7 +195,7 @@ class Training:
         }
         state.history.append(row)
         state.losses = []
-        log.info("step %(step)d: loss %(loss).4f, validation Dice %(validation_dice).4f", row)
+        log.info("%s: step %d, loss %.4f, validation Dice %.4f", name, state.step, row["loss"], dice)
 
     @torch.inference_mode()
     def validation_dice(self) -> float:

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     run(
         main,
         snakemake.log[0],
-        **snakemake.input,
+        table=snakemake.input.table,
         **snakemake.output,
         channels=parameters.channels,
         settings=parameters.settings,

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import label
 from scipy.special import ndtri
-from tqdm import tqdm
 
+from pd_ddpm.console import progress
+from pd_ddpm.files import write_json
 from pd_ddpm.phantom.acquisition import SCANNERS, SLAB, Scanner, acquire_flair, acquire_t1, resample
 from pd_ddpm.phantom.anatomy import individual_anatomy
 from pd_ddpm.phantom.contrast import compose_flair, compose_t1
@@ -27,6 +27,7 @@ from pd_ddpm.phantom.geometry import draw_motion, elastix_transform, flair_geome
 from pd_ddpm.phantom.lesions import LOAD_RANGE_ML, LOAD_SPREAD, MEDIAN_LOAD_ML, draw_lesions
 from pd_ddpm.phantom.raters import outline
 from pd_ddpm.phantom.template import TEMPLATE_FILE, build_template_maps
+from pd_ddpm.provenance import code_version
 
 SUMMARY = "simulated.json"
 IDS_PER_SITE = 50
@@ -72,7 +73,7 @@ class Case:
             "site": self.scanner.site,
             "seed": self.seed,
             "resolution_mm": self.resolution_mm,
-            "package_version": version("pd-ddpm"),
+            "code": code_version(__file__),
         }
 
     def random(self, purpose: int) -> np.random.Generator:
@@ -86,7 +87,6 @@ def simulate_cohort(
     seed: int,
     resolution_mm: float = 1.5,
     processes: int = 1,
-    progress: bool = True,
 ) -> list[Path]:
     """Simulate a WMH challenge cohort of three scanners and return the case folders, in the order of their ids.
 
@@ -118,16 +118,16 @@ def simulate_cohort(
     if missing:
         (folder / SUMMARY).unlink(missing_ok=True)
         finished = _simulate_all(folder, missing, processes)
-        for _ in tqdm(finished, total=len(missing), desc="simulating cases", unit="case", disable=not progress):
+        for _ in progress(finished, "simulating cases", total=len(missing)):
             pass
     summary = {
         "seed": seed,
         "cases_per_site": cases_per_site,
         "resolution_mm": float(resolution_mm),
-        "package_version": version("pd-ddpm"),
+        "code": code_version(__file__),
         "cases": [_summary_of(folder, case) for case in cases],
     }
-    _write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary)
     return [folder / case.place for case in cases]
 
 
@@ -223,7 +223,7 @@ def _simulate_case(folder: Path, case: Case) -> None:
             "lesions": int(label(first == 1, np.ones((3, 3, 3)))[1]),
             "inter_rater_dice": round(float(overlap), 4),
         }
-        _write_json(target / SUMMARY, summary)
+        write_json(target / SUMMARY, summary)
 
 
 def _load_ml(case: Case) -> float:
@@ -255,9 +255,3 @@ def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     # The challenge's images are compressed too; the fastest level costs least and is hardly larger.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as stream:
         image.to_stream(stream)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
