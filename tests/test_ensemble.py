@@ -2,10 +2,13 @@
 
 import statistics
 
+import nibabel
 import numpy as np
 import pytest
 
 from pd_ddpm.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.images import read_array
+from pd_ddpm.prediction_files import PredictionFolder
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
@@ -37,3 +40,15 @@ def test_variance_does_not_grow_or_shrink_with_the_size_of_the_ensemble():
     samples = np.random.default_rng(0).random((50, 50, 8, 20))
     assert uncertainty(samples[..., :2]).mean() == pytest.approx(1 / 12, rel=0.05)
     assert uncertainty(samples).mean() == pytest.approx(1 / 12, rel=0.02)
+
+
+@pytest.mark.parametrize("members", [2, 4])
+def test_a_tie_is_lesion_also_after_storing(members, tmp_path):
+    """A stored 1 reads as a rounding error less, which must not decide."""
+    samples = np.zeros((2, 2, 2, members), dtype=np.float32)
+    samples[..., : members // 2] = 1
+    template = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))
+    template.header.set_xyzt_units("mm")
+    PredictionFolder(tmp_path, "stamp").write("case", samples, template, {"network_evaluations": 1, "seconds": 1.0})
+    assert ensemble_mask(samples).all()
+    assert read_array(tmp_path / "case_mask.nii.gz", mask=True).all()

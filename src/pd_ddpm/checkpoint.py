@@ -30,8 +30,12 @@ def save_card(path: Path, weights: Path, card: dict[str, Any]) -> None:
 
 def load_weights(weights: Path, card: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the card of a trained network. Raises CheckpointError if they do not belong together."""
-    settings = json.loads(card.read_text(encoding="utf-8"))
-    if file_sha256(weights) != settings["weights_sha256"]:
+    try:
+        settings = json.loads(card.read_text(encoding="utf-8"))
+        expected = settings["weights_sha256"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{card} is not the card of a trained network ({error!r}); delete it and train again") from error
+    if file_sha256(weights) != expected:
         raise CheckpointError(
             f"{weights} is not the file that {card} describes (its SHA-256 differs): it was changed or damaged; "
             "delete both and train again"

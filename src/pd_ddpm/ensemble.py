@@ -4,8 +4,11 @@ import numpy as np
 
 
 def ensemble_mask(samples: np.ndarray) -> np.ndarray:
-    """Members averaged and cut at 0.5 (PD-DDPM Sec. 3.3). samples: (X, Y, Z, K) in [0, 1]; returns (X, Y, Z) bool."""
-    return samples.mean(axis=-1) >= 0.5
+    """Members averaged and cut at 0.5 (PD-DDPM Sec. 3.3). samples: (X, Y, Z, K) in [0, 1]; returns (X, Y, Z) bool.
+
+    A tie is lesion; members that were stored in steps of 1/255 come back a rounding error too low.
+    """
+    return samples.mean(axis=-1, dtype=np.float64) >= 0.5 - 1e-6
 
 
 def uncertainty(samples: np.ndarray) -> np.ndarray:

@@ -18,10 +18,11 @@ class BusyError(RuntimeError):
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, of the same ending, that takes its place when the block ends without an error.
 
-    What stood under `path` is untouched until then, also when the process is killed or the disk is full.
+    What stood under `path` is untouched until then, also when the process is killed or the disk is full. What a killed
+    process leaves is overwritten by the next attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".partial.{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as written:

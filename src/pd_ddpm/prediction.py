@@ -54,5 +54,5 @@ def segment_case(
 
 
 def _fast(images: Tensor, device: torch.device) -> Tensor:
-    """On a CPU convolutions run faster, and to the same result, when the channels lie innermost."""
+    """On a CPU convolutions run faster, and to the same result but for rounding, when the channels lie innermost."""
     return images.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)

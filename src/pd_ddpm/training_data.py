@@ -52,7 +52,8 @@ def as_batch(image: Tensor, labels: Tensor) -> Batch:
 class PatchSettings:
     """How training patches are drawn.
 
-    crop: (height, width) in pixels. lesion_share: share of patches from slices with lesion; None draws all slices alike.
+    crop: (height, width) in pixels. lesion_share: share of patches from slices with lesion, the others from
+    all slices; None draws all alike.
     flip: in-plane axes (0 = X, 1 = Y) that are mirrored half of the time. intensity_jitter: standard deviation of a random
     gain and offset for each channel.
     """
