@@ -45,7 +45,8 @@ class NoiseOracle(nn.Module):
 def batch(size=(6, 8), count=4, seed=0):
     random = np.random.default_rng(seed)
     labels = torch.from_numpy(random.choice([0, 1, 2], (count, 1, *size), p=[0.6, 0.25, 0.15]).astype(np.uint8))
-    return as_batch(torch.from_numpy(random.standard_normal((count, 2, *size), dtype=np.float32)), labels), labels
+    shares = torch.cat([labels == 1, labels == 2], dim=1).float()
+    return as_batch(torch.from_numpy(random.standard_normal((count, 2, *size), dtype=np.float32)), shares), labels
 
 
 def all_objectives(shape):
@@ -122,8 +123,7 @@ def test_the_target_of_mask_prediction_is_the_mask_in_its_coding(coding):
 def test_times_are_uniform_from_1_to_t_max(t_max):
     """t = 0, the clean mask, is never shown, and t_max is."""
     count = 70 * 300
-    labels = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
-    examples = as_batch(torch.zeros(count, 1, 1, 1), labels)
+    examples = as_batch(torch.zeros(count, 1, 1, 1), torch.zeros(count, 2, 1, 1))
     model = Denoiser(Free((count, 1, 1, 1)), SCHEDULE, CODINGS["signed"], "noise")
     Denoising(t_max, "squared_error").loss(model, examples, stream("test"))
     drawn = torch.bincount(model.network.t, minlength=t_max + 1)

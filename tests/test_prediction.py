@@ -121,7 +121,8 @@ def test_the_presegmentation_arrives_in_its_place(harden):
 
 
 @pytest.mark.parametrize("harden", [True, False])
-def test_a_resampled_presegmentation_is_cut_on_the_working_grid(harden):
+def test_a_presegmentation_is_cut_before_it_is_resampled(harden):
+    """A hard mask arrives as partial volumes, as the masks that the denoiser was trained on."""
     before = np.zeros(SHAPE, np.float32)
     before[8:19, 6:14] = 0.9
     seen = []
@@ -130,7 +131,8 @@ def test_a_resampled_presegmentation_is_cut_on_the_working_grid(harden):
         Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=before, harden=harden
     )
     values = torch.cat(seen).unique()
-    assert (values.tolist() == [0, 1]) if harden else (len(values) > 2 and values.max() <= 0.9001)
+    assert len(values) > 2
+    assert values.max() == pytest.approx(1 if harden else 0.9, abs=1e-5)
     inside = probability[10:17, 8:12, WITH_BRAIN, 0]
     np.testing.assert_allclose(inside, 1 if harden else 0.9, atol=1e-5)
     assert 0 <= probability.min() <= probability.max() <= 1

@@ -56,7 +56,8 @@ def case(name, slices=4, size=(24, 32), seed=0):
             one[0, (rows - row) ** 2 + (columns - column) ** 2 < 10] = label
     image = random.normal(0, 0.3, (slices, 2, *size)).astype(np.float32)
     image[:, :1] += 2 * (labels == 1) - 2 * (labels == 2)
-    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(labels))
+    shares = np.concatenate([labels == 1, labels == 2], axis=1).astype(np.float32)
+    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(shares))
 
 
 CASES, VALIDATION = [case("a"), case("b")], [case("v"), case("w")]
@@ -167,10 +168,10 @@ def test_networks_learn_to_segment(tmp_path, make, objective, steps, chain, leas
     if isinstance(model, Denoiser):
         method = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "reverse_steps": chain, "samples": 1}
         method |= {"sampler": "ancestral", "variance": "small"}
-    image, labels = (torch.cat([pad_to_multiple(one[n].float(), 16) for one in VALIDATION]) for n in (1, 2))
+    image, shares = (torch.cat([pad_to_multiple(one[n], 16) for one in VALIDATION]) for n in (1, 2))
     with torch.inference_mode():
         probability = segmenter(method, model.eval())(image, None, MemberNoise([("test", n) for n in range(len(image))]))
-    predicted, lesion = (probability >= 0.5) & (labels != 2), labels == 1
+    predicted, lesion = (probability >= 0.5) & (shares[:, 1:] == 0), shares[:, :1] == 1
     assert 2 * (predicted & lesion).sum() / (predicted.sum() + lesion.sum()) > least_dice
 
 
@@ -311,7 +312,7 @@ def test_without_validation_cases_the_last_weights_are_selected(tmp_path):
 
 def test_validation_dice_is_that_of_the_voxels_that_count():
     """By hand: per case, over its evenly spaced slices, mean over cases; label 2 is left out although it is as bright."""
-    brighter = [one._replace(image=one.image + 4 * (one.labels == 2)) for one in VALIDATION]
+    brighter = [one._replace(image=one.image + 4 * one.shares[:, 1:]) for one in VALIDATION]
     job = training(Scale(), CrossEntropy(0.0), validation=brighter, validation_slices=4)
     expected = []
     for one in brighter:

@@ -18,7 +18,8 @@ def numbered(case, size, slices=3, lesions=(1,)):
     for z in lesions:
         labels[z, 0, ::3, ::2] = 1
         labels[z, 0, 1::3, 1::2] = 2
-    return CaseSlices(case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), labels)
+    shares = torch.cat([labels == 1, labels == 2], dim=1).float()
+    return CaseSlices(case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), shares)
 
 
 CASES = [numbered("a", (16, 20)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))]
@@ -71,8 +72,8 @@ def test_slices_that_are_too_small_are_widened_evenly(crop):
         z = int(image[0, before[0], before[1]] - 1000) // (11 * 13)
         expected = np.pad(case.image[z].numpy(), [(0, 0), *pad], mode="edge")
         assert np.array_equal(image.numpy(), expected)
-        assert np.array_equal(mask.numpy(), np.pad(case.labels[z].numpy() == 1, [(0, 0), *pad]))
-        assert np.array_equal(counted.numpy(), np.pad(case.labels[z].numpy() != 2, [(0, 0), *pad], constant_values=True))
+        assert np.array_equal(mask.numpy(), np.pad(case.shares[z, :1].numpy() == 1, [(0, 0), *pad]))
+        assert np.array_equal(counted.numpy(), np.pad(case.shares[z, 1:].numpy() == 0, [(0, 0), *pad], constant_values=True))
 
 
 def test_flips_mirror_half_of_the_patches_along_the_axes_that_are_named():
@@ -100,7 +101,7 @@ def test_jitter_is_a_gain_and_an_offset_for_each_channel_and_leaves_the_labels()
         )
         gains.append(slope)
         offsets.append(offset)
-    assert torch.equal(batch.mask, (case.labels == 1).float().expand(2000, -1, -1, -1))
+    assert torch.equal(batch.mask, case.shares[:, :1].expand(2000, -1, -1, -1))
     for drawn, mean in ((gains, 1.0), (offsets[1:], 0.0)):
         assert np.mean(drawn) == pytest.approx(mean, abs=4.5 * 0.1 / np.sqrt(2000))
         assert np.std(drawn) == pytest.approx(0.1, rel=4.5 / np.sqrt(2 * 2000))
@@ -113,17 +114,17 @@ def test_the_share_of_slices_with_lesion(share, expected):
     slices = TrainingSlices(CASES)
     settings = PatchSettings((8, 12), share, (), 0.0)
     names = slices.names(stream("x", 0), 4000, settings)
-    found = np.mean([bool((CASES[c].labels[z] == 1).any()) for c, z in names])
+    found = np.mean([bool((CASES[c].shares[z, 0] == 1).any()) for c, z in names])
     assert found == pytest.approx(expected, abs=4.5 * np.sqrt(0.25 / 4000))
     if share != 1:
         assert set(names) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
 
 
 def test_cases_without_any_lesion_cannot_be_trained_on():
-    with pytest.raises(ValueError, match=r"none of the training cases \(a, ccc\) has a voxel with label 1; check the masks"):
+    with pytest.raises(ValueError, match=r"none of the training cases \(a, ccc\) has a pixel of label 1; check the masks"):
         TrainingSlices([numbered("a", (8, 12), lesions=()), numbered("ccc", (8, 12), lesions=())])
 
 
 def test_a_batch_goes_to_a_device_whole():
-    batch = as_batch(CASES[0].image, CASES[0].labels)
+    batch = as_batch(CASES[0].image, CASES[0].shares)
     assert [part.device.type for part in batch.to(torch.device("meta"))] == ["meta"] * 3

@@ -138,22 +138,22 @@ def test_probabilities_stay_probabilities(spacing_mm):
     assert volume.max() <= 1
 
 
-def test_labels_are_the_native_ones_without_resampling_and_the_majority_with_it():
+def test_shares_are_the_native_masks_without_resampling_and_partial_volumes_with_it():
     labels = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
-    native = whole_slice(None).labels(labels)
-    assert native.dtype == torch.uint8
-    assert np.array_equal(native.numpy(), labels.transpose(2, 0, 1)[:, None])
-    # Blocks of 6 x 6 voxels of one label each, with a tenth of the voxels changed.
+    native = whole_slice(None).shares(labels).numpy()
+    assert np.array_equal(native[:, 0], labels.transpose(2, 0, 1) == 1)
+    assert np.array_equal(native[:, 1], labels.transpose(2, 0, 1) == 2)
+    # Blocks of 6 x 6 voxels are 2 x 2 pixels: inside a large block the share is whole, and volume is kept.
     blocks = np.random.default_rng(1).integers(0, 3, (15, 10, 2))
     labels = blocks.repeat(6, axis=0).repeat(6, axis=1)
-    changed = np.random.default_rng(2).random(labels.shape) < 0.1
-    noisy = np.where(changed, (labels + 1) % 3, labels).astype(np.uint8)
     grid = WorkingGrid.of_case(np.ones(labels.shape, bool), (0.5, 0.5, 3.0), 1.5, "slice", 0.0)
-    reduced = grid.labels(noisy)
-    assert reduced.shape == (2, 1, 30, 20)
-    assert set(reduced.unique().tolist()) == {0, 1, 2}
-    expected = blocks.repeat(2, axis=0).repeat(2, axis=1).transpose(2, 0, 1)[:, None]
-    assert (reduced.numpy() == expected).mean() > 0.95
+    reduced = grid.shares(labels).numpy()
+    assert reduced.shape == (2, 2, 30, 20)
+    assert ((reduced > 0.01) & (reduced < 0.99)).any()
+    for channel, label in enumerate((1, 2)):
+        assert reduced[:, channel].mean() == pytest.approx((labels == label).mean(), rel=0.03)
+        majority = (blocks == label).repeat(2, axis=0).repeat(2, axis=1).transpose(2, 0, 1)
+        assert ((reduced[:, channel] >= 0.5) == majority).mean() > 0.9
 
 
 @pytest.mark.parametrize(

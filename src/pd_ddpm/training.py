@@ -205,14 +205,15 @@ class Training:
         scores = []
         for case in self.validation:
             chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
-            image, labels = (pad_to_multiple(part[chosen].float(), model.divisor) for part in (case.image, case.labels))
-            batch = as_batch(image, labels).to(self.device)
+            image, shares = (pad_to_multiple(part[chosen], model.divisor) for part in (case.image, case.shares))
+            batch = as_batch(image, shares).to(self.device)
             with autocast(self.device, self.number_format):
                 estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
+            truth = (batch.mask >= 0.5) & (batch.counted > 0)
             for estimate in estimates:
                 predicted = (estimate >= 0.5) & (batch.counted > 0)
-                both = (predicted & (batch.mask > 0)).sum().item()
-                total = predicted.sum().item() + batch.mask.sum().item()
+                both = (predicted & truth).sum().item()
+                total = (predicted.sum() + truth.sum()).item()
                 scores.append(2 * both / total if total else 1.0)
         return float(np.mean(scores))
 

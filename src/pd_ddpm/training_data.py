@@ -18,7 +18,7 @@ from pd_ddpm.working_grid import GridSettings
 
 
 class Batch(NamedTuple):
-    """image: (B, M, *S) float32; mask: (B, 1, *S) float32 in {0, 1}; counted: (B, 1, *S), 0 where the label is "ignore"."""
+    """image: (B, M, *S); mask: (B, 1, *S), share of lesion in [0, 1]; counted: (B, 1, *S), 0 where the label is "ignore"."""
 
     image: Tensor
     mask: Tensor
@@ -29,23 +29,26 @@ class Batch(NamedTuple):
 
 
 class CaseSlices(NamedTuple):
-    """The slices of one case on its working grid. image: (Z, M, H, W) float32; labels: (Z, 1, H, W) uint8 in {0, 1, 2}."""
+    """The slices of one case on its working grid, float32.
+
+    image: (Z, M, H, W); shares: (Z, 2, H, W), how much of each pixel is lesion and how much other pathology.
+    """
 
     case: str
     image: Tensor
-    labels: Tensor
+    shares: Tensor
 
 
 def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
     """The slices with brain of a prepared case, with its truth, on its working grid."""
     scan, labels = read_scan(folder, case), read_truth(folder, case)
     grid, with_brain = grid_settings.of_case(scan.brain, scan.spacing_mm)
-    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.labels(labels)[with_brain])
+    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.shares(labels)[with_brain])
 
 
-def as_batch(image: Tensor, labels: Tensor) -> Batch:
+def as_batch(image: Tensor, shares: Tensor) -> Batch:
     """Label 2 is neither lesion nor background: it counts in no loss (WMH challenge, 'other pathology')."""
-    return Batch(image, (labels == 1).float(), (labels != 2).float())
+    return Batch(image, shares[:, :1], (shares[:, 1:] < 0.5).float())
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,10 @@ class TrainingSlices:
     def __init__(self, cases: Sequence[CaseSlices]):
         self.cases = list(cases)
         self.all = [(c, z) for c, case in enumerate(cases) for z in range(len(case.image))]
-        self.with_lesion = [(c, z) for c, z in self.all if (cases[c].labels[z] == 1).any()]
+        self.with_lesion = [(c, z) for c, z in self.all if (cases[c].shares[z, 0] >= 0.5).any()]
         if not self.with_lesion:
             raise ValueError(
-                f"none of the training cases ({', '.join(case.case for case in cases)}) has a voxel with label 1; "
+                f"none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1; "
                 "check the masks and the roles in splits.csv"
             )
 
@@ -86,30 +89,30 @@ class TrainingSlices:
     def batch(self, stream: np.random.Generator, size: int, settings: PatchSettings) -> Batch:
         """A batch of random patches, drawn from this stream alone."""
         patches = [self._patch(stream, c, z, settings) for c, z in self.names(stream, size, settings)]
-        images, labels = zip(*patches, strict=True)
-        return as_batch(torch.stack(images), torch.stack(labels))
+        images, shares = zip(*patches, strict=True)
+        return as_batch(torch.stack(images), torch.stack(shares))
 
     def _patch(self, stream: np.random.Generator, c: int, z: int, settings: PatchSettings) -> tuple[Tensor, Tensor]:
-        image, labels = self.cases[c].image[z], self.cases[c].labels[z]
+        image, shares = self.cases[c].image[z], self.cases[c].shares[z]
         for axis, length in enumerate(settings.crop, start=1):
-            image, labels = _crop(stream, image, labels, axis, length)
+            image, shares = _crop(stream, image, shares, axis, length)
         mirrored = [axis + 1 for axis in settings.flip if stream.random() < 0.5]
-        image, labels = image.flip(mirrored), labels.flip(mirrored)
+        image, shares = image.flip(mirrored), shares.flip(mirrored)
         if settings.intensity_jitter:
             gain, offset = stream.normal(0, settings.intensity_jitter, (2, len(image), 1, 1)).astype(np.float32)
             image = image * (1 + torch.from_numpy(gain)) + torch.from_numpy(offset)
-        return image, labels
+        return image, shares
 
 
-def _crop(stream: np.random.Generator, image: Tensor, labels: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
+def _crop(stream: np.random.Generator, image: Tensor, shares: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
     """A random window of this length along the axis; a shorter slice is widened evenly, its edge repeated."""
     missing = length - image.shape[axis]
     if missing <= 0:
         first = int(stream.integers(-missing + 1))
-        return image.narrow(axis, first, length), labels.narrow(axis, first, length)
+        return image.narrow(axis, first, length), shares.narrow(axis, first, length)
     before = missing // 2
     source = torch.arange(-before, length - before)
     inside = (source >= 0) & (source < image.shape[axis])
     image = image.index_select(axis, source.clamp(0, image.shape[axis] - 1))
-    widened = torch.zeros((*labels.shape[:axis], length, *labels.shape[axis + 1 :]), dtype=labels.dtype)
-    return image, widened.index_copy_(axis, inside.nonzero().squeeze(1), labels)
+    widened = torch.zeros((*shares.shape[:axis], length, *shares.shape[axis + 1 :]), dtype=shares.dtype)
+    return image, widened.index_copy_(axis, inside.nonzero().squeeze(1), shares)

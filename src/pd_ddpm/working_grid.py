@@ -55,10 +55,13 @@ class WorkingGrid:
         inside = inside[..., None] if inside.ndim == 3 else inside
         return self._resample(torch.from_numpy(np.ascontiguousarray(inside.transpose(2, 3, 0, 1))), self.size)
 
-    def labels(self, labels: np.ndarray) -> Tensor:
-        """(X, Y, Z) labels to (Z, 1, height, width) uint8: the label that holds most of each pixel."""
-        shares = [self.slices(labels == label) for label in (0, 1, 2)]
-        return torch.cat(shares, dim=1).argmax(dim=1, keepdim=True).to(torch.uint8)
+    def shares(self, labels: np.ndarray) -> Tensor:
+        """(X, Y, Z) labels to (Z, 2, height, width) float32: how much of each pixel is lesion (1) and other pathology (2).
+
+        A binary mask on the scan's grid stays binary where the pixels are the scan's; larger ones hold partial volumes,
+        so that what the networks learn is not rougher than the truth that they are scored against.
+        """
+        return torch.cat([self.slices(labels == label) for label in (1, 2)], dim=1)
 
     def volume(self, slices: Tensor) -> np.ndarray:
         """(Z, C, height, width) back to (X, Y, Z, C) float32 on the scan's grid; zero outside the box."""

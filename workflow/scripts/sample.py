@@ -11,7 +11,7 @@ from pd_ddpm.build.network import model
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.console import progress, run
 from pd_ddpm.files import file_sha256, fingerprint
-from pd_ddpm.precision import choose_device, choose_format
+from pd_ddpm.precision import choose_device, choose_format, place
 from pd_ddpm.prediction import segment_case
 from pd_ddpm.prediction_files import PredictionFolder, read_probability
 from pd_ddpm.prepared import read_scan
@@ -39,7 +39,7 @@ def main(
     tensors, trained = checkpoint.load_weights(Path(weights), Path(card))
     network = model(trained["settings"], trained["image_channels"])
     network.load_state_dict(tensors)
-    draw = segmenter(settings, network.to(where).eval())
+    draw = segmenter(settings, place(network, where, number_format))
 
     before = pd.read_csv(presegmentation, index_col="case", dtype={"case": str}) if presegmentation else None
     given = [file_sha256(Path(file)) for file in (cases, presegmentation) if file]
