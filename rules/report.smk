@@ -23,6 +23,7 @@ rule table1:
 rule fig3_tprime:
     input:
         scores=lambda wildcards: score_files(wildcards.dataset, figure3_methods()),
+        printed="config/printed_values.csv",
     output:
         multiext(
             "results/{dataset}/exhibits/fig3_tprime",

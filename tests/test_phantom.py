@@ -215,7 +215,7 @@ def test_refuses_bad_settings_and_foreign_cases(simulated, tmp_path):
         ({"processes": 0}, "processes"),
     ):
         with pytest.raises(ValueError, match=words):
-            cohort.simulate_cohort(**{"folder": tmp_path, "cases_per_site": 1, "seed": 0, "progress": False} | wrong)
+            cohort.simulate_cohort(**{"folder": tmp_path, "cases_per_site": 1, "seed": 0} | wrong)
     left_over = tmp_path / "training" / "Utrecht" / "7"
     left_over.mkdir(parents=True)
     shutil.copy(folder / "training" / "Utrecht" / "0" / "wmh.nii.gz", left_over)

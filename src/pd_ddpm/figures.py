@@ -35,30 +35,33 @@ def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping
     return pd.DataFrame(rows).astype({"t_start": "Int64"})
 
 
-def fig3_tprime(numbers: pd.DataFrame, remark: str) -> Figure:
-    """Dice and uncertainty against T' (PD-DDPM Fig. 3), with the methods that have no T' as level lines."""
+def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figure:
+    """Dice and uncertainty against T' (PD-DDPM Fig. 3), with the methods that have no T' as level lines.
+
+    papers_best: the T' that the paper found best; remark: what data and scale the numbers are of.
+    """
     style.apply()
     curve = numbers[numbers["t_start"].notna()].sort_values("t_start")
     levels = numbers[numbers["t_start"].isna()]
+    dashes = dict(zip(levels["label"], ("--", ":", "-."), strict=False))
     figure, axes = plt.subplots(2, 1, sharex=True, figsize=(4.6, 5.0), height_ratios=(3, 2), layout="constrained")
     label = curve["label"].iloc[0]
     t = curve["t_start"].astype(float)
-    for axis, name in zip(axes, ("dice", "uncertainty"), strict=True):
-        middle, spread = curve[name], curve[f"{name}_standard_error"].fillna(0)
+    for axis, name, scale in zip(axes, ("dice", "uncertainty"), (1, 1000), strict=True):
+        middle, spread = scale * curve[name], scale * curve[f"{name}_standard_error"].fillna(0)
         axis.fill_between(t, middle - spread, middle + spread, color=style.colour(label), alpha=0.15, linewidth=0)
         axis.plot(t, middle, marker="o", color=style.colour(label), label=label)
-        for dashes, (_, level) in zip(("--", ":", "-."), levels.dropna(subset=[name]).iterrows(), strict=False):
-            axis.axhline(level[name], linestyle=dashes, color=style.colour(level["label"]), label=level["label"])
+        for _, level in levels.dropna(subset=[name]).iterrows():
+            of_method = {"color": style.colour(level["label"]), "linestyle": dashes[level["label"]], "label": level["label"]}
+            axis.axhline(scale * level[name], **of_method)
+        axis.axvline(papers_best, color="grey", linewidth=0.8, label=f"best in the paper: {papers_best:g}")
     best = curve.loc[curve["dice"].idxmax()]
-    axes[0].plot(float(best["t_start"]), best["dice"], marker="*", markersize=13, color=style.colour(label), linestyle="none")
-    axes[0].annotate(
-        f"best: T' = {best['t_start']}", (float(best["t_start"]), best["dice"]), (0, 9), textcoords="offset points", ha="center"
-    )
-    axes[0].margins(y=0.2)
+    star = {"marker": "*", "markersize": 13, "color": style.colour(label), "linestyle": "none"}
+    axes[0].plot(float(best["t_start"]), best["dice"], label=f"best here: {best['t_start']}", **star)
     axes[0].set_ylabel("Dice")
-    axes[0].legend(loc="lower left")
-    axes[1].set_ylabel("Uncertainty\n(mean variance in the brain)")
+    axes[1].set_ylabel("Uncertainty (mean variance\nin the brain, $10^{-3}$)")
     axes[1].set_ylim(bottom=0)
-    axes[1].set_xlabel("T' (noising steps of the pre-segmentation, of T = 1000)")
-    axes[0].set_title(remark, fontsize="small", loc="left")
+    axes[1].set_xlabel("T', noising steps of the pre-segmentation")
+    axes[0].set_title(f"{remark}; bands: standard error over cases", fontsize="small", loc="left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

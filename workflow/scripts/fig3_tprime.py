@@ -1,16 +1,26 @@
 """Figure 3: Dice and uncertainty against T'."""
 
+import pandas as pd
+
 from pd_ddpm.console import run
 from pd_ddpm.figures import fig3_numbers, fig3_tprime
 from pd_ddpm.tables import read_scores
 
 
 def main(
-    scores: list[str], pdf: str, png: str, numbers: str, curve: dict[str, int], labels: dict[str, str], remark: str
+    scores: list[str],
+    printed: str,
+    pdf: str,
+    png: str,
+    numbers: str,
+    curve: dict[str, int],
+    labels: dict[str, str],
+    remark: str,
 ) -> None:
     shown = fig3_numbers(read_scores(scores), curve, labels)
     shown.to_csv(numbers, index=False, float_format="%.6g")
-    figure = fig3_tprime(shown, remark)
+    papers_best = pd.read_csv(printed).query("exhibit == 'fig3_tprime' and metric == 'best_t_start'")["value"].item()
+    figure = fig3_tprime(shown, remark, papers_best)
     figure.savefig(pdf, metadata={"CreationDate": None})
     figure.savefig(png)
 
