@@ -1,6 +1,6 @@
 """PD-DDPM: from raw scans to every table and figure.
 
-results/table1.csv, .md                                   the exhibits of the active data set (`dataset` in the configuration)
+results/table1.csv, .html, .md                            the exhibits of the active data set (`dataset` in the configuration)
 results/fig3_tprime.pdf, .png, .csv
 results/{dataset}/cases.csv                               case, site, paths of its images
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2
@@ -47,6 +47,5 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/table1.csv",
-        "results/table1.md",
+        multiext("results/table1", ".csv", ".html", ".md"),
         multiext("results/fig3_tprime", ".pdf", ".png", ".csv"),

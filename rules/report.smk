@@ -6,8 +6,12 @@ rule table1:
         scores=lambda wildcards: score_files(wildcards.dataset, config["exhibits"]["table1"]),
         printed="config/printed_values.csv",
     output:
-        table="results/{dataset}/exhibits/table1.csv",
-        page="results/{dataset}/exhibits/table1.md",
+        multiext(
+            "results/{dataset}/exhibits/table1",
+            table=".csv",
+            page=".html",
+            markdown=".md",
+        ),
     log:
         "results/logs/table1/{dataset}.log",
     conda:
@@ -48,10 +52,15 @@ rule fig3_tprime:
 
 rule publish_table1:
     input:
-        f"results/{config['dataset']}/exhibits/table1.csv",
-        f"results/{config['dataset']}/exhibits/table1.md",
+        multiext(f"results/{config['dataset']}/exhibits/table1", ".csv", ".html", ".md"),
     output:
-        report("results/table1.csv", caption="../workflow/report/table1.rst", category="Tables", labels={"exhibit": "Table 1"}),
+        "results/table1.csv",
+        report(
+            "results/table1.html",
+            caption="../workflow/report/table1.rst",
+            category="Tables",
+            labels={"exhibit": "Table 1"},
+        ),
         "results/table1.md",
     log:
         "results/logs/publish/table1.log",

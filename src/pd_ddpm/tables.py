@@ -1,5 +1,6 @@
 """Tables from per-case scores."""
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ TABLE1_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", 
 TABLE1_EXTRA = ["hd95_medpy_mm", "avd_percent", "lesion_recall"]
 
 TABLE1_NOTES = {
-    "demo": "**Demo scale**: small networks and few steps on simulated scans. Nothing here is a result on patients.",
+    "demo": "Demo scale: small networks and few steps on simulated scans. Nothing here is a result on patients.",
     "paper": "The configuration's paper scale.",
 }
 
@@ -53,31 +54,45 @@ def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFram
     return pd.DataFrame(rows)
 
 
-def table1_markdown(table: pd.DataFrame, scale: str) -> str:
-    """The same table for reading: mean ± standard deviation, the paper's value in brackets, and what the columns mean."""
-    names = {
-        "method": "Method",
-        **TABLE1_METRICS,
-        "cases": "Cases",
-        "network_evaluations": "Evaluations",
-        "seconds_per_case": "s / case",
-    }
-    lines = ["| " + " | ".join(names.values()) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
-    for _, row in table.iterrows():
-        cells = [row["method"]]
-        for metric in TABLE1_METRICS:
-            digits = 2 if metric.endswith("_mm") else 3
-            cell = f"{row[metric]:.{digits}f} ± {row[f'{metric}_sd']:.{digits}f}"
-            cells.append(cell if pd.isna(row[f"{metric}_paper"]) else f"{cell} [{row[f'{metric}_paper']:.3f}]")
-        cells += [f"{row['cases']}", f"{row['network_evaluations']}", f"{row['seconds_per_case']:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+def table1_for_reading(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 as text: mean ± standard deviation, the paper's value in brackets."""
+    shown = pd.DataFrame({"Method": table["method"]})
+    for metric, heading in TABLE1_METRICS.items():
+        digits = 2 if metric.endswith("_mm") else 3
+        shown[heading] = [
+            f"{mean:.{digits}f} ± {deviation:.{digits}f}" + ("" if pd.isna(paper) else f" [{paper:.3f}]")
+            for mean, deviation, paper in zip(table[metric], table[f"{metric}_sd"], table[f"{metric}_paper"], strict=True)
+        ]
+    shown["Cases"] = table["cases"].astype(str)
+    shown["Evaluations"] = table["network_evaluations"].astype(str)
+    shown["s / case"] = table["seconds_per_case"].map("{:.1f}".format)
+    return shown
+
+
+def table1_notes(table: pd.DataFrame, scale: str) -> list[str]:
+    """What a reader of Table 1 must know."""
     missing = table.loc[table["cases_without_hd95"] > 0, ["method", "cases_without_hd95"]]
     undefined = ", ".join(f"{row['method']} {row['cases_without_hd95']}" for _, row in missing.iterrows()) or "none"
-    notes = [
+    return [
         TABLE1_NOTES[scale],
         "Mean ± standard deviation over test cases; [in brackets: what the paper prints for the WMH challenge data].",
         "Metrics are the WMH challenge's, on the whole 3D case in millimetres on the scan's own grid; F1 is that of lesions.",
         "Evaluations: network evaluations for one slice with all members, the pre-segmentation's included.",
         f"Cases whose HD95 is undefined and left out of its mean: {undefined}. {EMPTY_MASK_POLICY}",
     ]
-    return "\n".join(["# Table 1", "", *lines, "", *(f"{note}\n" for note in notes)])
+
+
+def table1_markdown(table: pd.DataFrame, scale: str) -> str:
+    """Table 1 and its notes as Markdown."""
+    shown = table1_for_reading(table)
+    lines = [list(shown.columns), ["---", *["---:"] * (shown.shape[1] - 1)], *shown.to_numpy().tolist()]
+    body = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(["# Table 1", "", *body, "", *(f"{note}\n" for note in table1_notes(table, scale))])
+
+
+def table1_html(table: pd.DataFrame, scale: str) -> str:
+    """Table 1 and its notes as a page of its own."""
+    style = "body{font-family:sans-serif;margin:2em} td,th{padding:.3em .8em;text-align:right} td:first-child{text-align:left}"
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table1_notes(table, scale))
+    body = table1_for_reading(table).to_html(index=False, border=0)
+    return f'<!DOCTYPE html><meta charset="utf-8"><title>Table 1</title><style>{style}</style><h1>Table 1</h1>{body}{notes}\n'
