@@ -8,7 +8,7 @@ import pytest
 
 from pd_ddpm.figures import fig3_numbers, fig3_tprime
 from pd_ddpm.style import COLOURS
-from pd_ddpm.tables import per_case, read_scores, table1, table1_html, table1_markdown
+from pd_ddpm.tables import per_case, read_scores, table1, table1_for_reading, table1_html, table1_markdown
 
 LABELS = {"unet": "U-Net", "pd-ddpm": "PD-DDPM"}
 PRINTED = Path(__file__).parents[1] / "config" / "printed_values.csv"
@@ -69,6 +69,11 @@ def test_the_page_tells_what_is_the_papers_and_what_is_left_out() -> None:
     assert "Demo scale" in page
     assert "Demo scale" not in table1_markdown(table, "paper")
     assert "<td>0.700 ± 0.141 [0.787]</td>" in table1_html(table, "demo")
+
+
+def test_a_single_case_has_no_deviation_and_an_undefined_score_says_so() -> None:
+    shown = table1_for_reading(table1(scores("own", [0.6], hd95=[np.nan]), {"own": "Own"}, pd.read_csv(PRINTED)))
+    assert shown.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["0.600", "undefined"]
 
 
 def test_a_method_that_the_paper_does_not_have_gets_no_printed_value() -> None:

@@ -60,13 +60,20 @@ def table1_for_reading(table: pd.DataFrame) -> pd.DataFrame:
     for metric, heading in TABLE1_METRICS.items():
         digits = 2 if metric.endswith("_mm") else 3
         shown[heading] = [
-            f"{mean:.{digits}f} ± {deviation:.{digits}f}" + ("" if pd.isna(paper) else f" [{paper:.3f}]")
+            _cell(mean, deviation, digits) + ("" if pd.isna(paper) else f" [{paper:.3f}]")
             for mean, deviation, paper in zip(table[metric], table[f"{metric}_sd"], table[f"{metric}_paper"], strict=True)
         ]
     shown["Cases"] = table["cases"].astype(str)
     shown["Evaluations"] = table["network_evaluations"].astype(str)
     shown["s / case"] = table["seconds_per_case"].map("{:.1f}".format)
     return shown
+
+
+def _cell(mean: float, deviation: float, digits: int) -> str:
+    """Mean ± standard deviation; a single case has no deviation, and no case with a value has neither."""
+    if pd.isna(mean):
+        return "undefined"
+    return f"{mean:.{digits}f}" + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
 
 
 def table1_notes(table: pd.DataFrame, scale: str) -> list[str]:
