@@ -1,5 +1,7 @@
 # The only helper functions: what a rule needs to know of the configuration.
 
+from pathlib import Path
+
 from pd_ddpm import settings
 from pd_ddpm.provenance import code_version
 from snakemake.exceptions import WorkflowError
@@ -34,10 +36,10 @@ def simulated(dataset):
 
 def sampling_files(wildcards):
     """What a method is sampled from: the trained network, and the members of its pre-segmentation."""
-    chosen = settings.method(config, wildcards.method)
     problems = list(settings.method_problems(config, wildcards.method))
     if problems:
         raise WorkflowError("\n".join(problems))
+    chosen = settings.method(config, wildcards.method)
     run = f"split-{wildcards.split}_seed-{wildcards.seed}"
     network = f"results/{wildcards.dataset}/networks/{chosen['network']}/{run}"
     files = {"weights": f"{network}/model.safetensors", "card": f"{network}/model.json"}
@@ -71,5 +73,31 @@ def figure3_methods():
 
 
 def labels(methods):
-    """Names in tables and figures."""
-    return {settings.canonical(config, method): settings.method(config, method)["label"] for method in methods}
+    """Names in tables and figures; a variation says in which keys it differs."""
+    names = {}
+    for method in methods:
+        base, *overrides = settings.canonical(config, method).split("@")
+        label = settings.method(config, method)["label"]
+        names["@".join([base, *overrides])] = f"{label} ({', '.join(overrides)})" if overrides else label
+    return names
+
+
+def figure3_labels():
+    """Names in Fig. 3, where the points of the curve are one method."""
+    name = config["exhibits"]["fig3_tprime"]["method"]
+    return labels(figure3_methods()) | dict.fromkeys(settings.figure3_methods(config), *labels([name]).values())
+
+
+def case_sources(dataset):
+    """What tells that a data set has other cases than before: the csv, or where the scans of a folder lie."""
+    source = config["datasets"][dataset]
+    if source["layout"] == "table" or "simulate" in source:
+        return []
+    return sorted(str(mask) for mask in Path(source["folder"]).glob("training/**/wmh.nii.gz"))
+
+
+def remark(dataset):
+    """What must stand beside an exhibit of this data set at this scale."""
+    scale = "Demo scale: small networks and few steps." if config["scale"] == "demo" else "The configuration's paper scale."
+    simulated = "simulate" in config["datasets"][dataset]
+    return scale + (" The scans are simulated: nothing here is a result on patients." if simulated else "")

@@ -28,6 +28,7 @@ for name, made in config["datasets"].items():
 rule list_cases:
     input:
         made=lambda wildcards: simulated(wildcards.dataset),
+        source=lambda wildcards: config["datasets"][wildcards.dataset].get("table", []),
     output:
         table="results/{dataset}/cases.csv",
     log:
@@ -39,6 +40,7 @@ rule list_cases:
         settings=lambda wildcards: {
             key: value for key, value in config["datasets"][wildcards.dataset].items() if key != "simulate"
         },
+        sources=lambda wildcards: case_sources(wildcards.dataset),
         code=script_code("list_cases"),
     script:
         "../workflow/scripts/list_cases.py"
@@ -79,7 +81,6 @@ rule split:
         "../envs/pd-ddpm.yaml"
     params:
         folds=config["folds"],
-        splits=config["splits"],
         code=script_code("split"),
     script:
         "../workflow/scripts/split.py"

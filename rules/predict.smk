@@ -25,7 +25,6 @@ rule sample:
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
         settings=method_parameters,
-        device=config["device"],
         code=script_code("sample"),
     script:
         "../workflow/scripts/sample.py"

@@ -18,7 +18,7 @@ rule table1:
         "../envs/pd-ddpm.yaml"
     params:
         labels=labels(config["exhibits"]["table1"]),
-        scale=config["scale"],
+        remark=lambda wildcards: remark(wildcards.dataset),
         code=script_code("table1"),
     script:
         "../workflow/scripts/table1.py"
@@ -43,7 +43,7 @@ rule fig3_tprime:
         curve=lambda wildcards: dict(
             zip(settings.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
         ),
-        labels=labels(figure3_methods()),
+        labels=figure3_labels(),
         remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
         code=script_code("fig3_tprime"),
     script:

@@ -31,7 +31,6 @@ rule train:
         seed=lambda wildcards: int(wildcards.seed),
         settings=lambda wildcards: settings.network(config, wildcards.network),
         grid=config["grid"],
-        device=config["device"],
         code=script_code("train"),
     script:
         "../workflow/scripts/train.py"

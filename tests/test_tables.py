@@ -63,12 +63,12 @@ def test_the_page_tells_what_is_the_papers_and_what_is_left_out() -> None:
     table = table1(
         pd.concat([scores("unet", [0.6, 0.8], hd95=[np.nan, 3.0]), scores("pd-ddpm", [0.7, 0.9])]), LABELS, pd.read_csv(PRINTED)
     )
-    page = table1_markdown(table, "demo")
+    page = table1_markdown(table, "Demo scale.")
     assert "| U-Net | 0.700 ± 0.141 [0.787] |" in page
     assert "left out of its mean: U-Net 1." in page
     assert "Demo scale" in page
-    assert "Demo scale" not in table1_markdown(table, "paper")
-    assert "<td>0.700 ± 0.141 [0.787]</td>" in table1_html(table, "demo")
+    assert "Demo scale" not in table1_markdown(table, "Paper scale.")
+    assert "<td>0.700 ± 0.141 [0.787]</td>" in table1_html(table, "Demo scale.")
 
 
 def test_a_single_case_has_no_deviation_and_an_undefined_score_says_so() -> None:
@@ -77,7 +77,7 @@ def test_a_single_case_has_no_deviation_and_an_undefined_score_says_so() -> None
 
 
 def test_a_method_that_the_paper_does_not_have_gets_no_printed_value() -> None:
-    page = table1_markdown(table1(scores("own", [0.6, 0.8]), {"own": "Own"}, pd.read_csv(PRINTED)), "paper")
+    page = table1_markdown(table1(scores("own", [0.6, 0.8]), {"own": "Own"}, pd.read_csv(PRINTED)), "Paper scale.")
     assert "| Own | 0.700 ± 0.141 |" in page
 
 

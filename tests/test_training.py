@@ -91,6 +91,7 @@ def training(
     seed=0,
     dependencies="these",
     number_format=torch.float32,
+    save_every_seconds=60.0,
     **changes,
 ):
     return Training(
@@ -103,6 +104,7 @@ def training(
         dependencies=dependencies,
         device=torch.device("cpu"),
         number_format=number_format,
+        save_every_seconds=save_every_seconds,
     )
 
 
@@ -426,7 +428,6 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
         crop=[16, 24],
         validate_every=20,
         validation_slices=4,
-        save_every_seconds=1e-6,
         weights="ema",
     )
 
@@ -447,6 +448,7 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
             "grid": {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5},
             "device": "cpu",
             "code": "",
+            "save_every_seconds": 1e-6,
             "threads": 1,
         }
 

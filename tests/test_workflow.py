@@ -149,6 +149,42 @@ def test_a_lost_prediction_is_the_only_one_drawn_again(finished: Path, tmp_path:
     assert json.loads(record.read_text(encoding="utf-8")) == before  # taken up, its time included
 
 
+def test_a_damaged_prediction_is_drawn_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder, symlinks=True)
+    drawn = folder / "results/phantom/predictions/attunet/split-0_seed-0"
+    mask = next(drawn.glob("*_mask.nii.gz"))
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:100])
+    (drawn / "predictions.csv").unlink()
+    run = snakemake(folder, str((drawn / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert mask.read_bytes() == whole
+
+
+def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_first(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "further"
+    shutil.copytree(finished, folder, symlinks=True)
+    for harmless in ("save_every_seconds: 9\n", "device: auto\n"):
+        (folder / "more.yaml").write_text(harmless, encoding="utf-8")
+        assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")) == {}
+    (folder / "more.yaml").write_text("splits: [0, 1]\n", encoding="utf-8")
+    run = snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")
+    planned = jobs(run)
+    assert (planned["train"], planned["sample"]) == (3, 6)
+    assert "split" not in planned
+    assert "networks/denoiser/split-1_seed-0" in run.stdout + run.stderr
+
+
+def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
+    small_cohort(fresh, lambda case: None)
+    target = "results/own/splits.csv"
+    assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
+    edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "split": 1}
+
+
 def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
     run = snakemake(fresh, "-n")
     planned = jobs(run)
@@ -181,6 +217,7 @@ def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
         ("trainin: {steps: 3}", ["unknown key 'trainin'", "did you mean 'training'"]),
         ("methods: {pd-ddpm: {t_start: 3000}}", ["t_start (T') is 3000", "T = 1000"]),
         ("scale: papers", ["key 'scale'"]),
+        ("exhibits: {table1: [ddpm@variance=larg]}", ["ddpm@variance=larg", "'larg' is not one of"]),
     ],
 )
 def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: str, words: list[str]) -> None:

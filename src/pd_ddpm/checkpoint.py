@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def save_card(path: Path, weights: Path, card: dict[str, Any]) -> None:
-    """Write what is needed to rebuild and to trust a network: its settings, and the hash of its weights file."""
-    write_json(path, card | {"weights_sha256": file_sha256(weights)})
+    """Write what is needed to rebuild and to trust a network: its settings, the hash of its weights file, and versions."""
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    write_json(path, card | versions | {"weights_sha256": file_sha256(weights)})
 
 
 def load_weights(weights: Path, card: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

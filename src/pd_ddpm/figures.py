@@ -1,6 +1,7 @@
 """Figures from the numbers they show: each takes a table and draws all of it."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -43,7 +44,7 @@ def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figur
     style.apply()
     curve = numbers[numbers["t_start"].notna()].sort_values("t_start")
     levels = numbers[numbers["t_start"].isna()]
-    dashes = dict(zip(levels["label"], ("--", ":", "-."), strict=False))
+    dashes = dict(zip(levels["method"], cycle(("--", ":", "-.")), strict=False))
     figure, axes = plt.subplots(2, 1, sharex=True, figsize=(4.6, 5.0), height_ratios=(3, 2), layout="constrained")
     label = curve["label"].iloc[0]
     t = curve["t_start"].astype(float)
@@ -52,7 +53,7 @@ def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figur
         axis.fill_between(t, middle - spread, middle + spread, color=style.colour(label), alpha=0.15, linewidth=0)
         axis.plot(t, middle, marker="o", color=style.colour(label), label=label)
         for _, level in levels.dropna(subset=[name]).iterrows():
-            of_method = {"color": style.colour(level["label"]), "linestyle": dashes[level["label"]], "label": level["label"]}
+            of_method = {"color": style.colour(level["label"]), "linestyle": dashes[level["method"]], "label": level["label"]}
             axis.axhline(scale * level[name], **of_method)
         axis.axvline(papers_best, color="grey", linewidth=0.8, label=f"best in the paper: {papers_best:g}")
     best = curve.loc[curve["dice"].idxmax()]

@@ -21,15 +21,17 @@ def choose_device(name: str) -> torch.device:
 def choose_format(name: str, device: torch.device) -> torch.dtype:
     """ "auto" is bfloat16 where the device computes in it natively, else float32.
 
-    Raises ValueError for a format that the device lacks: a slow emulation helps nobody.
+    float32 is float32: cuDNN's TF32, its default for convolutions, is turned off then. Raises ValueError for a format that
+    the device lacks: a slow emulation helps nobody.
     """
     native = _has_bfloat16(device)
     if name == "auto":
-        return torch.bfloat16 if native else torch.float32
+        name = "bfloat16" if native else "float32"
     if name == "bfloat16" and not native:
         raise ValueError(f"config key 'precision' is 'bfloat16', which {device} does not compute natively; use 'float32'")
     if name == "float16" and device.type == "cpu":
         raise ValueError("config key 'precision' is 'float16', which is for GPUs; use 'float32' or 'bfloat16' on a CPU")
+    torch.backends.cudnn.allow_tf32 = name != "float32"
     return FORMATS[name]
 
 

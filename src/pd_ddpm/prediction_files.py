@@ -21,10 +21,13 @@ class PredictionFolder:
     stamp: str
 
     def finished(self, case: str) -> dict[str, Any] | None:
-        """The record of a case that is already here under the same stamp."""
-        record = self.folder / f"{case}.json"
-        content = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        return content if content.get("stamp") == self.stamp else None
+        """The record of a case that is already here, whole and under the same stamp."""
+        try:
+            content = json.loads((self.folder / f"{case}.json").read_text(encoding="utf-8"))
+            sizes = {name: (self.folder / name).stat().st_size for name in content["files"]}
+        except (OSError, ValueError, KeyError):
+            return None
+        return content["record"] if (content["record"]["stamp"], content["files"]) == (self.stamp, sizes) else None
 
     def write(self, case: str, samples: np.ndarray, template: nib.Nifti1Image, cost: dict[str, float]) -> dict[str, Any]:
         """Write the members (X, Y, Z, K), their ensemble's mask and their variance, then the record; returns the record.
@@ -32,12 +35,14 @@ class PredictionFolder:
         Members are stored in steps of 1/255; mask and variance are those of the stored members.
         """
         (self.folder / f"{case}.json").unlink(missing_ok=True)
+        names = {part: f"{case}_{part}.nii.gz" for part in ("samples", "mask", "uncertainty")}
         stored = np.round(samples * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
-        write_image(self.folder / f"{case}_samples.nii.gz", stored, template, np.uint8, PROBABILITY_SLOPE)
-        write_image(self.folder / f"{case}_mask.nii.gz", ensemble_mask(stored), template, np.uint8)
-        write_image(self.folder / f"{case}_uncertainty.nii.gz", uncertainty(stored), template)
+        write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
+        write_image(self.folder / names["mask"], ensemble_mask(stored), template, np.uint8)
+        write_image(self.folder / names["uncertainty"], uncertainty(stored), template)
         record = {"case": case, "samples": samples.shape[-1], **cost, "stamp": self.stamp}
-        write_json(self.folder / f"{case}.json", record)
+        sizes = {name: (self.folder / name).stat().st_size for name in names.values()}
+        write_json(self.folder / f"{case}.json", {"record": record, "files": sizes})
         return record
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
 from pd_ddpm.images import read_array, read_image, read_labels, spacing_mm
 
@@ -34,3 +35,14 @@ def read_scan(folder: Path, case: str) -> Scan:
 def read_truth(folder: Path, case: str) -> np.ndarray:
     """The labels (X, Y, Z) uint8 of a case: 0 background, 1 lesion, 2 other pathology."""
     return read_labels(folder / f"{case}_mask.nii.gz")[0]
+
+
+def cases_of_split(csv_path: str | Path, split: int) -> dict[str, list[str]]:
+    """Role -> cases of one split of a written table of splits; raises ValueError if it has no such split."""
+    table = pd.read_csv(csv_path, dtype={"case": str})
+    if split not in set(table["split"]):
+        raise ValueError(
+            f"{csv_path} has no split {split}, only {sorted(set(table['split']))}: roles in a case table make the one split 0; "
+            "set the config key splits to [0]."
+        )
+    return table[table["split"] == split].groupby("role")["case"].apply(list).to_dict()

@@ -7,6 +7,7 @@ serve in the configuration, in file names and on the command line.
 from collections.abc import Iterator
 from copy import deepcopy
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 
 Config = dict[str, Any]
 SCHEMA = Path(__file__).parents[2] / "config" / "schema.yaml"
+CHAIN_KEYS = {"samples", "reverse_steps", "sampler", "variance", "eta"}  # without meaning where nothing is drawn
 
 
 class ConfigError(ValueError):
@@ -24,12 +26,12 @@ class ConfigError(ValueError):
 
 def network(config: Config, name: str) -> dict[str, Any]:
     """All settings of a network: the common ones of `training`, its own, and those of its name."""
-    return _resolved(config, "networks", "training", name)
+    return _resolved(config, "networks", name)
 
 
 def method(config: Config, name: str) -> dict[str, Any]:
-    """All settings of a method: the common ones of `sampling`, its own, and those of its name."""
-    return _resolved(config, "methods", "sampling", name)
+    """All settings of a method: the common ones of `sampling` that it has a use for, its own, and those of its name."""
+    return _resolved(config, "methods", name)
 
 
 def canonical(config: Config, name: str) -> str:
@@ -40,13 +42,6 @@ def canonical(config: Config, name: str) -> str:
     return base + "".join(kept)
 
 
-def method_networks(config: Config, name: str) -> list[str]:
-    """The networks that a method needs trained: its own, and that of its pre-segmentation."""
-    settings = method(config, name)
-    before = settings.get("presegmentation") if settings.get("start") == "presegmentation" else None
-    return [settings["network"], *(method_networks(config, before) if before else [])]
-
-
 def figure3_methods(config: Config) -> list[str]:
     """The methods of Fig. 3, one for each T' of its grid."""
     figure = config["exhibits"]["fig3_tprime"]
@@ -55,7 +50,7 @@ def figure3_methods(config: Config) -> list[str]:
 
 def check(config: Config) -> None:
     """Raise ConfigError with everything that is wrong with a configuration, each with its key and a remedy."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema = _schema()
     problems = [_sentence(error) for error in _errors(schema, config)]
     if not problems:
         resolved = deepcopy(config)
@@ -68,9 +63,18 @@ def check(config: Config) -> None:
         raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def _resolved(config: Config, section: str, common: str, name: str) -> dict[str, Any]:
+def _resolved(config: Config, section: str, name: str) -> dict[str, Any]:
     base, overrides = _parse(config, section, name)
-    return {**config[common], **config[section][base], **overrides}
+    return {**_plain(config, section, base), **overrides}
+
+
+def _plain(config: Config, section: str, base: str) -> dict[str, Any]:
+    """A named network or method with the settings that it shares with the others."""
+    own = config[section][base]
+    common = config[{"networks": "training", "methods": "sampling"}[section]]
+    if own.get("segmenter") == "deterministic":
+        common = {key: value for key, value in common.items() if key not in CHAIN_KEYS}
+    return {**common, **own}
 
 
 def _parse(config: Config, section: str, name: str) -> tuple[str, dict[str, Any]]:
@@ -78,8 +82,7 @@ def _parse(config: Config, section: str, name: str) -> tuple[str, dict[str, Any]
     base, *parts = name.split("@")
     if base not in config[section]:
         raise ConfigError(f"'{base}' is not one of {section}{_nearest(base, config[section])}")
-    common = {"networks": "training", "methods": "sampling"}[section]
-    known = sorted({**config[common], **config[section][base]})
+    known = sorted(_plain(config, section, base))
     overrides = {}
     for part in parts:
         key, _, value = part.partition("=")
@@ -92,6 +95,18 @@ def _parse(config: Config, section: str, name: str) -> tuple[str, dict[str, Any]
 def _errors(schema: dict[str, Any], config: Config) -> list[ValidationError]:
     """Schema errors, most telling first. Keys that only the merged settings must have are looked at then."""
     return sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
+def _misfits(section: str, settings: dict[str, Any]) -> list[str]:
+    """What the schema finds wrong with the resolved settings of one network or method."""
+    schema = _schema()
+    one = schema["properties"][section]["additionalProperties"] | {"$defs": schema["$defs"]}
+    return [_sentence(error) for error in _errors(one, settings)]
 
 
 def _sentence(error: ValidationError) -> str:
@@ -125,21 +140,22 @@ def _contradictions(config: Config) -> Iterator[str]:
     figure = config["exhibits"]["fig3_tprime"]
     exhibited = [*config["exhibits"]["table1"], *(f"{figure['method']}@t_start={t}" for t in figure["t_start"])]
     for name in dict.fromkeys([*config["methods"], *exhibited]):
-        try:
-            yield from method_problems(config, name)
-        except ConfigError as error:
-            yield f"exhibits: {error}"
+        yield from method_problems(config, name)
 
 
 def method_problems(config: Config, name: str) -> Iterator[str]:
-    """What is wrong with one method or variation of one."""
-    settings = method(config, name)
-    if settings["network"] not in config["networks"]:
-        yield f"method '{name}': network '{settings['network']}' is not one of networks" + _nearest(
-            settings["network"], config["networks"]
-        )
+    """What is wrong with one method or variation of one, its network included."""
+    try:
+        settings = method(config, name)
+        wrong = [f"method '{name}': {problem}" for problem in _misfits("methods", settings)]
+        if not wrong:
+            trained = network(config, settings["network"])
+            wrong = [f"network '{settings['network']}': {problem}" for problem in _misfits("networks", trained)]
+    except ConfigError as error:
+        wrong = [f"method '{name}': {error}"]
+    if wrong:
+        yield from wrong
         return
-    trained = network(config, settings["network"])
     is_denoiser = trained["architecture"] == "denoising_unet"
     if is_denoiser != (settings["segmenter"] == "diffusion"):
         architecture = trained["architecture"]

@@ -11,11 +11,6 @@ from pd_ddpm.metrics import EMPTY_MASK_POLICY
 TABLE1_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", "lesion_f1": "F1"}
 TABLE1_EXTRA = ["hd95_medpy_mm", "avd_percent", "lesion_recall"]
 
-TABLE1_NOTES = {
-    "demo": "Demo scale: small networks and few steps on simulated scans. Nothing here is a result on patients.",
-    "paper": "The configuration's paper scale.",
-}
-
 
 def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
     """All rows of these score files; they carry their data set, method, split, seed and case."""
@@ -76,12 +71,12 @@ def _cell(mean: float, deviation: float, digits: int) -> str:
     return f"{mean:.{digits}f}" + ("" if pd.isna(deviation) else f" ± {deviation:.{digits}f}")
 
 
-def table1_notes(table: pd.DataFrame, scale: str) -> list[str]:
-    """What a reader of Table 1 must know."""
+def table1_notes(table: pd.DataFrame, remark: str) -> list[str]:
+    """What a reader of Table 1 must know; remark: of what scale and data the numbers are."""
     missing = table.loc[table["cases_without_hd95"] > 0, ["method", "cases_without_hd95"]]
     undefined = ", ".join(f"{row['method']} {row['cases_without_hd95']}" for _, row in missing.iterrows()) or "none"
     return [
-        TABLE1_NOTES[scale],
+        remark,
         "Mean ± standard deviation over test cases; [in brackets: what the paper prints for the WMH challenge data].",
         "Metrics are the WMH challenge's, on the whole 3D case in millimetres on the scan's own grid; F1 is that of lesions.",
         "Evaluations: network evaluations for one slice with all members, the pre-segmentation's included.",
@@ -89,17 +84,17 @@ def table1_notes(table: pd.DataFrame, scale: str) -> list[str]:
     ]
 
 
-def table1_markdown(table: pd.DataFrame, scale: str) -> str:
+def table1_markdown(table: pd.DataFrame, remark: str) -> str:
     """Table 1 and its notes as Markdown."""
     shown = table1_for_reading(table)
     lines = [list(shown.columns), ["---", *["---:"] * (shown.shape[1] - 1)], *shown.to_numpy().tolist()]
     body = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join(["# Table 1", "", *body, "", *(f"{note}\n" for note in table1_notes(table, scale))])
+    return "\n".join(["# Table 1", "", *body, "", *(f"{note}\n" for note in table1_notes(table, remark))])
 
 
-def table1_html(table: pd.DataFrame, scale: str) -> str:
+def table1_html(table: pd.DataFrame, remark: str) -> str:
     """Table 1 and its notes as a page of its own."""
     style = "body{font-family:sans-serif;margin:2em} td,th{padding:.3em .8em;text-align:right} td:first-child{text-align:left}"
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table1_notes(table, scale))
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table1_notes(table, remark))
     body = table1_for_reading(table).to_html(index=False, border=0)
     return f'<!DOCTYPE html><meta charset="utf-8"><title>Table 1</title><style>{style}</style><h1>Table 1</h1>{body}{notes}\n'

@@ -52,7 +52,6 @@ class TrainingSettings:
     validate_every: int
     validation_slices: int
     patches: PatchSettings
-    save_every_seconds: float = 60.0
 
 
 @dataclass
@@ -97,6 +96,7 @@ class Training:
         dependencies: str,
         device: torch.device,
         number_format: torch.dtype,
+        save_every_seconds: float = 60.0,
     ):
         self.model = model.to(device)
         self.average = copy.deepcopy(model).requires_grad_(False)
@@ -107,6 +107,7 @@ class Training:
         self.seed = seed
         self.device = device
         self.number_format = number_format
+        self.save_every_seconds = save_every_seconds
         self.optimiser = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -136,7 +137,7 @@ class Training:
                 state.step, state.seconds = step, time.monotonic() - started
                 if step % self.settings.validate_every == 0 or step == steps:
                     self._validate(name)
-                if asked() or time.monotonic() - saved > self.settings.save_every_seconds:
+                if asked() or time.monotonic() - saved > self.save_every_seconds:
                     self._save(path)
                     saved = time.monotonic()
                 if asked():

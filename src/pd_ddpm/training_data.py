@@ -43,6 +43,11 @@ def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSli
     """The slices with brain of a prepared case, with its truth, on its working grid."""
     scan, labels = read_scan(folder, case), read_truth(folder, case)
     grid, with_brain = grid_settings.of_case(scan.brain, scan.spacing_mm)
+    if not with_brain.any():
+        raise ValueError(
+            f"{folder / case}_brain.nii.gz: no slice holds as much brain as grid.minimum_brain_cm2 = "
+            f"{grid_settings.minimum_brain_cm2}; lower that key, or look whether the brain mask is right"
+        )
     return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.shares(labels)[with_brain])
 
 
@@ -73,7 +78,7 @@ class TrainingSlices:
     def __init__(self, cases: Sequence[CaseSlices]):
         self.cases = list(cases)
         self.all = [(c, z) for c, case in enumerate(cases) for z in range(len(case.image))]
-        self.with_lesion = [(c, z) for c, z in self.all if (cases[c].shares[z, 0] >= 0.5).any()]
+        self.with_lesion = [(c, z) for c, z in self.all if cases[c].shares[z, 0].any()]
         if not self.with_lesion:
             raise ValueError(
                 f"none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1; "

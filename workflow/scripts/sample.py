@@ -14,7 +14,7 @@ from pd_ddpm.files import file_sha256, fingerprint
 from pd_ddpm.precision import choose_device, choose_format, place
 from pd_ddpm.prediction import segment_case
 from pd_ddpm.prediction_files import PredictionFolder, read_probability
-from pd_ddpm.prepared import read_scan
+from pd_ddpm.prepared import cases_of_split, read_scan
 from pd_ddpm.working_grid import GridSettings
 
 
@@ -44,12 +44,13 @@ def main(
     before = pd.read_csv(presegmentation, index_col="case", dtype={"case": str}) if presegmentation else None
     given = [file_sha256(Path(file)) for file in (cases, presegmentation) if file]
     lasting = {key: value for key, value in settings.items() if key != "batch"}  # it changes the speed and no result
-    stamp = fingerprint([lasting, seed, code, trained["weights_sha256"], trained["grid"], given])
+    stamp = fingerprint(
+        [lasting, seed, code, trained["weights_sha256"], trained["grid"], given, str(number_format), where.type]
+    )
     folder = PredictionFolder(Path(predictions).parent, stamp)
 
-    roles = pd.read_csv(splits, dtype={"case": str}).query("split == @split and role == 'test'")
     records = []
-    for case in progress(roles["case"].tolist(), f"{name}, split {split}, seed {seed}"):
+    for case in progress(cases_of_split(splits, split)["test"], f"{name}, split {split}, seed {seed}"):
         record = folder.finished(case)
         if record is None:
             started = time.perf_counter()
@@ -77,4 +78,12 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **snakemake.params, threads=snakemake.threads)
+    run(
+        main,
+        snakemake.log[0],
+        **snakemake.input,
+        **snakemake.output,
+        **snakemake.params,
+        device=snakemake.config["device"],  # no parameter: another device re-runs nothing
+        threads=snakemake.threads,
+    )

@@ -5,11 +5,12 @@ from pd_ddpm.console import run
 from pd_ddpm.splits import make_splits
 
 
-def main(table: str, splits: str, folds: dict, chosen: list[int]) -> None:
-    roles = make_splits(read_table(table), folds["count"], folds["seed"], folds["stratify_by_site"], chosen)
-    roles.to_csv(splits, index=False)
+def main(table: str, splits: str, folds: dict) -> None:
+    """All splits, whichever of them are run: adding one later must not touch the others. Roles make one split."""
+    cases = read_table(table)
+    count = 1 if cases["role"].astype(bool).any() else folds["count"]
+    make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count)).to_csv(splits, index=False)
 
 
 if __name__ == "__main__":
-    parameters = snakemake.params
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, folds=parameters.folds, chosen=parameters.splits)
+    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, folds=snakemake.params.folds)

@@ -1,6 +1,5 @@
 """Train one network on the training cases of one split; a killed training goes on where it stopped."""
 
-import platform
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
 from pd_ddpm.files import file_sha256, fingerprint
 from pd_ddpm.precision import choose_device, choose_format
+from pd_ddpm.prepared import cases_of_split
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices, read_slices
 from pd_ddpm.working_grid import GridSettings
@@ -32,19 +32,19 @@ def main(
     grid: dict,
     device: str,
     code: str,
+    save_every_seconds: float,
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
-    roles = pd.read_csv(splits, dtype={"case": str}).query("split == @split").groupby("role")["case"].apply(list)
+    roles = cases_of_split(splits, split)
     folder, grid_settings = Path(cases).parent, GridSettings(**grid)
-    training, validation = (
-        [read_slices(folder, case, grid_settings) for case in roles.get(role, [])] for role in ("train", "validation")
-    )
-
+    training = [read_slices(folder, case, grid_settings) for case in roles["train"]]
+    validation = [read_slices(folder, case, grid_settings) for case in roles.get("validation", [])]
     where = choose_device(device)
+    number_format = choose_format(settings["precision"], where)
     torch.manual_seed(seed)
     network = model(settings, image_channels=training[0].image.shape[1])
-    depends_on = [settings, grid, seed, code, file_sha256(Path(cases)), roles.to_dict()]
+    depends_on = [settings, grid, seed, code, file_sha256(Path(cases)), roles, str(number_format), where.type]
     fitted = Training(
         network,
         objective(settings),
@@ -54,7 +54,8 @@ def main(
         seed=seed,
         dependencies=fingerprint(depends_on),
         device=where,
-        number_format=choose_format(settings["precision"], where),
+        number_format=number_format,
+        save_every_seconds=save_every_seconds,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
 
     pd.DataFrame(fitted.history).to_csv(history, index=False)
@@ -70,13 +71,20 @@ def main(
         "selected_step": fitted.selected_step,
         "training_cases": roles["train"],
         "code": code,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "device": str(where),
+        "number_format": str(number_format),
         "seconds": fitted.history[-1]["seconds"],
     }
     checkpoint.save_card(Path(card), Path(weights), description)
 
 
 if __name__ == "__main__":
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **snakemake.params, threads=snakemake.threads)
+    run(
+        main,
+        snakemake.log[0],
+        **snakemake.input,
+        **snakemake.output,
+        **snakemake.params,
+        **{key: snakemake.config[key] for key in ("device", "save_every_seconds")},  # no parameters: they re-run nothing
+        threads=snakemake.threads,
+    )

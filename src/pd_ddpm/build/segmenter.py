@@ -15,13 +15,13 @@ def segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
     if settings["segmenter"] == "deterministic":
         return DeterministicSegmenter(model)
     t_start = settings["t_start"]
-    if settings["start"] == "noise":
-        start = NoiseStart(t_start)
-    else:
-        start = PresegmentationStart(t_start, model.schedule, model.coding)
-    if settings["sampler"] == "ancestral":
-        sampler = partial(ancestral, variance=settings["variance"])
-    else:
-        sampler = partial(ddim, eta=settings["eta"])
+    start = {
+        "noise": NoiseStart(t_start),
+        "presegmentation": PresegmentationStart(t_start, model.schedule, model.coding),
+    }[settings["start"]]
+    sampler = {
+        "ancestral": partial(ancestral, variance=settings.get("variance")),
+        "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
+    }[settings["sampler"]]
     steps = max(1, round(settings["reverse_steps"] * t_start / model.schedule.T))
     return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, settings["samples"])
