@@ -89,7 +89,7 @@ def figure3_labels():
 
 
 def case_sources(dataset):
-    """What tells that a data set has other cases than before: the csv, or where the scans of a folder lie."""
+    """Where the scans of a searched folder lie, which tells that it has other cases than before; a csv is an input."""
     source = config["datasets"][dataset]
     if source["layout"] == "table" or "simulate" in source:
         return []

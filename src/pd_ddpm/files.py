@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,22 @@ def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_record(path: Path, stamp: str, files: Iterable[str], row: dict[str, Any]) -> None:
+    """Say that the files beside `path` are finished, what they depend on (`stamp`) and what is known of them (`row`)."""
+    sizes = {file: (path.parent / file).stat().st_size for file in files}
+    write_json(path, {"stamp": stamp, "files": sizes, "row": row})
+
+
+def finished_row(path: Path, stamp: str) -> dict[str, Any] | None:
+    """The row of a record, if it has this stamp and its files are there in their full size; else None."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {file: (path.parent / file).stat().st_size for file in record["files"]}
+        return record["row"] if (record["stamp"], record["files"]) == (stamp, sizes) else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def fingerprint(content: Any) -> str:

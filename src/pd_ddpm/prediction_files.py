@@ -1,6 +1,5 @@
 """The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from pd_ddpm.ensemble import ensemble_mask, uncertainty
-from pd_ddpm.files import write_json
+from pd_ddpm.files import finished_row, write_record
 from pd_ddpm.images import PROBABILITY_SLOPE, read_array, write_image
 
 
@@ -22,12 +21,7 @@ class PredictionFolder:
 
     def finished(self, case: str) -> dict[str, Any] | None:
         """The record of a case that is already here, whole and under the same stamp."""
-        try:
-            content = json.loads((self.folder / f"{case}.json").read_text(encoding="utf-8"))
-            sizes = {name: (self.folder / name).stat().st_size for name in content["files"]}
-        except (OSError, ValueError, KeyError):
-            return None
-        return content["record"] if (content["record"]["stamp"], content["files"]) == (self.stamp, sizes) else None
+        return finished_row(self.folder / f"{case}.json", self.stamp)
 
     def write(self, case: str, samples: np.ndarray, template: nib.Nifti1Image, cost: dict[str, float]) -> dict[str, Any]:
         """Write the members (X, Y, Z, K), their ensemble's mask and their variance, then the record; returns the record.
@@ -41,8 +35,7 @@ class PredictionFolder:
         write_image(self.folder / names["mask"], ensemble_mask(stored), template, np.uint8)
         write_image(self.folder / names["uncertainty"], uncertainty(stored), template)
         record = {"case": case, "samples": samples.shape[-1], **cost, "stamp": self.stamp}
-        sizes = {name: (self.folder / name).stat().st_size for name in names.values()}
-        write_json(self.folder / f"{case}.json", {"record": record, "files": sizes})
+        write_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
         return record
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
 from pd_ddpm.console import progress
-from pd_ddpm.files import file_sha256, fingerprint, write_json
+from pd_ddpm.files import file_sha256, fingerprint, finished_row, write_record
 from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, write_image
 from pd_ddpm.provenance import code_version
 
@@ -203,7 +202,7 @@ def prepare_case(
     }
     stamp = _stamp(case, channels, settings)
     record_path = output_folder / f"{name}.json"
-    if (row := _finished_row(record_path, stamp)) is not None:
+    if (row := finished_row(record_path, stamp)) is not None:
         return row
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
@@ -238,8 +237,7 @@ def prepare_case(
     # What is trained on and scored depends on this manifest alone, so it must tell when a voxel of these has changed.
     scored = list(files)[:3]
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in scored])
-    sizes = {file: (output_folder / file).stat().st_size for file in files}
-    write_json(record_path, {"stamp": stamp, "files": sizes, "row": row})
+    write_record(record_path, stamp, files, row)
     return row
 
 
@@ -404,15 +402,6 @@ def _stamp(case: Mapping, channels: Sequence[str], settings: dict) -> str:
             raise ImageError(f"{path}: there is no such file; correct the path or fetch the file.")
         inputs.append([path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] if path else None)
     return fingerprint([case["case"], case["site"], settings, inputs, code_version(__file__)])
-
-
-def _finished_row(record_path: Path, stamp: str) -> dict | None:
-    try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        sizes = {file: (record_path.parent / file).stat().st_size for file in record["files"]}
-        return record["row"] if (record["stamp"], record["files"]) == (stamp, sizes) else None
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _attempt(case: Mapping, arguments: tuple) -> dict | str:
