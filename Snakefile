@@ -1,13 +1,15 @@
 """PD-DDPM: from raw scans to every table and figure.
 
-results/table1.csv, .html, .md                            the exhibits of the active data set (`dataset` in the configuration)
-results/fig3_tprime.pdf, .png, .csv
+results/table1.csv, .html, .md, .tex, table1_groups.csv   the exhibits of the active data set (`dataset` in the configuration)
+results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
+results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   also .png and .csv, the numbers that are drawn
 results/{dataset}/cases.csv                               case, site, paths of its images
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2
 results/{dataset}/splits.csv                              split, role, case, site, fold
-results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, last.safetensors, model.json, training.csv
-results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (K probabilities), _mask, _uncertainty
+results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv
+results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case
+results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members
 results/{dataset}/exhibits/                               tables and figures, each figure with the numbers it shows
 results/logs/, results/benchmarks/                        of every job
 work/                                                     states of unfinished trainings
@@ -47,5 +49,4 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        multiext("results/table1", ".csv", ".html", ".md"),
-        multiext("results/fig3_tprime", ".pdf", ".png", ".csv"),
+        [f"results/{file}" for files, *_ in EXHIBITS.values() for file in files],

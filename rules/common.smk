@@ -1,4 +1,4 @@
-# The only helper functions: what a rule needs to know of the configuration.
+# What a rule needs to know of the configuration.
 
 from pathlib import Path
 
@@ -13,6 +13,23 @@ except settings.ConfigError as problems:
 
 # A rule's own retries would be spent again inside each cluster job, which runs a Snakemake of its own.
 RETRIES = config["retries"] if workflow.is_main_process else 0
+
+
+# Files of each exhibit, the one for the report first, and where it stands there.
+EXHIBITS = {
+    "table1": (
+        ["table1.html", "table1.csv", "table1.md", "table1.tex", "table1_groups.csv"],
+        "Tables",
+        "Table 1",
+    ),
+    "table2": (["table2.html", "table2.csv", "table2.md"], "Tables", "Table 2"),
+    "uncertainty": (["uncertainty.html", "uncertainty.csv", "uncertainty.md"], "Tables", "Uncertainty"),
+    "claims": (["claims.html", "claims.csv", "claims.md"], "Tables", "The paper's claims"),
+    "fig2_uncertainty": ([f"fig2_uncertainty.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 2"),
+    "fig3_tprime": ([f"fig3_tprime.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 3"),
+    "fig4_ensemble": ([f"fig4_ensemble.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 4"),
+    "pareto": ([f"pareto.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Dice against cost"),
+}
 
 
 wildcard_constraints:
@@ -34,6 +51,13 @@ def simulated(dataset):
     return [f"{made['folder']}/simulated.json"] if "simulate" in made else []
 
 
+def training_files(wildcards):
+    """The trained network that another one begins with, where it does."""
+    first = settings.network(config, wildcards.network)["initialise_from"]
+    folder = f"results/{wildcards.dataset}/networks/{first}/split-{wildcards.split}_seed-{wildcards.seed}"
+    return {"first_weights": f"{folder}/model.safetensors", "first_card": f"{folder}/model.json"} if first else {}
+
+
 def sampling_files(wildcards):
     """What a method is sampled from: the trained network, and the members of its pre-segmentation."""
     problems = list(settings.method_problems(config, wildcards.method))
@@ -42,8 +66,9 @@ def sampling_files(wildcards):
     chosen = settings.method(config, wildcards.method)
     run = f"split-{wildcards.split}_seed-{wildcards.seed}"
     network = f"results/{wildcards.dataset}/networks/{chosen['network']}/{run}"
-    files = {"weights": f"{network}/model.safetensors", "card": f"{network}/model.json"}
-    if chosen.get("start") == "presegmentation":
+    weights = "model" if chosen["checkpoint"] == "selected" else "early"
+    files = {"weights": f"{network}/{weights}.safetensors", "card": f"{network}/model.json"}
+    if chosen.get("start") == "presegmentation" and chosen["presegmentation"] != settings.NO_PRESEGMENTATION:
         before = settings.canonical(config, chosen["presegmentation"])
         files["presegmentation"] = f"results/{wildcards.dataset}/predictions/{before}/{run}/predictions.csv"
     return files
@@ -51,17 +76,28 @@ def sampling_files(wildcards):
 
 def method_parameters(wildcards):
     """A method's settings as far as they change a sample or its speed: not its name in tables."""
-    return {key: value for key, value in settings.method(config, wildcards.method).items() if key != "label"}
+    chosen = settings.method(config, wildcards.method) | {"pool": settings.pool(config, wildcards.method)}
+    return {key: value for key, value in chosen.items() if key != "label"}
 
 
-def score_files(dataset, methods):
-    """The scores of these methods over all splits and seeds."""
+def result_files(kind, dataset, methods):
+    """The scores or ensembles (`kind`) of these methods over all splits and seeds."""
     return [
-        f"results/{dataset}/scores/{settings.canonical(config, method)}/split-{split}_seed-{seed}.csv"
-        for method in methods
+        f"results/{dataset}/{kind}/{name}/split-{split}_seed-{seed}.csv"
+        for name in dict.fromkeys(settings.canonical(config, method) for method in methods)
         for split in config["splits"]
         for seed in config["seeds"]
     ]
+
+
+def result_identity(wildcards):
+    """The columns that say whose scores these are."""
+    return dict(
+        dataset=wildcards.dataset,
+        method=wildcards.method,
+        split=int(wildcards.split),
+        seed=int(wildcards.seed),
+    )
 
 
 def figure3_methods():
@@ -70,6 +106,60 @@ def figure3_methods():
     before = settings.method(config, figure["method"]).get("presegmentation")
     whole = [name for name in config["exhibits"]["table1"] if settings.method(config, name).get("start") == "noise"]
     return [*settings.figure3_methods(config), *([before] if before else []), *whole]
+
+
+def table2_rows():
+    """The rows of Table 2: label, method, its pre-segmentation (None for no lesion), and the row that the paper prints."""
+    printed = config["exhibits"]["table2"]["presegmentations"]
+    rows = []
+    for before, method in settings.table2_methods(config):
+        empty = before == settings.NO_PRESEGMENTATION
+        label = "No lesion" if empty else settings.method(config, before)["label"]
+        rows.append([label, method, None if empty else settings.canonical(config, before), printed[before]])
+    return rows
+
+
+def table2_scores():
+    """The methods whose scores Table 2 needs: those of its rows, and their pre-segmentations."""
+    rows = settings.table2_methods(config)
+    return [name for row in rows for name in row if name != settings.NO_PRESEGMENTATION]
+
+
+def first_results(kind, dataset, ending):
+    """The scores or predictions of Table 1's methods for the first split and seed, in the order of its rows."""
+    run = f"split-{config['splits'][0]}_seed-{config['seeds'][0]}"
+    rows = (settings.canonical(config, method) for method in config["exhibits"]["table1"])
+    return [f"results/{dataset}/{kind}/{name}/{run}{ending}" for name in rows]
+
+
+def pareto_points():
+    """The methods of the Pareto figure and what they are: those that are sampled for it, and Table 1's own."""
+    points = []
+    for name in dict.fromkeys([*settings.pareto_methods(config), *config["exhibits"]["table1"]]):
+        chosen = settings.method(config, name)
+        point = {"method": settings.canonical(config, name), "label": chosen["label"]}
+        if chosen["segmenter"] == "diffusion":
+            point |= {key: chosen[key] for key in ("t_start", "sampler")}
+            point["reverse_steps"] = settings.chain_steps(config, name)
+        points.append(point)
+    return points
+
+
+def claims_roles():
+    """Who is who in the paper's claims."""
+    named = {role: settings.canonical(config, name) for role, name in config["exhibits"]["claims"].items()}
+    before = settings.method(config, named["pd_ddpm"]).get("presegmentation")
+    return named | dict(
+        presegmentation=before and settings.canonical(config, before),
+        ensemble=settings.canonical(config, config["exhibits"]["fig4_ensemble"]["method"]),
+        grid=dict(zip(config["exhibits"]["fig3_tprime"]["t_start"], settings.figure3_methods(config), strict=True)),
+        table2=table2_rows(),
+    )
+
+
+def claims_methods():
+    """The methods that the claims compare."""
+    return [*config["exhibits"]["table1"], *settings.figure3_methods(config), *table2_scores()]
 
 
 def labels(methods):

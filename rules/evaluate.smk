@@ -12,9 +12,26 @@ rule score:
     conda:
         "../envs/pd-ddpm.yaml"
     params:
-        identity=lambda wildcards: dict(
-            dataset=wildcards.dataset, method=wildcards.method, split=int(wildcards.split), seed=int(wildcards.seed)
-        ),
+        identity=result_identity,
+        settings=config["evaluation"],
         code=script_code("score"),
     script:
         "../workflow/scripts/score.py"
+
+
+rule resample_ensemble:
+    input:
+        cases="results/{dataset}/cases/prepared.csv",
+        predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
+    output:
+        ensembles="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.csv",
+    log:
+        "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        identity=result_identity,
+        subsets=config["exhibits"]["fig4_ensemble"]["subsets"],
+        code=script_code("resample_ensemble"),
+    script:
+        "../workflow/scripts/resample_ensemble.py"

@@ -1,40 +1,122 @@
-# Tables and figures. They read scores only, and never torch.
+# Tables and figures. They read scores only, and never torch; Figure 2 reads masks and scans besides.
 
 
 rule table1:
     input:
-        scores=lambda wildcards: score_files(wildcards.dataset, config["exhibits"]["table1"]),
+        scores=lambda wildcards: result_files("scores", wildcards.dataset, config["exhibits"]["table1"]),
         printed="config/printed_values.csv",
     output:
-        multiext(
-            "results/{dataset}/exhibits/table1",
-            table=".csv",
-            page=".html",
-            markdown=".md",
-        ),
+        table="results/{dataset}/exhibits/table1.csv",
+        page="results/{dataset}/exhibits/table1.html",
+        markdown="results/{dataset}/exhibits/table1.md",
+        latex="results/{dataset}/exhibits/table1.tex",
+        groups="results/{dataset}/exhibits/table1_groups.csv",
     log:
         "results/logs/table1/{dataset}.log",
     conda:
         "../envs/pd-ddpm.yaml"
     params:
         labels=labels(config["exhibits"]["table1"]),
+        against=settings.canonical(config, config["exhibits"]["compared_with"]),
         remark=lambda wildcards: remark(wildcards.dataset),
         code=script_code("table1"),
     script:
         "../workflow/scripts/table1.py"
 
 
-rule fig3_tprime:
+rule table2:
     input:
-        scores=lambda wildcards: score_files(wildcards.dataset, figure3_methods()),
+        scores=lambda wildcards: result_files("scores", wildcards.dataset, table2_scores()),
         printed="config/printed_values.csv",
     output:
-        multiext(
-            "results/{dataset}/exhibits/fig3_tprime",
-            pdf=".pdf",
-            png=".png",
-            numbers=".csv",
+        table="results/{dataset}/exhibits/table2.csv",
+        page="results/{dataset}/exhibits/table2.html",
+        markdown="results/{dataset}/exhibits/table2.md",
+    log:
+        "results/logs/table2/{dataset}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        rows=table2_rows(),
+        remark=lambda wildcards: remark(wildcards.dataset),
+        code=script_code("table2"),
+    script:
+        "../workflow/scripts/table2.py"
+
+
+rule uncertainty:
+    input:
+        scores=lambda wildcards: result_files("scores", wildcards.dataset, config["exhibits"]["table1"]),
+    output:
+        table="results/{dataset}/exhibits/uncertainty.csv",
+        page="results/{dataset}/exhibits/uncertainty.html",
+        markdown="results/{dataset}/exhibits/uncertainty.md",
+    log:
+        "results/logs/uncertainty/{dataset}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        labels=labels(config["exhibits"]["table1"]),
+        settings=config["evaluation"],
+        remark=lambda wildcards: remark(wildcards.dataset),
+        code=script_code("uncertainty"),
+    script:
+        "../workflow/scripts/uncertainty.py"
+
+
+rule claims:
+    input:
+        scores=lambda wildcards: result_files("scores", wildcards.dataset, claims_methods()),
+        ensembles=lambda wildcards: result_files(
+            "ensembles", wildcards.dataset, [config["exhibits"]["fig4_ensemble"]["method"]]
         ),
+        printed="config/printed_values.csv",
+    output:
+        table="results/{dataset}/exhibits/claims.csv",
+        page="results/{dataset}/exhibits/claims.html",
+        markdown="results/{dataset}/exhibits/claims.md",
+    log:
+        "results/logs/claims/{dataset}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        roles=claims_roles(),
+        remark=lambda wildcards: remark(wildcards.dataset),
+        code=script_code("claims"),
+    script:
+        "../workflow/scripts/claims.py"
+
+
+rule fig2_uncertainty:
+    input:
+        cases="results/{dataset}/cases/prepared.csv",
+        scores=lambda wildcards: first_results("scores", wildcards.dataset, ".csv"),
+        predictions=lambda wildcards: first_results("predictions", wildcards.dataset, "/predictions.csv"),
+    output:
+        pdf="results/{dataset}/exhibits/fig2_uncertainty.pdf",
+        png="results/{dataset}/exhibits/fig2_uncertainty.png",
+        numbers="results/{dataset}/exhibits/fig2_uncertainty.csv",
+    log:
+        "results/logs/fig2_uncertainty/{dataset}.log",
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        labels=labels(config["exhibits"]["table1"]),
+        shown=config["exhibits"]["fig2_uncertainty"]["cases"],
+        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        code=script_code("fig2_uncertainty"),
+    script:
+        "../workflow/scripts/fig2_uncertainty.py"
+
+
+rule fig3_tprime:
+    input:
+        scores=lambda wildcards: result_files("scores", wildcards.dataset, figure3_methods()),
+        printed="config/printed_values.csv",
+    output:
+        pdf="results/{dataset}/exhibits/fig3_tprime.pdf",
+        png="results/{dataset}/exhibits/fig3_tprime.png",
+        numbers="results/{dataset}/exhibits/fig3_tprime.csv",
     log:
         "results/logs/fig3_tprime/{dataset}.log",
     conda:
@@ -50,43 +132,70 @@ rule fig3_tprime:
         "../workflow/scripts/fig3_tprime.py"
 
 
-rule publish_table1:
+rule fig4_ensemble:
     input:
-        multiext(f"results/{config['dataset']}/exhibits/table1", ".csv", ".html", ".md"),
-    output:
-        "results/table1.csv",
-        report(
-            "results/table1.html",
-            caption="../workflow/report/table1.rst",
-            category="Tables",
-            labels={"exhibit": "Table 1"},
+        ensembles=lambda wildcards: result_files(
+            "ensembles", wildcards.dataset, [config["exhibits"]["fig4_ensemble"]["method"]]
         ),
-        "results/table1.md",
+    output:
+        pdf="results/{dataset}/exhibits/fig4_ensemble.pdf",
+        png="results/{dataset}/exhibits/fig4_ensemble.png",
+        numbers="results/{dataset}/exhibits/fig4_ensemble.csv",
     log:
-        "results/logs/publish/table1.log",
-    localrule: True
+        "results/logs/fig4_ensemble/{dataset}.log",
     conda:
         "../envs/pd-ddpm.yaml"
-    shell:
-        "cp {input} results/ 2> {log}"
+    params:
+        labels=labels([config["exhibits"]["fig4_ensemble"]["method"]]),
+        chosen=settings.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
+        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        code=script_code("fig4_ensemble"),
+    script:
+        "../workflow/scripts/fig4_ensemble.py"
 
 
-rule publish_fig3_tprime:
+rule pareto:
     input:
-        multiext(f"results/{config['dataset']}/exhibits/fig3_tprime", ".pdf", ".png", ".csv"),
-    output:
-        "results/fig3_tprime.pdf",
-        report(
-            "results/fig3_tprime.png",
-            caption="../workflow/report/fig3_tprime.rst",
-            category="Figures",
-            labels={"exhibit": "Figure 3"},
+        ensembles=lambda wildcards: result_files(
+            "ensembles", wildcards.dataset, [point["method"] for point in pareto_points()]
         ),
-        "results/fig3_tprime.csv",
+    output:
+        pdf="results/{dataset}/exhibits/pareto.pdf",
+        png="results/{dataset}/exhibits/pareto.png",
+        numbers="results/{dataset}/exhibits/pareto.csv",
     log:
-        "results/logs/publish/fig3_tprime.log",
-    localrule: True
+        "results/logs/pareto/{dataset}.log",
     conda:
         "../envs/pd-ddpm.yaml"
-    shell:
-        "cp {input} results/ 2> {log}"
+    params:
+        points=pareto_points(),
+        members=config["exhibits"]["pareto"]["members"],
+        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        code=script_code("pareto"),
+    script:
+        "../workflow/scripts/pareto.py"
+
+
+# The exhibits of the active data set are what a user asks for by name.
+for exhibit, (files, category, title) in EXHIBITS.items():
+
+    rule:
+        name:
+            f"publish_{exhibit}"
+        input:
+            expand("results/{dataset}/exhibits/{file}", dataset=config["dataset"], file=files),
+        output:
+            report(
+                f"results/{files[0]}",
+                caption=f"../workflow/report/{exhibit}.rst",
+                category=category,
+                labels={"exhibit": title},
+            ),
+            *expand("results/{file}", file=files[1:]),
+        log:
+            f"results/logs/publish/{exhibit}.log",
+        localrule: True
+        conda:
+            "../envs/pd-ddpm.yaml"
+        shell:
+            "cp {input} results/ 2> {log}"

@@ -4,11 +4,12 @@
 
 rule train:
     input:
+        unpack(training_files),
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
         weights="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.safetensors",
-        last="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/last.safetensors",
+        early="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/early.safetensors",
         card="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.json",
         history="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/training.csv",
     log:

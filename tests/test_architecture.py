@@ -53,11 +53,15 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
     names = {script.stem for script in SCRIPTS}
     for script in SCRIPTS:
         assert not {name.split(".")[0] for name in imported(script)} & names, script
-        assert len(script.read_text(encoding="utf-8").splitlines()) <= 90, script
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 100, script
 
 
 @pytest.mark.parametrize(
-    "module", ["settings", "provenance", "metrics", "tables", "figures", "cohort", "splits", "preparation", "images"]
+    "module",
+    [
+        *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
+        *("cohort", "splits", "preparation", "images", "tables.claims", "tables.table1", "figures.fig2_uncertainty"),
+    ],
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:
     check = f"import sys, pd_ddpm.{module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"

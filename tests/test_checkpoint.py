@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from pd_ddpm.checkpoint import CheckpointError, load_state, load_weights, save_card, save_state, save_weights
+from pd_ddpm.checkpoint import CheckpointError, load_state, load_weights, save_card, save_early, save_state, save_weights
 
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "count": torch.tensor(7)}
 PROGRESS = {"dependencies": "abc", "step": 3, "losses": [0.5, 0.25], "history": [{"step": 3, "dice": float("nan")}], "best": {}}
@@ -18,7 +18,7 @@ PROGRESS = {"dependencies": "abc", "step": 3, "losses": [0.5, 0.25], "history": 
 def saved(tmp_path):
     weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
     save_weights(weights, WEIGHTS)
-    save_card(card, weights, {"network": "unet", "settings": {"channels": [1, 2]}})
+    save_card(card, [weights], {"network": "unet", "settings": {"channels": [1, 2]}})
     return weights, card
 
 
@@ -34,8 +34,18 @@ def test_weights_and_card_come_back(saved):
 def test_transposed_weights_are_saved_as_they_read(tmp_path):
     weights = WEIGHTS["a.weight"].T
     save_weights(tmp_path / "w.safetensors", {"w": weights})
-    save_card(tmp_path / "w.json", tmp_path / "w.safetensors", {})
+    save_card(tmp_path / "w.json", [tmp_path / "w.safetensors"], {})
     assert torch.equal(load_weights(tmp_path / "w.safetensors", tmp_path / "w.json")[0]["w"], weights)
+
+
+def test_early_checkpoints_are_told_apart(tmp_path):
+    path, card = tmp_path / "early.safetensors", tmp_path / "model.json"
+    save_early(path, [{"a": torch.ones(2)}, {"a": torch.zeros(2)}])
+    save_card(card, [path], {})
+    assert load_weights(path, card, "early-1")[0]["a"].tolist() == [1, 1]
+    assert load_weights(path, card, "early-2")[0]["a"].tolist() == [0, 0]
+    with pytest.raises(CheckpointError, match="holds no early-3"):
+        load_weights(path, card, "early-3")
 
 
 @pytest.mark.parametrize("position", [0, 8, 60, -1, -20])
@@ -61,7 +71,7 @@ def test_a_cut_file_and_the_card_of_another_are_noticed(saved, tmp_path):
 def test_what_is_no_safetensors_file_is_refused_although_the_card_fits(tmp_path):
     weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
     weights.write_bytes(pickle.dumps(WEIGHTS))
-    save_card(card, weights, {})
+    save_card(card, [weights], {})
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(weights, card)
 

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from pd_ddpm.networks.blocks import AttentionBlock, group_norm, join_skip, sinusoids
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
-from pd_ddpm.networks.supervised import attention_unet, unet
+from pd_ddpm.networks.dropout import Dropout
+from pd_ddpm.networks.supervised import attention_unet, unet, unet_plus_plus
 
 PAPER = {
     "spatial_dims": 2,
@@ -372,7 +373,7 @@ def test_a_size_that_cannot_be_halved_often_enough_is_refused():
 WIDTHS = (4, 8, 8, 16, 16)
 
 
-@pytest.mark.parametrize("factory", [unet, attention_unet])
+@pytest.mark.parametrize("factory", [unet, attention_unet, unet_plus_plus])
 @pytest.mark.parametrize("size", [(32, 48), (16, 32, 16)], ids=["slice", "volume"])
 def test_a_supervised_network_gives_one_logit_per_position_and_trains(factory, size):
     network = factory(spatial_dims=len(size), in_channels=2, channels=WIDTHS)
@@ -388,26 +389,59 @@ def test_a_supervised_network_gives_one_logit_per_position_and_trains(factory, s
     torch.testing.assert_close(copy.eval()(x), network.eval()(x))
 
 
-@pytest.mark.parametrize("factory", [unet, attention_unet])
-def test_a_supervised_network_refuses_odd_sizes_and_takes_dropout(factory):
-    network = factory(spatial_dims=2, in_channels=2, channels=WIDTHS, dropout=0.5)
+@pytest.mark.parametrize("factory", [unet, attention_unet, unet_plus_plus])
+def test_a_supervised_network_refuses_odd_sizes(factory):
     with pytest.raises(ValueError, match="32 x 40 is not a multiple of 16"):
-        network(normal(2, 2, 32, 40))
-    x = normal(2, 2, 32, 32)
-    assert not torch.equal(network(x), network(x))
-    network.eval()
-    assert torch.equal(network(x), network(x))
+        factory(spatial_dims=2, in_channels=2, channels=WIDTHS)(normal(2, 2, 32, 40))
+
+
+@pytest.mark.parametrize("factory", [unet, unet_plus_plus])
+def test_batch_normalisation_is_what_follows_the_convolutions(factory):
+    kinds = {type(module) for module in factory(spatial_dims=2, in_channels=2, channels=WIDTHS).modules()}
+    assert torch.nn.BatchNorm2d in kinds
+    assert not kinds & {torch.nn.InstanceNorm2d, torch.nn.GroupNorm}
+
+
+@pytest.mark.parametrize("size", [(32, 48), (16, 32, 16)], ids=["slice", "volume"])
+def test_the_u_net_s_dropout_sits_at_eight_places_and_in_training_only(size):
+    plain = unet(spatial_dims=len(size), in_channels=2, channels=WIDTHS)
+    bayesian = unet(spatial_dims=len(size), in_channels=2, channels=WIDTHS, dropout=0.25)
+    bayesian.load_state_dict(plain.state_dict())
+    assert not [module for module in plain.modules() if isinstance(module, Dropout)]
+    x, seen = normal(2, 2, *size), {}
+    for name, module in bayesian.named_modules():
+        if isinstance(module, Dropout):
+            assert module.probability == 0.25
+            module.register_forward_hook(lambda module, args, output, name=name: seen.update({name: (args[0], output)}))
+    assert torch.equal(plain.eval()(x), bayesian.eval()(x))
+    bayesian.train()
+    torch.manual_seed(0)
+    assert not torch.equal(bayesian(x), bayesian(x))
+    poolings, joinings = (
+        [name for name in seen if bayesian.get_submodule(name).whole_channels is whole] for whole in (True, False)
+    )
+    # After each pooling come the channels of the level above; after each joining the encoder's and those from below.
+    assert [seen[name][0].shape[1] for name in poolings] == [4, 8, 8, 16]
+    assert [seen[name][0].shape[2] for name in poolings] == [size[0] // factor for factor in (2, 4, 8, 16)]
+    assert [seen[name][0].shape[1] for name in joinings] == [16 + 8, 8 + 8, 8 + 4, 4 + 8]
+    assert [seen[name][0].shape[2] for name in joinings] == [size[0] // factor for factor in (8, 4, 2, 1)]
+    for name, (_, output) in seen.items():
+        dropped = (output == 0).flatten(2)
+        assert dropped.any(), name
+        assert (dropped.any(2) & ~dropped.all(2)).any() == (name in joinings), name
 
 
 def test_supervised_networks_refuse_a_wrong_number_of_levels():
     with pytest.raises(ValueError, match="five levels"):
         unet(spatial_dims=2, in_channels=2, channels=(8, 16, 32))
+    with pytest.raises(ValueError, match=r"U-Net\+\+ has five levels"):
+        unet_plus_plus(spatial_dims=2, in_channels=2, channels=(8, 16, 32))
     with pytest.raises(ValueError, match="at least two widths"):
         attention_unet(spatial_dims=2, in_channels=2, channels=(8,))
     assert attention_unet(spatial_dims=2, in_channels=2, channels=(4, 8, 16)).divisor == 4
 
 
-@pytest.mark.parametrize(("factory", "size"), [(unet, 31_112_641), (attention_unet, 31_739_761)])
+@pytest.mark.parametrize(("factory", "size"), [(unet, 31_112_641), (attention_unet, 31_739_761), (unet_plus_plus, 36_450_753)])
 def test_supervised_networks_keep_their_size_at_the_usual_widths(factory, size):
     # As counted with MONAI 1.6.1: a release that builds them otherwise would silently change every result.
     with torch.device("meta"):

@@ -13,6 +13,7 @@ from torch import nn
 from pd_ddpm import checkpoint
 from pd_ddpm.build.network import model
 from pd_ddpm.build.segmenter import segmenter
+from pd_ddpm.cost import Cost
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.prediction import segment_case
@@ -34,9 +35,9 @@ class Recording:
     """Gives back what a function of image and pre-segmentation says, and remembers the images that it was shown."""
 
     answer: object
-    samples: int = 1
+    members: int = 1
     divisor: int = 8
-    evaluations: int = 1
+    evaluations_per_member: int = 1
     shown: list = field(default_factory=list)
 
     def __call__(self, image, presegmentation, noise):
@@ -60,11 +61,11 @@ class Pointwise(nn.Module):
         return torch.tanh(0.8 * x[:, -1:] * (0.5 + time) - 0.7 * x[:, :1] + 0.2 * x[:, 1:2])
 
 
-def chain(samples=3, network=None, **settings):
+def chain(members=3, network=None, **settings):
     schedule = Schedule.cosine()
     settings = {
         "segmenter": "diffusion",
-        "samples": samples,
+        "pool": members,
         "sampler": "ancestral",
         "variance": "large",
         "reverse_steps": 50,
@@ -85,7 +86,7 @@ def test_each_voxel_comes_back_to_its_place():
 
 
 def test_slices_without_brain_are_empty_and_never_shown():
-    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), samples=2)
+    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), members=2)
     probability = through(draw, batch=4)
     shown = torch.cat(draw.shown)
     assert shown.shape == (2 * len(WITH_BRAIN), 2, 32, 24)  # 27 and 21, padded to multiples of 8
@@ -97,7 +98,7 @@ def test_slices_without_brain_are_empty_and_never_shown():
 
 
 def test_a_case_without_brain_is_empty():
-    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), samples=2)
+    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), members=2)
     probability = through(draw, brain=np.zeros(SHAPE, bool), grid=GridSettings(2.0, "brain_box", 8.0, 1.0))
     assert probability.shape == (*SHAPE, 2)
     assert not probability.any()
@@ -105,43 +106,43 @@ def test_a_case_without_brain_is_empty():
 
 
 def test_members_lie_along_the_last_axis():
-    draw = Recording(lambda image, _, noise: noise.draw((1, *image.shape[2:])).sigmoid(), samples=3)
+    draw = Recording(lambda image, _, noise: noise.draw((1, *image.shape[2:])).sigmoid(), members=3)
     probability = through(draw)
     assert probability.shape == (*SHAPE, 3)
     drawn = probability[:, :, WITH_BRAIN].reshape(-1, 3)
     assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.1
 
 
-@pytest.mark.parametrize("harden", [True, False])
-def test_the_presegmentation_arrives_in_its_place(harden):
-    before = RANDOM.random(SHAPE).astype(np.float32)
-    probability = through(Recording(lambda _, given, __: given), presegmentation=before, harden=harden)
-    expected = (before >= 0.5).astype(np.float32) if harden else before
-    assert np.array_equal(probability[:, :, WITH_BRAIN, 0], expected[:, :, WITH_BRAIN])
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("given", [1, 3])
+def test_the_presegmentation_arrives_in_its_place(given, batch):
+    """One for all members, or each member's own."""
+    before = RANDOM.random((*SHAPE, given)).astype(np.float32)
+    draw = Recording(lambda _, presegmentation, __: presegmentation, members=3)
+    probability = through(draw, presegmentation=before, batch=batch)
+    expected = np.broadcast_to(before, (*SHAPE, 3))
+    assert np.array_equal(probability[:, :, WITH_BRAIN], expected[:, :, WITH_BRAIN])
 
 
-@pytest.mark.parametrize("harden", [True, False])
-def test_a_presegmentation_is_cut_before_it_is_resampled(harden):
+@pytest.mark.parametrize("value", [1.0, 0.9])
+def test_a_presegmentation_arrives_on_the_working_grid(value):
     """A hard mask arrives as partial volumes, as the masks that the denoiser was trained on."""
-    before = np.zeros(SHAPE, np.float32)
-    before[8:19, 6:14] = 0.9
+    before = np.zeros((*SHAPE, 1), np.float32)
+    before[8:19, 6:14] = value
     seen = []
     grid = GridSettings(2.0, "brain_box", 4.0, 1.0)
-    probability = through(
-        Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=before, harden=harden
-    )
+    probability = through(Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=before)
     values = torch.cat(seen).unique()
     assert len(values) > 2
-    assert values.max() == pytest.approx(1 if harden else 0.9, abs=1e-5)
-    inside = probability[10:17, 8:12, WITH_BRAIN, 0]
-    np.testing.assert_allclose(inside, 1 if harden else 0.9, atol=1e-5)
+    assert values.max() == pytest.approx(value, abs=1e-5)
+    np.testing.assert_allclose(probability[10:17, 8:12, WITH_BRAIN, 0], value, atol=1e-5)
     assert 0 <= probability.min() <= probability.max() <= 1
 
 
 @pytest.mark.parametrize("start", ["presegmentation", "noise"])
 @pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 4.0, 1.0)])
 def test_batch_size_changes_nothing(start, grid):
-    before = (RANDOM.random(SHAPE) > 0.5).astype(np.float32)
+    before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
     draw = chain(start=start, t_start=300 if start == "presegmentation" else 1000)
     results = [through(draw, grid=grid, presegmentation=before, batch=batch) for batch in (1, 2, 5, 100)]
     assert results[0].std() > 0.1
@@ -155,7 +156,7 @@ def test_a_real_network_agrees_over_batch_sizes(configured):
     network = model(settings, 2).network.eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
-    before = (RANDOM.random(SHAPE) > 0.5).astype(np.float32)
+    before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
     results = [through(chain(network=network), presegmentation=before, batch=batch) for batch in (1, 4, 9)]
     assert results[0].std() > 0.05
     for result in results[1:]:
@@ -163,8 +164,8 @@ def test_a_real_network_agrees_over_batch_sizes(configured):
 
 
 def test_members_and_slices_do_not_depend_on_the_others():
-    before = (RANDOM.random(SHAPE) > 0.5).astype(np.float32)
-    five, two = (through(chain(samples), presegmentation=before) for samples in (5, 2))
+    before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
+    five, two = (through(chain(members), presegmentation=before) for members in (5, 2))
     assert np.array_equal(five[..., :2], two)
     fewer = BRAIN.copy()
     fewer[:, :, :4] = False
@@ -174,7 +175,7 @@ def test_members_and_slices_do_not_depend_on_the_others():
 
 
 def test_members_slices_cases_and_seeds_differ():
-    constant, before = np.zeros_like(IMAGE), np.zeros(SHAPE, np.float32)
+    constant, before = np.zeros_like(IMAGE), np.zeros((*SHAPE, 1), np.float32)
     first = through(chain(2), image=constant, presegmentation=before)
     assert not np.array_equal(first[..., 0], first[..., 1])
     assert not np.array_equal(first[:, :, 1], first[:, :, 2])
@@ -193,7 +194,7 @@ def random_weights(folder: Path, settings, grid) -> dict[str, str]:
         nn.init.normal_(parameter, std=0.2)
     weights, card = folder / "model.safetensors", folder / "model.json"
     checkpoint.save_weights(weights, network.state_dict())
-    checkpoint.save_card(card, weights, {"settings": settings, "image_channels": 2, "grid": grid})
+    checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": grid})
     return {"weights": str(weights), "card": str(card)}
 
 
@@ -207,8 +208,8 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
     trained = {name: random_weights(tmp_path / name, settings, grid) for name, settings in networks.items()}
     methods = {
         "attunet": (configured("method", "attunet"), "attunet", None),
-        "ddpm": (configured("method", "ddpm", reverse_steps=3, samples=2), "denoiser", None),
-        "pd-ddpm": (configured("method", "pd-ddpm", reverse_steps=10, samples=2), "denoiser", "attunet"),
+        "ddpm": (configured("method", "ddpm", reverse_steps=3, samples=2, pool=2), "denoiser", None),
+        "pd-ddpm": (configured("method", "pd-ddpm", reverse_steps=10, samples=2, pool=2), "denoiser", "attunet"),
     }
     sample = script("sample")
 
@@ -236,8 +237,9 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
     drawn = nib.load(tmp_path / "truth" / "pd-ddpm" / "four_samples.nii.gz").get_fdata()
     assert drawn.shape == (27, 21, 6, 2)
     assert drawn.std() > 0.05
-    cost = pd.read_csv(tmp_path / "truth" / "pd-ddpm" / "predictions.csv")["network_evaluations"]
-    assert cost.tolist() == [2 * 3 + 1] * 2  # two members of three steps, and the pre-segmentation
+    for _, record in pd.read_csv(tmp_path / "truth" / "pd-ddpm" / "predictions.csv").iterrows():
+        # Two members of three steps, and the pre-segmentation that they share.
+        assert Cost.of_record(record).of(2)["network_evaluations"] == 2 * 3 + 1
     masks = sorted(prepared.glob("*_mask.nii.gz"))
     assert len(masks) == 5
     for path in masks:

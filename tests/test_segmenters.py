@@ -13,16 +13,18 @@ from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
+from pd_ddpm.networks.supervised import unet
 from pd_ddpm.noise import MemberNoise
 from pd_ddpm.samplers import ancestral
 from pd_ddpm.schedule import Schedule
-from pd_ddpm.segmenters import DeterministicSegmenter, DiffusionSegmenter
+from pd_ddpm.segmenters import DeterministicSegmenter, DiffusionSegmenter, DropoutSegmenter, LatentSegmenter
 from pd_ddpm.starts import NoiseStart, PresegmentationStart
 
 SCHEDULE = Schedule.cosine()
 METHOD = {
     "segmenter": "diffusion",
-    "samples": 3,
+    "pool": 3,
     "sampler": "ancestral",
     "variance": "large",
     "eta": 0.0,
@@ -97,7 +99,8 @@ def test_pd_ddpm_asks_the_network_t_start_times(start, t_start):
     draw = segmenter(METHOD | {"start": start, "t_start": t_start}, Denoiser(network, SCHEDULE, CODINGS["signed"], "mask"))
     draw(normal(3, 2, 4, 4), torch.zeros(3, 1, 4, 4), MemberNoise(NAMES[:3]))
     assert network.times == [[t] * 3 for t in range(t_start, 0, -1)]
-    assert draw.evaluations == sum(map(len, network.times))
+    assert draw.members == 3
+    assert draw.members * draw.evaluations_per_member == sum(map(len, network.times))
     assert draw.divisor == 4
 
 
@@ -106,7 +109,7 @@ def test_shortened_chains_keep_their_share_of_the_steps(t_start, reverse_steps, 
     settings = METHOD | {"start": "presegmentation", "t_start": t_start, "reverse_steps": reverse_steps}
     draw = segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
     assert draw.steps == steps
-    assert draw.evaluations == 3 * steps
+    assert draw.evaluations_per_member == steps
 
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
@@ -183,8 +186,100 @@ def test_a_segmentation_network_gives_one_member_without_noise():
 
     draw = segmenter({"segmenter": "deterministic"}, Logits())
     assert isinstance(draw, DeterministicSegmenter)
-    assert (draw.samples, draw.evaluations, draw.divisor) == (1, 1, 16)
+    assert (draw.members, draw.evaluations_per_member, draw.divisor) == (1, 1, 16)
     image = normal(2, 2, 16, 16)
     expected = 1 / (1 + np.exp(-image[:, :1].numpy().astype(np.float64)))
     np.testing.assert_allclose(draw(image, None, MemberNoise(NAMES[:2])).numpy(), expected, atol=1e-6)
     assert math.isclose(draw(torch.zeros(1, 2, 16, 16), None, MemberNoise(NAMES[:1])).mean(), 0.5)
+
+
+def bayesian(dropout=0.5):
+    torch.manual_seed(0)
+    network = unet(spatial_dims=2, in_channels=2, channels=(8, 8, 12, 16, 16), dropout=dropout)
+    network(normal(4, 2, 32, 48, seed=5))  # gives the batch normalisations statistics of their own
+    return network.eval()
+
+
+def probabilistic():
+    torch.manual_seed(0)
+    network = ProbabilisticUNet(spatial_dims=2, in_channels=2, channels=(8, 12), latent=3).eval()
+    with torch.no_grad():
+        network.combination[0].weight[:, 8:] *= 20  # an untrained network makes little of z
+    return network
+
+
+DRAWN = {"dropout": (DropoutSegmenter, bayesian), "latent": (LatentSegmenter, probabilistic)}
+both = pytest.mark.parametrize("name", DRAWN)
+
+
+def drawing(name):
+    return segmenter({"segmenter": name, "pool": 4}, DRAWN[name][1]())
+
+
+@both
+def test_drawn_members_differ_and_reproduce(name):
+    draw = drawing(name)
+    assert isinstance(draw, DRAWN[name][0])
+    assert (draw.members, draw.evaluations_per_member, draw.divisor) == (4, 1, draw.network.divisor)
+    image = normal(1, 2, 32, 48).expand(4, -1, -1, -1)
+    with torch.inference_mode():
+        members, again = (draw(image, None, MemberNoise(NAMES)) for _ in range(2))
+    assert members.shape == (4, 1, 32, 48)
+    assert members.dtype == torch.float32
+    assert 0 <= members.min() < members.max() <= 1
+    assert torch.equal(members, again)
+    for a in range(4):
+        for b in range(a):
+            assert (members[a] - members[b]).abs().max() > 0.01
+
+
+@both
+def test_a_drawn_member_does_not_depend_on_the_others(name):
+    """Alone, in another order or beside other slices, up to the rounding of convolutions."""
+    draw, images = drawing(name), normal(4, 2, 32, 48)
+    with torch.inference_mode():
+        together = draw(images, None, MemberNoise(NAMES))
+        backwards = draw(images.flip(0), None, MemberNoise(NAMES[::-1])).flip(0)
+        alone = torch.cat([draw(images[n : n + 1], None, MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+        pair = draw(images[[1, 3]], None, MemberNoise([NAMES[1], NAMES[3]]))
+    torch.testing.assert_close(together, backwards, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[[1, 3]], pair, rtol=0, atol=1e-5)
+
+
+@both
+def test_drawing_leaves_the_network_and_the_global_generator_as_they_were(name):
+    draw, image = drawing(name), normal(4, 2, 32, 48)
+    before = {key: tensor.clone() for key, tensor in draw.network.state_dict().items()}
+    state = torch.get_rng_state()
+    draw(image, None, MemberNoise(NAMES))
+    assert torch.equal(torch.get_rng_state(), state)
+    for key, tensor in draw.network.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+    assert not draw.network.training
+
+
+@both
+def test_drawn_members_under_autocast_stay_near_those_in_float32(name):
+    draw, image = drawing(name), normal(4, 2, 32, 48)
+    with torch.inference_mode():
+        expected = draw(image, None, MemberNoise(NAMES))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            members = draw(image, None, MemberNoise(NAMES))
+    assert members.dtype == torch.float32
+    assert (members - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_the_bayesian_u_net_without_a_draw_is_the_plain_one():
+    draw, plain, image = drawing("dropout"), bayesian(dropout=0.0), normal(4, 2, 32, 48)
+    plain.load_state_dict(draw.network.state_dict())
+    draw(image, None, MemberNoise(NAMES))
+    assert torch.equal(draw.network(image), plain(image))
+    with pytest.raises(ValueError, match="no dropout"):
+        DropoutSegmenter(plain, 4)(image, None, MemberNoise(NAMES))
+
+
+def test_a_latent_member_is_the_pass_with_its_own_noise():
+    draw, image = drawing("latent"), normal(4, 2, 32, 48)
+    expected = draw.network(image, MemberNoise(NAMES).draw((3,))).sigmoid()
+    assert torch.equal(draw(image, None, MemberNoise(NAMES)), expected)

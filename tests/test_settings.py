@@ -50,11 +50,71 @@ def test_the_configuration_holds_the_papers_numbers(paper: dict) -> None:
 
 
 def test_demo_changes_scale_and_data_set_only(paper: dict, demo: dict) -> None:
-    assert demo["exhibits"] == paper["exhibits"]
     assert demo["methods"] == paper["methods"]
     assert demo["folds"] == paper["folds"]
+    assert demo["evaluation"] == paper["evaluation"]
     assert set(demo["networks"]) == set(paper["networks"])
     assert demo["sampling"]["samples"] == paper["sampling"]["samples"]
+    for exhibit in ("table1", "compared_with", "table2", "fig2_uncertainty", "claims"):
+        assert demo["exhibits"][exhibit] == paper["exhibits"][exhibit]
+    assert set(demo["exhibits"]["fig3_tprime"]["t_start"]) <= set(paper["exhibits"]["fig3_tprime"]["t_start"])
+    assert demo["exhibits"]["fig4_ensemble"]["method"] == paper["exhibits"]["fig4_ensemble"]["method"]
+
+
+def test_nine_methods_are_the_rows_of_table_1_and_denoisers_are_shared(paper: dict) -> None:
+    rows = paper["exhibits"]["table1"]
+    printed = [
+        "U-Net",
+        "AttUNet",
+        "U-Net++",
+        "Bayesian U-Net",
+        "Probabilistic U-Net",
+        "Vanilla DDPM",
+        "TDPM",
+        "ES-DDPM",
+        "PD-DDPM",
+    ]
+    assert [settings.method(paper, name)["label"] for name in rows] == printed
+    assert {settings.method(paper, name)["network"] for name in ("ddpm", "es-ddpm", "pd-ddpm")} == {"denoiser"}
+    truncated, whole = settings.network(paper, "truncated-denoiser"), settings.network(paper, "denoiser")
+    assert {key for key in whole if truncated[key] != whole[key]} == {"architecture", "t_max"}
+    assert settings.method(paper, "es-ddpm")["t_start"] == settings.method(paper, "pd-ddpm")["t_start"]
+
+
+def test_like_takes_what_is_not_said_from_another(paper: dict) -> None:
+    more = {"methods": {"pd-ddpm-unet": {"like": "pd-ddpm", "label": "PD-DDPM (U-Net)", "presegmentation": "unet"}}}
+    config = merged(paper, more)
+    settings.check(config)
+    own = settings.method(config, "pd-ddpm-unet")
+    assert own == settings.method(paper, "pd-ddpm") | {"label": "PD-DDPM (U-Net)", "presegmentation": "unet"}
+    assert settings.network(config, "bayesian-unet") == settings.network(config, "unet") | {"dropout": 0.5}
+
+
+def test_members_are_drawn_once_for_table_1_and_figure_4(paper: dict) -> None:
+    assert settings.pool(paper, "pd-ddpm") == paper["exhibits"]["fig4_ensemble"]["pool"]
+    assert settings.pool(paper, "pd-ddpm@t_start=300") == settings.pool(paper, "pd-ddpm")
+    assert settings.pool(paper, "pd-ddpm@t_start=50") == 5
+    assert settings.pool(paper, "attunet") == 1
+    assert settings.pool(paper, "pd-ddpm@samples=20") == 20
+
+
+def test_the_pareto_figure_draws_each_number_of_steps_once(paper: dict) -> None:
+    figure = {
+        "methods": ["ddpm", "pd-ddpm"],
+        "t_start": [10, 300],
+        "reverse_steps": {"ancestral": [1000, 100, 90], "ddim": [100]},
+    }
+    names = settings.pareto_methods(merged(paper, {"exhibits": {"pareto": figure}}))
+    assert names[:4] == ["ddpm", "ddpm@reverse_steps=100", "ddpm@reverse_steps=90", "ddpm@reverse_steps=100@sampler=ddim"]
+    assert [name for name in names if "t_start=10" in name] == ["pd-ddpm@t_start=10", "pd-ddpm@reverse_steps=100@t_start=10"]
+    assert "pd-ddpm" in names
+
+
+def test_table_2_goes_from_no_lesion_to_the_papers_presegmentation(paper: dict) -> None:
+    rows = settings.table2_methods(paper)
+    assert rows[0] == ("zero", "pd-ddpm@presegmentation=zero")
+    assert rows[-1] == ("attunet", "pd-ddpm")
+    assert len(rows) == 5
 
 
 def test_a_variation_differs_in_its_key_only(paper: dict) -> None:
@@ -94,6 +154,25 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
         ({"exhibits": {"table1": ["ddpm@variance=larg"]}}, ["ddpm@variance=larg", "'larg' is not one of"]),
         ({"exhibits": {"table1": ["ddpm@samples=many"]}}, ["ddpm@samples=many", "integer"]),
         ({"exhibits": {"table1": ["attunet@samples=5"]}}, ["sets 'samples', which 'attunet' does not have"]),
+        ({"exhibits": {"table1": ["bayesian-unet@sampler=ddim"]}}, ["sets 'sampler', which 'bayesian-unet' does not have"]),
+        ({"methods": {"bayesian-unet": {"network": "unet"}}}, ["needs a network with dropout", "'unet' is 0"]),
+        ({"methods": {"bayesian-unet": {"network": "attunet"}}}, ["segmenter 'dropout' cannot use the attention_unet"]),
+        (
+            {"methods": {"tdpm": {"t_start": 200}}},
+            ["learned_prior needs a truncated_denoising_unet whose t_max is t_start = 200"],
+        ),
+        ({"methods": {"tdpm": {"network": "denoiser"}}}, ["'denoiser' is a denoising_unet with t_max = 1000"]),
+        ({"methods": {"attunet-early-3": {"checkpoint": "early-4"}}}, ["keeps 3 early checkpoints"]),
+        ({"methods": {"attunet-early-3": {"like": "atunet"}}}, ["methods.attunet-early-3.like", "did you mean 'attunet'"]),
+        ({"methods": {"attunet": {"like": "attunet-early-3"}}}, ["leads back to itself"]),
+        ({"methods": {"zero": {"like": "unet"}}}, ["zero"]),
+        (
+            {"methods": {"es-ddpm": {"samples": 9}}},
+            ["each of its 9 members starts from a member of 'probabilistic-unet', which has 5"],
+        ),
+        ({"networks": {"truncated-denoiser": {"initialise_from": "denoisr"}}}, ["initialise_from", "did you mean 'denoiser'"]),
+        ({"exhibits": {"claims": {"tdpm": "pd-ddpm@t_start=50"}}}, ["must be among the rows of exhibits.table1"]),
+        ({"exhibits": {"fig4_ensemble": {"method": "attunet"}}}, ["of 'attunet' nothing is drawn"]),
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_maks=9"}}}, ["sets 't_maks'", "did you mean 't_max'"]),
         ({"methods": {"pd-ddpm": {"network": "denoiser@skip=mean"}}}, ["network 'denoiser@skip=mean'", "'mean' is not one of"]),
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_max=200"}}}, ["trained up to t_max = 200 only"]),
@@ -110,8 +189,8 @@ def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, 
 
 def test_a_method_may_use_a_variation_of_a_network(paper: dict) -> None:
     """One denoiser for each T', as the paper can be read."""
-    own = {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": {"fig3_tprime": {"t_start": [50, 300]}}}
-    settings.check(merged(paper, own))
+    exhibits = {"fig3_tprime": {"t_start": [50, 300]}, "pareto": {"t_start": [300]}}
+    settings.check(merged(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
 
 
 def test_all_problems_are_told_at_once(paper: dict) -> None:

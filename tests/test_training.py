@@ -1,4 +1,4 @@
-"""Networks learn, and a training that is killed and continued is the one that was not (about 35 s)."""
+"""Networks learn, and a training that is killed and continued is the one that was not (about 30 s)."""
 
 import copy
 import json
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,16 @@ from conftest import ROOT
 from torch import nn
 
 from pd_ddpm.build.segmenter import segmenter
-from pd_ddpm.checkpoint import load_state
+from pd_ddpm.checkpoint import CheckpointError, load_state
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.files import BusyError, file_sha256, held
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.networks.supervised import attention_unet, unet
 from pd_ddpm.noise import MemberNoise, stream
-from pd_ddpm.objectives import CrossEntropy, Denoising
+from pd_ddpm.objectives import CrossEntropy, Denoising, Objective, Phase
 from pd_ddpm.schedule import Schedule
-from pd_ddpm.training import Interrupted, Training, TrainingError, TrainingSettings, learning_rate
+from pd_ddpm.training import Interrupted, Training, TrainingError, TrainingSettings, learning_rate, nearest_records
 from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices
 from pd_ddpm.working_grid import pad_to_multiple
 
@@ -110,17 +111,21 @@ def training(
 
 def assert_same(one, other):
     """Two outcomes agree to the last bit, but for the time they took."""
-    for ours, theirs in ((one.selected, other.selected), (one.last, other.last)):
+    assert [replace(early, weights={}) for early in one.early] == [replace(early, weights={}) for early in other.early]
+    pairs = zip(
+        [one.selected, *(e.weights for e in one.early)], [other.selected, *(e.weights for e in other.early)], strict=True
+    )
+    for ours, theirs in pairs:
         assert ours.keys() == theirs.keys()
         for name in ours:
             assert torch.equal(ours[name], theirs[name]), name
     assert one.selected_step == other.selected_step
     for ours, theirs in zip(one.history, other.history, strict=True):
-        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+        assert str({**ours, "seconds": 0}) == str({**theirs, "seconds": 0})  # text: NaN is itself there
 
 
-class At:
-    """An objective that does something at one step before it computes the loss."""
+class At(Objective):
+    """An objective of one phase that does something at one step before it computes the loss."""
 
     def __init__(self, inner, step, action):
         self.inner, self.step, self.action, self.calls = inner, step, action, 0
@@ -168,7 +173,7 @@ def test_networks_learn_to_segment(tmp_path, make, objective, steps, chain, leas
     model.load_state_dict(fitted.selected)
     method = {"segmenter": "deterministic"}
     if isinstance(model, Denoiser):
-        method = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "reverse_steps": chain, "samples": 1}
+        method = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "reverse_steps": chain, "pool": 1}
         method |= {"sampler": "ancestral", "variance": "small"}
     image, shares = (torch.cat([pad_to_multiple(one[n], 16) for one in VALIDATION]) for n in (1, 2))
     with torch.inference_mode():
@@ -203,14 +208,14 @@ def test_a_training_is_adam_on_the_batches_of_its_streams(tmp_path):
         ]
         losses.append(loss.item())
     for (name, _), expected in zip(reference.named_parameters(), average, strict=True):
-        torch.testing.assert_close(fitted.last[name].double(), expected, rtol=0, atol=2e-5, msg=name)
+        torch.testing.assert_close(fitted.selected[name].double(), expected, rtol=0, atol=2e-5, msg=name)
     assert fitted.history[0]["loss"] == pytest.approx(np.mean(losses[:7]), rel=1e-4)
     assert fitted.history[1]["loss"] == pytest.approx(losses[7], rel=1e-3)
 
 
 def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp_path):
     """Gradients are scaled back before they are clipped; this model has no operation that runs in float16 itself."""
-    changes = {"weight_decay": 0.1, "gradient_clip": 0.01, "learning_rate": 0.05}
+    changes = {"weight_decay": 0.1, "gradient_clip": 0.01, "learning_rate": 0.05, "select": "last"}
     reference = training(Scale(), CrossEntropy(0.0), **changes).fit(tmp_path / "float32")
     changes["number_format"] = torch.float16
     with pytest.raises(Interrupted):
@@ -219,7 +224,7 @@ def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp
     job = training(Scale(), CrossEntropy(0.0), **changes)
     fitted = job.fit(tmp_path / "float16")
     assert job.scaler.state_dict()["_growth_tracker"] == 20
-    torch.testing.assert_close(fitted.last["factor"], reference.last["factor"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(fitted.selected["factor"], reference.selected["factor"], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 10])
@@ -299,17 +304,18 @@ def test_the_weights_of_the_best_validation_are_selected(tmp_path, weights, sele
     assert [row["validation_dice"] for row in fitted.history] == [0, 1, 1, 0]
     assert fitted.selected_step == (4 if select == "best" else 8)
     assert fitted.selected["factor"].item() == objective.judged[1 if select == "best" else 3]
-    assert fitted.last["factor"].item() == objective.judged[3]
     raw, average = job.model.factor.item(), job.average.factor.item()
     assert raw != average
-    assert fitted.last["factor"].item() == (average if weights == "ema" else raw)
+    assert objective.judged[3] == (average if weights == "ema" else raw)
 
 
 def test_without_validation_cases_the_last_weights_are_selected(tmp_path):
-    fitted = training(Scale(), CrossEntropy(0.0), validation=[], steps=3).fit(tmp_path)
+    job = training(Scale(), CrossEntropy(0.0), validation=[], steps=3)
+    fitted = job.fit(tmp_path)
     assert fitted.selected_step == 3
     assert math.isnan(fitted.history[0]["validation_dice"])
-    assert torch.equal(fitted.selected["factor"], fitted.last["factor"])
+    assert torch.equal(fitted.selected["factor"], job.average.factor)
+    assert fitted.early == []
 
 
 def test_validation_dice_is_that_of_the_voxels_that_count():
@@ -330,6 +336,221 @@ def test_validation_dice_is_that_of_the_voxels_that_count():
 def test_validation_draws_the_same_noise_every_time():
     job = training(denoiser("noise"), Denoising(1000, "squared_error"))
     assert job.validation_dice() == job.validation_dice()
+
+
+# Phases
+
+
+class Two(nn.Module):
+    """Two numbers, of which the second serves training only."""
+
+    divisor = 16
+    training_only = ("other",)
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.tensor(1.0))
+        self.other = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, image):
+        return self.one * image[:, :1]
+
+
+class Phases(Objective):
+    """One number follows the batch, the other one follows it later and seldom; each loss holds both numbers."""
+
+    def __init__(self, second="second", *changes, **more):
+        self.changes = [{"name": second, **more}, *changes]
+        self.seen = []
+
+    def loss(self, model, batch, draws):
+        self.seen.append(("training", batch.image.sum().item(), draws.standard_normal()))
+        squared = (model.one - batch.image.mean()) ** 2
+        return {"loss": squared + model.other**2, "squared": squared}
+
+    def other(self, name):
+        def loss(model, batch, draws):
+            self.seen.append((name, batch.image.sum().item(), draws.standard_normal()))
+            assert not model.one.requires_grad
+            return {"loss": (model.other * model.one - 1 - batch.image.mean()) ** 2}
+
+        return loss
+
+    def phases(self, model):
+        first = Phase("training", self.loss, [model.one])
+        return [first, *(Phase(loss=self.other(c["name"]), parameters=[model.other], **c) for c in self.changes)]
+
+    def estimates(self, model, batch, draws):
+        return [model(batch.image).sigmoid()]
+
+
+def test_each_phase_is_an_adam_of_its_own_on_the_same_batch(tmp_path):
+    """The loop once more in plain PyTorch: which parameters, how fast, with which moments, how often and from when on."""
+    objective = Phases(learning_rate_factor=3.0, betas=(0.0, 0.9), every=2, from_share=0.3)
+    fitted = training(Two(), objective, steps=10, select="last", weights="raw", validate_every=5, gradient_clip=None).fit(
+        tmp_path
+    )
+
+    one, other = (torch.tensor(value, requires_grad=True) for value in (1.0, 2.0))
+    optimisers = [
+        torch.optim.Adam([one], weight_decay=1e-5),
+        torch.optim.Adam([other], betas=(0.0, 0.9), weight_decay=1e-5),
+    ]
+    slices, losses, squares = TrainingSlices(CASES), {}, {}
+    for step in range(1, 11):
+        draws = stream("train", 0, step)
+        draws.integers(2**31)
+        mean = slices.batch(draws, 2, SETTINGS["patches"]).image.mean()
+        rate = 2e-3 * 0.5 * (1 + math.cos(math.pi * (step - 1) / 10))
+        squares[step] = ((one - mean) ** 2).item()
+        minimised = [(optimisers[0], lambda: (one - mean) ** 2, rate)]  # noqa: B023
+        if step in (4, 6, 8, 10):
+            minimised.append((optimisers[1], lambda: (other * one.detach() - 1 - mean) ** 2, 3 * rate))  # noqa: B023
+        for optimiser, compute, lr in minimised:
+            optimiser.param_groups[0]["lr"] = lr
+            optimiser.zero_grad()
+            loss = compute()
+            loss.backward()
+            optimiser.step()
+            losses[step] = loss.item()
+    assert fitted.selected.keys() == {"one"}
+    assert fitted.selected["one"].item() == pytest.approx(one.item(), rel=1e-6)
+    due = [name for step in range(1, 11) for name in ("training", "second") if name == "training" or step in (4, 6, 8, 10)]
+    assert [name for name, *_ in objective.seen] == due
+    assert len({total for _, total, _ in objective.seen}) == 10
+    noises = [noise for *_, noise in objective.seen]
+    assert len(set(noises)) == 14
+    columns = ["step", "loss", "learning_rate", "validation_dice", "seconds", "squared", "second_loss"]
+    assert [list(row) for row in fitted.history] == [columns, columns]
+    assert fitted.history[0]["squared"] == pytest.approx(np.mean([squares[step] for step in range(1, 6)]), rel=1e-5)
+    assert fitted.history[0]["second_loss"] == pytest.approx(losses[4], rel=1e-5)
+    assert fitted.history[1]["second_loss"] == pytest.approx(np.mean([losses[step] for step in (6, 8, 10)]), rel=1e-5)
+
+
+def test_a_phase_may_go_on_with_the_adam_of_another(tmp_path):
+    """Two half-rate phases of one Adam are one phase at every step."""
+    changes = {"steps": 6, "validate_every": 6}
+    once = training(Two(), Phases(), **changes)
+    once.fit(tmp_path / "once")
+    shared = training(Two(), Phases("second", {"name": "third", "every": 2, "optimiser": "second"}), **changes)
+    shared.fit(tmp_path / "shared")
+    assert shared.optimisers.keys() == {"training", "second"}
+    assert once.optimisers["second"].state_dict()["state"][0]["step"] == 6
+    assert shared.optimisers["second"].state_dict()["state"][0]["step"] == 9
+
+
+def test_several_optimisers_and_early_checkpoints_are_resumed(tmp_path):
+    def job(action=lambda: None):
+        objective = Phases("second", {"name": "third", "every": 3, "optimiser": "second"})
+        first = objective.loss
+        calls = []
+
+        def loss(model, batch, draws):
+            calls.append(1)
+            if len(calls) == 10:
+                action()
+            return first(model, batch, draws)
+
+        objective.loss = loss
+        return training(Two(), objective, learning_rate=0.1, validate_every=3, early_levels=(0.9, 0.5))
+
+    whole = job().fit(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        job(ask_to_end).fit(tmp_path / "parts")
+    state = load_state(tmp_path / "parts" / "state.pt")
+    assert {"training optimiser", "second optimiser"} <= state.keys()
+    assert_same(job().fit(tmp_path / "parts"), whole)
+
+
+@pytest.mark.parametrize("name", ["second", "third"])
+def test_the_phase_whose_loss_is_no_number_is_named(tmp_path, name):
+    objective = Phases("second", {"name": "third", "every": 2})
+    other = objective.other
+    objective.other = lambda phase: (
+        (lambda model, batch, draws: {"loss": model.other * math.nan}) if phase == name else other(phase)
+    )
+    with pytest.raises(TrainingError, match=f"the {name} loss is nan at step {1 if name == 'second' else 2};"):
+        training(Two(), objective).fit(tmp_path)
+
+
+# Early checkpoints
+
+
+@pytest.mark.parametrize(
+    ("dice", "levels", "chosen"),
+    [
+        ([0.1, 0.5, 0.7, 0.75, 0.77, 0.79, 0.8], [0.944, 0.964, 0.982], [3, 4, 5]),  # 0.755, 0.771, 0.786
+        ([0.1, 0.5, 0.7, 0.75, 0.77, 0.79, 0.8], [0.982, 0.944, 0.964], [5, 3, 4]),
+        ([0.1, 0.2, 0.3, 0.8], [0.944, 0.964, 0.982], [0, 1, 2]),  # none is near
+        ([0.3, 0.76, 0.79, 0.8], [0.944, 0.982], [1, 2]),
+        ([0.3, 0.5, 0.79, 0.8], [0.96, 0.98], [1, 2]),  # both are nearest to 0.79
+        ([0.3, 0.8], [0.944, 0.964], [0, 0]),
+        ([0.3, 0.7, 0.8], [0.3, 0.964, 0.99], [0, 1, 1]),
+        ([0.0], [0.5, 0.9], [0, 0]),
+    ],
+)
+def test_the_record_that_comes_nearest_to_each_level_is_chosen(dice, levels, chosen):
+    assert nearest_records(dice, levels) == chosen
+
+
+def test_early_checkpoints_are_the_weights_of_their_validation(tmp_path):
+    objective = Scripted([0, 0.3, 1, 0, 1])
+    shares = {2: 0.0, 4: 0.4, 6: 0.6, 8: 0.2, 10: 1.0}
+
+    def estimates(model, batch, draws):
+        objective.judged.append(model.factor.item())
+        share = shares[2 * len(objective.judged)]
+        kept = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < share
+        return [batch.mask * kept]
+
+    object.__setattr__(objective, "estimates", estimates)
+    fitted = training(
+        Scale(), objective, validation=VALIDATION[:1], steps=10, validate_every=2, learning_rate=0.1, early_levels=[0.8, 0.5]
+    ).fit(tmp_path)
+    dice = {row["step"]: row["validation_dice"] for row in fitted.history}
+    assert dice[4] < dice[6] < dice[10] == 1
+    assert [(early.level, early.step) for early in fitted.early] == [(0.8, 6), (0.5, 4)]
+    for early in fitted.early:
+        assert early.validation_dice == dice[early.step]
+        assert early.weights["factor"].item() == objective.judged[early.step // 2 - 1]
+        assert early.weights.keys() == fitted.selected.keys()
+    assert {path.name for path in (tmp_path / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
+
+
+def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        fitted = training(
+            Scale(), Scripted([1, 0]), validation=VALIDATION[:1], steps=4, validate_every=2, early_levels=[0.9, 0.95]
+        ).fit(tmp_path)
+    assert [(early.step, early.validation_dice) for early in fitted.early] == [(2, 1.0), (2, 1.0)]
+    assert "1 validations were the best so far" in caplog.text
+    assert "lower 'validate_every'" in caplog.text
+
+
+def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
+    changes = {"validation": VALIDATION[:1], "steps": 2, "validate_every": 1, "save_every_seconds": 1e-9}
+    training(Scale(), Scripted([0, 1]), dependencies="others", early_levels=[0.9], **changes).fit(tmp_path)
+    assert len(list((tmp_path / "early").iterdir())) == 2
+    job = training(Scale(), Scripted([1, 0]), early_levels=[0.9], **changes)
+    job.fit(tmp_path)
+    assert [path.name for path in (tmp_path / "early").iterdir()] == ["step-1.safetensors"]
+    again = training(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
+    assert [early.step for early in again.early] == [1]
+    (tmp_path / "early" / "step-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"step-1\.safetensors cannot be read .*; delete its folder and train again"):
+        training(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
+
+
+def test_nothing_is_kept_early_without_levels(tmp_path):
+    assert training(Scale(), CrossEntropy(0.0), steps=2, validate_every=1).fit(tmp_path).early == []
+    assert not (tmp_path / "early").exists()
+
+
+def test_early_levels_need_validation_cases():
+    with pytest.raises(
+        ValueError, match="'early_levels' picks weights by their Dice on validation cases, but this split has none"
+    ):
+        training(Scale(), CrossEntropy(0.0), validation=[], early_levels=[0.9])
 
 
 # Interruption
@@ -403,7 +624,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_state(tmp
             return {"loss": parts["loss"] * value} if self.calls == self.step else parts
 
     job = training(Scale(), Broken(CrossEntropy(0.0), 4, lambda: None), save_every_seconds=1e-9)
-    with pytest.raises(TrainingError, match=rf"the loss is {value} at step 4; lower 'learning_rate'"):
+    with pytest.raises(TrainingError, match=rf"the training loss is {value} at step 4; lower 'learning_rate'"):
         job.fit(tmp_path)
     saved = load_state(tmp_path / "state.pt")
     assert saved["progress"]["step"] == 3
@@ -429,6 +650,7 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
         validate_every=20,
         validation_slices=4,
         weights="ema",
+        early_levels=[0.9, 0.5],
     )
 
     def arguments(folder):
@@ -437,7 +659,7 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
             "cases": str(prepared / "prepared.csv"),
             "splits": str(prepared / "splits.csv"),
             "weights": str(folder / "model.safetensors"),
-            "last": str(folder / "last.safetensors"),
+            "early": str(folder / "early.safetensors"),
             "card": str(folder / "model.json"),
             "history": str(folder / "training.csv"),
             "state": str(folder / "work"),
@@ -487,7 +709,7 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
 
     script("train")(**arguments(parts))
     script("train")(**arguments(whole))
-    for name in ("model.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "early.safetensors"):
         assert file_sha256(parts / name) == file_sha256(whole / name)
     tables = [pd.read_csv(folder / "training.csv").drop(columns="seconds") for folder in (parts, whole)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

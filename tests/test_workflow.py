@@ -78,26 +78,128 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+ROWS = ["U-Net", "AttUNet", "U-Net++", "Bayesian U-Net", "Probabilistic U-Net", "Vanilla DDPM", "TDPM", "ES-DDPM", "PD-DDPM"]
+STOCHASTIC = ROWS[3:]
+
+
+def exhibit(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "results" / f"{name}.csv")
+
+
 def test_table1_has_a_row_per_method_beside_the_papers(finished: Path) -> None:
-    table = pd.read_csv(finished / "results" / "table1.csv").set_index("method")
-    assert list(table.index) == ["U-Net", "AttUNet", "Vanilla DDPM", "PD-DDPM"]
+    table = exhibit(finished, "table1").set_index("method")
+    assert list(table.index) == ROWS
     assert table["dice"].between(0, 1).all()
-    assert table.loc["PD-DDPM", "dice_paper"] == 0.812
+    assert table["dice_paper"].tolist() == [0.787, 0.799, 0.798, 0.798, 0.792, 0.796, 0.801, 0.803, 0.812]
     assert (table["cases"] == 2).all()  # six cases over five folds: fold 0 has two
-    # four steps of the whole chain, two members; the chain from T' = 300 takes one step and the pre-segmentation one
-    assert table["network_evaluations"].to_dict() == {"U-Net": 1, "AttUNet": 1, "Vanilla DDPM": 8, "PD-DDPM": 3}
+    # Two members. Four steps of the whole chain, one from T' = 300; TDPM's prior and ES-DDPM's sample are one more for each
+    # member, PD-DDPM's pre-segmentation is one for all.
+    assert table["network_evaluations"].tolist() == [1, 1, 1, 2, 2, 8, 4, 4, 3]
+    assert (table["samples"] == [1, 1, 1, *[2] * 6]).all()
     assert (table["seconds_per_case"] > 0).all()
+    assert ((table["dice_low"] <= table["dice"]) & (table["dice"] <= table["dice_high"])).all()
+    difference = table["dice"] - table.loc["PD-DDPM", "dice"]
+    np.testing.assert_allclose(table["dice_difference"].drop("PD-DDPM"), difference.drop("PD-DDPM"), atol=1e-5)
     page = (finished / "results" / "table1.md").read_text(encoding="utf-8")
     assert "Demo scale" in page
     assert "[0.812]" in page
+    groups = exhibit(finished, "table1_groups")
+    assert set(groups["method"]) == set(ROWS)
+
+
+def test_table2_starts_from_the_zero_mask_and_early_checkpoints(finished: Path) -> None:
+    table = exhibit(finished, "table2")
+    assert table["presegmentation"].tolist() == ["No lesion", *(f"AttUNet (early {n})" for n in (1, 2, 3)), "AttUNet"]
+    assert table["presegmentation_dice"].iloc[0] == 0
+    ours = exhibit(finished, "table1").set_index("method")["dice"]
+    assert table["presegmentation_dice"].iloc[-1] == ours["AttUNet"]
+    assert table["dice"].iloc[-1] == ours["PD-DDPM"]
+    assert table["dice_paper"].tolist() == [0.353, 0.790, 0.795, 0.798, 0.812]
+    card = json.loads((finished / "results/phantom/networks/attunet/split-0_seed-0/model.json").read_text(encoding="utf-8"))
+    assert [kept["level"] for kept in card["early"]] == [0.944, 0.964, 0.982]
+
+
+def test_early_checkpoints_are_other_weights_than_the_selected(finished: Path) -> None:
+    from pd_ddpm.checkpoint import load_weights
+
+    folder = finished / "results/phantom/networks/attunet/split-0_seed-0"
+    selected, card = load_weights(folder / "model.safetensors", folder / "model.json")
+    for number, kept in enumerate(card["early"], 1):
+        early, _ = load_weights(folder / "early.safetensors", folder / "model.json", f"early-{number}")
+        assert early.keys() == selected.keys()
+        same = all(np.array_equal(early[name], selected[name]) for name in selected)
+        assert same == (kept["step"] == card["selected_step"])
+
+
+def test_uncertainty_and_claims_are_reported_for_what_was_run(finished: Path) -> None:
+    table = exhibit(finished, "uncertainty").set_index("method")
+    assert list(table.index) == [*ROWS, "Inter-rater"]
+    assert table.loc[STOCHASTIC, "error_auroc_variance"].between(0, 1).all()
+    assert table.loc[ROWS[:3], "error_auroc_variance"].isna().all()
+    assert table.loc[ROWS, "brier"].between(0, 1).all()
+    assert (table.loc[ROWS, "raters"] == 2).all()
+    assert table.loc[ROWS, "ged_squared"].between(0, 2).all()
+    assert 0.4 < table.loc["Inter-rater", "dice"] < 1
+    claims = exhibit(finished, "claims")
+    assert set(claims["verdict"]) <= {"holds", "does not hold", "undecided at this scale"}
+    assert len(claims) >= 10
+    assert claims["effect"].notna().all()
+
+
+def test_figures_come_with_the_numbers_that_they_show(finished: Path) -> None:
+    for name in ("fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"):
+        assert (finished / "results" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (finished / "results" / f"{name}.png").stat().st_size > 10_000
+    curve = exhibit(finished, "fig4_ensemble")
+    assert curve["size"].tolist() == [1, 2, 3, 4]
+    assert curve["subsets"].tolist() == [4, 6, 4, 1]
+    ours = exhibit(finished, "table1").set_index("method")
+    front = exhibit(finished, "pareto")
+    assert front["on_front_evaluations"].any()
+    own = front[(front["method"] == "pd-ddpm") & (front["members"] == 2)]
+    assert own["network_evaluations"].item() == ours.loc["PD-DDPM", "network_evaluations"]
+    pixels = exhibit(finished, "fig2_uncertainty")
+    assert pixels["case"].nunique() == 2
+
+
+def test_members_of_the_pool_begin_with_those_of_the_tables(finished: Path, tmp_path: Path) -> None:
+    """Fig. 4's pool of four is drawn once; its first two members are what a pool of two would hold."""
+    folder = tmp_path / "smaller"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "more.yaml").write_text("exhibits: {fig4_ensemble: {pool: 2}}\n", encoding="utf-8")
+    target = "results/phantom/predictions/pd-ddpm/split-0_seed-0/predictions.csv"
+    before = {path.name: path for path in (finished / target).parent.glob("*_samples.nii.gz")}
+    run = snakemake(folder, target, "--configfile", "small.yaml", "more.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name, path in before.items():
+        four, two = nibabel.load(path).get_fdata(), nibabel.load((folder / target).parent / name).get_fdata()
+        assert (four.shape[-1], two.shape[-1]) == (4, 2)
+        np.testing.assert_array_equal(four[..., :2], two)
+
+
+def test_a_tenth_method_is_a_line_of_configuration(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tenth"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "tenth.yaml").write_text(
+        "methods:\n  pd-ddpm-unet: {like: pd-ddpm, label: PD-DDPM (U-Net), presegmentation: unet}\n"
+        "exhibits:\n  table1: [unet, attunet, ddpm, pd-ddpm, pd-ddpm-unet]\n"
+        "  claims: {tdpm: ddpm, es_ddpm: ddpm}\n",
+        encoding="utf-8",
+    )
+    files = ("--configfile", "small.yaml", "tenth.yaml")
+    planned = jobs(snakemake(folder, "-n", "results/table1.csv", *files))
+    assert planned == {"sample": 1, "score": 1, "table1": 1, "publish_table1": 1}
+    run = snakemake(folder, "results/table1.csv", *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = exhibit(folder, "table1").set_index("method")
+    assert table.index[-1] == "PD-DDPM (U-Net)"
+    assert table.loc["PD-DDPM (U-Net)", "network_evaluations"] == 3
 
 
 def test_figure_3_shows_the_grid_and_its_numbers(finished: Path) -> None:
-    numbers = pd.read_csv(finished / "results" / "fig3_tprime.csv")
+    numbers = exhibit(finished, "fig3_tprime")
     assert sorted(numbers["t_start"].dropna()) == [100, 300, 1000]
     assert set(numbers.loc[numbers["t_start"].isna(), "label"]) == {"AttUNet", "Vanilla DDPM"}
-    assert (finished / "results" / "fig3_tprime.pdf").read_bytes().startswith(b"%PDF")
-    assert (finished / "results" / "fig3_tprime.png").stat().st_size > 10_000
 
 
 def test_predictions_lie_on_the_scans_own_grid(finished: Path) -> None:
@@ -105,7 +207,7 @@ def test_predictions_lie_on_the_scans_own_grid(finished: Path) -> None:
     case = splits.query("role == 'test'")["case"].iloc[0]
     cases = pd.read_csv(finished / "results/phantom/cases.csv").set_index("case")
     flair = nibabel.load(finished / cases.loc[case, "FLAIR"])
-    for method, members in (("attunet", 1), ("pd-ddpm", 2)):
+    for method, members in (("attunet", 1), ("pd-ddpm", 4)):
         folder = finished / "results/phantom/predictions" / method / "split-0_seed-0"
         for name, shape in (("samples", (*flair.shape, members)), ("mask", flair.shape), ("uncertainty", flair.shape)):
             image = nibabel.load(folder / f"{case}_{name}.nii.gz")
@@ -132,7 +234,7 @@ def test_comments_re_run_nothing_and_constants_what_uses_them(finished: Path, tm
 
     edit(folder / "src/pd_ddpm/samplers.py", "if s > 0:", "if s > 1:")
     after = jobs(snakemake(folder, "-n", "--configfile", "small.yaml"))
-    assert after["sample"] == 6
+    assert after["sample"] == 18
     assert "train" not in after
     assert "prepare" not in after
 
@@ -171,7 +273,7 @@ def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_f
     (folder / "more.yaml").write_text("splits: [0, 1]\n", encoding="utf-8")
     run = snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")
     planned = jobs(run)
-    assert (planned["train"], planned["sample"]) == (3, 6)
+    assert (planned["train"], planned["sample"]) == (7, 21)
     assert "split" not in planned
     assert "networks/denoiser/split-1_seed-0" in run.stdout + run.stderr
 
@@ -189,17 +291,34 @@ def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
     run = snakemake(fresh, "-n")
     planned = jobs(run)
     assert planned["simulate_phantom"] == 1
-    assert planned["train"] == 3
-    assert planned["sample"] == 13  # U-Net, AttUNet, vanilla, ten T' of which one is Table 1's PD-DDPM
-    assert "Provided cores" in run.stdout + run.stderr or planned
+    assert planned["train"] == 7
+    for name in ("table1", "table2", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "uncertainty", "claims"):
+        assert (planned[name], planned[f"publish_{name}"]) == (1, 1)
 
 
-def test_the_slurm_profile_plans_the_paper_and_nothing_leaks_into_it(fresh: Path) -> None:
+def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
+    """What a dry run would make of this kind, such as "networks/denoiser/split-0_seed-0", each as often as it is planned."""
+    lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
+    made = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
+    return [str(Path(path).parent).split("/", 2)[2] for path in made if f"/{kind}/" in path]
+
+
+def test_the_slurm_profile_plans_the_paper_and_shares_what_can_be_shared(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
     planned = jobs(run)
     assert "simulate_phantom" not in planned
-    assert planned["train"] == 15  # three networks, five splits: one denoiser serves all T'
-    assert planned["sample"] == 65
+    # Seven networks for nine methods and five splits. One denoiser for vanilla DDPM, ES-DDPM and PD-DDPM at every T'.
+    assert planned["train"] == len(outputs(run, "networks")) == len(set(outputs(run, "networks"))) == 35
+    denoisers = [path for path in outputs(run, "networks") if "denoiser" in path]
+    assert len([path for path in denoisers if path.startswith("networks/denoiser/")]) == 5
+    assert len(denoisers) == 10  # and TDPM's own
+    # Table 1: 9. Fig. 3: 9 more, since T' = 300 is Table 1's. Table 2: 3 early AttUNets and 4 chains, the best is Table 1's.
+    # Pareto: 6 respaced chains from noise and 6 from each of three T'; the others are there. Fig. 4 and Fig. 2: none.
+    assert planned["sample"] == 5 * (9 + 9 + 7 + 24)
+    drawn = outputs(run, "predictions")
+    assert len(drawn) == len(set(drawn)) == planned["sample"]
+    for split in range(5):
+        assert drawn.count(f"predictions/pd-ddpm/split-{split}_seed-0") == 1
     assert "results/wmh/" in run.stdout + run.stderr
     keys = {line.split(":")[0] for line in (ROOT / "profiles/default/config.yaml").read_text(encoding="utf-8").splitlines()}
     own = {line.split(":")[0] for line in (ROOT / "slurm/config.yaml").read_text(encoding="utf-8").splitlines()}

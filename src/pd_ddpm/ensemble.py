@@ -3,12 +3,17 @@
 import numpy as np
 
 
-def ensemble_mask(samples: np.ndarray) -> np.ndarray:
-    """Members averaged and cut at 0.5 (PD-DDPM Sec. 3.3). samples: (X, Y, Z, K) in [0, 1]; returns (X, Y, Z) bool.
+def cut(probability: np.ndarray) -> np.ndarray:
+    """Where it is lesion: a probability of 0.5 or more. A tie is lesion.
 
-    A tie is lesion; members that were stored in steps of 1/255 come back a rounding error too low.
+    Members that were stored in steps of 1/255 come back a rounding error too low.
     """
-    return samples.mean(axis=-1, dtype=np.float64) >= 0.5 - 1e-6
+    return probability >= 0.5 - 1e-6
+
+
+def ensemble_mask(samples: np.ndarray) -> np.ndarray:
+    """Members averaged and cut at 0.5 (PD-DDPM Sec. 3.3). samples: (X, Y, Z, K) in [0, 1]; returns (X, Y, Z) bool."""
+    return cut(samples.mean(axis=-1, dtype=np.float64))
 
 
 def uncertainty(samples: np.ndarray) -> np.ndarray:

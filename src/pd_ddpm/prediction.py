@@ -23,22 +23,20 @@ def segment_case(
     device: torch.device,
     number_format: torch.dtype,
     presegmentation: np.ndarray | None = None,
-    harden: bool = True,
 ) -> np.ndarray:
-    """Lesion probabilities (X, Y, Z, K) in [0, 1] of the segmenter's K members on the scan's grid.
+    """Lesion probabilities (X, Y, Z, N) in [0, 1] of the segmenter's N members on the scan's grid.
 
-    image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z) probability,
-    cut at 0.5 when `harden`. batch: how many members of slices go through the network at once; it
+    image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z, N) in [0, 1],
+    one for each member, or (X, Y, Z, 1) for all. batch: how many members of slices go through the network at once; it
     changes the speed and no result. The noise of a member is named (seed, case, slice, member).
     """
     grid, with_brain = grid_settings.of_case(brain, spacing_mm)
     chosen = np.flatnonzero(with_brain)
-    members = segmenter.samples
+    members = segmenter.members
     images = pad_to_multiple(grid.slices(image)[chosen], segmenter.divisor)
     starts = None
     if presegmentation is not None:
-        given = presegmentation >= 0.5 if harden else presegmentation
-        starts = pad_to_multiple(grid.slices(given)[chosen], segmenter.divisor)
+        starts = pad_to_multiple(grid.slices(presegmentation)[chosen], segmenter.divisor).expand(-1, members, -1, -1)
     height, width = grid.size
     results = torch.zeros((len(with_brain), members, height, width))
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
@@ -47,6 +45,6 @@ def segment_case(
         kept = torch.tensor([member for _, member in pairs[first : first + batch]])
         noise = MemberNoise([(seed, case, int(chosen[row]), member) for row, member in pairs[first : first + batch]])
         with autocast(device, number_format):
-            drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows], noise)
+            drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows, kept, None], noise)
         results[chosen[rows], kept] = drawn[:, 0, :height, :width].cpu()
     return grid.volume(results)

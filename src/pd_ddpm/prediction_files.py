@@ -1,13 +1,15 @@
 """The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
-from pd_ddpm.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.cost import Cost
+from pd_ddpm.ensemble import cut, ensemble_mask, uncertainty
 from pd_ddpm.files import finished_row, write_record
 from pd_ddpm.images import PROBABILITY_SLOPE, read_array, write_image
 
@@ -23,23 +25,67 @@ class PredictionFolder:
         """The record of a case that is already here, whole and under the same stamp."""
         return finished_row(self.folder / f"{case}.json", self.stamp)
 
-    def write(self, case: str, samples: np.ndarray, template: nib.Nifti1Image, cost: dict[str, float]) -> dict[str, Any]:
-        """Write the members (X, Y, Z, K), their ensemble's mask and their variance, then the record; returns the record.
+    def write(self, case: str, pool: np.ndarray, samples: int, template: nib.Nifti1Image, cost: Cost) -> dict[str, Any]:
+        """Write the pool of members (X, Y, Z, N), mask and variance of the first `samples`, then the record; returns it.
 
         Members are stored in steps of 1/255; mask and variance are those of the stored members.
         """
         (self.folder / f"{case}.json").unlink(missing_ok=True)
         names = {part: f"{case}_{part}.nii.gz" for part in ("samples", "mask", "uncertainty")}
-        stored = np.round(samples * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
+        stored = np.round(pool * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
+        ensemble = stored[..., :samples]
         write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
-        write_image(self.folder / names["mask"], ensemble_mask(stored), template, np.uint8)
-        write_image(self.folder / names["uncertainty"], uncertainty(stored), template)
-        record = {"case": case, "samples": samples.shape[-1], **cost, "stamp": self.stamp}
+        write_image(self.folder / names["mask"], ensemble_mask(ensemble), template, np.uint8)
+        write_image(self.folder / names["uncertainty"], uncertainty(ensemble), template)
+        record = {"case": case, "samples": samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.stamp}
         write_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
         return record
 
 
-def read_probability(folder: Path, case: str) -> np.ndarray:
-    """The mean of a case's members, (X, Y, Z) in [0, 1]."""
+def read_predictions(manifest: str | Path) -> pd.DataFrame:
+    """The records of a folder of predictions, by case."""
+    return pd.read_csv(manifest, dtype={"case": str}).set_index("case", drop=False)
+
+
+def read_samples(folder: Path, case: str) -> np.ndarray:
+    """All stored members of a case, (X, Y, Z, N) float32 in [0, 1]."""
     samples = read_array(folder / f"{case}_samples.nii.gz", mask=True, allow_4d=True)
-    return samples.reshape(*samples.shape[:3], -1).mean(axis=-1)
+    return samples.reshape(*samples.shape[:3], -1)
+
+
+@dataclass(frozen=True)
+class Presegmentations:
+    """The masks that the members of a method start from.
+
+    manifest: the predictions of another method, or None for no lesion anywhere. members: "mean": all start from the
+    ensemble of that method; "each": a member from the member of the same number. harden: they are cut at 0.5.
+    """
+
+    manifest: Path | None
+    members: Literal["mean", "each"]
+    harden: bool
+
+    def of_case(self, case: str, shape: tuple[int, ...], pool: int) -> np.ndarray:
+        """(X, Y, Z, 1), or (X, Y, Z, pool) where each member has its own; shape: (X, Y, Z)."""
+        if self.manifest is None:
+            return np.zeros((*shape, 1), dtype=np.float32)
+        samples = read_samples(self.manifest.parent, case)
+        if self.members == "each":
+            return cut(samples[..., :pool]).astype(np.float32) if self.harden else samples[..., :pool]
+        ensemble = samples[..., : self._record(case)["samples"]]
+        mean = ensemble_mask(ensemble).astype(np.float32) if self.harden else ensemble.mean(axis=-1)
+        return mean[..., None]
+
+    def cost(self, case: str) -> Cost:
+        """What drawing them took: once for a mask that all members share, else for each."""
+        if self.manifest is None:
+            return Cost()
+        record = self._record(case)
+        cost = Cost.of_record(record)
+        if self.members == "each":
+            return cost
+        whole = cost.of(int(record["samples"]))
+        return Cost(evaluations_shared=whole["network_evaluations"], seconds_shared=whole["seconds"])
+
+    def _record(self, case: str) -> pd.Series:
+        return read_predictions(self.manifest).loc[case]

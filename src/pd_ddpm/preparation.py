@@ -235,8 +235,7 @@ def prepare_case(
         write_image(output_folder / file, array, like=grid, dtype=array.dtype)
     row = _manifest_row(case, grid, mask, brain, volumes[0])
     # What is trained on and scored depends on this manifest alone, so it must tell when a voxel of these has changed.
-    scored = list(files)[:3]
-    row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in scored])
+    row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
     write_record(record_path, stamp, files, row)
     return row
 

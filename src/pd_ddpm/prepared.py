@@ -37,6 +37,11 @@ def read_truth(folder: Path, case: str) -> np.ndarray:
     return read_labels(folder / f"{case}_mask.nii.gz")[0]
 
 
+def read_further_raters(folder: Path, case: str) -> list[np.ndarray]:
+    """The labels (X, Y, Z) uint8 of a case's second and further raters; empty where the reference is the only one."""
+    return [read_labels(path)[0] for path in sorted(folder.glob(f"{case}_observer-*.nii.gz"))]
+
+
 def cases_of_split(csv_path: str | Path, split: int) -> dict[str, list[str]]:
     """Role -> cases of one split of a written table of splits; raises ValueError if it has no such split."""
     table = pd.read_csv(csv_path, dtype={"case": str})

@@ -7,14 +7,16 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from pd_ddpm.denoiser import Denoiser
+from pd_ddpm.networks.dropout import drawn_dropout
+from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.noise import MemberNoise
 from pd_ddpm.samplers import reverse_times
 from pd_ddpm.starts import Start
 
 
 class Segmenter(Protocol):
-    samples: int  # members K
-    evaluations: int  # network evaluations for all K members of one slice
+    members: int  # how many are drawn of each slice
+    evaluations_per_member: int  # network evaluations of one member of one slice
     divisor: int  # spatial sizes must be multiples of it
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
@@ -31,8 +33,8 @@ class DeterministicSegmenter:
     """One pass of a network that gives mask logits. Its members would be equal, so there is one."""
 
     network: nn.Module
-    samples: int = 1
-    evaluations: int = 1
+    members: int = 1
+    evaluations_per_member: int = 1
 
     @property
     def divisor(self) -> int:
@@ -43,28 +45,64 @@ class DeterministicSegmenter:
 
 
 @dataclass
+class DropoutSegmenter:
+    """The Bayesian U-Net: passes of a segmentation network whose dropout is on, each member with masks of its own.
+
+    Raises ValueError when called over a network without dropout.
+    """
+
+    network: nn.Module
+    members: int
+    evaluations_per_member: int = 1
+
+    @property
+    def divisor(self) -> int:
+        return self.network.divisor
+
+    def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
+        with drawn_dropout(self.network, noise.draw):
+            return self.network(image).float().sigmoid()
+
+
+@dataclass
+class LatentSegmenter:
+    """The Probabilistic U-Net: each member is a draw from the prior (Kohl et al. 2018)."""
+
+    network: ProbabilisticUNet
+    members: int
+    evaluations_per_member: int = 1
+
+    @property
+    def divisor(self) -> int:
+        return self.network.divisor
+
+    def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
+        return self.network(image, noise.draw((self.network.latent,), image.device)).float().sigmoid()
+
+
+@dataclass
 class DiffusionSegmenter:
     """A reverse chain of a denoiser from some start.
 
-    sampler: (denoise, x, times, noise=noise) -> x0; steps: network evaluations per member.
+    sampler: (denoise, x, times, noise=noise) -> x0; steps: of the chain, each an evaluation of the denoiser.
     """
 
     denoiser: Denoiser
     start: Start
     sampler: Callable[..., Tensor]
     steps: int
-    samples: int
+    members: int
 
     @property
-    def evaluations(self) -> int:
-        return self.steps * self.samples
+    def evaluations_per_member(self) -> int:
+        return self.steps + self.start.evaluations
 
     @property
     def divisor(self) -> int:
         return self.denoiser.divisor
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        x = self.start((1, *image.shape[2:]), presegmentation, noise).to(image.device)
+        x = self.start(image, presegmentation, noise).to(image.device)
         times = reverse_times(self.start.t_start, self.steps)
         x0 = self.sampler(lambda x_t, t: self.denoiser(x_t, image, t), x, times, noise=noise)
         return self.denoiser.coding.decode(x0)

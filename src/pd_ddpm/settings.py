@@ -1,10 +1,11 @@
 """What the configuration says of one network or one method. Pure Python: Snakemake reads this at every start.
 
 `name@key=value` is a variation of a named network or method: `pd-ddpm@t_start=50` is pd-ddpm in all but T'. The same words
-serve in the configuration, in file names and on the command line.
+serve in the configuration, in file names and on the command line. An entry with `like: other` has the settings of that
+other one wherever it says nothing itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import cache
@@ -17,7 +18,16 @@ from jsonschema.exceptions import ValidationError
 
 Config = dict[str, Any]
 SCHEMA = Path(__file__).parents[2] / "config" / "schema.yaml"
-CHAIN_KEYS = {"samples", "reverse_steps", "sampler", "variance", "eta"}  # without meaning where nothing is drawn
+CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "eta"}  # without meaning where there is no chain
+NO_PRESEGMENTATION = "zero"  # the pre-segmentation that finds no lesion anywhere (Table 2)
+
+# Which networks a segmenter can draw from.
+ARCHITECTURES = {
+    "deterministic": {"unet", "attention_unet", "unet_plus_plus"},
+    "dropout": {"unet"},
+    "latent": {"probabilistic_unet"},
+    "diffusion": {"denoising_unet", "truncated_denoising_unet"},
+}
 
 
 class ConfigError(ValueError):
@@ -42,16 +52,55 @@ def canonical(config: Config, name: str) -> str:
     return base + "".join(kept)
 
 
+def pool(config: Config, name: str) -> int:
+    """Members of a method that are drawn and stored: its samples, or more where Fig. 4 resamples them."""
+    samples = method(config, name).get("samples", 1)
+    figure = config["exhibits"]["fig4_ensemble"]
+    return max(samples, figure["pool"]) if canonical(config, name) == canonical(config, figure["method"]) else samples
+
+
+def chain_steps(config: Config, name: str) -> int:
+    """Reverse steps of a diffusion method: the share T'/T of `reverse_steps`, at least one."""
+    chosen = method(config, name)
+    return max(1, round(chosen["reverse_steps"] * chosen["t_start"] / network(config, chosen["network"])["T"]))
+
+
 def figure3_methods(config: Config) -> list[str]:
     """The methods of Fig. 3, one for each T' of its grid."""
     figure = config["exhibits"]["fig3_tprime"]
     return [canonical(config, f"{figure['method']}@t_start={t}") for t in figure["t_start"]]
 
 
+def table2_methods(config: Config) -> list[tuple[str, str]]:
+    """The rows of Table 2: (pre-segmentation, the method that starts from it)."""
+    table = config["exhibits"]["table2"]
+    rows = [(before, f"{table['method']}@presegmentation={before}") for before in table["presegmentations"]]
+    return [(before, canonical(config, name)) for before, name in rows]
+
+
+def pareto_methods(config: Config) -> list[str]:
+    """The methods of the Pareto figure: T' x respacing x sampler, each number of steps once.
+
+    A chain of one step ends where it begins in the estimate of the mask, so the sampler makes no difference to it.
+    """
+    figure = config["exhibits"]["pareto"]
+    found: dict[tuple, str] = {}
+    for base in figure["methods"]:
+        starts = [None] if method(config, base).get("start") == "noise" else figure["t_start"]
+        for t_start in starts:
+            for sampler, respacings in figure["reverse_steps"].items():
+                for steps in respacings:
+                    name = f"{base}@reverse_steps={steps}@sampler={sampler}" + (f"@t_start={t_start}" if t_start else "")
+                    taken = chain_steps(config, name)
+                    found.setdefault((base, t_start, taken, sampler if taken > 1 else None), canonical(config, name))
+    return list(found.values())
+
+
 def check(config: Config) -> None:
     """Raise ConfigError with everything that is wrong with a configuration, each with its key and a remedy."""
     schema = _schema()
-    problems = [_sentence(error) for error in _errors(schema, config)]
+    whole = config | {section: _expanded(config, section) for section in ("networks", "methods") if section in config}
+    problems = [_sentence(error) for error in _errors(schema, whole)]
     if not problems:
         resolved = deepcopy(config)
         resolved["networks"] = {name: network(config, name) for name in config["networks"]}
@@ -70,11 +119,29 @@ def _resolved(config: Config, section: str, name: str) -> dict[str, Any]:
 
 def _plain(config: Config, section: str, base: str) -> dict[str, Any]:
     """A named network or method with the settings that it shares with the others."""
-    own = config[section][base]
+    own = _own(config, section, base)
     common = config[{"networks": "training", "methods": "sampling"}[section]]
-    if own.get("segmenter") == "deterministic":
-        common = {key: value for key, value in common.items() if key not in CHAIN_KEYS}
-    return {**common, **own}
+    useless = {"deterministic": CHAIN_KEYS | {"samples"}, "dropout": CHAIN_KEYS, "latent": CHAIN_KEYS}
+    return {**{key: value for key, value in common.items() if key not in useless.get(own.get("segmenter"), ())}, **own}
+
+
+def _own(config: Config, section: str, base: str, seen: Sequence[str] = ()) -> dict[str, Any]:
+    """What an entry says itself, and what the entry says that it is `like`."""
+    own = config[section][base]
+    if not isinstance(own, dict) or "like" not in own:
+        return own
+    model = own["like"]
+    if model not in config[section]:
+        raise ConfigError(f"key '{section}.{base}.like': '{model}' is not one of {section}{_nearest(model, config[section])}")
+    if model in (base, *seen):
+        raise ConfigError(f"key '{section}.{base}.like': {' is like '.join([*seen, base, model])} leads back to itself")
+    return {**_own(config, section, model, (*seen, base)), **{key: value for key, value in own.items() if key != "like"}}
+
+
+def _expanded(config: Config, section: str) -> Any:
+    """The networks or methods with every `like` written out."""
+    entries = config[section]
+    return {name: _own(config, section, name) for name in entries} if isinstance(entries, dict) else entries
 
 
 def _parse(config: Config, section: str, name: str) -> tuple[str, dict[str, Any]]:
@@ -137,10 +204,32 @@ def _contradictions(config: Config) -> Iterator[str]:
         settings = network(config, name)
         if settings.get("t_max", 0) > settings.get("T", 0):
             yield f"key 'networks.{name}.t_max': {settings['t_max']} is above T = {settings['T']}"
-    figure = config["exhibits"]["fig3_tprime"]
-    exhibited = [*config["exhibits"]["table1"], *(f"{figure['method']}@t_start={t}" for t in figure["t_start"])]
-    for name in dict.fromkeys([*config["methods"], *exhibited]):
-        yield from method_problems(config, name)
+        first = settings["initialise_from"]
+        if first is not None and (first not in config["networks"] or network(config, first)["initialise_from"] is not None):
+            yield (
+                f"key 'networks.{name}.initialise_from': '{first}' must be one of networks that starts at random"
+                f"{_nearest(first, config['networks'])}"
+            )
+    wrong = [problem for name in config["methods"] for problem in method_problems(config, name)]
+    yield from wrong or _exhibit_problems(config)
+
+
+def _exhibit_problems(config: Config) -> Iterator[str]:
+    """What is wrong with the variations that the exhibits name."""
+    exhibits = config["exhibits"]
+    named = [*exhibits["table1"], *exhibits["pareto"]["methods"], *exhibits["claims"].values()]
+    named += [exhibits[key]["method"] for key in ("table2", "fig3_tprime", "fig4_ensemble")]
+    named += [f"{exhibits['fig3_tprime']['method']}@t_start={t}" for t in exhibits["fig3_tprime"]["t_start"]]
+    named += [f"{exhibits['table2']['method']}@presegmentation={name}" for name in exhibits["table2"]["presegmentations"]]
+    found = [problem for name in dict.fromkeys(named) for problem in method_problems(config, name)]
+    if not found:
+        found = [problem for name in pareto_methods(config) for problem in method_problems(config, name)]
+    yield from found
+    missing = [name for name in exhibits["claims"].values() if name not in exhibits["table1"]]
+    if missing:
+        yield f"key 'exhibits.claims': {', '.join(missing)} must be among the rows of exhibits.table1"
+    if not found and "samples" not in method(config, exhibits["fig4_ensemble"]["method"]):
+        yield f"key 'exhibits.fig4_ensemble.method': of '{exhibits['fig4_ensemble']['method']}' nothing is drawn"
 
 
 def method_problems(config: Config, name: str) -> Iterator[str]:
@@ -156,31 +245,61 @@ def method_problems(config: Config, name: str) -> Iterator[str]:
     if wrong:
         yield from wrong
         return
-    is_denoiser = trained["architecture"] == "denoising_unet"
-    if is_denoiser != (settings["segmenter"] == "diffusion"):
-        architecture = trained["architecture"]
-        yield f"method '{name}': segmenter '{settings['segmenter']}' cannot use the {architecture} '{settings['network']}'"
+    segmenter, architecture = settings["segmenter"], trained["architecture"]
+    if architecture not in ARCHITECTURES[segmenter]:
+        yield f"method '{name}': segmenter '{segmenter}' cannot use the {architecture} '{settings['network']}'"
         return
-    if not is_denoiser:
-        return
-    if not isinstance(settings["t_start"], int) or not 1 <= settings["t_start"] <= trained["T"]:
-        yield f"method '{name}': t_start (T') is {settings['t_start']}; it must be a whole number from 1 to T = {trained['T']}"
-    elif settings["t_start"] > trained["t_max"]:
+    early = settings["checkpoint"].removeprefix("early-")
+    kept = len(trained["early_levels"])
+    if early != "selected" and int(early) > kept:
         yield (
-            f"method '{name}': t_start (T') is {settings['t_start']}, but '{settings['network']}' is trained up to "
+            f"method '{name}': checkpoint is early-{early}, but '{settings['network']}' keeps {kept} early checkpoints; "
+            "add a level to its early_levels"
+        )
+    if segmenter == "dropout" and not trained["dropout"]:
+        yield f"method '{name}': segmenter 'dropout' needs a network with dropout, but that of '{settings['network']}' is 0"
+    if segmenter == "diffusion":
+        yield from _chain_problems(config, name, settings, trained)
+
+
+def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the reverse chain of a diffusion method."""
+    t_start, has_prior = settings["t_start"], trained["architecture"] == "truncated_denoising_unet"
+    if not isinstance(t_start, int) or not 1 <= t_start <= trained["T"]:
+        yield f"method '{name}': t_start (T') is {t_start}; it must be a whole number from 1 to T = {trained['T']}"
+    elif t_start > trained["t_max"]:
+        yield (
+            f"method '{name}': t_start (T') is {t_start}, but '{settings['network']}' is trained up to "
             f"t_max = {trained['t_max']} only"
         )
-    elif settings["start"] == "noise" and settings["t_start"] != trained["T"]:
-        yield f"method '{name}': a chain from noise begins at T = {trained['T']}, not at t_start = {settings['t_start']}"
+    elif settings["start"] == "noise" and t_start != trained["T"]:
+        yield f"method '{name}': a chain from noise begins at T = {trained['T']}, not at t_start = {t_start}"
+    elif settings["start"] == "learned_prior" and not (has_prior and t_start == trained["t_max"]):
+        yield (
+            f"method '{name}': the start learned_prior needs a truncated_denoising_unet whose t_max is t_start = {t_start}; "
+            f"'{settings['network']}' is a {trained['architecture']} with t_max = {trained['t_max']}"
+        )
     if settings["reverse_steps"] > trained["T"]:
         yield f"method '{name}': reverse_steps is {settings['reverse_steps']}, more than the T = {trained['T']} steps there are"
     if settings["start"] == "presegmentation":
-        before = settings.get("presegmentation")
-        if before is None or before.split("@")[0] not in config["methods"]:
-            yield f"method '{name}': presegmentation '{before}' is not one of methods" + _nearest(
-                str(before), config["methods"]
-            )
-        elif method(config, before).get("start") == "presegmentation":
-            yield f"method '{name}': presegmentation '{before}' starts from a pre-segmentation itself"
-        if "harden" not in settings:
-            yield f"method '{name}': the key 'harden' is missing; it says whether the pre-segmentation is cut at 0.5"
+        yield from _presegmentation_problems(config, name, settings)
+
+
+def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the mask that a chain starts from."""
+    missing = [key for key in ("presegmentation", "presegmentation_members", "harden") if key not in settings]
+    if missing:
+        yield f"method '{name}': {', '.join(missing)} must be set, since its chain starts from a pre-segmentation"
+        return
+    before = settings["presegmentation"]
+    if before == NO_PRESEGMENTATION:
+        return
+    if before.split("@")[0] not in config["methods"]:
+        yield f"method '{name}': presegmentation '{before}' is not one of methods" + _nearest(before, config["methods"])
+    elif method(config, before).get("start") == "presegmentation":
+        yield f"method '{name}': presegmentation '{before}' starts from a pre-segmentation itself"
+    elif settings["presegmentation_members"] == "each" and pool(config, before) < pool(config, name):
+        yield (
+            f"method '{name}': each of its {pool(config, name)} members starts from a member of '{before}', which has "
+            f"{pool(config, before)}; raise samples of '{before}', or set presegmentation_members to mean"
+        )

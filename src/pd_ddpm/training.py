@@ -1,14 +1,15 @@
-"""The training loop: any network with any one-optimiser objective, killed and resumed at will.
+"""The training loop: any network with any objective, killed and resumed at will.
 
 Everything random in step n is drawn from streams named (seed, n), so the state of a training is its weights, its
-optimiser and its step, and a run that was killed and continued equals an unbroken one bit for bit on the same machine.
+optimisers and its step, and a run that was killed and continued equals an unbroken one bit for bit on the same machine.
 """
 
 import copy
 import math
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from pd_ddpm import checkpoint
 from pd_ddpm.console import log, progress
 from pd_ddpm.files import held
 from pd_ddpm.noise import stream
-from pd_ddpm.objectives import Objective
+from pd_ddpm.objectives import Objective, Phase
 from pd_ddpm.precision import autocast
-from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices, as_batch
+from pd_ddpm.training_data import Batch, CaseSlices, PatchSettings, TrainingSlices, as_batch
 from pd_ddpm.working_grid import pad_to_multiple
 
 
@@ -52,16 +54,33 @@ class TrainingSettings:
     validate_every: int
     validation_slices: int
     patches: PatchSettings
+    early_levels: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class EarlyCheckpoint:
+    """The weights of a validation whose Dice was a record then, and about `level` times the best one of all."""
+
+    level: float
+    step: int
+    validation_dice: float
+    weights: dict[str, Tensor]
 
 
 @dataclass
 class Fitted:
-    """The outcome of a training. history has a row per validation: step, loss, learning_rate, validation_dice, seconds."""
+    """The outcome of a training.
+
+    selected: the weights that are kept, without those that the model names as `training_only` (prefixes of their names).
+    history: a row for each validation with step, loss, learning_rate, validation_dice and seconds, and the mean since the
+    last validation of whatever else the objective's losses name.
+    early: one for each of `early_levels`, in their order.
+    """
 
     selected: dict[str, Tensor]
-    last: dict[str, Tensor]
     selected_step: int
     history: list[dict[str, float]]
+    early: list[EarlyCheckpoint]
 
 
 @dataclass
@@ -71,10 +90,9 @@ class _State:
     dependencies: str
     step: int = 0
     seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)  # since the last validation
     history: list[dict[str, float]] = field(default_factory=list)
-    best_dice: float = -1.0
-    best_step: int = 0
+    records: list[tuple[int, float]] = field(default_factory=list)  # step and Dice of each validation that was the best so far
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -108,9 +126,12 @@ class Training:
         self.device = device
         self.number_format = number_format
         self.save_every_seconds = save_every_seconds
-        self.optimiser = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        self.phases = objective.phases(model)
+        self.optimisers = {
+            phase.name: torch.optim.Adam(phase.parameters, betas=phase.betas, weight_decay=settings.weight_decay, fused=True)
+            for phase in self.phases
+            if phase.optimiser is None
+        }
         self.scaler = torch.amp.GradScaler(device.type, enabled=number_format == torch.float16)
         self.state = _State(dependencies)
 
@@ -127,49 +148,66 @@ class Training:
         """
         path = folder / "state.pt"
         with held(folder), _asked_to_end() as asked:
-            self._resume(path)
+            if not self._resume(path):
+                shutil.rmtree(folder / "early", ignore_errors=True)
             state, steps = self.state, self.settings.steps
             started = time.monotonic() - state.seconds
             saved = time.monotonic()
             for step in progress(range(state.step + 1, steps + 1), name, total=steps, done=state.step):
-                state.losses.append(self._step(step))
+                for column, value in self._step(step).items():
+                    state.losses.setdefault(column, []).append(value)
                 self._follow(step)
                 state.step, state.seconds = step, time.monotonic() - started
                 if step % self.settings.validate_every == 0 or step == steps:
-                    self._validate(name)
+                    self._validate(folder, name)
                 if asked() or time.monotonic() - saved > self.save_every_seconds:
                     self._save(path)
                     saved = time.monotonic()
                 if asked():
                     raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {path}")
-        last = _copy(self.judged)
-        use_best = self.settings.select == "best" and bool(state.best)
-        return Fitted(state.best if use_best else last, last, state.best_step if use_best else state.step, state.history)
+            early = self._early(folder, name)
+        if self.settings.select == "best" and state.records:
+            return Fitted(state.best, state.records[-1][0], state.history, early)
+        return Fitted(_copy(self.judged), state.step, state.history, early)
 
-    def _step(self, step: int) -> float:
-        """One optimiser step; returns the loss."""
+    def _step(self, step: int) -> dict[str, float]:
+        """All phases on one batch; returns what they name, the first one's loss as "loss"."""
         draws = stream("train", self.seed, step)
         torch.manual_seed(int(draws.integers(2**31)))  # dropout draws from the global generator
         batch = self.slices.batch(draws, self.settings.batch, self.settings.patches).to(self.device)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.settings, step)
         self.model.train()
+        values = {}
+        for phase in self.phases:
+            if phase.is_due(step, self.settings.steps):
+                found = self._minimise(phase, batch, draws, step)
+                if phase is not self.phases[0]:
+                    found[f"{phase.name}_loss"] = found.pop("loss")
+                values |= found
+        return values
+
+    def _minimise(self, phase: Phase, batch: Batch, draws: np.random.Generator, step: int) -> dict[str, float]:
+        """One optimiser step; returns the loss and what else is named."""
+        optimiser, changed = self.optimisers[phase.optimiser or phase.name], set(phase.parameters)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, step) * phase.learning_rate_factor
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(parameter in changed)
         with autocast(self.device, self.number_format):
-            loss = self.objective.loss(self.model, batch, draws)["loss"]
-        value = loss.item()
-        if not math.isfinite(value):
+            found = phase.loss(self.model, batch, draws)
+        values = {name: value.item() for name, value in found.items()}
+        if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is {value} at step {step}; lower 'learning_rate', set 'gradient_clip', or use 'precision: float32'. "
-                "The last saved state is kept"
+                f"the {phase.name} loss is {values['loss']} at step {step}; lower 'learning_rate', set 'gradient_clip', or use "
+                "'precision: float32'. The last saved state is kept"
             )
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(found["loss"]).backward()
         if self.settings.gradient_clip is not None:
-            self.scaler.unscale_(self.optimiser)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
-        self.scaler.step(self.optimiser)
+            self.scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_(phase.parameters, self.settings.gradient_clip)
+        self.scaler.step(optimiser)
         self.scaler.update()
-        return value
+        return values
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -180,22 +218,26 @@ class Training:
         for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
             ours.copy_(theirs)
 
-    def _validate(self, name: str) -> None:
+    def _validate(self, folder: Path, name: str) -> None:
         """Add a row to the history, and keep the weights if they are the best so far."""
         state, dice = self.state, math.nan
         if self.validation:
             dice = self.validation_dice()
-            if dice > state.best_dice:
-                state.best_dice, state.best_step, state.best = dice, state.step, _copy(self.judged)
+            if not state.records or dice > state.records[-1][1]:
+                state.records.append((state.step, dice))
+                state.best = _copy(self.judged)
+                if self.settings.early_levels:
+                    checkpoint.save_weights(_early_path(folder, state.step), state.best)
+        means = {column: float(np.mean(values)) for column, values in state.losses.items()}
         row = {
             "step": state.step,
-            "loss": float(np.mean(state.losses)),
+            "loss": means.pop("loss"),
             "learning_rate": learning_rate(self.settings, state.step),
             "validation_dice": dice,
             "seconds": round(state.seconds, 1),
         }
-        state.history.append(row)
-        state.losses = []
+        state.history.append(row | means)
+        state.losses = {}
         log.info("%s: step %d, loss %.4f, validation Dice %.4f", name, state.step, row["loss"], dice)
 
     @torch.inference_mode()
@@ -218,21 +260,46 @@ class Training:
                 scores.append(2 * both / total if total else 1.0)
         return float(np.mean(scores))
 
+    def _early(self, folder: Path, name: str) -> list[EarlyCheckpoint]:
+        """For each of the early levels the record that comes nearest to it; none where nothing could be validated."""
+        levels, records = self.settings.early_levels, self.state.records
+        if not levels or not records:
+            if levels:
+                log.warning("%s: no early checkpoints are kept, since this split has no validation case", name)
+            return []
+        chosen = nearest_records([dice for _, dice in records], levels)
+        if len(set(chosen)) < len(levels):
+            log.warning(
+                "%s: %d validations were the best so far when they came, too few for %d different early checkpoints; "
+                "lower 'validate_every'",
+                name,
+                len(records),
+                len(levels),
+            )
+        steps = [records[n] for n in chosen]
+        return [
+            EarlyCheckpoint(level, step, dice, checkpoint.load_tensors(_early_path(folder, step)))
+            for level, (step, dice) in zip(levels, steps, strict=True)
+        ]
+
     @property
     def _parts(self) -> dict[str, Any]:
-        return {"model": self.model, "average": self.average, "optimiser": self.optimiser, "scaler": self.scaler}
+        optimisers = {f"{name} optimiser": optimiser for name, optimiser in self.optimisers.items()}
+        return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
 
-    def _resume(self, path: Path) -> None:
+    def _resume(self, path: Path) -> bool:
+        """Whether there was a state to go on from."""
         if not path.exists():
-            return
+            return False
         saved = checkpoint.load_state(path)
         if saved["progress"]["dependencies"] != self.state.dependencies:
             log.info("%s belongs to other settings, data or code; starting anew", path)
-            return
+            return False
         for name, part in self._parts.items():
             part.load_state_dict(saved[name])
         self.state = _State(**saved["progress"])
         log.info("continuing after step %d from %s", self.state.step, path)
+        return True
 
     def _save(self, path: Path) -> None:
         parts = {name: part.state_dict() for name, part in self._parts.items()}
@@ -240,7 +307,27 @@ class Training:
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
+    """The model's state, but for what it needs in training only."""
+    left_out = getattr(model, "training_only", ())
+    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items() if not key.startswith(left_out)}
+
+
+def _early_path(folder: Path, step: int) -> Path:
+    return folder / "early" / f"step-{step}.safetensors"
+
+
+def nearest_records(dice: Sequence[float], levels: Sequence[float]) -> list[int]:
+    """For each level the index of the record whose Dice is nearest to level times the last and best one.
+
+    dice: increasing. The best itself is chosen only where it is the only one. As long as there are enough records, no two
+    levels share one and a higher level has a later one: then it is their total distance that is smallest.
+    """
+    earlier = list(dice[:-1] or dice)
+    distance = np.abs(np.subtract.outer(np.multiply(levels, dice[-1]), earlier))
+    if len(earlier) < len(levels):
+        return distance.argmin(axis=1).tolist()
+    _, chosen = linear_sum_assignment(distance)
+    return np.sort(chosen)[np.argsort(np.argsort(levels))].tolist()
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

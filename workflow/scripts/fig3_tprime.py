@@ -3,8 +3,8 @@
 import pandas as pd
 
 from pd_ddpm.console import run
-from pd_ddpm.figures import fig3_numbers, fig3_tprime
-from pd_ddpm.tables import read_scores
+from pd_ddpm.figures.fig3_tprime import fig3_numbers, fig3_tprime
+from pd_ddpm.scores import read_scores
 
 
 def main(

@@ -10,10 +10,11 @@ from pd_ddpm import checkpoint
 from pd_ddpm.build.network import model
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.console import progress, run
+from pd_ddpm.cost import Cost
 from pd_ddpm.files import file_sha256, fingerprint
 from pd_ddpm.precision import choose_device, choose_format, place
 from pd_ddpm.prediction import segment_case
-from pd_ddpm.prediction_files import PredictionFolder, read_probability
+from pd_ddpm.prediction_files import PredictionFolder, Presegmentations
 from pd_ddpm.prepared import cases_of_split, read_scan
 from pd_ddpm.working_grid import GridSettings
 
@@ -36,43 +37,43 @@ def main(
     torch.set_num_threads(threads)
     where = choose_device(device)
     number_format = choose_format(settings["precision"], where)
-    tensors, trained = checkpoint.load_weights(Path(weights), Path(card))
+    tensors, trained = checkpoint.load_weights(Path(weights), Path(card), settings["checkpoint"])
     network = model(trained["settings"], trained["image_channels"])
-    network.load_state_dict(tensors)
+    checkpoint.fill(network, tensors, Path(weights))
     draw = segmenter(settings, place(network, where, number_format))
+    grid = GridSettings(**trained["grid"])
+    given = None
+    if settings.get("start") == "presegmentation":
+        before = Path(presegmentation) if presegmentation else None
+        given = Presegmentations(before, settings["presegmentation_members"], settings["harden"])
 
-    before = pd.read_csv(presegmentation, index_col="case", dtype={"case": str}) if presegmentation else None
-    given = [file_sha256(Path(file)) for file in (cases, presegmentation) if file]
+    depends_on = [file_sha256(Path(file)) for file in (cases, presegmentation) if file]
     lasting = {key: value for key, value in settings.items() if key != "batch"}  # it changes the speed and no result
-    stamp = fingerprint(
-        [lasting, seed, code, trained["weights_sha256"], trained["grid"], given, str(number_format), where.type]
-    )
-    folder = PredictionFolder(Path(predictions).parent, stamp)
-
+    stamp = [lasting, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type]
+    folder = PredictionFolder(Path(predictions).parent, fingerprint(stamp))
     records = []
     for case in progress(cases_of_split(splits, split)["test"], f"{name}, split {split}, seed {seed}"):
         record = folder.finished(case)
         if record is None:
             started = time.perf_counter()
             scan = read_scan(Path(cases).parent, case)
-            samples = segment_case(
+            pool = segment_case(
                 draw,
                 scan.image,
                 scan.brain,
                 scan.spacing_mm,
-                GridSettings(**trained["grid"]),
+                grid,
                 case=case,
                 seed=seed,
                 batch=settings["batch"],
                 device=where,
                 number_format=number_format,
-                presegmentation=read_probability(Path(presegmentation).parent, case) if presegmentation else None,
-                harden=settings.get("harden", True),
+                presegmentation=given and given.of_case(case, scan.brain.shape, draw.members),
             )
-            cost = {"network_evaluations": draw.evaluations, "seconds": time.perf_counter() - started}
-            if before is not None:  # the cost of a chain includes that of the mask it starts from
-                cost = {key: value + before.loc[case, key].item() for key, value in cost.items()}
-            record = folder.write(case, samples, scan.template, cost)
+            seconds = (time.perf_counter() - started) / draw.members
+            cost = Cost(evaluations_per_member=draw.evaluations_per_member, seconds_per_member=seconds)
+            cost += given.cost(case) if given else Cost()
+            record = folder.write(case, pool, settings.get("samples", 1), scan.template, cost)
         records.append(record)
     pd.DataFrame(records).to_csv(predictions, index=False)
 

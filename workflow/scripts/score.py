@@ -1,29 +1,44 @@
-"""Compare the masks of one method and split with the truth: one row per case."""
+"""Compare the masks and probabilities of one method and split with the truth: one row per case."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from pd_ddpm.console import progress, run
-from pd_ddpm.images import read_array
+from pd_ddpm.cost import Cost
+from pd_ddpm.ensemble import ensemble_mask, uncertainty
 from pd_ddpm.metrics import ReferenceMask, score
-from pd_ddpm.prepared import read_scan, read_truth
+from pd_ddpm.prediction_files import read_predictions, read_samples
+from pd_ddpm.prepared import read_further_raters, read_scan, read_truth
+from pd_ddpm.probability_scores import band, probability_scores, rater_scores
 
 
-def main(cases: str, predictions: str, scores: str, identity: dict) -> None:
+def main(cases: str, predictions: str, scores: str, identity: dict, settings: dict) -> None:
     sites = pd.read_csv(cases, dtype={"case": str}).set_index("case")["site"]
+    source, made = Path(cases).parent, Path(predictions).parent
     rows = []
-    for drawn in progress(pd.read_csv(predictions, dtype={"case": str}).to_dict("records"), f"scores of {identity['method']}"):
-        case, source, made = drawn["case"], Path(cases).parent, Path(predictions).parent
-        scan = read_scan(source, case)
-        reference = ReferenceMask.from_labels(read_truth(source, case), scan.spacing_mm, case)
-        mask = read_array(made / f"{case}_mask.nii.gz", mask=True) > 0
-        uncertain = read_array(made / f"{case}_uncertainty.nii.gz", mask=True)
-        row = identity | {"case": case, "site": sites[case], "samples": drawn["samples"]} | score(reference, mask)
-        row["uncertainty"] = float(uncertain[scan.brain].mean()) if drawn["samples"] > 1 else None
-        rows.append(row | {"network_evaluations": drawn["network_evaluations"], "seconds": drawn["seconds"]})
+    for drawn in progress(read_predictions(predictions).to_dict("records"), f"scores of {identity['method']}"):
+        case = drawn["case"]
+        scan, labels = read_scan(source, case), read_truth(source, case)
+        samples = read_samples(made, case)[..., : drawn["samples"]]
+        reference = ReferenceMask.from_labels(labels, scan.spacing_mm, case)
+        region = band(scan.brain, scan.spacing_mm, settings["band_mm"])
+        row = identity | {"case": case, "site": sites[case], "samples": drawn["samples"]}
+        row |= score(reference, ensemble_mask(samples))
+        row["uncertainty"] = float(uncertainty(samples)[scan.brain].mean()) if drawn["samples"] > 1 else None
+        row |= probability_scores(samples, labels, region, settings["calibration_bins"])
+        row |= rater_scores(samples, [labels, *read_further_raters(source, case)])
+        rows.append(row | Cost.of_record(drawn).of(drawn["samples"]))
     pd.DataFrame(rows).to_csv(scores, index=False)
 
 
 if __name__ == "__main__":
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, identity=snakemake.params.identity)
+    parameters = snakemake.params
+    run(
+        main,
+        snakemake.log[0],
+        **snakemake.input,
+        **snakemake.output,
+        identity=parameters.identity,
+        settings=parameters.settings,
+    )

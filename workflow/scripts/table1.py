@@ -1,20 +1,36 @@
-"""Table 1: scores of all methods beside what the paper prints."""
+"""Table 1: scores of all methods beside what the paper prints, and how they differ from PD-DDPM."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from pd_ddpm.console import run
-from pd_ddpm.tables import read_scores, table1, table1_html, table1_markdown
+from pd_ddpm.scores import read_scores
+from pd_ddpm.tables.table1 import table1, table1_document, table1_groups
 
 
-def main(scores: list[str], printed: str, table: str, page: str, markdown: str, labels: dict[str, str], remark: str) -> None:
-    rows = table1(read_scores(scores), labels, pd.read_csv(printed))
+def main(
+    scores: list[str],
+    printed: str,
+    table: str,
+    page: str,
+    markdown: str,
+    latex: str,
+    groups: str,
+    labels: dict[str, str],
+    against: str,
+    remark: str,
+) -> None:
+    found = read_scores(scores)
+    rows, of_groups = table1(found, labels, pd.read_csv(printed), against), table1_groups(found, labels)
     rows.to_csv(table, index=False, float_format="%.6g")
-    Path(page).write_text(table1_html(rows, remark), encoding="utf-8")
-    Path(markdown).write_text(table1_markdown(rows, remark), encoding="utf-8")
+    of_groups.to_csv(groups, index=False, float_format="%.6g")
+    document = table1_document(rows, of_groups, labels[against], remark)
+    Path(page).write_text(document.html(), encoding="utf-8")
+    Path(markdown).write_text(document.markdown(), encoding="utf-8")
+    Path(latex).write_text(document.latex(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parameters = snakemake.params
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, labels=parameters.labels, remark=parameters.remark)
+    parameters = {key: snakemake.params[key] for key in ("labels", "against", "remark")}
+    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

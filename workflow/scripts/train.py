@@ -21,7 +21,7 @@ def main(
     cases: str,
     splits: str,
     weights: str,
-    last: str,
+    early: str,
     card: str,
     history: str,
     state: str,
@@ -34,6 +34,8 @@ def main(
     code: str,
     save_every_seconds: float,
     threads: int,
+    first_weights: str | None = None,
+    first_card: str | None = None,
 ) -> None:
     torch.set_num_threads(threads)
     roles = cases_of_split(splits, split)
@@ -44,7 +46,10 @@ def main(
     number_format = choose_format(settings["precision"], where)
     torch.manual_seed(seed)
     network = model(settings, image_channels=training[0].image.shape[1])
-    depends_on = [settings, grid, seed, code, file_sha256(Path(cases)), roles, str(number_format), where.type]
+    if first_weights:
+        checkpoint.fill(network, checkpoint.load_weights(Path(first_weights), Path(first_card))[0], Path(first_weights))
+    files = [file_sha256(Path(file)) for file in (cases, first_weights) if file]
+    depends_on = [settings, grid, seed, code, files, roles, str(number_format), where.type]
     fitted = Training(
         network,
         objective(settings),
@@ -59,8 +64,8 @@ def main(
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
 
     pd.DataFrame(fitted.history).to_csv(history, index=False)
-    checkpoint.save_weights(Path(last), fitted.last)
     checkpoint.save_weights(Path(weights), fitted.selected)
+    checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early])
     description = {
         "network": name,
         "settings": settings,
@@ -69,13 +74,14 @@ def main(
         "split": split,
         "seed": seed,
         "selected_step": fitted.selected_step,
+        "early": [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early],
         "training_cases": roles["train"],
         "code": code,
         "device": str(where),
         "number_format": str(number_format),
         "seconds": fitted.history[-1]["seconds"],
     }
-    checkpoint.save_card(Path(card), Path(weights), description)
+    checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,31 @@ from torch import nn
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
-from pd_ddpm.networks.supervised import attention_unet, unet
+from pd_ddpm.networks.discriminator import PatchDiscriminator
+from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
+from pd_ddpm.networks.supervised import attention_unet, unet, unet_plus_plus
 from pd_ddpm.schedule import SCHEDULES
+from pd_ddpm.truncated_denoiser import TruncatedDenoiser
 
-SEGMENTATION_NETWORKS = {"unet": unet, "attention_unet": attention_unet}
+# Each architecture with the settings that are its own.
+SEGMENTATION_NETWORKS = {
+    "unet": (unet, ["channels", "dropout"]),
+    "attention_unet": (attention_unet, ["channels"]),
+    "unet_plus_plus": (unet_plus_plus, ["channels"]),
+    "probabilistic_unet": (ProbabilisticUNet, ["channels", "latent"]),
+}
 
 
 def model(settings: dict[str, Any], image_channels: int) -> nn.Module:
     """The untrained model of these network settings (one entry of `networks` in the configuration).
 
-    Segmentation networks: image (B, M, *S) -> logits (B, 1, *S). "denoising_unet": a Denoiser.
+    Segmentation networks: image (B, M, *S) -> logits (B, 1, *S), of the "probabilistic_unet" with noise (B, latent) besides.
+    "denoising_unet": a Denoiser; "truncated_denoising_unet": a TruncatedDenoiser.
     """
     if settings["architecture"] in SEGMENTATION_NETWORKS:
-        return SEGMENTATION_NETWORKS[settings["architecture"]](
-            spatial_dims=settings["spatial_dims"], in_channels=image_channels, channels=settings["channels"]
-        )
+        network, own = SEGMENTATION_NETWORKS[settings["architecture"]]
+        shape = {key: settings[key] for key in own}
+        return network(spatial_dims=settings["spatial_dims"], in_channels=image_channels, **shape)
     network = DenoisingUNet(
         spatial_dims=settings["spatial_dims"],
         in_channels=image_channels + 1,
@@ -36,4 +46,10 @@ def model(settings: dict[str, Any], image_channels: int) -> nn.Module:
         dropout=settings["dropout"],
     )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
-    return Denoiser(network, schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
+    parts = (network, schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
+    if settings["architecture"] == "denoising_unet":
+        return Denoiser(*parts)
+    discriminator = PatchDiscriminator(
+        spatial_dims=settings["spatial_dims"], in_channels=image_channels + 1, channels=settings["discriminator_channels"]
+    )
+    return TruncatedDenoiser(*parts, t_max=settings["t_max"], head=settings["head"], discriminator=discriminator)

@@ -2,15 +2,29 @@
 
 from typing import Any
 
+from pd_ddpm.evidence_lower_bound import EvidenceLowerBound
 from pd_ddpm.objectives import CrossEntropy, Denoising, Objective
 from pd_ddpm.training import TrainingSettings
 from pd_ddpm.training_data import PatchSettings
+from pd_ddpm.truncated_diffusion import TruncatedDiffusion
 
 
 def objective(settings: dict[str, Any]) -> Objective:
     """The objective of these network settings."""
     if settings["architecture"] == "denoising_unet":
         return Denoising(settings["t_max"], settings["mask_loss"])
+    if settings["architecture"] == "truncated_denoising_unet":
+        return TruncatedDiffusion(
+            settings["t_max"],
+            settings["mask_loss"],
+            generator_factor=settings["generator_learning_rate"] / settings["learning_rate"],
+            discriminator_factor=settings["discriminator_learning_rate"] / settings["learning_rate"],
+            gradient_penalty=settings["gradient_penalty"],
+            penalty_every=settings["penalty_every"],
+            warm_up=settings["warm_up"],
+        )
+    if settings["architecture"] == "probabilistic_unet":
+        return EvidenceLowerBound(settings["kl_weight"])
     return CrossEntropy(settings["dice_weight"])
 
 

@@ -6,22 +6,27 @@ from typing import Any
 from torch import nn
 
 from pd_ddpm.samplers import ancestral, ddim
-from pd_ddpm.segmenters import DeterministicSegmenter, DiffusionSegmenter, Segmenter
-from pd_ddpm.starts import NoiseStart, PresegmentationStart
+from pd_ddpm.segmenters import DeterministicSegmenter, DiffusionSegmenter, DropoutSegmenter, LatentSegmenter, Segmenter
+from pd_ddpm.starts import LearnedPriorStart, NoiseStart, PresegmentationStart
 
 
 def segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
     """The segmenter of these method settings (one entry of `methods` in the configuration) over its trained model."""
     if settings["segmenter"] == "deterministic":
         return DeterministicSegmenter(model)
+    if settings["segmenter"] == "dropout":
+        return DropoutSegmenter(model, members=settings["pool"])
+    if settings["segmenter"] == "latent":
+        return LatentSegmenter(model, members=settings["pool"])
     t_start = settings["t_start"]
     start = {
-        "noise": NoiseStart(t_start),
-        "presegmentation": PresegmentationStart(t_start, model.schedule, model.coding),
-    }[settings["start"]]
+        "noise": lambda: NoiseStart(t_start),
+        "presegmentation": lambda: PresegmentationStart(t_start, model.schedule, model.coding),
+        "learned_prior": lambda: LearnedPriorStart(t_start, model),
+    }[settings["start"]]()
     sampler = {
         "ancestral": partial(ancestral, variance=settings.get("variance")),
         "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
     }[settings["sampler"]]
     steps = max(1, round(settings["reverse_steps"] * t_start / model.schedule.T))
-    return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, settings["samples"])
+    return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, members=settings["pool"])

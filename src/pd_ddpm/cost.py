@@ -1,0 +1,30 @@
+"""What it costs to draw the members of a case."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Network evaluations for one slice and seconds for the whole case: once, and for each member that is drawn."""
+
+    evaluations_shared: int = 0
+    evaluations_per_member: int = 0
+    seconds_shared: float = 0.0
+    seconds_per_member: float = 0.0
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Self:
+        """From the row of a table that holds these four among other columns."""
+        return cls(**{field.name: field.type(record[field.name]) for field in fields(cls)})
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def of(self, members: int) -> dict[str, float]:
+        """What this many members cost together."""
+        return {
+            "network_evaluations": self.evaluations_shared + members * self.evaluations_per_member,
+            "seconds": self.seconds_shared + members * self.seconds_per_member,
+        }

@@ -1,0 +1,131 @@
+"""Tables of text with their notes, as a web page, as Markdown and as LaTeX."""
+
+import html
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+STYLE = (
+    "body{font-family:sans-serif;margin:2em;max-width:95em}"
+    "table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;margin:1em 0}"
+    "th{border-bottom:1px solid;vertical-align:bottom}td,th{padding:.3em .8em;text-align:right;vertical-align:top}"
+    ".left{text-align:left}p{max-width:60em;line-height:1.4}"
+)
+
+LATEX_CHARACTERS = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "×": r"$\times$",
+        "√": r"$\surd$",
+        "–": "--",
+        "²": r"$^2$",
+        "³": r"$^3$",
+        "⁻": r"$^{-}$",
+        "→": r"$\rightarrow$",
+        "\u00a0": "~",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading, a table of text, and what its reader must know; columns are right-aligned but the first and `left`."""
+
+    heading: str
+    table: pd.DataFrame
+    notes: Sequence[str] = ()
+    left: Collection[str] = ()
+
+    def sides(self) -> list[str]:
+        """Left or right, for each column."""
+        return ["left" if place == 0 or name in self.left else "right" for place, name in enumerate(self.table.columns)]
+
+    def lines(self) -> list[list[str]]:
+        """The cells, row by row."""
+        return self.table.astype(str).to_numpy().tolist()
+
+
+@dataclass(frozen=True)
+class Document:
+    """An exhibit for reading. remark: of what data and scale all of its numbers are."""
+
+    title: str
+    remark: str
+    parts: Sequence[Part]
+
+    def markdown(self) -> str:
+        """The document as Markdown with pipe tables."""
+        blocks = [f"# {self.title}", f"**{self.remark}**"]
+        for part in self.parts:
+            rule = ["---" if side == "left" else "---:" for side in part.sides()]
+            lines = [list(part.table.columns), rule, *part.lines()]
+            body = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+            blocks += [f"## {part.heading}", "\n".join(body), *part.notes]
+        return "\n\n".join(blocks) + "\n"
+
+    def html(self) -> str:
+        """The document as a page of its own."""
+        body = "".join(_html_part(part) for part in self.parts)
+        title = html.escape(self.title)
+        return (
+            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n<p><strong>{html.escape(self.remark)}</strong></p>\n{body}</body></html>\n"
+        )
+
+    def latex(self) -> str:
+        r"""A table environment for each part, its notes below it; the reader's preamble needs \usepackage{booktabs}."""
+        return f"% {self.title}. {self.remark} Needs \\usepackage{{booktabs}}.\n" + "\n".join(map(_latex_part, self.parts))
+
+
+def _html_part(part: Part) -> str:
+    classes = [f' class="{side}"' if side == "left" else "" for side in part.sides()]
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        marked = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
+        return f"<tr>{''.join(marked)}</tr>\n"
+
+    head = row("th", list(part.table.columns))
+    body = "".join(row("td", line) for line in part.lines())
+    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in part.notes)
+    return f"<h2>{html.escape(part.heading)}</h2>\n<table>\n{head}{body}</table>\n{notes}"
+
+
+def _latex_part(part: Part) -> str:
+    columns = "".join(side[0] for side in part.sides())
+    lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in [list(part.table.columns), *part.lines()]]
+    notes = " ".join(_latex(note) for note in part.notes)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{_latex(part.heading)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\par\smallskip\footnotesize {notes}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex(text: str) -> str:
+    return text.translate(LATEX_CHARACTERS)

@@ -1,0 +1,25 @@
+"""The paper's claims, put to the test on our own scores."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pd_ddpm.console import run
+from pd_ddpm.scores import read_scores
+from pd_ddpm.tables.claims import Roles, claims, claims_document
+
+
+def main(
+    scores: list[str], ensembles: list[str], printed: str, table: str, page: str, markdown: str, roles: dict, remark: str
+) -> None:
+    who = Roles(**roles | {"table2": [tuple(row) for row in roles["table2"]]})
+    rows = claims(read_scores(scores), read_scores(ensembles), who, pd.read_csv(printed))
+    rows.to_csv(table, index=False, float_format="%.6g")
+    document = claims_document(rows, remark)
+    Path(page).write_text(document.html(), encoding="utf-8")
+    Path(markdown).write_text(document.markdown(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parameters = {key: snakemake.params[key] for key in ("roles", "remark")}
+    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
