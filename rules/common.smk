@@ -75,7 +75,7 @@ def sampling_files(wildcards):
 
 
 def method_parameters(wildcards):
-    """A method's settings as far as they change a sample or its speed: not its name in tables."""
+    """A method's settings as far as they change a sample, which its name in tables does not."""
     chosen = settings.method(config, wildcards.method) | {"pool": settings.pool(config, wildcards.method)}
     return {key: value for key, value in chosen.items() if key != "label"}
 
@@ -100,22 +100,27 @@ def result_identity(wildcards):
     )
 
 
+def presegmentation_of(name):
+    """The method whose masks another one starts from, if there is one."""
+    before = settings.method(config, name).get("presegmentation")
+    return None if before in (None, settings.NO_PRESEGMENTATION) else settings.canonical(config, before)
+
+
 def figure3_methods():
     """The methods of Fig. 3's curve and the two that it is compared with: the pre-segmentation and the whole chain."""
     figure = config["exhibits"]["fig3_tprime"]
-    before = settings.method(config, figure["method"]).get("presegmentation")
+    before = presegmentation_of(figure["method"])
     whole = [name for name in config["exhibits"]["table1"] if settings.method(config, name).get("start") == "noise"]
     return [*settings.figure3_methods(config), *([before] if before else []), *whole]
 
 
 def table2_rows():
     """The rows of Table 2: label, method, its pre-segmentation (None for no lesion), and the row that the paper prints."""
-    printed = config["exhibits"]["table2"]["presegmentations"]
+    printed = {row["method"]: row["printed"] for row in config["exhibits"]["table2"]["presegmentations"]}
     rows = []
     for before, method in settings.table2_methods(config):
-        empty = before == settings.NO_PRESEGMENTATION
-        label = "No lesion" if empty else settings.method(config, before)["label"]
-        rows.append([label, method, None if empty else settings.canonical(config, before), printed[before]])
+        label = "No lesion" if before == settings.NO_PRESEGMENTATION else settings.method(config, before)["label"]
+        rows.append([label, method, presegmentation_of(method), printed[before]])
     return rows
 
 
@@ -135,22 +140,22 @@ def first_results(kind, dataset, ending):
 def pareto_points():
     """The methods of the Pareto figure and what they are: those that are sampled for it, and Table 1's own."""
     points = []
-    for name in dict.fromkeys([*settings.pareto_methods(config), *config["exhibits"]["table1"]]):
+    rows = (settings.canonical(config, name) for name in config["exhibits"]["table1"])
+    for name in dict.fromkeys([*settings.pareto_methods(config), *rows]):
         chosen = settings.method(config, name)
-        point = {"method": settings.canonical(config, name), "label": chosen["label"]}
+        point = {"method": name, "label": chosen["label"]}
         if chosen["segmenter"] == "diffusion":
             point |= {key: chosen[key] for key in ("t_start", "sampler")}
-            point["reverse_steps"] = settings.chain_steps(config, name)
+            point["reverse_steps"] = settings.steps_of_chain(config, name)
         points.append(point)
     return points
 
 
 def claims_roles():
     """Who is who in the paper's claims."""
-    named = {role: settings.canonical(config, name) for role, name in config["exhibits"]["claims"].items()}
-    before = settings.method(config, named["pd_ddpm"]).get("presegmentation")
+    named = {role: name and settings.canonical(config, name) for role, name in config["exhibits"]["claims"].items()}
     return named | dict(
-        presegmentation=before and settings.canonical(config, before),
+        presegmentation=presegmentation_of(named["pd_ddpm"]),
         ensemble=settings.canonical(config, config["exhibits"]["fig4_ensemble"]["method"]),
         grid=dict(zip(config["exhibits"]["fig3_tprime"]["t_start"], settings.figure3_methods(config), strict=True)),
         table2=table2_rows(),
@@ -159,7 +164,9 @@ def claims_roles():
 
 def claims_methods():
     """The methods that the claims compare."""
-    return [*config["exhibits"]["table1"], *settings.figure3_methods(config), *table2_scores()]
+    roles = claims_roles()
+    one = [roles[role] for role in ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm") if roles[role]]
+    return [*one, *roles["grid"].values(), *table2_scores()]
 
 
 def labels(methods):
@@ -188,6 +195,13 @@ def case_sources(dataset):
 
 def remark(dataset):
     """What must stand beside an exhibit of this data set at this scale."""
-    scale = "Demo scale: small networks and few steps." if config["scale"] == "demo" else "The configuration's paper scale."
+    demo = "Demo scale: small networks and few steps, too few for TDPM's discriminator to learn."
     simulated = "simulate" in config["datasets"][dataset]
+    scale = demo if config["scale"] == "demo" else "The configuration's paper scale."
     return scale + (" The scans are simulated: nothing here is a result on patients." if simulated else "")
+
+
+def figure_remark(wildcards):
+    """The same in a few words, for a figure's title."""
+    simulated = " (simulated)" if "simulate" in config["datasets"][wildcards.dataset] else ""
+    return f"{wildcards.dataset}{simulated}, {config['scale']} scale"

@@ -103,7 +103,7 @@ rule fig2_uncertainty:
     params:
         labels=labels(config["exhibits"]["table1"]),
         shown=config["exhibits"]["fig2_uncertainty"]["cases"],
-        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        remark=figure_remark,
         code=script_code("fig2_uncertainty"),
     script:
         "../workflow/scripts/fig2_uncertainty.py"
@@ -126,7 +126,7 @@ rule fig3_tprime:
             zip(settings.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
         ),
         labels=figure3_labels(),
-        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        remark=figure_remark,
         code=script_code("fig3_tprime"),
     script:
         "../workflow/scripts/fig3_tprime.py"
@@ -148,7 +148,7 @@ rule fig4_ensemble:
     params:
         labels=labels([config["exhibits"]["fig4_ensemble"]["method"]]),
         chosen=settings.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
-        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        remark=figure_remark,
         code=script_code("fig4_ensemble"),
     script:
         "../workflow/scripts/fig4_ensemble.py"
@@ -170,7 +170,7 @@ rule pareto:
     params:
         points=pareto_points(),
         members=config["exhibits"]["pareto"]["members"],
-        remark=lambda wildcards: f"{wildcards.dataset}, {config['scale']} scale",
+        remark=figure_remark,
         code=script_code("pareto"),
     script:
         "../workflow/scripts/pareto.py"

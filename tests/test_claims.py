@@ -166,8 +166,11 @@ def uncertain(curve: dict[int, float], noise: float = 0.05) -> pd.DataFrame:
     [
         ({50: 0.1, 300: 0.6, 500: 1.0, 1000: 1.05}, HOLDS, HOLDS),
         ({50: 0.1, 300: 0.6, 500: 1.0, 1000: 2.0}, HOLDS, FAILS),
+        ({50: 0.1, 300: 0.6, 500: 1.0, 1000: 0.95}, HOLDS, HOLDS),
         ({50: 1.0, 300: 0.6, 500: 0.2, 1000: 0.2}, FAILS, FAILS),
         ({50: 1.0, 300: 1.0, 500: 1.0, 1000: 1.0}, UNDECIDED, UNDECIDED),
+        ({50: 0.05, 300: 0.04, 500: 0.03, 800: 0.02, 1000: 0.01}, FAILS, FAILS),  # falls all the way
+        ({50: 0.01, 300: 0.02, 500: 0.03, 800: 0.01, 1000: 0.002}, HOLDS, FAILS),  # collapses
     ],
 )
 def test_growth_and_saturation_of_uncertainty(curve: dict[int, float], grows: str, saturates: str) -> None:
@@ -182,6 +185,21 @@ def test_growth_is_relative_to_the_case() -> None:
     mean_until_500, mean_of_all = (0.5 + 3 + 5) / 3, (0.5 + 3 + 5 + 10) / 4
     assert table.loc["uncertainty_grows", "effect"] == pytest.approx(1.0 / mean_until_500)
     assert table.loc["uncertainty_saturates", "effect"] == pytest.approx(0.5 / mean_of_all)
+    falling = verdicts(uncertain({50: 0.5, 300: 3.0, 500: 5.0, 1000: 2.0}, noise=0.0))
+    mean_of_all = (0.5 + 3 + 5 + 2) / 4
+    assert falling.loc["uncertainty_saturates", "effect"] == pytest.approx((0.6 - 0.5) / mean_of_all)
+
+
+def test_changes_of_either_sign_around_none_are_no_change() -> None:
+    """Their sizes, case by case, would on average be more than half of the growth."""
+    beyond = np.array([0.8, -0.8, 0.8, -0.8, 0.0])
+    frame = pd.concat(
+        [
+            scores(method, BASE).assign(uncertainty=level)
+            for method, level in (("pd@50", 0.5), ("pd", 3.0), ("pd@500", 5.0), ("pd@1000", 5.0 + 5 * beyond))
+        ]
+    )
+    assert verdicts(frame).loc["uncertainty_saturates", "effect"] < 0
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.01, HOLDS), (0.0, UNDECIDED), (-0.01, FAILS)])
@@ -247,6 +265,24 @@ def test_what_was_not_scored_is_not_run() -> None:
     assert table.loc["better_than_tdpm", "detail"] == "TDPM was not scored."
     assert table.loc["ensemble_better_than_member", "detail"] == "No ensembles were scored."
     assert (table["cases"] == 0).all()
+
+
+def test_parts_that_no_method_plays_are_not_run() -> None:
+    ours = Roles("pd", presegmentation="attunet", grid=GRID, table2=TABLE2, ensemble="pd")
+    table = verdicts(world(0.02), roles=ours)
+    missing = {
+        "better_and_cheaper_than_vanilla": "Vanilla DDPM",
+        "faster_than_vanilla": "Vanilla DDPM",
+        "better_than_tdpm": "TDPM",
+        "better_than_es_ddpm": "ES-DDPM",
+    }
+    for claim, name in missing.items():
+        row = table.loc[claim]
+        assert (row["verdict"], row["detail"]) == (NOT_RUN, f"{name} is none of the methods that were run.")
+    assert (table.loc[["better_than_presegmentation", "uncertainty_saturates"], "verdict"] == HOLDS).all()
+    page = claims_document(table.reset_index(), "Without them.").markdown()
+    assert "not run: 6." in page
+    assert "Not run: a method that the claim compares is not among those that were run" in page
 
 
 def test_a_pool_as_large_as_the_ensemble_and_one_member_only() -> None:

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from pd_ddpm.cost import Cost
 from pd_ddpm.ensemble import ensemble_mask, uncertainty
 from pd_ddpm.images import read_array
 from pd_ddpm.prediction_files import PredictionFolder
@@ -49,6 +50,6 @@ def test_a_tie_is_lesion_also_after_storing(members, tmp_path):
     samples[..., : members // 2] = 1
     template = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))
     template.header.set_xyzt_units("mm")
-    PredictionFolder(tmp_path, "stamp").write("case", samples, template, {"network_evaluations": 1, "seconds": 1.0})
+    PredictionFolder(tmp_path, "stamp").write("case", samples, members, template, Cost())
     assert ensemble_mask(samples).all()
     assert read_array(tmp_path / "case_mask.nii.gz", mask=True).all()

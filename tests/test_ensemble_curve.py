@@ -9,7 +9,7 @@ import pytest
 from pd_ddpm.ensemble import ensemble_mask
 from pd_ddpm.ensemble_curve import curve, subsets
 from pd_ddpm.images import PROBABILITY_SLOPE
-from pd_ddpm.metrics import ReferenceMask, dice_only
+from pd_ddpm.metrics import ReferenceMask, score
 
 
 def stream() -> np.random.Generator:
@@ -74,7 +74,7 @@ def test_dice_is_that_of_the_subsets_ensemble_to_the_last_bit(dtype: type) -> No
     truth = reference(np.random.default_rng(2).choice(3, samples.shape[:3], p=(0.6, 0.3, 0.1)))
     chosen = subsets(6, 100, stream())
     expected = [
-        (size, "+".join(map(str, subset)), dice_only(truth, ensemble_mask(samples[..., list(subset)])))
+        (size, "+".join(map(str, subset)), score(truth, ensemble_mask(samples[..., list(subset)]))["dice"])
         for size, of_size in chosen.items()
         for subset in of_size
     ]

@@ -23,7 +23,7 @@ from pd_ddpm.figures.fig3_tprime import fig3_numbers, fig3_tprime
 from pd_ddpm.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
 from pd_ddpm.figures.pareto import pareto, pareto_front, pareto_numbers
 from pd_ddpm.prepared import Scan
-from pd_ddpm.style import COLOURS, DASHES, MARKERS
+from pd_ddpm.style import METHODS, SPARE, looks
 
 REMARK = "made up, test scale"
 
@@ -50,8 +50,45 @@ def through_csv(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_methods_differ_in_print_without_colour() -> None:
-    assert set(MARKERS) == set(DASHES) == set(COLOURS)
-    assert len(set(MARKERS.values())) == len(set(DASHES.values())) == len(set(COLOURS.values())) == len(COLOURS)
+    all_looks = [*METHODS.values(), *SPARE]
+    for aspect in ("colour", "marker", "line"):
+        assert len({getattr(look, aspect) for look in all_looks}) == len(all_looks), aspect
+
+
+def test_methods_that_the_paper_does_not_have_look_like_none_of_its_own_and_differ() -> None:
+    """Each choice of five labels out of forty, by the dozen: the same look alone, and never one twice in a figure."""
+    names = [f"PD-DDPM ({n})" for n in range(40)]
+    assert {look for name in names for look in looks([name]).values()} == set(SPARE)
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        chosen = random.choice(names, len(SPARE), replace=False).tolist()
+        found = looks(["U-Net", *chosen, chosen[0], "PD-DDPM"])
+        assert list(found) == ["U-Net", *chosen, "PD-DDPM"]
+        assert {found[name] for name in chosen} == set(SPARE)
+        assert found[chosen[0]] == looks(chosen[:1])[chosen[0]]
+        assert (found["U-Net"], found["PD-DDPM"]) == (METHODS["U-Net"], METHODS["PD-DDPM"])
+    assert set(looks(names).values()) == set(SPARE)
+
+
+def test_figures_tell_two_further_methods_apart() -> None:
+    one, *others = [f"PD-DDPM ({n})" for n in range(40)]
+    other = next(name for name in others if looks([name])[name] == looks([one])[one])
+    rows = ensembles({(0, 0): [np.linspace(0.5, 0.6, 3), np.linspace(0.6, 0.8, 3)]}, 3)
+    both = pd.concat([rows.assign(method=name) for name in (one, other)])
+    right = fig4_ensemble(fig4_numbers(both, {one: one, other: other}), REMARK, 3).axes[1]
+    lines = {line.get_label(): line for line in right.lines}
+    curves = [lines[f"{name}: independent ensembles"] for name in (one, other)]
+    assert curves[0].get_color() != curves[1].get_color()
+    assert curves[0].get_marker() != curves[1].get_marker()
+    described = pd.DataFrame({"method": [one, other], "label": [one, other], "t_start": 300, "reverse_steps": 30})
+    points = pareto(pareto_numbers(both, described.assign(sampler="ancestral"), [1, 3]), REMARK)
+    (legend,) = [legend for legend in points.legends if {text.get_text() for text in legend.get_texts()} == {one, other}]
+    assert len({handle.get_color() for handle in legend.legend_handles}) == 2
+    tables = [scores(name, [0.6, 0.7], uncertainty=1e-3) for name in ("pd", one, other)]
+    levels = fig3_numbers(pd.concat(tables), {"pd": 300}, {"pd": "PD-DDPM", one: one, other: other})
+    lines = {line.get_label(): line for line in fig3_tprime(levels, REMARK, 300).axes[0].lines}
+    assert len({lines[name].get_color() for name in ("PD-DDPM", one, other)}) == 3
+    assert len({str(lines[name]._unscaled_dash_pattern) for name in ("PD-DDPM", one, other)}) == 3
 
 
 def test_figures_do_not_load_torch() -> None:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from pd_ddpm.mask_geometry import MaskGeometry
-from pd_ddpm.metrics import EMPTY_MASK_POLICY, ReferenceMask, dice, dice_only, hd95_medpy_mm, hd95_mm, jaccard, score
+from pd_ddpm.metrics import EMPTY_MASK_POLICY, ReferenceMask, dice, hd95_medpy_mm, hd95_mm, score
 
 SPACINGS = ((0.96, 0.96, 3.0), (1.0, 1.0, 1.0), (1.2, 0.98, 3.0), (0.5, 2.0, 1.25))
 # A turned and shifted patient: the metrics must not notice.
@@ -146,7 +146,6 @@ def test_equals_medpy(seed):
     for name, value in expected.items():
         assert ours[name] == pytest.approx(value, rel=0, abs=1e-9), name
     assert dice(scored, truth) == pytest.approx(expected["dice"], rel=0, abs=1e-12)
-    assert jaccard(scored, truth) == pytest.approx(expected["jaccard"], rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.3, 0.6, 1.0])
@@ -261,7 +260,6 @@ def test_label_2_leaves_the_prediction_before_anything_is_counted():
     assert result["predicted_lesions"] == 2.0
     assert result["lesion_precision"] == 0.5
     assert result["dice"] == pytest.approx(2 * 3 / 8)
-    assert dice_only(ReferenceMask.from_labels(labels, (1.0, 1.0, 1.0)), prediction) == result["dice"]
     without = prediction & (labels != 2)
     assert scores(labels, without) == result
     assert scores(np.where(labels == 2, 0, labels), without) == {**result, "ignored_voxels": 0.0}
@@ -287,7 +285,6 @@ def test_empty_masks(truth, prediction, fractions, difference):
     assert math.isnan(result["hd95_mm"])
     assert math.isnan(result["hd95_medpy_mm"])
     assert dice(truth, prediction) == result["dice"]
-    assert jaccard(truth, prediction) == result["jaccard"]
     assert EMPTY_MASK_POLICY.startswith("Empty masks: ")
 
 
@@ -361,7 +358,6 @@ def test_one_reference_serves_many_predictions():
     first = score(reference, prediction)
     score(reference, np.zeros_like(prediction))
     assert score(reference, prediction) == first == scores(labels, prediction, spacing)
-    assert dice_only(reference, prediction) == first["dice"]
 
 
 @pytest.mark.parametrize(
@@ -401,12 +397,10 @@ def test_spacing_that_is_none(spacing):
 )
 def test_predictions_that_cannot_be_scored(prediction, message):
     reference = ReferenceMask.from_labels(EMPTY, (1.0, 1.0, 1.0))
-    for function in (score, dice_only):
-        with pytest.raises(ValueError, match=message):
-            function(reference, prediction)
+    with pytest.raises(ValueError, match=message):
+        score(reference, prediction)
 
 
 def test_masks_of_different_shapes_have_no_overlap():
-    for function in (dice, jaccard):
-        with pytest.raises(ValueError, match=r"shapes \(4, 5, 6\) and \(1, 5, 6\)"):
-            function(EMPTY, EMPTY[:1])
+    with pytest.raises(ValueError, match=r"shapes \(4, 5, 6\) and \(1, 5, 6\)"):
+        dice(EMPTY, EMPTY[:1])

@@ -48,7 +48,7 @@ class Recording:
 
 def through(draw, image=IMAGE, brain=BRAIN, grid=NATIVE, batch=4, **options):
     options = {"case": "case", "seed": 0, "device": torch.device("cpu"), "number_format": torch.float32} | options
-    return segment_case(draw, image, brain, SPACING, grid, batch=batch, **options)
+    return segment_case(draw, image, brain, SPACING, grid, batch=batch, **options).samples
 
 
 class Pointwise(nn.Module):
@@ -227,6 +227,7 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
                 settings=settings,
                 device="cpu",
                 code="",
+                batch=12,
                 threads=1,
                 presegmentation=before and str(folder / before / "predictions.csv"),
             )

@@ -382,7 +382,7 @@ def test_files_of_a_case(tmp_path, head):
         written = nib.load(tmp_path / "out" / name)
         np.testing.assert_array_equal(written.affine, nib.load(row["FLAIR"]).affine)
         assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (1, 1)
-    written = [f"Utrecht-0_{part}.nii.gz" for part in ("image", "mask", "brain")]
+    written = [f"Utrecht-0_{part}.nii.gz" for part in ("image", "mask", "brain", "observer-2")]
     contents = [hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() for name in written]
     assert manifest.pop("prepared_sha256") == fingerprint(contents)
     voxel_ml = 0.016

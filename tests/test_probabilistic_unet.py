@@ -150,6 +150,25 @@ def test_one_image_does_not_depend_on_the_rest_of_its_batch():
         torch.testing.assert_close(network(image[n : n + 1], noise[n : n + 1]), together[n : n + 1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("order", [[0, 0, 0], [0, 0, 1, 1, 1, 0, 2], [2, 1, 0]])
+def test_draws_of_one_image_share_its_features_and_its_prior(spatial_dims, order):
+    """Each row is what it is alone, and only rows that differ from the one before are evaluated."""
+    network, image, noise = small(spatial_dims), normal(3, 2, *SIZES[spatial_dims]), normal(len(order), 3, seed=1)
+    image[1] = image[0]
+    image[1, 1, ..., -1] += 1  # the second image differs from the first at one border alone
+    rows = image[order]
+    alone = torch.cat([network(rows[n : n + 1], noise[n : n + 1]) for n in range(len(order))])
+    shown = {"features": [], "prior": []}
+    for name, module in (("features", network.down), ("prior", network.prior_encoder)):
+        module.register_forward_pre_hook(lambda _, inputs, name=name: shown[name].append(inputs[0]))
+    torch.testing.assert_close(network(rows, noise), alone, rtol=1e-4, atol=1e-5)
+    expected = image[[place for n, place in enumerate(order) if n == 0 or place != order[n - 1]]]
+    for inputs in shown.values():
+        assert len(inputs) == 1
+        assert torch.equal(inputs[0], expected)
+
+
 def test_features_do_not_change_with_the_size_of_the_image():
     """Far from the border a patch has the features that it has in the whole slice."""
     network, image = small(channels=(4, 6)), normal(1, 2, 96, 64)

@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from pd_ddpm.ensemble import cut, ensemble_mask, uncertainty
 from pd_ddpm.images import PROBABILITY_SLOPE
-from pd_ddpm.metrics import dice, jaccard
+from pd_ddpm.metrics import dice
 from pd_ddpm.probability_scores import auroc, band, expected_calibration_error, probability_scores, rater_scores
 
 SHAPE = (12, 10, 5)
@@ -123,6 +123,9 @@ def brute_force_ged(samples: np.ndarray, raters: list[np.ndarray]) -> float:
     counted = ~np.any([labels == 2 for labels in raters], axis=0)
     members = [cut(samples[..., member]) & counted for member in range(samples.shape[-1])]
     truths = [(labels == 1) & counted for labels in raters]
+
+    def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+        return np.sum(one & other) / np.sum(one | other) if np.any(one | other) else 1.0
 
     def mean_distance(first: list[np.ndarray], second: list[np.ndarray]) -> float:
         return float(np.mean([1 - jaccard(one, other) for one, other in product(first, second)]))

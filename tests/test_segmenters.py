@@ -100,7 +100,7 @@ def test_pd_ddpm_asks_the_network_t_start_times(start, t_start):
     draw(normal(3, 2, 4, 4), torch.zeros(3, 1, 4, 4), MemberNoise(NAMES[:3]))
     assert network.times == [[t] * 3 for t in range(t_start, 0, -1)]
     assert draw.members == 3
-    assert draw.members * draw.evaluations_per_member == sum(map(len, network.times))
+    assert draw.evaluations_shared + draw.members * draw.evaluations_per_member == sum(map(len, network.times))
     assert draw.divisor == 4
 
 
@@ -186,7 +186,7 @@ def test_a_segmentation_network_gives_one_member_without_noise():
 
     draw = segmenter({"segmenter": "deterministic"}, Logits())
     assert isinstance(draw, DeterministicSegmenter)
-    assert (draw.members, draw.evaluations_per_member, draw.divisor) == (1, 1, 16)
+    assert (draw.members, draw.evaluations_shared, draw.evaluations_per_member, draw.divisor) == (1, 0, 1, 16)
     image = normal(2, 2, 16, 16)
     expected = 1 / (1 + np.exp(-image[:, :1].numpy().astype(np.float64)))
     np.testing.assert_allclose(draw(image, None, MemberNoise(NAMES[:2])).numpy(), expected, atol=1e-6)
@@ -220,7 +220,8 @@ def drawing(name):
 def test_drawn_members_differ_and_reproduce(name):
     draw = drawing(name)
     assert isinstance(draw, DRAWN[name][0])
-    assert (draw.members, draw.evaluations_per_member, draw.divisor) == (4, 1, draw.network.divisor)
+    assert (draw.members, draw.divisor) == (4, draw.network.divisor)
+    assert (draw.evaluations_shared, draw.evaluations_per_member) == {"dropout": (0, 1), "latent": (1, 0)}[name]
     image = normal(1, 2, 32, 48).expand(4, -1, -1, -1)
     with torch.inference_mode():
         members, again = (draw(image, None, MemberNoise(NAMES)) for _ in range(2))
@@ -283,3 +284,13 @@ def test_a_latent_member_is_the_pass_with_its_own_noise():
     draw, image = drawing("latent"), normal(4, 2, 32, 48)
     expected = draw.network(image, MemberNoise(NAMES).draw((3,))).sigmoid()
     assert torch.equal(draw(image, None, MemberNoise(NAMES)), expected)
+
+
+@both
+def test_as_many_slices_are_evaluated_as_are_counted(name):
+    """By the first convolution: each slice once, or once for each member."""
+    draw, image, rows = drawing(name), normal(2, 2, 32, 48).repeat_interleave(4, dim=0), []
+    first = next(module for module in draw.network.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    draw(image, None, MemberNoise([*NAMES, *[(0, "case", 6, member) for member in range(4)]]))
+    assert sum(rows) == 2 * (draw.evaluations_shared + 4 * draw.evaluations_per_member)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from pd_ddpm.statistics import bootstrap_interval, holm
-from pd_ddpm.style import COLOURS
+from pd_ddpm.style import METHODS
 from pd_ddpm.tables.document import Document, Part
 from pd_ddpm.tables.table1 import table1, table1_document, table1_groups
 from pd_ddpm.tables.table2 import table2, table2_document
@@ -223,7 +223,7 @@ def test_printed_values_are_the_papers_tables() -> None:
     assert printed.shape == (9, 4)
     assert printed.loc["PD-DDPM"].to_dict() == {"dice": 0.812, "hd95_mm": 3.494, "jaccard": 0.689, "lesion_f1": 0.800}
     assert printed["dice"].idxmax() == "PD-DDPM"
-    assert set(printed.index) <= set(COLOURS)
+    assert set(printed.index) <= set(METHODS)
     second = PRINTED.query("exhibit == 'table2'").pivot(index="row", columns="metric", values="value")
     assert second.shape == (5, 5)
     assert second.loc["0.799"].drop("presegmentation_dice").to_dict() == printed.loc["PD-DDPM"].to_dict()

@@ -427,6 +427,55 @@ def test_each_phase_is_an_adam_of_its_own_on_the_same_batch(tmp_path):
     assert fitted.history[1]["second_loss"] == pytest.approx(np.mean([losses[step] for step in (6, 8, 10)]), rel=1e-5)
 
 
+class Warming(Phases):
+    """The validations of a network of two numbers have the Dice that they are told."""
+
+    def __init__(self, shares, from_share):
+        super().__init__(from_share=from_share)
+        self.shares, self.judged = iter(shares), []
+
+    def estimates(self, model, batch, draws):
+        self.judged.append(model.one.item())
+        return [batch.mask * next(self.shares)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "from_share", "selected", "early"),
+    [
+        ([1, 0, 0, 1, 0], 0.4, 8, 6),  # the first phase alone was trained up to step 4
+        ([1, 0, 0, 1, 0], 0.3, 8, 4),
+        ([1, 0, 0, 1, 0], 0.0, 2, 2),
+        ([1, 1, 1, 1, 0], 0.9, 10, 10),  # no validation but the last
+    ],
+)
+def test_no_weights_of_the_warm_up_are_selected_or_kept_early(tmp_path, shares, from_share, selected, early):
+    objective = Warming(shares, from_share)
+    fitted = training(
+        Two(),
+        objective,
+        validation=VALIDATION[:1],
+        steps=10,
+        validate_every=2,
+        learning_rate=0.1,
+        early_levels=[0.5],
+    ).fit(tmp_path)
+    assert [row["validation_dice"] for row in fitted.history] == shares
+    assert (fitted.selected_step, fitted.early[0].step) == (selected, early)
+    assert fitted.selected["one"].item() == objective.judged[selected // 2 - 1]
+    assert fitted.early[0].weights["one"].item() == objective.judged[early // 2 - 1]
+
+
+def test_without_a_validation_after_the_warm_up_the_last_weights_are_selected(tmp_path, caplog):
+    changes = {"validation": VALIDATION[:1], "steps": 4, "validate_every": 2, "early_levels": [0.9]}
+    with caplog.at_level("WARNING"):
+        job = training(Two(), Warming([1, 0], 1.0), **changes)
+        fitted = job.fit(tmp_path)
+    assert fitted.selected_step == 4
+    assert torch.equal(fitted.selected["one"], job.average.one)
+    assert fitted.early == []
+    assert "no early checkpoints are kept, since no validation came after the warm-up" in caplog.text
+
+
 def test_a_phase_may_go_on_with_the_adam_of_another(tmp_path):
     """Two half-rate phases of one Adam are one phase at every step."""
     changes = {"steps": 6, "validate_every": 6}
@@ -546,11 +595,11 @@ def test_nothing_is_kept_early_without_levels(tmp_path):
     assert not (tmp_path / "early").exists()
 
 
-def test_early_levels_need_validation_cases():
-    with pytest.raises(
-        ValueError, match="'early_levels' picks weights by their Dice on validation cases, but this split has none"
-    ):
-        training(Scale(), CrossEntropy(0.0), validation=[], early_levels=[0.9])
+def test_without_validation_cases_nothing_is_kept_early_and_that_is_reported(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        fitted = training(Scale(), CrossEntropy(0.0), validation=[], steps=2, early_levels=[0.9]).fit(tmp_path)
+    assert fitted.early == []
+    assert "no early checkpoints are kept, since this split has no validation case" in caplog.text
 
 
 # Interruption

@@ -183,7 +183,7 @@ def test_a_tenth_method_is_a_line_of_configuration(finished: Path, tmp_path: Pat
     (folder / "tenth.yaml").write_text(
         "methods:\n  pd-ddpm-unet: {like: pd-ddpm, label: PD-DDPM (U-Net), presegmentation: unet}\n"
         "exhibits:\n  table1: [unet, attunet, ddpm, pd-ddpm, pd-ddpm-unet]\n"
-        "  claims: {tdpm: ddpm, es_ddpm: ddpm}\n",
+        "  claims: {tdpm: null, es_ddpm: null}\n",
         encoding="utf-8",
     )
     files = ("--configfile", "small.yaml", "tenth.yaml")

@@ -41,9 +41,8 @@ def subsets(pool: int, per_size: int, stream: np.random.Generator) -> dict[int, 
 def curve(samples: np.ndarray, reference: ReferenceMask, subsets: Mapping[int, Sequence[Subset]]) -> pd.DataFrame:
     """Dice of the ensemble of every subset: columns size, subset (text such as "0+3+4") and dice.
 
-    samples: the pool of one case, (X, Y, Z, N) in [0, 1]. Each Dice is that of `dice_only` of the reference and the
-    `ensemble_mask` of the subset's members. Raises ValueError if the shapes differ or the pool lacks a
-    member that a subset names.
+    samples: the pool of one case, (X, Y, Z, N) in [0, 1]. Each Dice is that of `metrics.score` for the `ensemble_mask`
+    of the subset's members. Raises ValueError if the shapes differ or the pool lacks a member that a subset names.
     """
     pool = samples.shape[-1]
     if (highest := max(member for of_size in subsets.values() for subset in of_size for member in subset)) >= pool:

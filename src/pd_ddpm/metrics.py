@@ -122,21 +122,12 @@ def score(reference: ReferenceMask, prediction: np.ndarray) -> dict[str, float]:
     }
 
 
-def dice_only(reference: ReferenceMask, prediction: np.ndarray) -> float:
-    """The Dice coefficient of `score` and nothing else, for curves over many predictions of one case."""
-    return dice(reference.geometry.mask, reference.scored_part(prediction))
-
-
 def dice(first: np.ndarray, second: np.ndarray) -> float:
     """Dice coefficient of two boolean arrays of one shape, 1 if both are empty; ValueError if the shapes differ."""
-    shared, total = _overlap(first, second)
-    return _fraction(2 * shared, total, if_nothing=1.0)
-
-
-def jaccard(first: np.ndarray, second: np.ndarray) -> float:
-    """Jaccard index of two boolean arrays of one shape, 1 if both are empty; ValueError if the shapes differ."""
-    shared, total = _overlap(first, second)
-    return _fraction(shared, total - shared, if_nothing=1.0)
+    if first.shape != second.shape:
+        raise ValueError(f"the masks have shapes {first.shape} and {second.shape}; bring them onto one grid first")
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return _fraction(2 * np.count_nonzero(first & second), total, if_nothing=1.0)
 
 
 def hd95_mm(first: MaskGeometry, second: MaskGeometry) -> float:
@@ -167,13 +158,6 @@ def _directed_distances(first: cKDTree, second: cKDTree) -> tuple[np.ndarray, ..
     if not first.n or not second.n:
         return ()
     return second.query(first.data)[0], first.query(second.data)[0]
-
-
-def _overlap(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    """Voxels in both masks, and the sum of the two masks' voxels."""
-    if first.shape != second.shape:
-        raise ValueError(f"the masks have shapes {first.shape} and {second.shape}; bring them onto one grid first")
-    return np.count_nonzero(first & second), np.count_nonzero(first) + np.count_nonzero(second)
 
 
 def _fraction(part: float, whole: float, if_nothing: float) -> float:

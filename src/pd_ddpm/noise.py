@@ -5,7 +5,7 @@ CPU. Batch size, order, sharding and device therefore change no sample.
 """
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def stream(*name: Hashable) -> np.random.Generator:
 
 
 class MemberNoise:
-    """Standard normal noise for N members, each from its own stream.
+    """Noise for N members, each from its own stream.
 
     names: N names, for instance ("seed 0", "Utrecht-3", 17, 2) for member 2 of slice 17.
     """
@@ -31,8 +31,18 @@ class MemberNoise:
         return len(self.streams)
 
     def draw(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """The next noise of every member: (N, *shape) float32 on the device."""
+        """The next standard normal noise of every member: (N, *shape) float32 on the device."""
+        return self._next(np.random.Generator.standard_normal, shape).to(device)
+
+    def draw_uniform(self, shape: Sequence[int]) -> Tensor:
+        """The next noise of every member, uniform on [0, 1) in steps of 2^-24: (N, *shape) float32 on the CPU.
+
+        It takes a small part of the time of normal noise.
+        """
+        return self._next(np.random.Generator.random, shape)
+
+    def _next(self, distribution: Callable[..., np.ndarray], shape: Sequence[int]) -> Tensor:
         noise = np.empty((len(self.streams), *shape), dtype=np.float32)
         for row, generator in zip(noise, self.streams, strict=True):
-            generator.standard_normal(dtype=np.float32, out=row)
-        return torch.from_numpy(noise).to(device)
+            distribution(generator, dtype=np.float32, out=row)
+        return torch.from_numpy(noise)

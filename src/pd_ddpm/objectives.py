@@ -40,9 +40,13 @@ class Phase:
     from_share: float = 0.0
     optimiser: str | None = None
 
+    def has_begun(self, step: int, steps: int) -> bool:
+        """Whether this step of 1..steps lies behind the share that passes before it."""
+        return step > self.from_share * steps
+
     def is_due(self, step: int, steps: int) -> bool:
         """Whether it is part of this step of 1..steps."""
-        return step % self.every == 0 and step > self.from_share * steps
+        return step % self.every == 0 and self.has_begun(step, steps)
 
 
 class Objective(Protocol):

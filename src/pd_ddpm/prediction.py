@@ -1,5 +1,8 @@
 """Every slice of a case through a segmenter, all members side by side, and back onto the scan's own grid."""
 
+import time
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -7,6 +10,13 @@ from pd_ddpm.noise import MemberNoise
 from pd_ddpm.precision import autocast
 from pd_ddpm.segmenters import Segmenter
 from pd_ddpm.working_grid import GridSettings, pad_to_multiple
+
+
+class DrawnMembers(NamedTuple):
+    """samples: (X, Y, Z, N) in [0, 1] on the scan's grid; seconds: that the network took, without reading and resampling."""
+
+    samples: np.ndarray
+    seconds: float
 
 
 @torch.inference_mode()
@@ -23,8 +33,8 @@ def segment_case(
     device: torch.device,
     number_format: torch.dtype,
     presegmentation: np.ndarray | None = None,
-) -> np.ndarray:
-    """Lesion probabilities (X, Y, Z, N) in [0, 1] of the segmenter's N members on the scan's grid.
+) -> DrawnMembers:
+    """Lesion probabilities of the segmenter's N members on the scan's grid.
 
     image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z, N) in [0, 1],
     one for each member, or (X, Y, Z, 1) for all. batch: how many members of slices go through the network at once; it
@@ -39,6 +49,7 @@ def segment_case(
         starts = pad_to_multiple(grid.slices(presegmentation)[chosen], segmenter.divisor).expand(-1, members, -1, -1)
     height, width = grid.size
     results = torch.zeros((len(with_brain), members, height, width))
+    started = time.perf_counter()
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
     for first in range(0, len(pairs), batch):
         rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
@@ -47,4 +58,5 @@ def segment_case(
         with autocast(device, number_format):
             drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows, kept, None], noise)
         results[chosen[rows], kept] = drawn[:, 0, :height, :width].cpu()
-    return grid.volume(results)
+    seconds = time.perf_counter() - started
+    return DrawnMembers(grid.volume(results), seconds)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pd_ddpm.cost import Cost
 from pd_ddpm.ensemble import cut, ensemble_mask, uncertainty
-from pd_ddpm.files import finished_row, write_record
+from pd_ddpm.files import fingerprint, finished_row, write_record
 from pd_ddpm.images import PROBABILITY_SLOPE, read_array, write_image
 
 
@@ -75,6 +75,12 @@ class Presegmentations:
         ensemble = samples[..., : self._record(case)["samples"]]
         mean = ensemble_mask(ensemble).astype(np.float32) if self.harden else ensemble.mean(axis=-1)
         return mean[..., None]
+
+    def version(self) -> str:
+        """A hash of which masks these are; how long drawing them took is not part of it."""
+        if self.manifest is None:
+            return "zero"
+        return fingerprint(read_predictions(self.manifest)["stamp"].to_dict())
 
     def cost(self, case: str) -> Cost:
         """What drawing them took: once for a mask that all members share, else for each."""

@@ -234,7 +234,7 @@ def prepare_case(
             array = np.asarray(_turned(nib.Nifti1Image(array, flair.affine), flair, orientation).dataobj)
         write_image(output_folder / file, array, like=grid, dtype=array.dtype)
     row = _manifest_row(case, grid, mask, brain, volumes[0])
-    # What is trained on and scored depends on this manifest alone, so it must tell when a voxel of these has changed.
+    # What is trained on and scored depends on this manifest alone, so it must tell when a voxel has changed.
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
     write_record(record_path, stamp, files, row)
     return row

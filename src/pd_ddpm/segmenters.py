@@ -16,14 +16,15 @@ from pd_ddpm.starts import Start
 
 class Segmenter(Protocol):
     members: int  # how many are drawn of each slice
-    evaluations_per_member: int  # network evaluations of one member of one slice
+    evaluations_shared: int  # network evaluations of one slice that serve all its members
+    evaluations_per_member: int  # network evaluations of one member of one slice besides
     divisor: int  # spatial sizes must be multiples of it
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         """Probabilities (N, C, *S) in [0, 1] of N members.
 
         image: (N, M, *S), presegmentation: (N, C, *S) in [0, 1] or None; row n belongs to member n of the noise, so a slice
-        of which K members are drawn stands there K times.
+        of which K members are drawn stands there K times, one row after the other.
         """
         ...
 
@@ -34,6 +35,7 @@ class DeterministicSegmenter:
 
     network: nn.Module
     members: int = 1
+    evaluations_shared: int = 0
     evaluations_per_member: int = 1
 
     @property
@@ -53,6 +55,7 @@ class DropoutSegmenter:
 
     network: nn.Module
     members: int
+    evaluations_shared: int = 0
     evaluations_per_member: int = 1
 
     @property
@@ -60,17 +63,22 @@ class DropoutSegmenter:
         return self.network.divisor
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        with drawn_dropout(self.network, noise.draw):
+        with drawn_dropout(self.network, noise.draw_uniform):
             return self.network(image).float().sigmoid()
 
 
 @dataclass
 class LatentSegmenter:
-    """The Probabilistic U-Net: each member is a draw from the prior (Kohl et al. 2018)."""
+    """The Probabilistic U-Net: each member is a draw from the prior (Kohl et al. 2018).
+
+    As there, a slice is evaluated once and only the last 1x1 convolutions, which are not counted, for each draw; a slice
+    whose rows lie in two batches is evaluated in both.
+    """
 
     network: ProbabilisticUNet
     members: int
-    evaluations_per_member: int = 1
+    evaluations_shared: int = 1
+    evaluations_per_member: int = 0
 
     @property
     def divisor(self) -> int:
@@ -92,6 +100,7 @@ class DiffusionSegmenter:
     sampler: Callable[..., Tensor]
     steps: int
     members: int
+    evaluations_shared: int = 0
 
     @property
     def evaluations_per_member(self) -> int:

@@ -16,10 +16,15 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from pd_ddpm.respacing import chain_steps
+
 Config = dict[str, Any]
 SCHEMA = Path(__file__).parents[2] / "config" / "schema.yaml"
 CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "eta"}  # without meaning where there is no chain
 NO_PRESEGMENTATION = "zero"  # the pre-segmentation that finds no lesion anywhere (Table 2)
+
+# What a network may differ in from the one whose trained weights it begins with, beside how it is trained.
+FREE_AT_THE_START = {"architecture", "dice_weight", "kl_weight", "mask_loss", "t_max", "dropout"}
 
 # Which networks a segmenter can draw from.
 ARCHITECTURES = {
@@ -53,16 +58,23 @@ def canonical(config: Config, name: str) -> str:
 
 
 def pool(config: Config, name: str) -> int:
-    """Members of a method that are drawn and stored: its samples, or more where Fig. 4 resamples them."""
+    """Members of a method that are drawn and stored: its samples, or as many as Fig. 4 needs to resample.
+
+    Fig. 4 needs more of its own method, and of the pre-segmentation that each of that method's members starts from.
+    """
     samples = method(config, name).get("samples", 1)
     figure = config["exhibits"]["fig4_ensemble"]
-    return max(samples, figure["pool"]) if canonical(config, name) == canonical(config, figure["method"]) else samples
+    shown = method(config, figure["method"])
+    needed = {canonical(config, figure["method"])}
+    if shown.get("presegmentation_members") == "each" and shown["presegmentation"] != NO_PRESEGMENTATION:
+        needed.add(canonical(config, shown["presegmentation"]))
+    return max(samples, figure["pool"]) if canonical(config, name) in needed else samples
 
 
-def chain_steps(config: Config, name: str) -> int:
-    """Reverse steps of a diffusion method: the share T'/T of `reverse_steps`, at least one."""
+def steps_of_chain(config: Config, name: str) -> int:
+    """Reverse steps of a diffusion method."""
     chosen = method(config, name)
-    return max(1, round(chosen["reverse_steps"] * chosen["t_start"] / network(config, chosen["network"])["T"]))
+    return chain_steps(chosen["reverse_steps"], chosen["t_start"], network(config, chosen["network"])["T"])
 
 
 def figure3_methods(config: Config) -> list[str]:
@@ -74,8 +86,8 @@ def figure3_methods(config: Config) -> list[str]:
 def table2_methods(config: Config) -> list[tuple[str, str]]:
     """The rows of Table 2: (pre-segmentation, the method that starts from it)."""
     table = config["exhibits"]["table2"]
-    rows = [(before, f"{table['method']}@presegmentation={before}") for before in table["presegmentations"]]
-    return [(before, canonical(config, name)) for before, name in rows]
+    starts = [row["method"] for row in table["presegmentations"]]
+    return [(before, canonical(config, f"{table['method']}@presegmentation={before}")) for before in starts]
 
 
 def pareto_methods(config: Config) -> list[str]:
@@ -86,12 +98,14 @@ def pareto_methods(config: Config) -> list[str]:
     figure = config["exhibits"]["pareto"]
     found: dict[tuple, str] = {}
     for base in figure["methods"]:
-        starts = [None] if method(config, base).get("start") == "noise" else figure["t_start"]
-        for t_start in starts:
+        plain = method(config, base)
+        for t_start in figure["t_start"] if plain["start"] == "presegmentation" else [plain["t_start"]]:
             for sampler, respacings in figure["reverse_steps"].items():
                 for steps in respacings:
-                    name = f"{base}@reverse_steps={steps}@sampler={sampler}" + (f"@t_start={t_start}" if t_start else "")
-                    taken = chain_steps(config, name)
+                    name = f"{base}@reverse_steps={steps}@sampler={sampler}@t_start={t_start}"
+                    if sampler == "ancestral" and steps != plain["reverse_steps"]:
+                        name += f"@variance={figure['variance']}"
+                    taken = steps_of_chain(config, name)
                     found.setdefault((base, t_start, taken, sampler if taken > 1 else None), canonical(config, name))
     return list(found.values())
 
@@ -122,7 +136,8 @@ def _plain(config: Config, section: str, base: str) -> dict[str, Any]:
     own = _own(config, section, base)
     common = config[{"networks": "training", "methods": "sampling"}[section]]
     useless = {"deterministic": CHAIN_KEYS | {"samples"}, "dropout": CHAIN_KEYS, "latent": CHAIN_KEYS}
-    return {**{key: value for key, value in common.items() if key not in useless.get(own.get("segmenter"), ())}, **own}
+    left_out = useless.get(own.get("segmenter"), set()) | ({"batch"} if section == "methods" else set())
+    return {**{key: value for key, value in common.items() if key not in left_out}, **own}
 
 
 def _own(config: Config, section: str, base: str, seen: Sequence[str] = ()) -> dict[str, Any]:
@@ -204,31 +219,69 @@ def _contradictions(config: Config) -> Iterator[str]:
         settings = network(config, name)
         if settings.get("t_max", 0) > settings.get("T", 0):
             yield f"key 'networks.{name}.t_max': {settings['t_max']} is above T = {settings['T']}"
-        first = settings["initialise_from"]
-        if first is not None and (first not in config["networks"] or network(config, first)["initialise_from"] is not None):
-            yield (
-                f"key 'networks.{name}.initialise_from': '{first}' must be one of networks that starts at random"
-                f"{_nearest(first, config['networks'])}"
-            )
+        yield from _initialisation_problems(config, name, settings)
     wrong = [problem for name in config["methods"] for problem in method_problems(config, name)]
     yield from wrong or _exhibit_problems(config)
 
 
+def _initialisation_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the network that another one begins with."""
+    first, key = settings["initialise_from"], f"key 'networks.{name}.initialise_from'"
+    if first is None:
+        return
+    if first not in config["networks"] or network(config, first)["initialise_from"] is not None:
+        yield f"{key}: '{first}' must be one of networks that starts at random{_nearest(first, config['networks'])}"
+        return
+    other = network(config, first)
+    kinds = (other["architecture"], settings["architecture"])
+    if kinds[0] != kinds[1] and kinds != ("denoising_unet", "truncated_denoising_unet"):
+        yield f"{key}: a {kinds[1]} cannot begin with the weights of a {kinds[0]}"
+        return
+    shared = (other.keys() & settings.keys()) - set(config["training"]) - FREE_AT_THE_START
+    differing = sorted(key for key in shared if other[key] != settings[key])
+    if differing:
+        yield f"{key}: '{name}' and '{first}' must agree in {', '.join(differing)}"
+
+
 def _exhibit_problems(config: Config) -> Iterator[str]:
-    """What is wrong with the variations that the exhibits name."""
+    """What is wrong with the exhibits, and with the variations that they name."""
     exhibits = config["exhibits"]
-    named = [*exhibits["table1"], *exhibits["pareto"]["methods"], *exhibits["claims"].values()]
+    claims = [name for name in exhibits["claims"].values() if name is not None]
+    starts = [row["method"] for row in exhibits["table2"]["presegmentations"]]
+    varied = [name for name in starts if "@" in name]
+    if varied:
+        yield f"key 'exhibits.table2.presegmentations': make {', '.join(varied)} an entry of methods with its own label"
+        return
+    named = [*exhibits["table1"], exhibits["compared_with"], *exhibits["pareto"]["methods"], *claims]
     named += [exhibits[key]["method"] for key in ("table2", "fig3_tprime", "fig4_ensemble")]
     named += [f"{exhibits['fig3_tprime']['method']}@t_start={t}" for t in exhibits["fig3_tprime"]["t_start"]]
-    named += [f"{exhibits['table2']['method']}@presegmentation={name}" for name in exhibits["table2"]["presegmentations"]]
+    named += [f"{exhibits['table2']['method']}@presegmentation={name}" for name in starts]
     found = [problem for name in dict.fromkeys(named) for problem in method_problems(config, name)]
+    chains = {name for name in exhibits["pareto"]["methods"] if not found and method(config, name)["segmenter"] != "diffusion"}
+    if chains:
+        found = [f"key 'exhibits.pareto.methods': {', '.join(sorted(chains))} has no chain to shorten"]
     if not found:
         found = [problem for name in pareto_methods(config) for problem in method_problems(config, name)]
-    yield from found
-    missing = [name for name in exhibits["claims"].values() if name not in exhibits["table1"]]
-    if missing:
-        yield f"key 'exhibits.claims': {', '.join(missing)} must be among the rows of exhibits.table1"
-    if not found and "samples" not in method(config, exhibits["fig4_ensemble"]["method"]):
+    yield from found or _rows_problems(config, claims)
+
+
+def _rows_problems(config: Config, claims: Sequence[str]) -> Iterator[str]:
+    """What would stop an exhibit only after everything has been computed."""
+    exhibits = config["exhibits"]
+    rows = [canonical(config, name) for name in exhibits["table1"]]
+    labels = [method(config, name)["label"] for name in rows if "@" not in name]
+    for what, values in (("method", rows), ("label", labels)):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            yield f"key 'exhibits.table1': the {what} {', '.join(twice)} stands for two rows; each needs its own"
+    for key, names in (("compared_with", [exhibits["compared_with"]]), ("claims", claims)):
+        missing = [name for name in names if canonical(config, name) not in rows]
+        if missing:
+            yield f"key 'exhibits.{key}': {', '.join(missing)} must be among the rows of exhibits.table1"
+    smallest, members = min(pool(config, name) for name in rows), exhibits["pareto"]["members"]
+    if min(members) > smallest:
+        yield f"key 'exhibits.pareto.members': {members} leaves out methods of which only {smallest} is drawn; add {smallest}"
+    if "samples" not in method(config, exhibits["fig4_ensemble"]["method"]):
         yield f"key 'exhibits.fig4_ensemble.method': of '{exhibits['fig4_ensemble']['method']}' nothing is drawn"
 
 

@@ -1,28 +1,52 @@
 """One look for all figures: a colour, a marker and dashes per method that differ in print and for colour-blind readers."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from zlib import crc32
+
 import matplotlib
 import matplotlib.pyplot as plt
 import seaborn as sns
 
 matplotlib.use("Agg")
 
-# Okabe & Ito 2008, a palette that colour-blind readers can tell apart.
-COLOURS = {
-    "PD-DDPM": "#0072B2",
-    "Vanilla DDPM": "#D55E00",
-    "ES-DDPM": "#009E73",
-    "TDPM": "#CC79A7",
-    "AttUNet": "#E69F00",
-    "U-Net": "#56B4E9",
-    "U-Net++": "#999999",
-    "Bayesian U-Net": "#F0E442",
-    "Probabilistic U-Net": "#000000",
-}
-MARKERS = dict(zip(COLOURS, "osD^vPX<>", strict=True))
 
-# Lengths of dash and gap in line widths.
-_DASHES = ((), (1, 1.5), (4, 1.5, 1, 1.5), (4, 1.5, 1, 1.5, 1, 1.5), (5, 2), (2.5, 1.5), (9, 3), (9, 2, 3, 2), (1, 3))
-DASHES = dict(zip(COLOURS, _DASHES, strict=True))
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn. dashes: lengths of dash and gap in line widths, none for a solid line."""
+
+    colour: str
+    marker: str
+    dashes: tuple[float, ...]
+
+    @property
+    def line(self) -> tuple[float, tuple[float, ...]] | str:
+        """The line style as matplotlib takes it."""
+        return (0, self.dashes) if self.dashes else "-"
+
+
+# Okabe & Ito 2008, a palette that colour-blind readers can tell apart.
+METHODS = {
+    "PD-DDPM": Look("#0072B2", "o", ()),
+    "Vanilla DDPM": Look("#D55E00", "s", (1, 1.5)),
+    "ES-DDPM": Look("#009E73", "D", (4, 1.5, 1, 1.5)),
+    "TDPM": Look("#CC79A7", "^", (4, 1.5, 1, 1.5, 1, 1.5)),
+    "AttUNet": Look("#E69F00", "v", (5, 2)),
+    "U-Net": Look("#56B4E9", "P", (2.5, 1.5)),
+    "U-Net++": Look("#999999", "X", (9, 3)),
+    "Bayesian U-Net": Look("#F0E442", "<", (9, 2, 3, 2)),
+    "Probabilistic U-Net": Look("#000000", ">", (1, 3)),
+}
+
+# Ours, for methods that the paper does not have: chosen to be far in CIELAB from the others and from each other, in simulated
+# protanopia and deuteranopia (Machado et al. 2009), too.
+SPARE = (
+    Look("#0000FF", "p", (6, 1, 2, 1)),
+    Look("#882211", "d", (2, 1, 2, 3)),
+    Look("#7766FF", "x", (9, 2, 1, 2, 1, 2)),
+    Look("#663355", "*", (3, 4)),
+    Look("#99BB66", "h", (6, 1.5, 6, 4)),
+)
 
 INK = "#262626"
 
@@ -35,16 +59,15 @@ def apply() -> None:
     plt.rcParams.update({"lines.linewidth": 1.2, "lines.markersize": 4.5})
 
 
-def colour(label: str) -> str:
-    """The colour of a method's label; black for one that has none."""
-    return COLOURS.get(label, "#000000")
+def looks(labels: Iterable[str]) -> dict[str, Look]:
+    """The look of every label of a figure.
 
-
-def marker(label: str) -> str:
-    """The marker of a method's label; a circle for one that has none."""
-    return MARKERS.get(label, "o")
-
-
-def dashes(label: str) -> tuple[float, tuple[float, ...]] | str:
-    """The line style of a method's label; a solid line for one that has none."""
-    return (0, DASHES[label]) if DASHES.get(label) else "-"
+    The paper's methods have their own. Any other label has a spare one that its letters choose, so that it looks alike in all
+    figures; where an earlier label of this figure has that one, the next that is free, as long as there is one.
+    """
+    found: dict[str, Look] = {}
+    for label in dict.fromkeys(labels):
+        first = crc32(label.encode()) % len(SPARE)
+        ours = SPARE[first:] + SPARE[:first]
+        found[label] = METHODS.get(label) or next((look for look in ours if look not in found.values()), ours[0])
+    return found

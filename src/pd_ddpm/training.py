@@ -72,6 +72,7 @@ class Fitted:
     """The outcome of a training.
 
     selected: the weights that are kept, without those that the model names as `training_only` (prefixes of their names).
+    Neither they nor early ones come from a validation at which a phase of the objective had not begun.
     history: a row for each validation with step, loss, learning_rate, validation_dice and seconds, and the mean since the
     last validation of whatever else the objective's losses name.
     early: one for each of `early_levels`, in their order.
@@ -92,7 +93,7 @@ class _State:
     seconds: float = 0.0
     losses: dict[str, list[float]] = field(default_factory=dict)  # since the last validation
     history: list[dict[str, float]] = field(default_factory=list)
-    records: list[tuple[int, float]] = field(default_factory=list)  # step and Dice of each validation that was the best so far
+    records: list[tuple[int, float]] = field(default_factory=list)  # step and Dice of each that was the best eligible so far
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -219,11 +220,15 @@ class Training:
             ours.copy_(theirs)
 
     def _validate(self, folder: Path, name: str) -> None:
-        """Add a row to the history, and keep the weights if they are the best so far."""
+        """Add a row to the history, and keep the weights if they are the best since all phases have begun.
+
+        Before, they have not learnt all that the method needs, however well they do what they have learnt.
+        """
         state, dice = self.state, math.nan
         if self.validation:
             dice = self.validation_dice()
-            if not state.records or dice > state.records[-1][1]:
+            complete = all(phase.has_begun(state.step, self.settings.steps) for phase in self.phases)
+            if complete and (not state.records or dice > state.records[-1][1]):
                 state.records.append((state.step, dice))
                 state.best = _copy(self.judged)
                 if self.settings.early_levels:
@@ -261,11 +266,12 @@ class Training:
         return float(np.mean(scores))
 
     def _early(self, folder: Path, name: str) -> list[EarlyCheckpoint]:
-        """For each of the early levels the record that comes nearest to it; none where nothing could be validated."""
+        """For each of the early levels the record that comes nearest to it; none where there is no record."""
         levels, records = self.settings.early_levels, self.state.records
         if not levels or not records:
             if levels:
-                log.warning("%s: no early checkpoints are kept, since this split has no validation case", name)
+                missing = "no validation came after the warm-up" if self.validation else "this split has no validation case"
+                log.warning("%s: no early checkpoints are kept, since %s", name, missing)
             return []
         chosen = nearest_records([dice for _, dice in records], levels)
         if len(set(chosen)) < len(levels):

@@ -31,6 +31,7 @@ def main(
     settings: dict,
     device: str,
     code: str,
+    batch: int,
     threads: int,
     presegmentation: str | None = None,
 ) -> None:
@@ -44,12 +45,11 @@ def main(
     grid = GridSettings(**trained["grid"])
     given = None
     if settings.get("start") == "presegmentation":
-        before = Path(presegmentation) if presegmentation else None
+        before = presegmentation and Path(presegmentation)
         given = Presegmentations(before, settings["presegmentation_members"], settings["harden"])
 
-    depends_on = [file_sha256(Path(file)) for file in (cases, presegmentation) if file]
-    lasting = {key: value for key, value in settings.items() if key != "batch"}  # it changes the speed and no result
-    stamp = [lasting, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type]
+    depends_on = [file_sha256(Path(cases)), given and given.version()]
+    stamp = [settings, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type]
     folder = PredictionFolder(Path(predictions).parent, fingerprint(stamp))
     records = []
     for case in progress(cases_of_split(splits, split)["test"], f"{name}, split {split}, seed {seed}"):
@@ -57,7 +57,7 @@ def main(
         if record is None:
             started = time.perf_counter()
             scan = read_scan(Path(cases).parent, case)
-            pool = segment_case(
+            drawn = segment_case(
                 draw,
                 scan.image,
                 scan.brain,
@@ -65,15 +65,17 @@ def main(
                 grid,
                 case=case,
                 seed=seed,
-                batch=settings["batch"],
+                batch=batch,
                 device=where,
                 number_format=number_format,
                 presegmentation=given and given.of_case(case, scan.brain.shape, draw.members),
             )
-            seconds = (time.perf_counter() - started) / draw.members
-            cost = Cost(evaluations_per_member=draw.evaluations_per_member, seconds_per_member=seconds)
+            # The network's time is booked where its evaluations are: on each member, or once for all.
+            each = drawn.seconds / draw.members if draw.evaluations_per_member else 0.0
+            once = time.perf_counter() - started - each * draw.members
+            cost = Cost(draw.evaluations_shared, draw.evaluations_per_member, once, each)
             cost += given.cost(case) if given else Cost()
-            record = folder.write(case, pool, settings.get("samples", 1), scan.template, cost)
+            record = folder.write(case, drawn.samples, settings.get("samples", 1), scan.template, cost)
         records.append(record)
     pd.DataFrame(records).to_csv(predictions, index=False)
 
@@ -85,6 +87,7 @@ if __name__ == "__main__":
         **snakemake.input,
         **snakemake.output,
         **snakemake.params,
-        device=snakemake.config["device"],  # no parameter: another device re-runs nothing
+        device=snakemake.config["device"],  # no parameters: another device or batch re-runs nothing
+        batch=snakemake.config["sampling"]["batch"],
         threads=snakemake.threads,
     )

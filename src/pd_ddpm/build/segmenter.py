@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from pd_ddpm.respacing import chain_steps
 from pd_ddpm.samplers import ancestral, ddim
 from pd_ddpm.segmenters import DeterministicSegmenter, DiffusionSegmenter, DropoutSegmenter, LatentSegmenter, Segmenter
 from pd_ddpm.starts import LearnedPriorStart, NoiseStart, PresegmentationStart
@@ -28,5 +29,5 @@ def segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
         "ancestral": partial(ancestral, variance=settings.get("variance")),
         "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
     }[settings["sampler"]]
-    steps = max(1, round(settings["reverse_steps"] * t_start / model.schedule.T))
+    steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
     return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, members=settings["pool"])

@@ -46,17 +46,19 @@ def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figur
     levels = numbers[numbers["t_start"].isna()]
     figure, axes = plt.subplots(2, 1, sharex=True, figsize=(4.4, 4.8), height_ratios=(3, 2), layout="constrained")
     label = curve["label"].iloc[0]
+    looks = style.looks([label, *levels["label"]])
+    colour = looks[label].colour
     t = curve["t_start"].astype(float)
     for axis, name, scale in zip(axes, ("dice", "uncertainty"), (1, 1000), strict=True):
         middle, spread = scale * curve[name], scale * curve[f"{name}_standard_error"].fillna(0)
-        axis.fill_between(t, middle - spread, middle + spread, color=style.colour(label), alpha=0.15, linewidth=0)
-        axis.plot(t, middle, marker=style.marker(label), color=style.colour(label), label=label)
+        axis.fill_between(t, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(t, middle, marker=looks[label].marker, color=colour, label=label)
         for _, level in levels.dropna(subset=[name]).iterrows():
-            look = {"color": style.colour(level["label"]), "linestyle": style.dashes(level["label"])}
-            axis.axhline(scale * level[name], label=level["label"], **look)
+            look = looks[level["label"]]
+            axis.axhline(scale * level[name], label=level["label"], color=look.colour, linestyle=look.line)
         axis.axvline(papers_best, color="grey", linewidth=0.8, label=f"best in the paper: {papers_best:g}")
     best = curve.loc[curve["dice"].idxmax()]
-    star = {"marker": "*", "markersize": 13, "color": style.colour(label), "markeredgecolor": "white", "linestyle": "none"}
+    star = {"marker": "*", "markersize": 13, "color": colour, "markeredgecolor": "white", "linestyle": "none"}
     axes[0].plot(float(best["t_start"]), best["dice"], label=f"best here: {best['t_start']}", **star)
     axes[0].set_ylabel("Dice")
     axes[1].set_ylabel("Uncertainty (variance\nin the brain, $10^{-3}$)")

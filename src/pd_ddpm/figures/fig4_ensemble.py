@@ -92,8 +92,9 @@ def fig4_ensemble(numbers: pd.DataFrame, remark: str, chosen: int) -> Figure:
     style.apply()
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.9, 3.3), layout="constrained")
     between_cases = []
+    looks = style.looks(numbers["label"])
     for label, of_method in numbers.groupby("label", sort=False):
-        colour, look = style.colour(label), {"color": style.colour(label), "marker": style.marker(label)}
+        colour, look = looks[label].colour, {"color": looks[label].colour, "marker": looks[label].marker}
         size, dice, spread = (of_method[name].to_numpy(float) for name in ("size", "dice", "dice_sd_cases"))
         raw, independent, bound = (1000 * of_method[f"dice_sd_{kind}"] for kind in ("raw", "independent", "bound"))
         left.errorbar(size, dice, independent / 1000, capsize=2, elinewidth=0.8, label=label, **look)

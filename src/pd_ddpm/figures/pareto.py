@@ -77,8 +77,9 @@ def pareto(numbers: pd.DataFrame, remark: str) -> Figure:
 
 
 def _draw_points(axis: Axes, points: pd.DataFrame, cost: str) -> None:
+    looks = style.looks(points["label"])
     for _, of_method in points.sort_values("members").groupby("method", sort=False):
-        look = {"color": style.colour(of_method["label"].iloc[0])}
+        look = {"color": looks[of_method["label"].iloc[0]].colour}
         axis.plot(of_method[cost], of_method["dice"], linewidth=0.6, alpha=0.6, zorder=1, **look)
         shape = MARKERS[of_method["sampler"].iloc[0]]
         areas = _area(of_method["members"].to_numpy(float))
@@ -107,7 +108,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, numbered: list[str]) -> N
     def handle(label: str, **look: Any) -> Line2D:
         return Line2D([], [], label=label, **({"marker": "o", "linestyle": "none", "color": "0.5"} | look))
 
-    methods = [handle(label, color=style.colour(label)) for label in points["label"].unique()]
+    methods = [handle(label, color=look.colour) for label, look in style.looks(points["label"]).items()]
     present = [handle(name, marker=shape) for name, shape in MARKERS.items() if name in set(points["sampler"])]
     sizes = [
         handle("1 member" if members == 1 else f"{members} members", markersize=_area(members) ** 0.5)

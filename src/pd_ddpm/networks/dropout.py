@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import NormalDist
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-Draw = Callable[[Sequence[int]], Tensor]  # shape of one row -> standard normal (N, *shape), on the CPU or elsewhere
+Draw = Callable[[Sequence[int]], Tensor]  # shape of one row -> uniform on [0, 1), (N, *shape), on the CPU or elsewhere
 
 
 class Dropout(nn.Module):
@@ -23,7 +22,6 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout is {probability}; it is a probability between 0 and 1, and 0 is no layer at all")
         self.probability = probability
         self.whole_channels = whole_channels
-        self.threshold = NormalDist().inv_cdf(1 - probability)
         self.draw: Draw | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +31,7 @@ class Dropout(nn.Module):
         if self.draw is None:
             return x
         # Compared where it was drawn: what then travels to the device is one byte per element.
-        kept = (self.draw(size[1:]) <= self.threshold).to(x.device)
+        kept = (self.draw(size[1:]) >= self.probability).to(x.device)
         return x * (kept.to(x.dtype) / (1 - self.probability))
 
     def extra_repr(self) -> str:

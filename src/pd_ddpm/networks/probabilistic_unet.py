@@ -77,9 +77,15 @@ class ProbabilisticUNet(nn.Module):
         return self.combination(torch.cat([features, everywhere], dim=1))
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
-        """Mask logits (B, 1, *S) of a draw from the prior, its mean + standard deviation * noise (B, latent)."""
-        prior = self.prior(image)
-        return self.decode(self.features(image), prior.mean + prior.stddev * noise)
+        """Mask logits (B, 1, *S) of a draw from the prior, its mean + standard deviation * noise (B, latent).
+
+        Features and prior of equal images that follow each other, several draws of one image, are computed once.
+        """
+        begins = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        begins[1:] = (image[1:] != image[:-1]).flatten(1).any(dim=1)
+        place = begins.cumsum(0) - 1
+        prior, features = self.prior(image[begins]), self.features(image[begins])
+        return self.decode(features[place], prior.mean[place] + prior.stddev[place] * noise)
 
 
 class Contraction(nn.Module):

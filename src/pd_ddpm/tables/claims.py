@@ -2,7 +2,8 @@
 
 Each claim becomes one number per case (its effect) and a side of a bound on which the claim puts it. The verdict comes from
 the 95 % interval of the mean effect over cases: all of it on the claimed side, the claim holds; all of it on the other side,
-it does not; anything else is undecided at this scale, which includes a single case.
+it does not; anything else is undecided at this scale, which includes a single case. A claim is not run where no method plays
+one of its parts, or where that method has no scores.
 
 The interval is Student's t. With the four to twelve cases of a demo or of one fold the percentile bootstrap holds the true
 mean too seldom (84 % at five cases, where it should be 95 %) and would decide what is not decided; a case's effect is a
@@ -80,7 +81,9 @@ class Evidence:
 
     def of(self, method: str | None, called: str) -> pd.DataFrame:
         """The scores of a method by case; NotRun, naming what it is called, if it has none."""
-        if method is None or method not in set(self.cases["method"]):
+        if method is None:
+            raise NotRun(f"{called} is none of the methods that were run")
+        if method not in set(self.cases["method"]):
             raise NotRun(f"{called} was not scored")
         return of_method(self.cases, method)
 
@@ -170,7 +173,8 @@ def claims_document(table: pd.DataFrame, remark: str) -> Document:
         "A claim is one number per case, its effect. Holds: the whole 95 % interval of the mean effect lies on the claimed "
         "side. Does not hold: all of it lies on the other side, or the claim says something else besides that is not so. "
         "Undecided: the interval reaches over the bound; that does not mean that there is no effect, only that these cases "
-        "cannot tell. The bound is zero (for a ratio: one) where the claim names no other.",
+        "cannot tell. Not run: a method that the claim compares is not among those that were run, or has no scores. The bound "
+        "is zero (for a ratio: one) where the claim names no other.",
         "The interval is Student's t over cases, not the bootstrap of the other tables: with a handful of cases the bootstrap "
         "is too narrow. Cases vary in it, trainings do not; several seeds are averaged. Claims are not corrected for their "
         "number: of 40 claims without any effect, one would be found to hold.",
@@ -281,9 +285,10 @@ def _all_claims(printed: pd.DataFrame) -> list[Claim]:
         ),
         Claim(
             "uncertainty_saturates",
-            f"Beyond T' = {knee} uncertainty saturates: it grows less than half as fast as before (half: ours)",
+            f"Uncertainty saturates at T' = {knee}: it grows up to there, and beyond changes less than half as fast, up or "
+            "down (half: ours)",
             "Fig. 3, Sec. 3.4",
-            "growth beyond − half of that before",
+            "change beyond − half of the growth before",
             lambda evidence: _saturation_of_uncertainty(evidence, knee),
             above=False,
         ),
@@ -394,15 +399,20 @@ def _growth_of_uncertainty(evidence: Evidence, knee: int) -> Effect:
 
 
 def _saturation_of_uncertainty(evidence: Evidence, knee: int) -> Effect:
-    """Each case's slope beyond the knee minus half of its slope up to it, both relative to the case's mean over the grid."""
+    """Size of the slope beyond the knee minus half of the slope up to it, each case's relative to its mean over the grid.
+
+    Below zero only where uncertainty grew. Beyond the knee the direction of the mean slope counts as positive in every case:
+    sizes of the single cases' slopes would add up their noise.
+    """
     grid = evidence.roles.grid
     if knee not in grid or min(grid) == knee or max(grid) == knee:
         raise NotRun(f"The grid of T' has no {knee}, or nothing below or beyond it")
     wide = evidence.wide("uncertainty", grid)
     before = _relative_slopes(wide[[t_start for t_start in wide if t_start <= knee]], wide)
     beyond = _relative_slopes(wide[[t_start for t_start in wide if t_start >= knee]], wide)
+    size = -beyond if beyond.mean() < 0 else beyond
     return Effect(
-        beyond - before / 2,
+        size - before / 2,
         f"Growth per 100 steps: {number(100 * before.mean(), 1, signed=True)} % of the case's mean from T' = {min(grid)} to "
         f"{knee}, {number(100 * beyond.mean(), 1, signed=True)} % from {knee} to {max(grid)}.",
     )
