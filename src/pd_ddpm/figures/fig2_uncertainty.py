@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -138,7 +138,8 @@ def fig2_uncertainty(numbers: pd.DataFrame, remark: str) -> Figure:
     cases = [_Picture(table) for _, table in numbers.groupby("case", sort=False)]
     width_mm, height_mm = max(case.width_mm for case in cases), max(case.height_mm for case in cases)
     highest = numbers[[f"{label}_variance" for label in methods]].max(axis=None)
-    scale = Normalize(0, highest if highest > 0 else 0.25)
+    # Few voxels have a large variance: the root keeps those with a small one visible, and the bar's ticks say so.
+    scale = PowerNorm(0.5, 0, highest if highest > 0 else 0.25)
     page = _Page(len(cases), 2 + len(methods), height_mm / width_mm)
 
     def panel(case: int, row: int, column: int) -> Axes:

@@ -122,7 +122,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, numbered: list[str]) -> N
     ):
         # What is only a number has no symbol, and needs no room for one.
         room = {"handlelength": 0, "handletextpad": 0, "markerscale": 0} if side == "right" else {}
-        columns = 2 if side == "center" else 1
+        columns = 1 if side == "right" else 2
         figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, fontsize="x-small", **room)
 
 
