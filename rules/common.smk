@@ -130,11 +130,11 @@ def table2_scores():
     return [name for row in rows for name in row if name != settings.NO_PRESEGMENTATION]
 
 
-def first_results(kind, dataset, ending):
-    """The scores or predictions of Table 1's methods for the first split and seed, in the order of its rows."""
+def first_results(pattern, dataset):
+    """Files of Table 1's methods for the first split and seed, in the order of its rows."""
     run = f"split-{config['splits'][0]}_seed-{config['seeds'][0]}"
     rows = (settings.canonical(config, method) for method in config["exhibits"]["table1"])
-    return [f"results/{dataset}/{kind}/{name}/{run}{ending}" for name in rows]
+    return [pattern.format(dataset=dataset, method=method, run=run) for method in rows]
 
 
 def pareto_points():

@@ -90,8 +90,10 @@ rule claims:
 rule fig2_uncertainty:
     input:
         cases="results/{dataset}/cases/prepared.csv",
-        scores=lambda wildcards: first_results("scores", wildcards.dataset, ".csv"),
-        predictions=lambda wildcards: first_results("predictions", wildcards.dataset, "/predictions.csv"),
+        scores=lambda wildcards: first_results("results/{dataset}/scores/{method}/{run}.csv", wildcards.dataset),
+        predictions=lambda wildcards: first_results(
+            "results/{dataset}/predictions/{method}/{run}/predictions.csv", wildcards.dataset
+        ),
     output:
         pdf="results/{dataset}/exhibits/fig2_uncertainty.pdf",
         png="results/{dataset}/exhibits/fig2_uncertainty.png",
@@ -156,9 +158,7 @@ rule fig4_ensemble:
 
 rule pareto:
     input:
-        ensembles=lambda wildcards: result_files(
-            "ensembles", wildcards.dataset, [point["method"] for point in pareto_points()]
-        ),
+        ensembles=lambda wildcards: result_files("ensembles", wildcards.dataset, [point["method"] for point in pareto_points()]),
     output:
         pdf="results/{dataset}/exhibits/pareto.pdf",
         png="results/{dataset}/exhibits/pareto.png",
