@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from zlib import crc32
 
 import matplotlib
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 
@@ -71,3 +73,9 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
         ours = SPARE[first:] + SPARE[:first]
         found[label] = METHODS.get(label) or next((look for look in ours if look not in found.values()), ours[0])
     return found
+
+
+def save(figure: Figure, pdf: str | Path, png: str | Path) -> None:
+    """Write a figure as PDF, without a time stamp, and as PNG."""
+    figure.savefig(pdf, metadata={"CreationDate": None})
+    figure.savefig(png)

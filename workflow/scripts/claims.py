@@ -1,7 +1,5 @@
 """The paper's claims, put to the test on our own scores."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from pd_ddpm.console import run
@@ -15,9 +13,7 @@ def main(
     who = Roles(**roles | {"table2": [tuple(row) for row in roles["table2"]]})
     rows = claims(read_scores(scores), read_scores(ensembles), who, pd.read_csv(printed))
     rows.to_csv(table, index=False, float_format="%.6g")
-    document = claims_document(rows, remark)
-    Path(page).write_text(document.html(), encoding="utf-8")
-    Path(markdown).write_text(document.markdown(), encoding="utf-8")
+    claims_document(rows, remark).write(page, markdown)
 
 
 if __name__ == "__main__":

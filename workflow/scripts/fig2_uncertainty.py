@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.fig2_uncertainty import ShownCase, ShownMethod, choose_cases, fig2_numbers, fig2_uncertainty
 from pd_ddpm.images import read_array
@@ -41,9 +42,7 @@ def main(
 
     pixels = fig2_numbers(cases_in_turn())
     pixels.to_csv(numbers, index=False, float_format="%.6g")
-    figure = fig2_uncertainty(pixels, remark)
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png)
+    style.save(fig2_uncertainty(pixels, remark), pdf, png)
 
 
 if __name__ == "__main__":

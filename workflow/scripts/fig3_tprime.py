@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.fig3_tprime import fig3_numbers, fig3_tprime
 from pd_ddpm.scores import read_scores
@@ -20,9 +21,7 @@ def main(
     shown = fig3_numbers(read_scores(scores), curve, labels)
     shown.to_csv(numbers, index=False, float_format="%.6g")
     papers_best = pd.read_csv(printed).query("exhibit == 'fig3_tprime' and metric == 'best_t_start'")["value"].item()
-    figure = fig3_tprime(shown, remark, papers_best)
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png)
+    style.save(fig3_tprime(shown, remark, papers_best), pdf, png)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Figure 4: Dice against the size of the ensemble."""
 
+from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
 from pd_ddpm.scores import read_scores
@@ -8,9 +9,7 @@ from pd_ddpm.scores import read_scores
 def main(ensembles: list[str], pdf: str, png: str, numbers: str, labels: dict[str, str], chosen: int, remark: str) -> None:
     shown = fig4_numbers(read_scores(ensembles), labels)
     shown.to_csv(numbers, index=False, float_format="%.6g")
-    figure = fig4_ensemble(shown, remark, chosen)
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png)
+    style.save(fig4_ensemble(shown, remark, chosen), pdf, png)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.pareto import pareto, pareto_numbers
 from pd_ddpm.scores import read_scores
@@ -10,9 +11,7 @@ from pd_ddpm.scores import read_scores
 def main(ensembles: list[str], pdf: str, png: str, numbers: str, points: list[dict], members: list[int], remark: str) -> None:
     shown = pareto_numbers(read_scores(ensembles), pd.DataFrame(points), members)
     shown.to_csv(numbers, index=False, float_format="%.6g")
-    figure = pareto(shown, remark)
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png)
+    style.save(pareto(shown, remark), pdf, png)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ def main(
     rows.to_csv(table, index=False, float_format="%.6g")
     of_groups.to_csv(groups, index=False, float_format="%.6g")
     document = table1_document(rows, of_groups, labels[against], remark)
-    Path(page).write_text(document.html(), encoding="utf-8")
-    Path(markdown).write_text(document.markdown(), encoding="utf-8")
+    document.write(page, markdown)
     Path(latex).write_text(document.latex(), encoding="utf-8")
 
 

@@ -1,7 +1,5 @@
 """Table 2: PD-DDPM from pre-segmentations of different quality."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from pd_ddpm.console import run
@@ -12,9 +10,7 @@ from pd_ddpm.tables.table2 import table2, table2_document
 def main(scores: list[str], printed: str, table: str, page: str, markdown: str, rows: list[list], remark: str) -> None:
     found = table2(read_scores(scores), [tuple(row) for row in rows], pd.read_csv(printed))
     found.to_csv(table, index=False, float_format="%.6g")
-    document = table2_document(found, remark)
-    Path(page).write_text(document.html(), encoding="utf-8")
-    Path(markdown).write_text(document.markdown(), encoding="utf-8")
+    table2_document(found, remark).write(page, markdown)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Calibration, detection of errors and distance to the raters of every method."""
 
-from pathlib import Path
-
 from pd_ddpm.console import run
 from pd_ddpm.scores import read_scores
 from pd_ddpm.tables.uncertainty import uncertainty_document, uncertainty_table
@@ -10,9 +8,7 @@ from pd_ddpm.tables.uncertainty import uncertainty_document, uncertainty_table
 def main(scores: list[str], table: str, page: str, markdown: str, labels: dict[str, str], settings: dict, remark: str) -> None:
     rows = uncertainty_table(read_scores(scores), labels)
     rows.to_csv(table, index=False, float_format="%.6g")
-    document = uncertainty_document(rows, settings["band_mm"], remark, settings["calibration_bins"])
-    Path(page).write_text(document.html(), encoding="utf-8")
-    Path(markdown).write_text(document.markdown(), encoding="utf-8")
+    uncertainty_document(rows, settings["band_mm"], remark, settings["calibration_bins"]).write(page, markdown)
 
 
 if __name__ == "__main__":

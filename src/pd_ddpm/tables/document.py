@@ -3,6 +3,7 @@
 import html
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -66,6 +67,11 @@ class Document:
     title: str
     remark: str
     parts: Sequence[Part]
+
+    def write(self, page: str | Path, markdown: str | Path) -> None:
+        """Write the document as an HTML page and as Markdown."""
+        Path(page).write_text(self.html(), encoding="utf-8")
+        Path(markdown).write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
         """The document as Markdown with pipe tables."""
