@@ -143,7 +143,8 @@ def test_uncertainty_and_claims_are_reported_for_what_was_run(finished: Path) ->
     claims = exhibit(finished, "claims")
     assert set(claims["verdict"]) <= {"holds", "does not hold", "undecided at this scale"}
     assert len(claims) >= 10
-    assert claims["effect"].notna().all()
+    # After twelve steps no ensemble finds a lesion: there is no spread that could shrink.
+    assert claims.set_index("claim")["effect"].drop("spread_shrinks_with_size").notna().all()
 
 
 def test_figures_come_with_the_numbers_that_they_show(finished: Path) -> None:
@@ -284,7 +285,7 @@ def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
     edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
-    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "split": 1}
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}
 
 
 def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
