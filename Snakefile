@@ -4,6 +4,7 @@ results/table1.csv, .html, .md, .tex, table1_groups.csv   the exhibits of the ac
 results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
 results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   also .png and .csv, the numbers that are drawn
 results/{dataset}/cases.csv                               case, site, paths of its images
+results/{dataset}/check.csv                               what is wrong with them: severity, case, file, finding, remedy
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2
 results/{dataset}/splits.csv                              split, role, case, site, fold
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv

@@ -45,10 +45,22 @@ def script_code(name):
     return code_version(f"{workflow.basedir}/workflow/scripts/{name}.py")
 
 
-def simulated(dataset):
-    """The file that the phantom generator writes last, for a data set that it makes."""
-    made = config["datasets"][dataset]
-    return [f"{made['folder']}/simulated.json"] if "simulate" in made else []
+def fetched(dataset):
+    """Whether the workflow fetches this data set; scans that somebody else has put into its folder are left alone."""
+    source = config["datasets"][dataset]
+    if not source.get("download"):
+        return False
+    folder = Path(source["folder"])
+    begun = any((folder / name).is_file() for name in ("dataverse.json", "downloaded.json"))
+    return begun or next(folder.glob("training/**/wmh.nii.gz"), None) is None
+
+
+def made_by_workflow(dataset):
+    """The file that is written last where the workflow simulates or fetches the data set itself."""
+    source = config["datasets"][dataset]
+    if "simulate" in source:
+        return [f"{source['folder']}/simulated.json"]
+    return [f"{source['folder']}/downloaded.json"] if fetched(dataset) else []
 
 
 def training_files(wildcards):
@@ -188,7 +200,7 @@ def figure3_labels():
 def case_sources(dataset):
     """Where the scans of a searched folder lie, which tells that it has other cases than before; a csv is an input."""
     source = config["datasets"][dataset]
-    if source["layout"] == "table" or "simulate" in source:
+    if source["layout"] == "table" or made_by_workflow(dataset):
         return []
     return sorted(str(mask) for mask in Path(source["folder"]).glob("training/**/wmh.nii.gz"))
 

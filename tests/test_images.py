@@ -174,6 +174,7 @@ def test_size_that_the_header_does_not_mean(tmp_path, change):
         ({"qform_code": 0, "pixdim": [1, 2, 2, 3, 1, 1, 1, 1]}, r"voxel sizes .* and affine differ"),
         ({"xyzt_units": 1}, "unit of length is meter"),
         ({"dim": [3, 7, -6, 5, 1, 1, 1, 1]}, "gives the dimensions"),
+        ({"datatype": 999}, r"names a type of voxels \(999\)"),
     ],
 )
 def test_geometry_that_cannot_be_trusted(tmp_path, fields, finding):

@@ -284,6 +284,9 @@ def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
     target = "results/own/splits.csv"
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
+    assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
+    edit(fresh / "src/pd_ddpm/check.py", "_LISTED = 8", "_LISTED = 9")
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # and nothing after it
     edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}
 

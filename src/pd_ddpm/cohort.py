@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 ROLES = ("train", "validation", "test")
 
 _HOW_TO_GET_WMH = (
-    "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): unpack "
-    "`training/` (and `additional_annotations/`, for the second observer) below that folder."
+    "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): `snakemake` "
+    "fetches them where the config key datasets.wmh.download accepts the licence; or unpack `training/` (and "
+    "`additional_annotations/`, for the second observer) below that folder."
 )
+
+
+class CohortError(ValueError):
+    """All that is wrong with the cases of a data set; `table` holds what could be read, without paths that lead nowhere."""
+
+    def __init__(self, source: str, problems: Sequence[str], table: pd.DataFrame | None = None):
+        super().__init__(f"{source}: {len(problems)} problem(s):\n" + "\n".join(f"  {text}" for text in problems))
+        self.source, self.problems, self.table = source, list(problems), table
 
 
 def table_columns(channels: Sequence[str]) -> list[str]:
@@ -28,6 +38,20 @@ def table_columns(channels: Sequence[str]) -> list[str]:
     ]
 
 
+def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The cases of an entry of the configuration's `datasets`, by its layout; raises CohortError or ValueError."""
+    if settings["layout"] == "wmh_challenge":
+        return find_wmh_cases(settings["folder"], settings["channels"], f"datasets.{dataset}.folder")
+    return read_case_table(settings["table"], settings["channels"], settings["folder"])
+
+
+def channels_of_table(csv_path: str | Path) -> list[str]:
+    """The columns of a user's table that name NIfTI images, other than those of masks, in their order."""
+    cells = _read_cells(Path(csv_path))
+    images = [name for name in cells.columns if cells[name].str.endswith((".nii", ".nii.gz")).any()]
+    return [name for name in images if name != "mask" and not name.startswith("observer")]
+
+
 def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder") -> pd.DataFrame:
     """Find the training cases of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
 
@@ -35,7 +59,8 @@ def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1")
     are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's elastix
     transform, or, where either is missing, the T1 that the challenge has resampled. The second observer is O3.
 
-    Raises ValueError, naming the config key that held the folder, if there are no cases, and listing all missing files.
+    Raises ValueError, naming the config key that held the folder, if there are no cases, and CohortError with all missing
+    files.
     """
     folder = Path(folder)
     training = folder / "training"
@@ -56,12 +81,14 @@ def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1")
             row[channel], row[f"{channel}_transform"] = _wmh_channel(source, channel)
             if not Path(row[channel]).is_file():
                 problems.append(f"{row[channel]}: there is no such file; unpack it from the challenge's archive.")
+                row[channel] = ""
         observer = folder / "additional_annotations/observer_o3" / source.relative_to(folder) / "result.nii.gz"
         row["observer_2"] = str(observer) if observer.is_file() else ""
         rows.append(row)
     problems += _duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
-    _raise_all(f"{key}: {folder}", problems)
-    return _as_table(pd.DataFrame(rows), channels)
+    table = _as_table(pd.DataFrame(rows), channels)
+    _raise_all(f"{key}: {folder}", problems, table)
+    return table
 
 
 def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
@@ -71,7 +98,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     ignored. Relative paths start from `folder`, by default the folder of the table. A case without a site gets
     "unknown".
 
-    Raises ValueError with every problem found, each with its line.
+    Raises CohortError with every problem found, each with its line.
     """
     csv_path = Path(csv_path)
     base = csv_path.parent if folder is None else Path(folder)
@@ -98,14 +125,17 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
             cells.loc[index, name] = str(path)
             if not path.is_file():
                 problems.append(f"{line}: case {row['case']}: {name}: there is no file {path}; correct the path.")
+                cells.loc[index, name] = ""
     problems += _duplicates(cells["case"].tolist(), lines)
     for name in ("role", "fold"):
         given = int((cells[name] != "").sum())
         if 0 < given < len(cells):
             problems.append(f"column {name}: given for {given} of {len(cells)} cases; give it for all or for none.")
-    _raise_all(str(csv_path), problems)
     cells["site"] = cells["site"].replace("", "unknown")
-    return _as_table(cells, channels)
+    cells["fold"] = cells["fold"].where(cells["fold"].str.fullmatch(r"\d+"), "")
+    table = _as_table(cells, channels)
+    _raise_all(str(csv_path), problems, table)
+    return table
 
 
 def write_table(table: pd.DataFrame, csv_path: str | Path) -> None:
@@ -218,9 +248,9 @@ def _duplicates(names: list[str], places: list[str]) -> list[str]:
     ]
 
 
-def _raise_all(source: str, problems: list[str]) -> None:
+def _raise_all(source: str, problems: list[str], table: pd.DataFrame | None = None) -> None:
     if problems:
-        raise ValueError(f"{source}: {len(problems)} problem(s):\n" + "\n".join(f"  {text}" for text in problems))
+        raise CohortError(source, problems, table)
 
 
 def _as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:

@@ -201,6 +201,13 @@ def _check_size(path: Path, header: nib.Nifti1Header, size: int) -> None:
     dimensions = np.asarray(header["dim"])
     if not 1 <= dimensions[0] <= 7 or (dimensions[1 : dimensions[0] + 1] < 1).any():
         raise ImageError(f"{path}: its header gives the dimensions {dimensions.tolist()}; fetch or convert it again.")
+    try:
+        header.get_data_dtype()
+    except KeyError:
+        raise ImageError(
+            f"{path}: its header names a type of voxels ({int(header['datatype'])}) that NIfTI does not have; fetch or convert "
+            "it again."
+        ) from None
     expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
     if size != expected:
         raise ImageError(

@@ -171,6 +171,12 @@ def brain_mask(flair: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
     return support if support.sum() < 1.5 * head.sum() else head
 
 
+def voxel_hash(volume: np.ndarray) -> str:
+    """Hash of an image's voxels as float32, which tells that two files hold the same scan."""
+    # NIfTI stores X fastest, so that the transpose is contiguous already.
+    return hashlib.sha256(np.ascontiguousarray(volume.T, dtype=np.float32)).hexdigest()
+
+
 def prepare_case(
     case: Mapping,
     channels: Sequence[str],
@@ -216,7 +222,7 @@ def prepare_case(
         volumes.append(resample_to(flair, case[channel], case[f"{channel}_transform"] or None, interpolator))
     brain = brain_mask(volumes[0], spacing_mm(flair))
     for channel, volume in zip(channels, volumes, strict=True):
-        _check_coverage(case, channel, volume, brain)
+        check_coverage(case, channel, volume, brain)
     files = {
         f"{name}_image.nii.gz": np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1),
         f"{name}_mask.nii.gz": mask,
@@ -266,7 +272,7 @@ def prepare_cohort(
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])
     if len(manifest):
-        problems += _cohort_problems(manifest)
+        problems += cohort_problems(manifest)
     if problems:
         raise ValueError(f"{len(problems)} problem(s) in {len(cases)} cases:\n" + "\n".join(f"  {text}" for text in problems))
     return manifest.drop(columns="sha256")
@@ -347,7 +353,8 @@ def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisati
     return ((volume - low) / width).astype(np.float32)
 
 
-def _check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.ndarray) -> None:
+def check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.ndarray) -> None:
+    """Raise ImageError if a channel (H, W, D), on the grid of the brain mask, is constant or zero in most of the brain."""
     inside = volume[brain]
     low, high = np.percentile(inside, (1, 99))
     if low == high or (inside == 0).mean() > 0.5:
@@ -389,7 +396,7 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
         "lesion_outside_brain_ml": round(int((lesion & ~brain).sum()) * ml, 4),
         "ignored_ml": round(int((mask == 2).sum()) * ml, 4),
         "brain_ml": round(int(brain.sum()) * ml, 4),
-        "sha256": hashlib.sha256(np.ascontiguousarray(flair)).hexdigest(),
+        "sha256": voxel_hash(flair),
     }
 
 
@@ -410,7 +417,8 @@ def _attempt(case: Mapping, arguments: tuple) -> dict | str:
         return f"case {case['case']}: {error}"
 
 
-def _cohort_problems(manifest: pd.DataFrame) -> list[str]:
+def cohort_problems(manifest: pd.DataFrame) -> list[str]:
+    """What is wrong with cases only beside each other, from their columns case, sha256 (see `voxel_hash`) and orientation."""
     problems = [
         f"cases {', '.join(names)} hold the same scan, which would leak between training and test; remove all but one."
         for names in manifest.groupby("sha256")["case"].agg(list)

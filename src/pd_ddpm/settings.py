@@ -110,6 +110,21 @@ def pareto_methods(config: Config) -> list[str]:
     return list(found.values())
 
 
+def read(path: Path | None, changes: Config) -> Config:
+    """A configuration as the Snakefile puts it together: config.yaml, at demo scale demo.yaml over it, then the file, then
+    the changes. A file of the name config.yaml beside a demo.yaml is a whole configuration and stands in the first place.
+
+    Raises ConfigError if the file is not there or is no yaml with keys.
+    """
+    whole = path is not None and path.name == "config.yaml" and path.with_name("demo.yaml").is_file()
+    first = path if whole else SCHEMA.with_name("config.yaml")
+    over = _laid_over({} if path is None or whole else _yaml(path), changes)
+    config = _laid_over(_yaml(first), over)
+    if config.get("scale") == "demo":
+        config = _laid_over(_laid_over(config, _yaml(first.with_name("demo.yaml"))), over)
+    return config
+
+
 def check(config: Config) -> None:
     """Raise ConfigError with everything that is wrong with a configuration, each with its key and a remedy."""
     schema = _schema()
@@ -124,6 +139,26 @@ def check(config: Config) -> None:
         problems = list(_contradictions(config))
     if problems:
         raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _yaml(path: Path) -> Config:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration ({error}); correct the path or the file") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no keys; see config/config.yaml for what a configuration is made of")
+    return content
+
+
+def _laid_over(base: Config, over: Config) -> Config:
+    """As Snakemake lays configurations over each other: sections key by key, everything else, lists too, as a whole."""
+    both = {
+        key: _laid_over(base[key], over[key])
+        for key in base.keys() & over.keys()
+        if isinstance(over[key], dict) and isinstance(base[key], dict)
+    }
+    return base | over | both
 
 
 def _resolved(config: Config, section: str, name: str) -> dict[str, Any]:
@@ -212,6 +247,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     for name, dataset in config["datasets"].items():
         if (dataset["layout"] == "table") != ("table" in dataset):
             yield f"key 'datasets.{name}.table': it names the csv of the layout 'table' and goes with that layout only"
+        if dataset.get("download") and (dataset["layout"] != "wmh_challenge" or "simulate" in dataset):
+            yield f"key 'datasets.{name}.download': goes with layout 'wmh_challenge' and without simulate; else set it to null"
     too_high = [split for split in config["splits"] if split >= config["folds"]["count"]]
     if too_high:
         yield f"key 'splits': {too_high} are not among the {config['folds']['count']} folds, which count from 0"

@@ -1,16 +1,11 @@
 """Find the cases of a data set: a csv with one row per case and the paths of its images."""
 
-from pd_ddpm.cohort import find_wmh_cases, read_case_table, write_table
+from pd_ddpm.cohort import find_cases, write_table
 from pd_ddpm.console import run
 
 
 def main(table: str, dataset: str, settings: dict) -> None:
-    key = f"datasets.{dataset}.folder"
-    if settings["layout"] == "wmh_challenge":
-        cases = find_wmh_cases(settings["folder"], settings["channels"], key)
-    else:
-        cases = read_case_table(settings["table"], settings["channels"], settings["folder"])
-    write_table(cases, table)
+    write_table(find_cases(dataset, settings), table)
 
 
 if __name__ == "__main__":

@@ -13,4 +13,4 @@ def main(table: str, splits: str, folds: dict) -> None:
 
 
 if __name__ == "__main__":
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, folds=snakemake.params.folds)
+    run(main, snakemake.log[0], table=snakemake.input.table, **snakemake.output, folds=snakemake.params.folds)

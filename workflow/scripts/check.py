@@ -1,0 +1,28 @@
+"""Read every scan of a data set and list all that is wrong with it, before anything is made of it."""
+
+from pathlib import Path
+
+from pd_ddpm.check import Requirements, check_cases
+from pd_ddpm.cohort import read_table
+from pd_ddpm.console import log, run
+
+
+def main(table: str, findings: str, dataset: str, config: dict, processes: int) -> None:
+    requirements = Requirements.of_config(config, dataset)
+    report = check_cases(read_table(table), requirements, Path(findings).parent, processes=processes)
+    if report.count("error"):
+        raise ValueError(f"the data set {dataset} cannot be used:\n{report.text()}")
+    log.info(report.text())
+    report.table().to_csv(findings, index=False)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        snakemake.log[0],
+        table=snakemake.input.table,
+        **snakemake.output,
+        dataset=snakemake.wildcards.dataset,
+        config=snakemake.config,
+        processes=snakemake.threads,
+    )

@@ -1,0 +1,18 @@
+"""Fetch a published data set, or take it from a copy; what is written last is the record of what was verified."""
+
+from pathlib import Path
+
+from pd_ddpm.console import run
+from pd_ddpm.dataverse import obtain
+from pd_ddpm.files import write_json
+
+
+def main(record: str, dataset: str, download: dict) -> None:
+    write_json(Path(record), obtain(Path(record).parent, key=f"datasets.{dataset}", **download))
+
+
+if __name__ == "__main__":
+    name = snakemake.params.dataset
+    # From the configuration, not a parameter: accepting the licence later or naming a copy makes no data stale.
+    settings = snakemake.config["datasets"][name]["download"]
+    run(main, snakemake.log[0], **snakemake.output, dataset=name, download=settings)
