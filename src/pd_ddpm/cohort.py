@@ -14,7 +14,7 @@ ROLES = ("train", "validation", "test")
 
 _HOW_TO_GET_WMH = (
     "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): `snakemake` "
-    "fetches them where the config key datasets.wmh.download accepts the licence; or unpack `training/` (and "
+    "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `training/` (and "
     "`additional_annotations/`, for the second observer) below that folder."
 )
 
