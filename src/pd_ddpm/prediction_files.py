@@ -1,6 +1,7 @@
 """The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +73,7 @@ class Presegmentations:
         samples = read_samples(self.manifest.parent, case)
         if self.members == "each":
             return cut(samples[..., :pool]).astype(np.float32) if self.harden else samples[..., :pool]
-        ensemble = samples[..., : self._record(case)["samples"]]
+        ensemble = samples[..., : self._records.loc[case, "samples"]]
         mean = ensemble_mask(ensemble).astype(np.float32) if self.harden else ensemble.mean(axis=-1)
         return mean[..., None]
 
@@ -80,18 +81,19 @@ class Presegmentations:
         """A hash of which masks these are; how long drawing them took is not part of it."""
         if self.manifest is None:
             return "zero"
-        return fingerprint(read_predictions(self.manifest)["stamp"].to_dict())
+        return fingerprint(self._records["stamp"].to_dict())
 
     def cost(self, case: str) -> Cost:
         """What drawing them took: once for a mask that all members share, else for each."""
         if self.manifest is None:
             return Cost()
-        record = self._record(case)
+        record = self._records.loc[case]
         cost = Cost.of_record(record)
         if self.members == "each":
             return cost
         whole = cost.of(int(record["samples"]))
         return Cost(evaluations_shared=whole["network_evaluations"], seconds_shared=whole["seconds"])
 
-    def _record(self, case: str) -> pd.Series:
-        return read_predictions(self.manifest).loc[case]
+    @cached_property
+    def _records(self) -> pd.DataFrame:
+        return read_predictions(self.manifest)

@@ -30,28 +30,8 @@ class Segmenter(Protocol):
 
 
 @dataclass
-class DeterministicSegmenter:
-    """One pass of a network that gives mask logits. Its members would be equal, so there is one."""
-
-    network: nn.Module
-    members: int = 1
-    evaluations_shared: int = 0
-    evaluations_per_member: int = 1
-
-    @property
-    def divisor(self) -> int:
-        return self.network.divisor
-
-    def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return self.network(image).float().sigmoid()
-
-
-@dataclass
-class DropoutSegmenter:
-    """The Bayesian U-Net: passes of a segmentation network whose dropout is on, each member with masks of its own.
-
-    Raises ValueError when called over a network without dropout.
-    """
+class _OnePass:
+    """What the segmenters have in common that ask one network for a mask."""
 
     network: nn.Module
     members: int
@@ -61,6 +41,23 @@ class DropoutSegmenter:
     @property
     def divisor(self) -> int:
         return self.network.divisor
+
+
+@dataclass
+class DeterministicSegmenter(_OnePass):
+    """One pass of a network that gives mask logits. Its members would be equal, so there is one."""
+
+    members: int = 1
+
+    def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
+        return self.network(image).float().sigmoid()
+
+
+class DropoutSegmenter(_OnePass):
+    """The Bayesian U-Net: passes of a segmentation network whose dropout is on, each member with masks of its own.
+
+    Raises ValueError when called over a network without dropout.
+    """
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         with drawn_dropout(self.network, noise.draw_uniform):
@@ -68,7 +65,7 @@ class DropoutSegmenter:
 
 
 @dataclass
-class LatentSegmenter:
+class LatentSegmenter(_OnePass):
     """The Probabilistic U-Net: each member is a draw from the prior (Kohl et al. 2018).
 
     As there, a slice is evaluated once and only the last 1x1 convolutions, which are not counted, for each draw; a slice
@@ -76,13 +73,8 @@ class LatentSegmenter:
     """
 
     network: ProbabilisticUNet
-    members: int
     evaluations_shared: int = 1
     evaluations_per_member: int = 0
-
-    @property
-    def divisor(self) -> int:
-        return self.network.divisor
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         return self.network(image, noise.draw((self.network.latent,), image.device)).float().sigmoid()
