@@ -37,9 +37,9 @@ def test_the_package_never_sees_the_workflow() -> None:
         assert "results/" not in path.read_text(encoding="utf-8"), path
 
 
-def test_only_scripts_build_objects_from_names() -> None:
+def test_only_scripts_and_commands_build_objects_from_names() -> None:
     for path in modules():
-        if path.parent.name != "build":
+        if path.parent.name not in ("build", "commands"):
             assert not uses(path, "pd_ddpm.build"), path
 
 
