@@ -8,6 +8,7 @@ rule sample:
         splits="results/{dataset}/splits.csv",
     output:
         predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
+        method_card="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/method.json",
     log:
         "results/logs/sample/{dataset}/{method}/split-{split}_seed-{seed}.log",
     benchmark:

@@ -221,6 +221,7 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
                 cases=str(prepared / "prepared.csv"),
                 splits=str(prepared / "splits.csv"),
                 predictions=str(folder / name / "predictions.csv"),
+                method_card=str(folder / name / "method.json"),
                 name=name,
                 split=0,
                 seed=0,

@@ -19,6 +19,15 @@ class Cost:
         """From the row of a table that holds these four among other columns."""
         return cls(**{field.name: field.type(record[field.name]) for field in fields(cls)})
 
+    @classmethod
+    def of_drawing(cls, members: int, shared: int, per_member: int, network_seconds: float, seconds: float) -> Self:
+        """Of a case of which `members` were drawn in `seconds`, with so many evaluations shared and per member.
+
+        The network's time is booked where its evaluations are: on each member, or once for all.
+        """
+        each = network_seconds / members if per_member else 0.0
+        return cls(shared, per_member, seconds - each * members, each)
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from pd_ddpm.files import replacing
 
@@ -129,6 +130,23 @@ def spacing_mm(image: nib.Nifti1Image) -> tuple[float, float, float]:
     return x, y, z
 
 
+def turned(array: np.ndarray, like: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """An array (H, W, D) or (H, W, D, C) on the grid of `like`, as an image whose voxel axes point to these codes (as "LPS").
+
+    Axes are swapped and mirrored, nothing is interpolated. Raises ValueError for codes that are none.
+    """
+    image = nib.Nifti1Image(array, like.affine).as_reoriented(ornt_transform(io_orientation(like.affine), _orientation(codes)))
+    # nibabel resets both codes when it changes an affine.
+    image.header.set_qform(image.affine, int(like.header["qform_code"]))
+    image.header.set_sform(image.affine, int(like.header["sform_code"]))
+    return image
+
+
+def turned_back(array: np.ndarray, like: nib.Nifti1Image, codes: str) -> np.ndarray:
+    """An array whose voxel axes point to these codes, with the axes of `like`: the way back from `turned`."""
+    return apply_orientation(array, ornt_transform(_orientation(codes), io_orientation(like.affine)))
+
+
 def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, str], tolerance: float = 1e-3) -> None:
     """Raise ImageError unless both images have one shape and, entry by entry, one affine within `tolerance` mm."""
     if a.shape[:3] != b.shape[:3]:
@@ -144,6 +162,17 @@ def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, st
             f"{names[1]}: its affine differs from that of {names[0]} by up to {difference:.3g} mm, which puts voxels "
             f"up to {apart.max():.3g} mm apart; resample the one onto the grid of the other, or correct its header."
         )
+
+
+def _orientation(codes: str) -> np.ndarray:
+    """nibabel's array (3, 2) of axes and directions for three letters."""
+    try:
+        target = axcodes2ornt(codes)
+    except ValueError:
+        target = np.full((3, 2), np.nan)
+    if target.shape != (3, 2) or np.isnan(target).any() or len(set(target[:, 0])) != 3:
+        raise ValueError(f"orientation: {codes!r} is none; use three letters such as LPS or RAS.")
+    return target
 
 
 def _read_bytes(path: Path) -> bytes:

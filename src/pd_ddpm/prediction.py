@@ -1,11 +1,16 @@
 """Every slice of a case through a segmenter, all members side by side, and back onto the scan's own grid."""
 
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pd_ddpm.console import log, progress
+from pd_ddpm.files import replacing
 from pd_ddpm.noise import MemberNoise
 from pd_ddpm.precision import autocast
 from pd_ddpm.segmenters import Segmenter
@@ -17,6 +22,41 @@ class DrawnMembers(NamedTuple):
 
     samples: np.ndarray
     seconds: float
+
+
+@dataclass
+class UnfinishedCase:
+    """A file in which the members that have been drawn so far outlive a killed process.
+
+    stamp: a hash of all that they depend on; a file of another stamp, or a damaged one, is not taken up.
+    """
+
+    path: Path
+    stamp: str
+    save_every_seconds: float = 20.0
+    saved: float = field(default_factory=time.monotonic)
+
+    def load(self, results: Tensor) -> int:
+        """Fill in what an earlier process has drawn, and return how many members of slices that is."""
+        try:
+            with np.load(self.path) as stored:
+                if str(stored["stamp"]) != self.stamp or stored["results"].shape != tuple(results.shape):
+                    return 0
+                results.copy_(torch.from_numpy(stored["results"]))
+                return int(stored["done"])
+        except FileNotFoundError:
+            return 0
+        except Exception as error:  # whatever a damaged file leads to
+            log.warning("%s cannot be read (%s); its members are drawn again", self.path, error)
+            return 0
+
+    def save(self, results: Tensor, done: int) -> None:
+        """Write what has been drawn, if the last time is long enough ago."""
+        if time.monotonic() - self.saved < self.save_every_seconds:
+            return
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, stamp=self.stamp, results=results.numpy(), done=done)
+        self.saved = time.monotonic()
 
 
 @torch.inference_mode()
@@ -33,12 +73,14 @@ def segment_case(
     device: torch.device,
     number_format: torch.dtype,
     presegmentation: np.ndarray | None = None,
+    unfinished: UnfinishedCase | None = None,
 ) -> DrawnMembers:
     """Lesion probabilities of the segmenter's N members on the scan's grid.
 
     image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z, N) in [0, 1],
     one for each member, or (X, Y, Z, 1) for all. batch: how many members of slices go through the network at once; it
-    changes the speed and no result. The noise of a member is named (seed, case, slice, member).
+    changes the speed and no result. The noise of a member is named (seed, case, slice, member). unfinished: where what is
+    drawn is kept meanwhile; progress is then said, too.
     """
     grid, with_brain = grid_settings.of_case(brain, spacing_mm)
     chosen = np.flatnonzero(with_brain)
@@ -51,12 +93,16 @@ def segment_case(
     results = torch.zeros((len(with_brain), members, height, width))
     started = time.perf_counter()
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
-    for first in range(0, len(pairs), batch):
+    done = unfinished.load(results) if unfinished else 0
+    firsts = range(done, len(pairs), batch)
+    for first in progress(firsts, f"{case}: batches", len(firsts)) if unfinished else firsts:
         rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
         kept = torch.tensor([member for _, member in pairs[first : first + batch]])
         noise = MemberNoise([(seed, case, int(chosen[row]), member) for row, member in pairs[first : first + batch]])
         with autocast(device, number_format):
             drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows, kept, None], noise)
         results[chosen[rows], kept] = drawn[:, 0, :height, :width].cpu()
+        if unfinished:
+            unfinished.save(results, first + len(rows))
     seconds = time.perf_counter() - started
     return DrawnMembers(grid.volume(results), seconds)

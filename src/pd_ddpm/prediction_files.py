@@ -33,7 +33,7 @@ class PredictionFolder:
         """
         (self.folder / f"{case}.json").unlink(missing_ok=True)
         names = {part: f"{case}_{part}.nii.gz" for part in ("samples", "mask", "uncertainty")}
-        stored = np.round(pool * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
+        stored = as_stored(pool)
         ensemble = stored[..., :samples]
         write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
         write_image(self.folder / names["mask"], ensemble_mask(ensemble), template, np.uint8)
@@ -48,10 +48,26 @@ def read_predictions(manifest: str | Path) -> pd.DataFrame:
     return pd.read_csv(manifest, dtype={"case": str}).set_index("case", drop=False)
 
 
+def as_stored(members: np.ndarray) -> np.ndarray:
+    """Probabilities as they come back from a file: float32, in steps of 1/255."""
+    return np.round(members * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
+
+
 def read_samples(folder: Path, case: str) -> np.ndarray:
     """All stored members of a case, (X, Y, Z, N) float32 in [0, 1]."""
     samples = read_array(folder / f"{case}_samples.nii.gz", mask=True, allow_4d=True)
     return samples.reshape(*samples.shape[:3], -1)
+
+
+def starting_masks(members: np.ndarray, which: Literal["mean", "each"], harden: bool) -> np.ndarray:
+    """What the members of a method start from, of another method's members (X, Y, Z, K) as they are stored.
+
+    "mean": all from that ensemble, (X, Y, Z, 1); "each": each from the member of its number, (X, Y, Z, K). harden: cut at 0.5.
+    """
+    if which == "each":
+        return cut(members).astype(np.float32) if harden else members
+    mean = ensemble_mask(members).astype(np.float32) if harden else members.mean(axis=-1)
+    return mean[..., None]
 
 
 @dataclass(frozen=True)
@@ -72,10 +88,8 @@ class Presegmentations:
             return np.zeros((*shape, 1), dtype=np.float32)
         samples = read_samples(self.manifest.parent, case)
         if self.members == "each":
-            return cut(samples[..., :pool]).astype(np.float32) if self.harden else samples[..., :pool]
-        ensemble = samples[..., : self._records.loc[case, "samples"]]
-        mean = ensemble_mask(ensemble).astype(np.float32) if self.harden else ensemble.mean(axis=-1)
-        return mean[..., None]
+            return starting_masks(samples[..., :pool], self.members, self.harden)
+        return starting_masks(samples[..., : self._records.loc[case, "samples"]], self.members, self.harden)
 
     def version(self) -> str:
         """A hash of which masks these are; how long drawing them took is not part of it."""

@@ -8,18 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
 from pd_ddpm.console import progress
 from pd_ddpm.files import file_sha256, fingerprint, finished_row, write_record
-from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, write_image
+from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, turned, write_image
 from pd_ddpm.provenance import code_version
 
 Interpolator = Literal["linear", "bspline"]
@@ -27,6 +26,7 @@ Normalisation = Literal["zscore_brain", "percentile", "none"]
 
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}
 _NO_INITIAL_TRANSFORM = "NoInitialTransform"
+OBSERVERS = ("observer_2", "observer_3")
 
 # Brain mask, in mm and ml. The radii are tried in turn, because a larger one cuts wider bridges but also more gyri.
 _OPENING_RADII_MM = (4, 5, 6, 8)
@@ -177,6 +177,43 @@ def voxel_hash(volume: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(volume.T, dtype=np.float32)).hexdigest()
 
 
+class NormalisedScan(NamedTuple):
+    """What the networks are given of a scan.
+
+    image: (H, W, D, channel) float32, normalised; brain: (H, W, D) bool; both on the grid of `first`, the first channel as it
+    was read.
+    """
+
+    image: np.ndarray
+    brain: np.ndarray
+    first: nib.Nifti1Image
+
+
+def read_normalised(
+    case: Mapping[str, str],
+    channels: Sequence[str],
+    normalisation: Normalisation = "zscore_brain",
+    interpolator: Interpolator = "linear",
+) -> NormalisedScan:
+    """The channels of a case on the grid of the first, which must be a FLAIR scan or look like one, and its brain.
+
+    case: for each channel its path, and under `{channel}_transform` that of its transform, or nothing. normalisation:
+    "zscore_brain" (mean 0 and standard deviation 1 over the brain), "percentile" (linear, the 1st percentile of the brain to 0
+    and the 99th to 1, not clipped: lesions are among the brightest voxels), or "none".
+
+    Raises ImageError if a file is unusable or a channel does not cover the brain.
+    """
+    first = read_image(case[channels[0]])
+    volumes = [np.asarray(first.dataobj).astype(np.float32)]
+    for channel in channels[1:]:
+        volumes.append(resample_to(first, case[channel], case[f"{channel}_transform"] or None, interpolator))
+    brain = brain_mask(volumes[0], spacing_mm(first))
+    for channel, volume in zip(channels, volumes, strict=True):
+        check_coverage(case, channel, volume, brain)
+    image = np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1)
+    return NormalisedScan(image, brain, first)
+
+
 def prepare_case(
     case: Mapping,
     channels: Sequence[str],
@@ -187,13 +224,11 @@ def prepare_case(
 ) -> dict:
     """Prepare one case (a row of the case table) and return its row of the manifest.
 
-    Writes, on the grid of the first channel, which must be a FLAIR scan or look like one:
-    `{case}_image.nii.gz` (H, W, D, channel) float32, `{case}_mask.nii.gz` uint8 labels 0, 1, 2, `{case}_brain.nii.gz`
-    uint8, `{case}_observer-2.nii.gz` where there is a second observer, and last `{case}.json`, the fingerprint of
-    settings, code and inputs. If that is there and still right, nothing is done.
+    Writes, on the grid of the first channel: `{case}_image.nii.gz` (H, W, D, channel) float32 (see `read_normalised`),
+    `{case}_mask.nii.gz` uint8 labels 0, 1, 2, `{case}_brain.nii.gz` uint8, `{case}_observer-2.nii.gz` and so on where there are
+    further observers, and last `{case}.json`, the fingerprint of settings, code and inputs. If that is there and still right,
+    nothing is done.
 
-    normalisation: "zscore_brain" (mean 0 and standard deviation 1 over the brain), "percentile" (linear, the 1st
-    percentile of the brain to 0 and the 99th to 1, not clipped: lesions are among the brightest voxels), or "none".
     orientation: axis codes such as "LPS" to which the grid is turned, without interpolation; None keeps the scan's own.
 
     Raises ImageError if a file is unusable, a mask is not on the FLAIR's grid, or a channel does not cover the brain.
@@ -213,37 +248,36 @@ def prepare_case(
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
 
-    flair_path = case[channels[0]]
-    flair = read_image(flair_path)
-    mask, mask_image = read_labels(case["mask"])
-    check_same_grid(flair, mask_image, (flair_path, case["mask"]))
-    volumes = [np.asarray(flair.dataobj).astype(np.float32)]
-    for channel in channels[1:]:
-        volumes.append(resample_to(flair, case[channel], case[f"{channel}_transform"] or None, interpolator))
-    brain = brain_mask(volumes[0], spacing_mm(flair))
-    for channel, volume in zip(channels, volumes, strict=True):
-        check_coverage(case, channel, volume, brain)
+    image, brain, first = read_normalised(case, channels, normalisation, interpolator)
+    mask = _labels_on_grid(case, "mask", first, channels)
     files = {
-        f"{name}_image.nii.gz": np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1),
+        f"{name}_image.nii.gz": image,
         f"{name}_mask.nii.gz": mask,
         f"{name}_brain.nii.gz": brain.astype(np.uint8),
     }
-    if case["observer_2"]:
-        second, second_image = read_labels(case["observer_2"])
-        check_same_grid(flair, second_image, (flair_path, case["observer_2"]))
-        files[f"{name}_observer-2.nii.gz"] = second
-    else:
-        (output_folder / f"{name}_observer-2.nii.gz").unlink(missing_ok=True)
-    grid = flair if orientation is None else _turned(flair, flair, orientation)
+    for observer in OBSERVERS:
+        file = f"{name}_{observer.replace('_', '-')}.nii.gz"
+        if case.get(observer):
+            files[file] = _labels_on_grid(case, observer, first, channels)
+        else:
+            (output_folder / file).unlink(missing_ok=True)
+    grid = first if orientation is None else turned(np.asarray(first.dataobj), first, orientation)
     for file, array in files.items():
         if orientation is not None:
-            array = np.asarray(_turned(nib.Nifti1Image(array, flair.affine), flair, orientation).dataobj)
+            array = np.asarray(turned(array, first, orientation).dataobj)
         write_image(output_folder / file, array, like=grid, dtype=array.dtype)
-    row = _manifest_row(case, grid, mask, brain, volumes[0])
+    row = _manifest_row(case, grid, mask, brain, np.asarray(first.dataobj))
     # What is trained on and scored depends on this manifest alone, so it must tell when a voxel has changed.
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
     write_record(record_path, stamp, files, row)
     return row
+
+
+def _labels_on_grid(case: Mapping, column: str, first: nib.Nifti1Image, channels: Sequence[str]) -> np.ndarray:
+    """The labels of a mask that must lie on the grid of the first channel."""
+    labels, image = read_labels(case[column])
+    check_same_grid(first, image, (case[channels[0]], case[column]))
+    return labels
 
 
 def prepare_cohort(
@@ -365,20 +399,6 @@ def check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.nd
         )
 
 
-def _turned(image: nib.Nifti1Image, template: nib.Nifti1Image, orientation: str) -> nib.Nifti1Image:
-    try:
-        target = axcodes2ornt(orientation)
-    except ValueError:
-        target = np.full((3, 2), np.nan)
-    if target.shape != (3, 2) or np.isnan(target).any() or len(set(target[:, 0])) != 3:
-        raise ValueError(f"orientation: {orientation!r} is none; use three letters such as LPS or RAS.")
-    turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), target))
-    # nibabel resets both codes when it changes an affine.
-    turned.header.set_qform(turned.affine, int(template.header["qform_code"]))
-    turned.header.set_sform(turned.affine, int(template.header["sform_code"]))
-    return turned
-
-
 def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain: np.ndarray, flair: np.ndarray) -> dict:
     spacing = spacing_mm(grid)
     ml = float(np.prod(spacing)) / 1000
@@ -401,7 +421,8 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
 
 
 def _stamp(case: Mapping, channels: Sequence[str], settings: dict) -> str:
-    paths = [case[name] for name in (*channels, *(f"{c}_transform" for c in channels), "mask", "observer_2")]
+    paths = [case[name] for name in (*channels, *(f"{c}_transform" for c in channels), "mask")]
+    paths += [case.get(observer, "") for observer in OBSERVERS]
     inputs = []
     for path in paths:
         if path and not Path(path).is_file():

@@ -4,16 +4,21 @@ from pathlib import Path
 
 from pd_ddpm.cohort import read_table
 from pd_ddpm.console import run
+from pd_ddpm.files import write_json
 from pd_ddpm.preparation import prepare_cohort
 
 
-def main(table: str, cases: str, channels: list[str], settings: dict, processes: int) -> None:
+def main(table: str, cases: str, card: str, channels: list[str], settings: dict, dataset: dict, processes: int) -> None:
     manifest = prepare_cohort(read_table(table), channels, Path(cases).parent, **settings, processes=processes)
+    write_json(Path(card), {"channels": channels} | settings | {"dataset": dataset})
     manifest.to_csv(cases, index=False)
 
 
 if __name__ == "__main__":
     parameters = snakemake.params
+    name = snakemake.wildcards.dataset
+    source = snakemake.config["datasets"][name]
+    about = {"name": name, "simulated": "simulate" in source, "licence": (source.get("download") or {}).get("licence")}
     run(
         main,
         snakemake.log[0],
@@ -21,5 +26,6 @@ if __name__ == "__main__":
         **snakemake.output,
         channels=parameters.channels,
         settings=parameters.settings,
+        dataset=about,
         processes=snakemake.threads,
     )

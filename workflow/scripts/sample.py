@@ -6,12 +6,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pd_ddpm import checkpoint
-from pd_ddpm.build.network import model
+from pd_ddpm.build.network import trained_model
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.console import progress, run
 from pd_ddpm.cost import Cost
-from pd_ddpm.files import file_sha256, fingerprint
+from pd_ddpm.files import file_sha256, fingerprint, write_json
 from pd_ddpm.precision import choose_device, choose_format, place
 from pd_ddpm.prediction import segment_case
 from pd_ddpm.prediction_files import PredictionFolder, Presegmentations
@@ -25,6 +24,7 @@ def main(
     weights: str,
     card: str,
     predictions: str,
+    method_card: str,
     name: str,
     split: int,
     seed: int,
@@ -38,9 +38,7 @@ def main(
     torch.set_num_threads(threads)
     where = choose_device(device)
     number_format = choose_format(settings["precision"], where)
-    tensors, trained = checkpoint.load_weights(Path(weights), Path(card), settings["checkpoint"])
-    network = model(trained["settings"], trained["image_channels"])
-    checkpoint.fill(network, tensors, Path(weights))
+    network, trained = trained_model(Path(weights), Path(card), settings["checkpoint"])
     draw = segmenter(settings, place(network, where, number_format))
     grid = GridSettings(**trained["grid"])
     given = None
@@ -70,13 +68,16 @@ def main(
                 number_format=number_format,
                 presegmentation=given and given.of_case(case, scan.brain.shape, draw.members),
             )
-            # The network's time is booked where its evaluations are: on each member, or once for all.
-            each = drawn.seconds / draw.members if draw.evaluations_per_member else 0.0
-            once = time.perf_counter() - started - each * draw.members
-            cost = Cost(draw.evaluations_shared, draw.evaluations_per_member, once, each)
+            evaluations = (draw.evaluations_shared, draw.evaluations_per_member)
+            cost = Cost.of_drawing(draw.members, *evaluations, drawn.seconds, time.perf_counter() - started)
             cost += given.cost(case) if given else Cost()
             record = folder.write(case, drawn.samples, settings.get("samples", 1), scan.template, cost)
         records.append(record)
+    description = {"method": name, "settings": settings, "split": split, "seed": seed, "code": code, "threads": threads}
+    description |= {"network": Path(weights).parents[1].name, "network_sha256": trained["sha256"][Path(weights).name]}
+    description |= {"presegmentation": presegmentation and Path(presegmentation).parents[1].name}
+    description |= {"device": str(where), "number_format": str(number_format)}
+    write_json(Path(method_card), description)
     pd.DataFrame(records).to_csv(predictions, index=False)
 
 

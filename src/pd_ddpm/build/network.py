@@ -1,9 +1,11 @@
 """A network's settings to the model that is trained and sampled from."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from pd_ddpm import checkpoint
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
@@ -53,3 +55,14 @@ def model(settings: dict[str, Any], image_channels: int) -> nn.Module:
         spatial_dims=settings["spatial_dims"], in_channels=image_channels + 1, channels=settings["discriminator_channels"]
     )
     return TruncatedDenoiser(*parts, t_max=settings["t_max"], head=settings["head"], discriminator=discriminator)
+
+
+def trained_model(weights: Path, card: Path, which: str = "selected") -> tuple[nn.Module, dict[str, Any]]:
+    """A model with its trained weights (the selected ones, or an early checkpoint's), and its card.
+
+    Raises CheckpointError if the files are damaged or do not belong together.
+    """
+    tensors, trained = checkpoint.load_weights(weights, card, which)
+    network = model(trained["settings"], trained["image_channels"])
+    checkpoint.fill(network, tensors, weights)
+    return network, trained
