@@ -5,9 +5,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pd_ddpm.commands import check
+from pd_ddpm.commands import check, export, predict
 
-COMMANDS = (check,)
+COMMANDS = (check, export, predict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pd-ddpm",
         description="Segmentation by diffusion from a pre-segmentation. The experiments themselves are run by snakemake.",
-        epilog="example: pd-ddpm check config/config.yaml",
+        epilog="examples: pd-ddpm check config/config.yaml; pd-ddpm predict --help",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:

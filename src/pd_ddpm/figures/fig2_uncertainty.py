@@ -15,23 +15,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from pd_ddpm import style
+from pd_ddpm.figures.radiological import MAP_COLOURS, VIEW, bounding_box, grey_levels, write_over
 from pd_ddpm.metrics import BACKGROUND, LESION, OTHER_PATHOLOGY
 from pd_ddpm.prepared import Scan
-
-# Columns to the patient's left, rows to posterior, slices to superior.
-VIEW = axcodes2ornt(("L", "P", "S"))
 
 # Okabe & Ito's yellow, vermilion, sky blue and bluish green. A lesion that is found looks as it does in the reference. They
 # differ in brightness as well as in hue, and the scan below them is darkened so that they stand out in a grey print, too.
 FOUND, WRONG, MISSED, NOT_SCORED = "#F0E442", "#D55E00", "#56B4E9", "#009E73"
 DIMMED = 0.55
-MAP_COLOURS = "inferno"
-WINDOW_PERCENTILES = (1.0, 99.8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +91,7 @@ def _pixels(case: ShownCase, margin_mm: float) -> pd.DataFrame:
     areas = [(np.count_nonzero(labels[..., z] == LESION), np.count_nonzero(brain[..., z])) for z in range(labels.shape[2])]
     shown = areas.index(max(areas))
     file_axis = np.flatnonzero(turn[:, 0] == 2).item()
-    region = _region((brain[..., shown] > 0) | (labels[..., shown] > 0), (margin_mm / width, margin_mm / height))
+    region = bounding_box((brain[..., shown] > 0) | (labels[..., shown] > 0), (margin_mm / width, margin_mm / height))
 
     def picture(volume: np.ndarray) -> np.ndarray:
         return apply_orientation(volume, turn)[..., shown][region].T.ravel()
@@ -118,14 +113,6 @@ def _pixels(case: ShownCase, margin_mm: float) -> pd.DataFrame:
         table[f"{label}_variance"] = np.nan if method.variance is None else picture(method.variance)
         table[f"{label}_dice"] = method.dice
     return pd.DataFrame(table)
-
-
-def _region(tissue: np.ndarray, margin: tuple[float, float]) -> tuple[slice, slice]:
-    """The bounding box of the tissue (X, Y) and a margin in pixels, within the array; all of it where there is no tissue."""
-    found = np.argwhere(tissue) if tissue.any() else np.array([[0, 0], np.array(tissue.shape) - 1])
-    first = np.maximum(found.min(axis=0) - np.ceil(margin).astype(int), 0)
-    last = np.minimum(found.max(axis=0) + np.ceil(margin).astype(int), np.array(tissue.shape) - 1)
-    return slice(first[0], last[0] + 1), slice(first[1], last[1] + 1)
 
 
 def fig2_uncertainty(numbers: pd.DataFrame, remark: str) -> Figure:
@@ -151,13 +138,13 @@ def fig2_uncertainty(numbers: pd.DataFrame, remark: str) -> Figure:
         scan, reference = panel(number, 0, 0), panel(number, 0, 1)
         case.show(scan, case.grey)
         case.show(reference, case.over_scan({FOUND: case.reference == LESION, NOT_SCORED: case.reference == OTHER_PATHOLOGY}))
-        _write(scan, 0.03, 0.98, "R", ha="left", va="top")
-        _write(scan, 0.97, 0.98, "L", ha="right", va="top")
+        write_over(scan, 0.03, 0.98, "R", ha="left", va="top")
+        write_over(scan, 0.97, 0.98, "L", ha="right", va="top")
         page.text(number, 1, 0, case.description(number + 1))
         for column, label in enumerate(methods, start=2):
             above, below = panel(number, 0, column), panel(number, 1, column)
             case.show(above, case.over_scan(case.comparison(label)))
-            _write(above, 0.03, 0.02, f"{case.single(f'{label}_dice'):.3f}", ha="left", va="bottom")
+            write_over(above, 0.03, 0.02, f"{case.single(f'{label}_dice'):.3f}", ha="left", va="bottom")
             _draw_map(below, case, label, scale)
         if number == 0:
             titles = ["FLAIR", "Reference", *methods]
@@ -187,12 +174,6 @@ def _draw_map(axis: Axes, case: "_Picture", label: str, scale: Normalize) -> Non
         axis.contour(case.x_mm, case.y_mm, brain, levels=[0.5], colors="0.65", linewidths=0.4)
 
 
-def _write(axis: Axes, x: float, y: float, text: str, **where: str) -> None:
-    """White text with a dark rim, which reads on any part of a scan."""
-    rim = [withStroke(linewidth=1.2, foreground="black")]
-    axis.text(x, y, text, transform=axis.transAxes, color="white", fontsize=6.5, path_effects=rim, **where)
-
-
 class _Picture:
     """The pixels of one case as arrays (rows, columns), centred on 0 mm."""
 
@@ -204,10 +185,7 @@ class _Picture:
         self.width_mm, self.height_mm = (float(np.ptp(values)) * len(values) / max(len(values) - 1, 1) for values in (x, y))
         self.reference = self.array("reference")
         flair = self.array("flair")
-        window = flair[self.array("brain") > 0] if self.array("brain").any() else flair
-        low, high = np.percentile(window, WINDOW_PERCENTILES)
-        grey = np.clip((flair - low) / max(high - low, 1e-6), 0, 1)
-        self.grey = np.repeat(grey[..., None], 3, axis=-1)
+        self.grey = np.repeat(grey_levels(flair, self.array("brain") > 0)[..., None], 3, axis=-1)
 
     def array(self, column: str) -> np.ndarray:
         return self.table[column].to_numpy().reshape(self.shape)

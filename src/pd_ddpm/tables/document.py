@@ -59,6 +59,19 @@ class Part:
         """The cells, row by row."""
         return self.table.astype(str).to_numpy().tolist()
 
+    def html(self) -> str:
+        """The part as a piece of a web page."""
+        classes = [f' class="{side}"' if side == "left" else "" for side in self.sides()]
+
+        def row(tag: str, cells: Sequence[str]) -> str:
+            marked = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
+            return f"<tr>{''.join(marked)}</tr>\n"
+
+        head = row("th", list(self.table.columns))
+        body = "".join(row("td", line) for line in self.lines())
+        notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in self.notes)
+        return f"<h2>{html.escape(self.heading)}</h2>\n<table>\n{head}{body}</table>\n{notes}"
+
 
 @dataclass(frozen=True)
 class Document:
@@ -85,29 +98,19 @@ class Document:
 
     def html(self) -> str:
         """The document as a page of its own."""
-        body = "".join(_html_part(part) for part in self.parts)
         title = html.escape(self.title)
         return (
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n<p><strong>{html.escape(self.remark)}</strong></p>\n{body}</body></html>\n"
+            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{self.body()}</body></html>\n"
         )
+
+    def body(self) -> str:
+        """The document without its title, as a piece of a web page."""
+        return f"<p><strong>{html.escape(self.remark)}</strong></p>\n" + "".join(part.html() for part in self.parts)
 
     def latex(self) -> str:
         r"""A table environment for each part, its notes below it; the reader's preamble needs \usepackage{booktabs}."""
         return f"% {self.title}. {self.remark} Needs \\usepackage{{booktabs}}.\n" + "\n".join(map(_latex_part, self.parts))
-
-
-def _html_part(part: Part) -> str:
-    classes = [f' class="{side}"' if side == "left" else "" for side in part.sides()]
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        marked = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
-        return f"<tr>{''.join(marked)}</tr>\n"
-
-    head = row("th", list(part.table.columns))
-    body = "".join(row("td", line) for line in part.lines())
-    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in part.notes)
-    return f"<h2>{html.escape(part.heading)}</h2>\n<table>\n{head}{body}</table>\n{notes}"
 
 
 def _latex_part(part: Part) -> str:
