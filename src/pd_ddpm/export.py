@@ -85,8 +85,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise BundleError(f"{output}: holds a bundle already; name another folder, or give --overwrite to replace it.")
 
 
-def _stages(results: Path, method: str, run: str) -> list[Stage]:
-    """The method and, before it, the one that it starts from."""
+def _stages(results: Path, method: str, run: str, members: int = 1) -> list[Stage]:
+    """The method, of which at least so many members are drawn, and, before it, the one that it starts from."""
     folder = results / "predictions" / method / run
     if not folder.is_dir():
         drawn = sorted(path.parent.name for path in (results / "predictions").glob(f"*/{run}") if "@" not in path.parent.name)
@@ -94,10 +94,13 @@ def _stages(results: Path, method: str, run: str) -> list[Stage]:
         raise BundleError(f"{folder}: there are no predictions of '{method}' ({there}); make them with snakemake first.")
     card = _read_json(folder / "method.json", f"the predictions of '{method}'")
     before = card["presegmentation"]
-    settings = card["settings"]
+    # The figures' pool of members is larger than the ensemble that is used.
+    pool = max(members, card["settings"].get("samples", 1))
+    settings = card["settings"] | {"pool": pool}
+    needed = pool if settings.get("presegmentation_members") == "each" else 1
     network = card["network"] if settings["checkpoint"] == "selected" else f"{card['network']}_{settings['checkpoint']}"
     own = Stage(method, settings, network, card["seed"], before)
-    return [*(_stages(results, before, run) if before else []), own]
+    return [*(_stages(results, before, run, needed) if before else []), own]
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def segment_case(
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
     done = unfinished.load(results) if unfinished else 0
     firsts = range(done, len(pairs), batch)
-    for first in progress(firsts, f"{case}: batches", len(firsts)) if unfinished else firsts:
+    for first in progress(firsts, f"{case}, {unfinished.path.stem}", len(firsts)) if unfinished else firsts:
         rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
         kept = torch.tensor([member for _, member in pairs[first : first + batch]])
         noise = MemberNoise([(seed, case, int(chosen[row]), member) for row, member in pairs[first : first + batch]])

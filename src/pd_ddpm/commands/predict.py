@@ -29,8 +29,8 @@ examples:
   $ pd-ddpm predict --image FLAIR=F.nii.gz --image T2=T2.nii.gz --model other-bundle --output out
 
 What the options trade: time grows with members x steps. A larger T' leaves the start's mask further behind and makes the
-members differ more. Fewer steps than the bundle's are faster and coarser. Half precision is chosen where the device computes in
-it; float32 is the reference."""
+members differ more. Fewer steps than the bundle's are faster and coarser. float32 is the reference; bfloat16 and float16 are
+faster where the device computes in them (auto: bfloat16 there, else float32)."""
 
 
 def add(commands: Commands) -> None:
@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
     predict.add_argument("--seed", type=int, help="of the noise; the bundle's seed")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s: the GPU where there is one)")
     predict.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="number format (%(default)s)"
+        "--precision", choices=("auto", "float32", "bfloat16", "float16"), help="number format of the networks; the bundle's"
     )
     predict.add_argument(
         "--batch", type=int, default=20, help="members of slices at a time; speed and memory only (%(default)s)"
@@ -104,11 +104,11 @@ def _segment(given, bundle, stages, seeds, folder, findings) -> int:
 
     torch.set_num_threads(given.threads)
     device = choose_device(given.device)
-    number_format = choose_format(given.precision, device)
     ready = []
     for stage in stages:
+        number_format = choose_format(given.precision or stage.settings["precision"], device)
         network, trained = trained_model(*bundle.network_files(stage))
-        draw = segmenter({"pool": 1} | stage.settings, place(network, device, number_format))
+        draw = segmenter(stage.settings, place(network, device, number_format))
         grid = GridSettings(**trained["grid"])
         ready.append(
             ReadyStage(stage.method, draw, grid, number_format, seeds[stage.method], stage.presegmentation, stage.settings)
