@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pd_ddpm import settings
+from pd_ddpm import cohort, settings
 from pd_ddpm.provenance import code_version
 from snakemake.exceptions import WorkflowError
 
@@ -199,10 +199,7 @@ def figure3_labels():
 
 def case_sources(dataset):
     """Where the scans of a searched folder lie, which tells that it has other cases than before; a csv is an input."""
-    source = config["datasets"][dataset]
-    if source["layout"] == "table" or made_by_workflow(dataset):
-        return []
-    return sorted(str(mask) for mask in Path(source["folder"]).glob("training/**/wmh.nii.gz"))
+    return [] if made_by_workflow(dataset) else cohort.case_files(config["datasets"][dataset])
 
 
 def remark(dataset):

@@ -48,7 +48,7 @@ for name, made in config["datasets"].items():
 rule list_cases:
     input:
         made=lambda wildcards: made_by_workflow(wildcards.dataset),
-        source=lambda wildcards: config["datasets"][wildcards.dataset].get("table", []),
+        source=lambda wildcards: cohort.tables_of_cases(config["datasets"][wildcards.dataset]),
     output:
         table="results/{dataset}/cases.csv",
     log:

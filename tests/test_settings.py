@@ -9,6 +9,7 @@ import yaml
 from pd_ddpm import settings
 
 CONFIG = Path(__file__).parents[1] / "config"
+BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -217,6 +218,10 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_max=200"}}}, ["trained up to t_max = 200 only"]),
         ({"splits": [0, 7]}, ["key 'splits'", "[7]"]),
         ({"datasets": {"wmh": {"layout": "table"}}}, ["datasets.wmh.table"]),
+        ({"datasets": {"wmh": {"masks": "*_mask.nii.gz"}}}, ["datasets.wmh.masks", "layout 'bids' only"]),
+        ({"datasets": {"own": BIDS | {"mask": "*"}}}, ["unknown key 'datasets.own.mask'", "did you mean 'masks'"]),
+        ({"datasets": {"own": BIDS | {"masks": "/x/*_mask.nii"}}}, ["key 'datasets.own.masks'"]),
+        ({"datasets": {"own": BIDS | {"images": {"FLAR": "*"}}}}, ["'FLAR' is not one of channels", "did you mean 'FLAIR'"]),
     ],
 )
 def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, words: list[str]) -> None:

@@ -12,6 +12,9 @@ import pandas as pd
 
 ROLES = ("train", "validation", "test")
 
+# What a channel of this name is called in the file names of BIDS; the first name is a channel's as well.
+WEIGHTED = {"T1": "T1w", "T2": "T2w", "PD": "PDw"}
+
 _HOW_TO_GET_WMH = (
     "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): `snakemake` "
     "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `training/` (and "
@@ -30,7 +33,7 @@ class CohortError(ValueError):
 def table_columns(channels: Sequence[str]) -> list[str]:
     """The columns of a case table, in order: per channel an image and a transform, empty where there is none."""
     return [
-        *("case", "site", "role", "fold"),
+        *("case", "patient", "site", "role", "fold"),
         *channels,
         "mask",
         *(f"{channel}_transform" for channel in channels),
@@ -40,9 +43,33 @@ def table_columns(channels: Sequence[str]) -> list[str]:
 
 def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The cases of an entry of the configuration's `datasets`, by its layout; raises CohortError or ValueError."""
+    # Imported here, because this module is what they make their tables by.
+    from pd_ddpm.bids import find_bids_cases
+
+    key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
-        return find_wmh_cases(settings["folder"], settings["channels"], f"datasets.{dataset}.folder")
-    return read_case_table(settings["table"], settings["channels"], settings["folder"])
+        return find_wmh_cases(folder, channels, f"{key}.folder")
+    if settings["layout"] == "bids":
+        return find_bids_cases(folder, channels, settings.get("masks"), settings.get("images"), key)
+    return read_case_table(settings["table"], channels, folder)
+
+
+def case_files(settings: Mapping[str, Any]) -> list[str]:
+    """The files of a searched folder by which its cases are found: others among them are other cases. None of a csv."""
+    from pd_ddpm.bids import bids_files
+
+    folder = Path(settings["folder"])
+    if settings["layout"] == "wmh_challenge":
+        return sorted(map(str, folder.glob("training/**/wmh.nii.gz")))
+    return bids_files(folder, settings.get("masks")) if settings["layout"] == "bids" else []
+
+
+def tables_of_cases(settings: Mapping[str, Any]) -> list[str]:
+    """The files that say something of the cases beside the names of the scans: the csv; participants.tsv of BIDS."""
+    if settings["layout"] == "table":
+        return [settings["table"]]
+    names = {"bids": ["participants.tsv"]}.get(settings["layout"], [])
+    return [str(path) for path in (Path(settings["folder"]) / name for name in names) if path.is_file()]
 
 
 def channels_of_table(csv_path: str | Path) -> list[str]:
@@ -85,18 +112,18 @@ def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1")
         observer = folder / "additional_annotations/observer_o3" / source.relative_to(folder) / "result.nii.gz"
         row["observer_2"] = str(observer) if observer.is_file() else ""
         rows.append(row)
-    problems += _duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
-    table = _as_table(pd.DataFrame(rows), channels)
-    _raise_all(f"{key}: {folder}", problems, table)
+    problems += duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
+    table = as_table(pd.DataFrame(rows), channels)
+    raise_all(f"{key}: {folder}", problems, table)
     return table
 
 
 def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
     """Read a user's table of cases and check all of it before anything is computed.
 
-    Columns: case, site, one per channel, mask; optionally role, fold, `<channel>_transform` and observer_2; others are
-    ignored. Relative paths start from `folder`, by default the folder of the table. A case without a site gets
-    "unknown".
+    Columns: case, site, one per channel, mask; optionally patient, role, fold, `<channel>_transform` and observer_2; others
+    are ignored. Relative paths start from `folder`, by default the folder of the table. A case without a site gets
+    "unknown"; one without a patient is the only case of its patient.
 
     Raises CohortError with every problem found, each with its line.
     """
@@ -107,7 +134,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     known = table_columns(channels)
     optional = [name for name in known if name not in required]
     problems = _column_problems(list(cells.columns), required, optional)
-    _raise_all(str(csv_path), problems)
+    raise_all(str(csv_path), problems)
     if cells.empty:
         raise ValueError(f"{csv_path}: the table has no cases; add one line per case.")
 
@@ -126,15 +153,15 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
             if not path.is_file():
                 problems.append(f"{line}: case {row['case']}: {name}: there is no file {path}; correct the path.")
                 cells.loc[index, name] = ""
-    problems += _duplicates(cells["case"].tolist(), lines)
+    problems += duplicates(cells["case"].tolist(), lines)
     for name in ("role", "fold"):
         given = int((cells[name] != "").sum())
         if 0 < given < len(cells):
             problems.append(f"column {name}: given for {given} of {len(cells)} cases; give it for all or for none.")
     cells["site"] = cells["site"].replace("", "unknown")
     cells["fold"] = cells["fold"].where(cells["fold"].str.fullmatch(r"\d+"), "")
-    table = _as_table(cells, channels)
-    _raise_all(str(csv_path), problems, table)
+    table = as_table(cells, channels)
+    raise_all(str(csv_path), problems, table)
     return table
 
 
@@ -213,15 +240,8 @@ def _column_problems(columns: list[str], required: list[str], optional: list[str
 
 
 def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[str]:
-    problems = []
     name = row["case"]
-    if not name:
-        problems.append("the case has no name; name it.")
-    elif clean_name(name) != name:
-        problems.append(
-            f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within); "
-            f"rename it, for instance to {clean_name(name)!r}."
-        )
+    problems = name_problems(name) if name else ["the case has no name; name it."]
     problems += [f"case {name}: no path under {column}; enter one." for column in (*channels, "mask") if not row[column]]
     if row[f"{channels[0]}_transform"]:
         problems.append(f"case {name}: {channels[0]} defines the grid and takes no transform; give it to the others.")
@@ -235,11 +255,22 @@ def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[str]:
     return problems
 
 
+def name_problems(name: str) -> list[str]:
+    """What is wrong with the name of a case, which becomes part of file names."""
+    if clean_name(name) == name:
+        return []
+    return [
+        f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within); "
+        f"rename it, for instance to {clean_name(name)!r}."
+    ]
+
+
 def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _duplicates(names: list[str], places: list[str]) -> list[str]:
+def duplicates(names: list[str], places: list[str]) -> list[str]:
+    """A problem for each name of a case that several places have."""
     return [
         f"case {name} occurs more than once: {', '.join(p for n, p in zip(names, places, strict=True) if n == name)}; "
         "rename or remove all but one."
@@ -248,12 +279,14 @@ def _duplicates(names: list[str], places: list[str]) -> list[str]:
     ]
 
 
-def _raise_all(source: str, problems: list[str], table: pd.DataFrame | None = None) -> None:
+def raise_all(source: str, problems: list[str], table: pd.DataFrame | None = None) -> None:
+    """Raise CohortError if there are problems."""
     if problems:
         raise CohortError(source, problems, table)
 
 
-def _as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
+def as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
+    """A case table with all columns, in order; columns that are not given are empty."""
     table = rows.reindex(columns=table_columns(channels), fill_value="").reset_index(drop=True)
     table["fold"] = _as_integers(table["fold"])
     return table

@@ -247,6 +247,11 @@ def _contradictions(config: Config) -> Iterator[str]:
     for name, dataset in config["datasets"].items():
         if (dataset["layout"] == "table") != ("table" in dataset):
             yield f"key 'datasets.{name}.table': it names the csv of the layout 'table' and goes with that layout only"
+        for key in ("masks", "images"):
+            if key in dataset and dataset["layout"] != "bids":
+                yield f"key 'datasets.{name}.{key}': it goes with the layout 'bids' only"
+        for channel in sorted(set(dataset.get("images", ())) - set(dataset["channels"])):
+            yield f"key 'datasets.{name}.images': '{channel}' is not one of channels{_nearest(channel, dataset['channels'])}"
         if dataset.get("download") and (dataset["layout"] != "wmh_challenge" or "simulate" in dataset):
             yield f"key 'datasets.{name}.download': goes with layout 'wmh_challenge' and without simulate; else set it to null"
     too_high = [split for split in config["splits"] if split >= config["folds"]["count"]]
