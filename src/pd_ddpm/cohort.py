@@ -45,31 +45,37 @@ def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The cases of an entry of the configuration's `datasets`, by its layout; raises CohortError or ValueError."""
     # Imported here, because this module is what they make their tables by.
     from pd_ddpm.bids import find_bids_cases
+    from pd_ddpm.nnunet import find_nnunet_cases
 
     key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
         return find_wmh_cases(folder, channels, f"{key}.folder")
     if settings["layout"] == "bids":
         return find_bids_cases(folder, channels, settings.get("masks"), settings.get("images"), key)
+    if settings["layout"] == "nnunet":
+        return find_nnunet_cases(folder, channels, key)
     return read_case_table(settings["table"], channels, folder)
 
 
 def case_files(settings: Mapping[str, Any]) -> list[str]:
     """The files of a searched folder by which its cases are found: others among them are other cases. None of a csv."""
     from pd_ddpm.bids import bids_files
+    from pd_ddpm.nnunet import nnunet_files
 
     folder = Path(settings["folder"])
     if settings["layout"] == "wmh_challenge":
         return sorted(map(str, folder.glob("training/**/wmh.nii.gz")))
-    return bids_files(folder, settings.get("masks")) if settings["layout"] == "bids" else []
+    if settings["layout"] == "bids":
+        return bids_files(folder, settings.get("masks"))
+    return nnunet_files(folder) if settings["layout"] == "nnunet" else []
 
 
 def tables_of_cases(settings: Mapping[str, Any]) -> list[str]:
-    """The files that say something of the cases beside the names of the scans: the csv; participants.tsv of BIDS."""
+    """The files that say something of the cases beside the names of the scans: a csv, or what a layout has of its own."""
     if settings["layout"] == "table":
         return [settings["table"]]
-    names = {"bids": ["participants.tsv"]}.get(settings["layout"], [])
-    return [str(path) for path in (Path(settings["folder"]) / name for name in names) if path.is_file()]
+    name = {"bids": "participants.tsv", "nnunet": "dataset.json"}.get(settings["layout"])
+    return [str(path) for path in Path(settings["folder"]).glob(name)] if name else []
 
 
 def channels_of_table(csv_path: str | Path) -> list[str]:
