@@ -6,7 +6,7 @@ results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   a
 results/{dataset}/cases.csv                               case, site, paths of its images
 results/{dataset}/check.csv                               what is wrong with them: severity, case, file, finding, remedy
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2
-results/{dataset}/splits.csv                              split, role, case, site, fold
+results/{dataset}/splits.csv                              split, role, case, site, fold, patient
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case

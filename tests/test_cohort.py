@@ -97,9 +97,9 @@ def write_csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_users_table(tmp_path):
     path = write_csv(
         tmp_path,
-        "case,age,site,FLAIR,T1,mask,T1_transform,observer_2,fold\n"
-        "a,71, X ,@f1.nii.gz,@t1.nii.gz,@m1.nii.gz,@t1.tfm,@o1.nii.gz,0\n"
-        f"NA,64,,{tmp_path}/scans/f2.nii.gz,@t2.nii.gz,@m2.nii.gz,,,1\n",
+        "case,age,site,FLAIR,T1,mask,T1_transform,observer_2,fold,patient\n"
+        "a,71, X ,@f1.nii.gz,@t1.nii.gz,@m1.nii.gz,@t1.tfm,@o1.nii.gz,0,7 b\n"
+        f"NA,64,,{tmp_path}/scans/f2.nii.gz,@t2.nii.gz,@m2.nii.gz,,,1,\n",
         "utf-8-sig",
     )
     table = read_case_table(path, CHANNELS)
@@ -107,6 +107,7 @@ def test_users_table(tmp_path):
     assert list(table["case"]) == ["a", "NA"]
     assert list(table["site"]) == ["X", "unknown"]
     assert list(table["fold"]) == [0, 1]
+    assert list(table["patient"]) == ["7 b", ""]
     assert list(table["FLAIR"]) == [str(tmp_path / f"scans/f{k}.nii.gz") for k in (1, 2)]
     assert list(table["T1_transform"]) == [str(tmp_path / "scans/t1.tfm"), ""]
     assert list(table["observer_2"]) == [str(tmp_path / "scans/o1.nii.gz"), ""]
