@@ -347,6 +347,7 @@ def test_everything_is_listed_at_once(cohort, run):
         ({"case": ["p0", "p/1", "p2", "p3", "p4"]}, "the case name 'p/1' is not safe in file names"),
         ({"T1_transform": ["", "cases.csv", "", "", ""]}, "is a transform neither of elastix nor of ITK"),
         ({"observer_2": ["p0/FLAIR.nii.gz", "", "", "", ""]}, "but a mask may hold only 0"),
+        ({"observer_3": ["", "p0/FLAIR.nii.gz", "", "", ""]}, "but a mask may hold only 0"),
     ],
 )
 def test_faults_of_the_table(cohort, run, columns, finding):

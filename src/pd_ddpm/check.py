@@ -19,7 +19,7 @@ import pandas as pd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from pd_ddpm import settings
-from pd_ddpm.cohort import ROLES, CohortError, find_cases
+from pd_ddpm.cohort import OBSERVERS, ROLES, CohortError, find_cases
 from pd_ddpm.console import progress
 from pd_ddpm.images import check_same_grid, read_image, read_labels, spacing_mm
 from pd_ddpm.preparation import brain_mask, check_coverage, cohort_problems, read_transform, resample_to, voxel_hash
@@ -213,7 +213,7 @@ class _Examination:
         transforms = [f"{channel}_transform" for channel in self.requirements.channels]
         for columns, function, kept in (
             (self.requirements.channels, read_image, self.images),
-            (("mask", "observer_2"), read_labels, self.masks),
+            (("mask", *OBSERVERS), read_labels, self.masks),
             (transforms, read_transform, {}),
         ):
             for column in (column for column in columns if self.case[column]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,19 @@ import pandas as pd
 
 ROLES = ("train", "validation", "test")
 
+# The columns of further raters' masks, and who they are among the observers of the WMH challenge.
+OBSERVERS = {"observer_2": "o3", "observer_3": "o4"}
+
+# The parts of the WMH challenge, and the folders in which they are published.
+PARTS = {"training": "training", "held_out": "test"}
+
 # What a channel of this name is called in the file names of BIDS; the first name is a channel's as well.
 WEIGHTED = {"T1": "T1w", "T2": "T2w", "PD": "PDw"}
 
 _HOW_TO_GET_WMH = (
     "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): `snakemake` "
-    "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `training/` (and "
-    "`additional_annotations/`, for the second observer) below that folder."
+    "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `{part}/` (and "
+    "`additional_annotations/`, for further observers) below that folder."
 )
 
 
@@ -37,7 +43,7 @@ def table_columns(channels: Sequence[str]) -> list[str]:
         *channels,
         "mask",
         *(f"{channel}_transform" for channel in channels),
-        "observer_2",
+        *OBSERVERS,
     ]
 
 
@@ -49,7 +55,7 @@ def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
 
     key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
-        return find_wmh_cases(folder, channels, f"{key}.folder")
+        return find_wmh_cases(folder, channels, f"{key}.folder", settings.get("part", "training"))
     if settings["layout"] == "bids":
         return find_bids_cases(folder, channels, settings.get("masks"), settings.get("images"), key)
     if settings["layout"] == "nnunet":
@@ -64,7 +70,7 @@ def case_files(settings: Mapping[str, Any]) -> list[str]:
 
     folder = Path(settings["folder"])
     if settings["layout"] == "wmh_challenge":
-        return sorted(map(str, folder.glob("training/**/wmh.nii.gz")))
+        return sorted(map(str, wmh_masks(folder, settings.get("part", "training"))))
     if settings["layout"] == "bids":
         return bids_files(folder, settings.get("masks"))
     return nnunet_files(folder) if settings["layout"] == "nnunet" else []
@@ -85,22 +91,29 @@ def channels_of_table(csv_path: str | Path) -> list[str]:
     return [name for name in images if name != "mask" and not name.startswith("observer")]
 
 
-def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder") -> pd.DataFrame:
-    """Find the training cases of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
+def wmh_masks(folder: str | Path, part: str = "training") -> Iterator[Path]:
+    """The reference masks of one part of the WMH challenge, by which its cases are recognised, at any depth."""
+    return Path(folder).glob(f"{PARTS[part]}/**/wmh.nii.gz")
 
-    Only `training/` is searched: the challenge's `test/` cases stay held out. Sites lie at different depths, so cases
-    are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's elastix
-    transform, or, where either is missing, the T1 that the challenge has resampled. The second observer is O3.
+
+def find_wmh_cases(
+    folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder", part: str = "training"
+) -> pd.DataFrame:
+    """Find the cases of one part of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
+
+    part: "training", or "held_out", the challenge's `test/`. Only this part's folder is searched. Sites lie at different
+    depths, so cases are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's
+    elastix transform, or, where either is missing, the T1 that the challenge has resampled. The further observers are O3
+    and O4, where `additional_annotations/` has them.
 
     Raises ValueError, naming the config key that held the folder, if there are no cases, and CohortError with all missing
     files.
     """
     folder = Path(folder)
-    training = folder / "training"
-    masks = sorted(training.rglob("wmh.nii.gz"), key=lambda path: _natural_order(path.parent))
+    masks = sorted(wmh_masks(folder, part), key=lambda path: _natural_order(path.parent))
     if not masks:
-        finding = "there is no such folder" if not folder.is_dir() else "no wmh.nii.gz lies below its training/"
-        raise ValueError(f"{key}: {folder}: {finding}. {_HOW_TO_GET_WMH}")
+        finding = "there is no such folder" if not folder.is_dir() else f"no wmh.nii.gz lies below its {PARTS[part]}/"
+        raise ValueError(f"{key}: {folder}: {finding}. {_HOW_TO_GET_WMH.format(part=PARTS[part])}")
     if unknown := [channel for channel in channels if channel not in ("FLAIR", "T1")]:
         raise ValueError(f"{key}: {folder}: the WMH challenge has the channels FLAIR and T1, not {', '.join(unknown)}.")
 
@@ -115,8 +128,9 @@ def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1")
             if not Path(row[channel]).is_file():
                 problems.append(f"{row[channel]}: there is no such file; unpack it from the challenge's archive.")
                 row[channel] = ""
-        observer = folder / "additional_annotations/observer_o3" / source.relative_to(folder) / "result.nii.gz"
-        row["observer_2"] = str(observer) if observer.is_file() else ""
+        for column, observer in OBSERVERS.items():
+            drawn = folder / f"additional_annotations/observer_{observer}" / source.relative_to(folder) / "result.nii.gz"
+            row[column] = str(drawn) if drawn.is_file() else ""
         rows.append(row)
     problems += duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
     table = as_table(pd.DataFrame(rows), channels)
@@ -127,9 +141,9 @@ def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1")
 def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
     """Read a user's table of cases and check all of it before anything is computed.
 
-    Columns: case, site, one per channel, mask; optionally patient, role, fold, `<channel>_transform` and observer_2; others
-    are ignored. Relative paths start from `folder`, by default the folder of the table. A case without a site gets
-    "unknown"; one without a patient is the only case of its patient.
+    Columns: case, site, one per channel, mask; optionally patient, role, fold, `<channel>_transform`, observer_2 and
+    observer_3; others are ignored. Relative paths start from `folder`, by default the folder of the table. A case without
+    a site gets "unknown"; one without a patient is the only case of its patient.
 
     Raises CohortError with every problem found, each with its line.
     """
@@ -148,7 +162,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     for name in known:
         if name not in cells:
             cells[name] = ""
-    paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), "observer_2"]
+    paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), *OBSERVERS]
     for line, (index, row) in zip(lines, cells.iterrows(), strict=True):
         problems += [f"{line}: {text}" for text in _row_problems(row, channels)]
         for name in paths:
