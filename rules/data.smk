@@ -41,6 +41,7 @@ for name, made in config["datasets"].items():
             params:
                 dataset=name,
                 published={key: made["download"][key] for key in ("doi", "version", "files")},
+                part=made.get("part", "training"),
             script:
                 "../workflow/scripts/download.py"
 
@@ -48,7 +49,7 @@ for name, made in config["datasets"].items():
 rule list_cases:
     input:
         made=lambda wildcards: made_by_workflow(wildcards.dataset),
-        source=lambda wildcards: cohort.tables_of_cases(config["datasets"][wildcards.dataset]),
+        source=tables_of_cases,
     output:
         table="results/{dataset}/cases.csv",
     log:
@@ -58,7 +59,9 @@ rule list_cases:
     params:
         dataset="{dataset}",
         settings=lambda wildcards: {
-            key: value for key, value in config["datasets"][wildcards.dataset].items() if key not in ("simulate", "download")
+            key: value
+            for key, value in config["datasets"][wildcards.dataset].items()
+            if key not in ("simulate", "download", "networks_of")
         },
         sources=lambda wildcards: case_sources(wildcards.dataset),
         code=script_code("list_cases"),
@@ -129,6 +132,7 @@ rule split:
         "../envs/pd-ddpm.yaml"
     params:
         folds=config["folds"],
+        no_training=lambda wildcards: settings.networks_from(config, wildcards.dataset) != wildcards.dataset,
         code=script_code("split"),
     script:
         "../workflow/scripts/split.py"

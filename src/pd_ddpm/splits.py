@@ -26,9 +26,7 @@ def make_splits(
 
     Raises ValueError if there are too few patients, or if folds or roles in the table do not make valid splits.
     """
-    cases = cases.sort_values("case", ignore_index=True)
-    given = _column(cases, "patient")
-    cases["patient"] = cases["patient"].where(given, cases["case"]) if given.any() else cases["case"]
+    cases = _with_patients(cases)
     if cases["case"].duplicated().any():
         twice = sorted(set(cases.loc[cases["case"].duplicated(), "case"]))
         raise ValueError(f"cases: {', '.join(twice)} occur more than once; every case needs a name of its own.")
@@ -41,6 +39,11 @@ def make_splits(
         table = _from_folds(cases, _folds(cases, folds, seed, stratify), folds, splits)
     check_no_leakage(table)
     return table
+
+
+def tested_only(cases: pd.DataFrame, splits: Sequence[int]) -> pd.DataFrame:
+    """The table of splits of cases that are only tested, in every split: those whose networks are another data set's."""
+    return _sorted(pd.concat(_with_patients(cases).assign(split=split, role="test", fold=pd.NA) for split in splits))
 
 
 def check_no_leakage(splits: pd.DataFrame) -> None:
@@ -62,6 +65,13 @@ def check_no_leakage(splits: pd.DataFrame) -> None:
             raise ValueError(f"split {split}: cases without a role: {', '.join(missing)}; give each exactly one.")
         if empty := [role for role in ("train", "test") if role not in set(rows["role"])]:
             raise ValueError(f"split {split}: no case has the role {' or '.join(empty)}; assign at least one.")
+
+
+def _with_patients(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases by name, each with a patient."""
+    given = _column(cases, "patient")
+    named = cases.assign(patient=cases["patient"].where(given, cases["case"]) if given.any() else cases["case"])
+    return named.sort_values("case", ignore_index=True)
 
 
 def _check_patients(split: int, rows: pd.DataFrame) -> None:

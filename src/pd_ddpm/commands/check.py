@@ -72,6 +72,7 @@ def run(given: argparse.Namespace) -> int:
             chosen["channels"] = given.channels or channels_of_table(path) or ["FLAIR", "T1"]
         config = settings.read(None, changes | {"dataset": name, "datasets": {name: chosen}})
     settings.check(config)
+    config["datasets"] = settings.datasets(config)
     splits = config["splits"] if configured else None
     report = check_dataset(config, config["dataset"], given.results, splits, max(1, given.processes))
     if given.output:
