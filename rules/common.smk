@@ -238,10 +238,10 @@ def remark(dataset):
             "paper prints is of other cases."
         )
     if source.get("networks_of"):
-        runs = ", ".join(map(str, config["splits"]))
+        splits = f"split{'s' if len(config['splits']) > 1 else ''} {', '.join(map(str, config['splits']))}"
         text += (
-            f" The networks were trained on the data set {source['networks_of']}. Each case is scored by those of every split "
-            f"({runs}) and seed, and counts once, by the mean of its scores (of HD95 by that of the defined ones)."
+            f" The networks were trained on the data set {source['networks_of']}. Each case is scored by those of {splits} "
+            "and every seed, and counts once, by the mean of its scores (of HD95 by that of the defined ones)."
         )
     return text
 

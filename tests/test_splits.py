@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pd_ddpm.splits import check_no_leakage, make_splits
+from pd_ddpm.cohort import write_table
+from pd_ddpm.prepared import cases_of_split
+from pd_ddpm.splits import check_no_leakage, make_splits, all_tested
 
 
 def cohort(**counts: int) -> pd.DataFrame:
@@ -173,3 +175,18 @@ def test_given_folds_and_roles_may_not_split_a_patient():
     roles = cases.assign(role=["train", "train", "test", *["train"] * 6])
     with pytest.raises(ValueError, match=r"split 0: .*: sub-01 \(sub-01_ses-0 train, sub-01_ses-1 test\); give"):
         make_splits(roles, 3, 0, True, [0])
+
+
+def test_cases_that_are_only_tested_are_tested_in_every_split(script, tmp_path):
+    cases = longitudinal(4, 2).assign(role="train", fold=pd.array([0] * 6, "Int64"))
+    table = all_tested(cases, range(3))
+    assert list(table.columns) == list(make_splits(cohort(A=3), 3, 0, True, [0]).columns)
+    assert table["role"].eq("test").all()
+    assert table["fold"].isna().all()
+    assert table.groupby("split")["case"].agg(list).tolist() == [sorted(cases["case"])] * 3
+    folds = {"count": 3, "seed": 0, "stratify_by_site": True}
+    write_table(cases.drop(columns="fold").assign(fold="", role=""), tmp_path / "cases.csv")
+    script("split")(tmp_path / "cases.csv", tmp_path / "splits.csv", folds, no_training=True)
+    assert cases_of_split(tmp_path / "splits.csv", 2) == {"test": sorted(cases["case"])}
+    script("split")(tmp_path / "cases.csv", tmp_path / "splits.csv", folds, no_training=False)
+    assert cases_of_split(tmp_path / "splits.csv", 2).keys() == {"train", "validation", "test"}

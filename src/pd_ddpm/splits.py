@@ -41,7 +41,7 @@ def make_splits(
     return table
 
 
-def tested_only(cases: pd.DataFrame, splits: Sequence[int]) -> pd.DataFrame:
+def all_tested(cases: pd.DataFrame, splits: Sequence[int]) -> pd.DataFrame:
     """The table of splits of cases that are only tested, in every split: those whose networks are another data set's."""
     return _sorted(pd.concat(_with_patients(cases).assign(split=split, role="test", fold=pd.NA) for split in splits))
 

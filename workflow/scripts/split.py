@@ -2,14 +2,14 @@
 
 from pd_ddpm.cohort import read_table
 from pd_ddpm.console import run
-from pd_ddpm.splits import make_splits, tested_only
+from pd_ddpm.splits import make_splits, all_tested
 
 
 def main(table: str, splits: str, folds: dict, no_training: bool) -> None:
     """All splits, whichever of them are run: adding one later must not touch the others. Roles make one split."""
     cases = read_table(table)
     if no_training:
-        tested_only(cases, range(folds["count"])).to_csv(splits, index=False)
+        all_tested(cases, range(folds["count"])).to_csv(splits, index=False)
         return
     count = 1 if cases["role"].astype(bool).any() else folds["count"]
     make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count)).to_csv(splits, index=False)

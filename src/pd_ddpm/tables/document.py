@@ -93,8 +93,9 @@ class Document:
         )
 
     def latex(self) -> str:
-        r"""A table environment for each part, its notes below it; the reader's preamble needs \usepackage{booktabs}."""
-        return f"% {self.title}. {self.remark} Needs \\usepackage{{booktabs}}.\n" + "\n".join(map(_latex_part, self.parts))
+        r"""A table environment for each part, remark and notes below it; the reader's preamble needs \usepackage{booktabs}."""
+        parts = (_latex_part(part, self.remark) for part in self.parts)
+        return f"% {self.title}. Needs \\usepackage{{booktabs}}.\n" + "\n".join(parts)
 
 
 def _html_part(part: Part) -> str:
@@ -110,10 +111,10 @@ def _html_part(part: Part) -> str:
     return f"<h2>{html.escape(part.heading)}</h2>\n<table>\n{head}{body}</table>\n{notes}"
 
 
-def _latex_part(part: Part) -> str:
+def _latex_part(part: Part, remark: str) -> str:
     columns = "".join(side[0] for side in part.sides())
     lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in [list(part.table.columns), *part.lines()]]
-    notes = " ".join(_latex(note) for note in part.notes)
+    notes = " ".join(_latex(note) for note in (remark, *part.notes))
     return "\n".join(
         [
             r"\begin{table}",
