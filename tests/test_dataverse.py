@@ -454,7 +454,7 @@ def test_without_the_licence_nothing_is_requested(server: Server, tmp_path: Path
         (lambda files: files[0]["dataFile"].pop("checksum"), ["no listing of a Dataverse data set", "checksum"]),
         (lambda files: files[0]["dataFile"]["checksum"].update(type="CRC"), ["unknown kind CRC"]),
         (lambda files: files.append(files[0]), ["more than once", "training/Utrecht/0/orig/FLAIR.nii.gz"]),
-        (lambda files: files.clear(), ["none of its 0 files is a training case"]),
+        (lambda files: files.clear(), ["none of its 0 files is a case of the WMH challenge"]),
     ],
     ids=["up", "absolute", "no checksum", "other checksum", "twice", "empty"],
 )

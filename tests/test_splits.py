@@ -6,7 +6,7 @@ import pytest
 
 from pd_ddpm.cohort import write_table
 from pd_ddpm.prepared import cases_of_split
-from pd_ddpm.splits import check_no_leakage, make_splits, all_tested
+from pd_ddpm.splits import all_tested, check_no_leakage, make_splits
 
 
 def cohort(**counts: int) -> pd.DataFrame:

@@ -63,6 +63,21 @@ def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     return read_case_table(settings["table"], channels, folder)
 
 
+def layout_of(folder: str | Path) -> str:
+    """The layout of a folder, by what lies in it; raises ValueError if that is none of those that are known."""
+    folder = Path(folder)
+    if (folder / "dataset.json").is_file():
+        return "nnunet"
+    if (folder / "dataset_description.json").is_file() or any(path.is_dir() for path in folder.glob("sub-*")):
+        return "bids"
+    if (folder / "training").is_dir():
+        return "wmh_challenge"
+    raise ValueError(
+        f"{folder}: is neither a raw data set of nnU-Net (dataset.json) nor a BIDS data set (dataset_description.json or "
+        "sub-*/) nor the WMH challenge (training/); correct the path, or list the cases in a csv."
+    )
+
+
 def case_files(settings: Mapping[str, Any]) -> list[str]:
     """The files of a searched folder by which its cases are found: others among them are other cases. None of a csv."""
     from pd_ddpm.bids import bids_files

@@ -2,7 +2,7 @@
 
 from pd_ddpm.cohort import read_table
 from pd_ddpm.console import run
-from pd_ddpm.splits import make_splits, all_tested
+from pd_ddpm.splits import all_tested, make_splits
 
 
 def main(table: str, splits: str, folds: dict, no_training: bool) -> None:
