@@ -3,11 +3,12 @@
 results/table1.csv, .html, .md, .tex, table1_groups.csv   the exhibits of the active data set (`dataset` in the configuration)
 results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
 results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   also .png and .csv, the numbers that are drawn
+results/held_out.csv, .html, .md, .tex, held_out_groups.csv   Table 1 of held-out cases, locked until evaluate_held_out
 results/{dataset}/cases.csv                               case, site, paths of its images
 results/{dataset}/check.csv                               what is wrong with them: severity, case, file, finding, remedy
-results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2
+results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2, -3
 results/{dataset}/cases/preparation.json                  how they were prepared
-results/{dataset}/splits.csv                              split, role, case, site, fold
+results/{dataset}/splits.csv                              split, role, case, site, fold, patient
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case
@@ -51,4 +52,9 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        [f"results/{file}" for files, *_ in EXHIBITS.values() for file in files],
+        [
+            f"results/{file}"
+            for exhibit, (files, *_) in EXHIBITS.items()
+            if exhibit != "held_out" or config["evaluate_held_out"]
+            for file in files
+        ],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pd_ddpm import settings
+from pd_ddpm import cohort, settings
 from pd_ddpm.provenance import code_version
 from snakemake.exceptions import WorkflowError
 
@@ -10,10 +10,13 @@ try:
     settings.check(config)
 except settings.ConfigError as problems:
     raise WorkflowError(str(problems)) from None
+config["datasets"] = settings.datasets(config)
 
 # A rule's own retries would be spent again inside each cluster job, which runs a Snakemake of its own.
 RETRIES = config["retries"] if workflow.is_main_process else 0
 
+# The data set whose Table 1 is published beside the exhibits of the active one, since its cases were held out from them.
+HELD_OUT = settings.held_out(config)
 
 # Files of each exhibit, the one for the report first, and where it stands there.
 EXHIBITS = {
@@ -30,6 +33,12 @@ EXHIBITS = {
     "fig4_ensemble": ([f"fig4_ensemble.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 4"),
     "pareto": ([f"pareto.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Dice against cost"),
 }
+if HELD_OUT:
+    EXHIBITS["held_out"] = (
+        [file.replace("table1", "held_out") for file in EXHIBITS["table1"][0]],
+        "Tables",
+        "Table 1 of the held-out cases",
+    )
 
 
 wildcard_constraints:
@@ -52,7 +61,7 @@ def fetched(dataset):
         return False
     folder = Path(source["folder"])
     begun = any((folder / name).is_file() for name in ("dataverse.json", "downloaded.json"))
-    return begun or next(folder.glob("training/**/wmh.nii.gz"), None) is None
+    return begun or next(cohort.wmh_masks(folder, source.get("part", "training")), None) is None
 
 
 def made_by_workflow(dataset):
@@ -63,8 +72,21 @@ def made_by_workflow(dataset):
     return [f"{source['folder']}/downloaded.json"] if fetched(dataset) else []
 
 
+def tables_of_cases(wildcards):
+    """What rule list_cases reads beside the names of the scans; here ends whatever is asked of cases that are locked."""
+    if reason := settings.locked(config, wildcards.dataset):
+        raise WorkflowError(reason)
+    return cohort.tables_of_cases(config["datasets"][wildcards.dataset])
+
+
 def training_files(wildcards):
     """The trained network that another one begins with, where it does."""
+    trained = settings.networks_from(config, wildcards.dataset)
+    if trained != wildcards.dataset:
+        raise WorkflowError(
+            f"results/{wildcards.dataset}/networks: nothing is trained on {wildcards.dataset}, whose networks_of is {trained}; "
+            f"ask for results/{trained}/networks."
+        )
     first = settings.network(config, wildcards.network)["initialise_from"]
     folder = f"results/{wildcards.dataset}/networks/{first}/split-{wildcards.split}_seed-{wildcards.seed}"
     return {"first_weights": f"{folder}/model.safetensors", "first_card": f"{folder}/model.json"} if first else {}
@@ -77,7 +99,8 @@ def sampling_files(wildcards):
         raise WorkflowError("\n".join(problems))
     chosen = settings.method(config, wildcards.method)
     run = f"split-{wildcards.split}_seed-{wildcards.seed}"
-    network = f"results/{wildcards.dataset}/networks/{chosen['network']}/{run}"
+    trained = settings.networks_from(config, wildcards.dataset)
+    network = f"results/{trained}/networks/{chosen['network']}/{run}"
     weights = "model" if chosen["checkpoint"] == "selected" else "early"
     files = {"weights": f"{network}/{weights}.safetensors", "card": f"{network}/model.json"}
     if chosen.get("start") == "presegmentation" and chosen["presegmentation"] != settings.NO_PRESEGMENTATION:
@@ -199,18 +222,28 @@ def figure3_labels():
 
 def case_sources(dataset):
     """Where the scans of a searched folder lie, which tells that it has other cases than before; a csv is an input."""
-    source = config["datasets"][dataset]
-    if source["layout"] == "table" or made_by_workflow(dataset):
-        return []
-    return sorted(str(mask) for mask in Path(source["folder"]).glob("training/**/wmh.nii.gz"))
+    return [] if made_by_workflow(dataset) else cohort.case_files(config["datasets"][dataset])
 
 
 def remark(dataset):
     """What must stand beside an exhibit of this data set at this scale."""
     demo = "Demo scale: small networks and few steps, too few for TDPM's discriminator to learn."
-    simulated = "simulate" in config["datasets"][dataset]
-    scale = demo if config["scale"] == "demo" else "The configuration's paper scale."
-    return scale + (" The scans are simulated: nothing here is a result on patients." if simulated else "")
+    source = config["datasets"][dataset]
+    text = demo if config["scale"] == "demo" else "The configuration's paper scale."
+    if "simulate" in source:
+        text += " The scans are simulated: nothing here is a result on patients."
+    if source.get("part") == "held_out":
+        text += (
+            " These are the held-out cases of the WMH challenge, on which nothing was trained; what the "
+            "paper prints is of other cases."
+        )
+    if source.get("networks_of"):
+        splits = f"split{'s' if len(config['splits']) > 1 else ''} {', '.join(map(str, config['splits']))}"
+        text += (
+            f" The networks were trained on the data set {source['networks_of']}. Each case is scored by those of {splits} "
+            "and every seed, and counts once, by the mean of its scores (of HD95 by that of the defined ones)."
+        )
+    return text
 
 
 def figure_remark(wildcards):

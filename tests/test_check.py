@@ -1,6 +1,7 @@
 """The check of a data set: a made-up fault for each row of a list of bad inputs, its message and exit code. About 20 s."""
 
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -343,10 +344,15 @@ def test_everything_is_listed_at_once(cohort, run):
         ({"role": ["train"] * 4 + ["tset"]}, "line 6: case p4: unknown role 'tset'"),
         ({"fold": ["0", "1", "2", "3", "3"]}, "the table has the folds [0, 1, 2, 3], but folds: 5 means 0 to 4"),
         ({"role": ["train"] * 4 + ["test"], "fold": [*"01234"]}, "line 2: case p0: has a role and a fold"),
+        (
+            {"patient": ["a", "b", "b", "", ""], "fold": [*"01234"]},
+            "patients with more than one role, which would leak between training and test: b (p1 validation, p2 train)",
+        ),
         ({"T1": ["p0/T1.nii.gz", "", "p2/T1.nii.gz", "p3/T1.nii.gz", "p4/T1.nii.gz"]}, "line 3: case p1: no path under T1"),
         ({"case": ["p0", "p/1", "p2", "p3", "p4"]}, "the case name 'p/1' is not safe in file names"),
         ({"T1_transform": ["", "cases.csv", "", "", ""]}, "is a transform neither of elastix nor of ITK"),
         ({"observer_2": ["p0/FLAIR.nii.gz", "", "", "", ""]}, "but a mask may hold only 0"),
+        ({"observer_3": ["", "p0/FLAIR.nii.gz", "", "", ""]}, "but a mask may hold only 0"),
     ],
 )
 def test_faults_of_the_table(cohort, run, columns, finding):
@@ -421,7 +427,8 @@ def challenge(sound, tmp_path):
 def test_a_folder_of_the_challenge(challenge, run, tmp_path):
     code, printed, _ = run(challenge)
     assert code == 0, printed
-    assert [line.split()[:2] for line in printed.splitlines()[1:4]] == [["GE3T", "2"], ["Singapore", "1"], ["Utrecht", "2"]]
+    assert printed.startswith(f"{challenge}: the WMH challenge\n\n")
+    assert [line.split()[:2] for line in printed.splitlines()[3:6]] == [["GE3T", "2"], ["Singapore", "1"], ["Utrecht", "2"]]
     (challenge / "training/Utrecht/0/pre/T1.nii.gz").unlink()
     flip_a_bit(challenge / "training/Singapore/50/pre/FLAIR.nii.gz")
     code, printed, findings = run(challenge)
@@ -430,9 +437,107 @@ def test_a_folder_of_the_challenge(challenge, run, tmp_path):
     assert "case Singapore-50" in printed
     code, printed, _ = run(tmp_path / "nowhere")
     assert code == 1
-    code, printed, findings = run(tmp_path)
+    code, printed, _ = run(tmp_path)
     assert code == 1
-    assert "10.34894/AECRSD" in findings["remedy"].item()
+    assert "is neither a raw data set of nnU-Net (dataset.json) nor a BIDS data set" in printed
+
+
+def as_bids(sound: Path, folder: Path) -> Path:
+    """The same cases as BIDS subjects, one of them with a session."""
+    for number, session in enumerate(("sub-a/ses-1", "sub-b", "sub-c", "sub-d", "sub-e")):
+        name = session.replace("/", "_")
+        for source, target in (
+            ("FLAIR", f"{session}/anat/{name}_FLAIR"),
+            ("T1", f"{session}/anat/{name}_T1w"),
+            ("mask", f"derivatives/manual/{session}/anat/{name}_label-WMH_mask"),
+        ):
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sound / f"p{number}/{source}.nii.gz", folder / f"{target}.nii.gz")
+    return folder
+
+
+def as_nnunet(sound: Path, folder: Path) -> Path:
+    """The same cases as a raw data set of nnU-Net whose first channel is T1."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for number in range(5):
+        for source, target in (("T1", "imagesTr/p{}_0000"), ("FLAIR", "imagesTr/p{}_0001"), ("mask", "labelsTr/p{}")):
+            shutil.copy(sound / f"p{number}/{source}.nii.gz", folder / f"{target.format(number)}.nii.gz")
+    described = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "WMH": 1}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return folder
+
+
+# The layout, what is done to its folder, and what must be reported, nothing else.
+FAULTS_OF_LAYOUTS = {
+    "bids: a missing modality": (
+        as_bids,
+        lambda folder: (folder / "sub-c/anat/sub-c_T1w.nii.gz").unlink(),
+        ["sub-c: there is no T1\n    -> add it to sub-c/anat, or list the cases that you want in a csv"],
+    ),
+    "bids: two candidates for the mask": (
+        as_bids,
+        lambda folder: shutil.copytree(folder / "derivatives/manual/sub-b", folder / "derivatives/lst/sub-b"),
+        [
+            "sub-b: 2 files could be its mask: derivatives/lst/sub-b/anat/sub-b_label-WMH_mask.nii.gz",
+            "decide by datasets.own.masks",
+        ],
+    ),
+    "bids: unexpected labels": (
+        as_bids,
+        lambda folder: change(next(folder.glob("derivatives/manual/sub-d/anat/*")), lambda a: a * 4),
+        ["case sub-d", "voxels hold 4, but a mask may hold only 0"],
+    ),
+    "nnunet: a missing modality": (
+        as_nnunet,
+        lambda folder: (folder / "imagesTr/p2_0001.nii.gz").unlink(),
+        ["imagesTr/p2_0001.nii.gz: there is no such file"],
+    ),
+    "nnunet: unexpected labels": (
+        as_nnunet,
+        lambda folder: change(folder / "labelsTr/p4.nii.gz", lambda a: a * 3),
+        ["case p4", "voxels hold 3", "recode the mask"],
+    ),
+    "nnunet: unexpected labels in its description": (
+        as_nnunet,
+        lambda folder: (folder / "dataset.json").write_text(
+            json.dumps({"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3}})
+        ),
+        ["1 the lesion and 2, if there is one, what is neither", "recode the files of labelsTr"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_LAYOUTS)
+def test_faults_of_the_layouts(sound, run, tmp_path, fault):
+    build, damage, words = FAULTS_OF_LAYOUTS[fault]
+    folder = build(sound, tmp_path / "own")
+    damage(folder)
+    code, printed, findings = run(folder)
+    assert (code, findings["severity"].tolist()) == (1, ["error"]), printed
+    for word in words:
+        assert word in printed
+
+
+@pytest.mark.parametrize(("build", "kind"), [(as_bids, "a BIDS data set"), (as_nnunet, "a raw data set of nnU-Net")])
+def test_a_folder_is_recognised_by_what_lies_in_it(sound, run, tmp_path, build, kind):
+    code, printed, findings = run(build(sound, tmp_path / "own"))
+    assert (code, len(findings)) == (0, 0), printed
+    assert printed.startswith(f"{tmp_path / 'own'}: {kind}\n")
+    assert "5 cases, channels FLAIR, T1, 15 files read" in printed
+
+
+def test_data_that_are_only_tested_need_no_folds(cohort, run):
+    text = (
+        f"dataset: second\ndatasets:\n  second: {{layout: table, table: '{cohort}/cases.csv', folder: '{cohort}', "
+        "channels: [FLAIR, T1]%s}}\n"
+    )
+    (cohort / "cases.csv").write_text("".join((cohort / "cases.csv").read_text().splitlines(keepends=True)[:3]))
+    for networks, expected in (("", 1), (", networks_of: wmh", 0)):
+        (cohort / "own.yaml").write_text(text.replace("}}", "}") % networks)
+        code, printed, _ = run(cohort / "own.yaml")
+        assert code == expected, printed
+        assert ("folds need at least 5 patients, but there are 2" in printed) == bool(expected)
 
 
 def own_configuration(folder: Path, text: str = "") -> Path:
@@ -545,6 +650,27 @@ def test_the_rule_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_
     for text in ("p1/FLAIR.nii.gz", "p2/T1.nii.gz", "there is no such file", "no voxel is lesion", "2 error(s), 1 warning(s)"):
         assert text in str(caught.value)
     assert not (tmp_path / "check.csv").exists()
+
+
+def test_a_missing_file_does_not_hide_other_faults_from_the_workflow(cohort, script, tmp_path):
+    chosen = {"layout": "table", "table": str(cohort / "cases.csv"), "folder": str(cohort), "channels": ["FLAIR", "T1"]}
+    arguments = {
+        "table": str(tmp_path / "out.csv"),
+        "dataset": "own",
+        "settings": chosen,
+        "config": settings.read(None, {"datasets": {"own": chosen}}),
+        "processes": 1,
+    }
+    (cohort / "p2/mask.nii.gz").unlink()
+    change(cohort / "p4/mask.nii.gz", lambda a: a * 3)
+    with pytest.raises(ValueError, match="the data set own cannot be used") as caught:
+        script("list_cases")(**arguments)
+    for text in ("line 4: case p2: mask: there is no file", "case p4", "voxels hold 3", "2 error(s)"):
+        assert text in str(caught.value)
+    assert not (tmp_path / "out.csv").exists()
+    edit(cohort, mask=[f"p{number}/mask.nii.gz" for number in (0, 1, 3, 3, 4)])
+    script("list_cases")(**arguments)
+    assert (tmp_path / "out.csv").is_file()
 
 
 def test_help_teaches_and_loads_nothing_heavy():

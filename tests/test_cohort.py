@@ -1,11 +1,22 @@
 """Tables of cases: the WMH challenge's folders and a user's csv, checked in one go. About 1 s."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pd_ddpm.cohort import clean_name, find_wmh_cases, read_case_table, read_table, table_columns, write_table
+from pd_ddpm.cohort import (
+    OBSERVERS,
+    case_files,
+    clean_name,
+    find_cases,
+    find_wmh_cases,
+    read_case_table,
+    read_table,
+    table_columns,
+    write_table,
+)
 
 CHANNELS = ("FLAIR", "T1")
 PLACES = ("Utrecht/0", "Utrecht/19", "Utrecht/2", "Singapore/50", "Amsterdam/GE3T/100")
@@ -25,6 +36,7 @@ def challenge(tmp_path):
             touch(folder / place / file)
     touch(folder / "additional_annotations/observer_o3/training/Amsterdam/GE3T/100/result.nii.gz")
     touch(folder / "additional_annotations/observer_o4/training/Utrecht/0/result.nii.gz")
+    touch(folder / "additional_annotations/observer_o4/test/Utrecht/3/result.nii.gz")
     return folder
 
 
@@ -42,7 +54,27 @@ def test_challenge_cases_are_found_at_any_depth_and_test_cases_are_not(challenge
     assert first["mask"] == str(source / "wmh.nii.gz")
     assert first["observer_2"].endswith("observer_o3/training/Amsterdam/GE3T/100/result.nii.gz")
     assert list(table["observer_2"][1:]) == [""] * 4
+    assert list(table["observer_3"] != "") == [False, False, True, False, False]
+    assert table["observer_3"][2].endswith("observer_o4/training/Utrecht/0/result.nii.gz")
     assert table["fold"].isna().all()
+
+
+def test_held_out_cases_are_found_by_name_only_when_they_are_asked_for(challenge):
+    (challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/orig/3DT1.nii.gz").unlink()
+    table = find_wmh_cases(challenge, part="held_out")
+    assert list(table["case"]) == ["Philips_VU_.PETMR_01-160", "Utrecht-3"]
+    assert list(table["site"]) == ["Philips_VU_.PETMR_01", "Utrecht"]
+    assert table["mask"][0] == str(challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/wmh.nii.gz")
+    assert table["T1"][0] == str(challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/pre/T1.nii.gz")
+    assert table["T1_transform"][1] == str(challenge / "test/Utrecht/3/orig/reg_3DT1_to_FLAIR.txt")
+    assert list(table["observer_2"]) == ["", ""]
+    assert table["observer_3"][1].endswith("additional_annotations/observer_o4/test/Utrecht/3/result.nii.gz")
+    settings = {"layout": "wmh_challenge", "folder": str(challenge), "channels": ["FLAIR"], "part": "held_out"}
+    assert case_files(settings) == sorted(table["mask"])
+    assert list(find_cases("own", settings)["case"]) == list(table["case"])
+    shutil.rmtree(challenge / "test")
+    with pytest.raises(ValueError, match=r"no wmh\.nii\.gz lies below its test/\. .*unpack `test/`"):
+        find_wmh_cases(challenge, part="held_out")
 
 
 @pytest.mark.parametrize("missing", ["orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt"])
@@ -97,9 +129,9 @@ def write_csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 def test_users_table(tmp_path):
     path = write_csv(
         tmp_path,
-        "case,age,site,FLAIR,T1,mask,T1_transform,observer_2,fold\n"
-        "a,71, X ,@f1.nii.gz,@t1.nii.gz,@m1.nii.gz,@t1.tfm,@o1.nii.gz,0\n"
-        f"NA,64,,{tmp_path}/scans/f2.nii.gz,@t2.nii.gz,@m2.nii.gz,,,1\n",
+        "case,age,site,FLAIR,T1,mask,T1_transform,observer_2,fold,patient,observer_3\n"
+        "a,71, X ,@f1.nii.gz,@t1.nii.gz,@m1.nii.gz,@t1.tfm,@o1.nii.gz,0,7 b,@o1.nii.gz\n"
+        f"NA,64,,{tmp_path}/scans/f2.nii.gz,@t2.nii.gz,@m2.nii.gz,,,1,,\n",
         "utf-8-sig",
     )
     table = read_case_table(path, CHANNELS)
@@ -107,9 +139,11 @@ def test_users_table(tmp_path):
     assert list(table["case"]) == ["a", "NA"]
     assert list(table["site"]) == ["X", "unknown"]
     assert list(table["fold"]) == [0, 1]
+    assert list(table["patient"]) == ["7 b", ""]
     assert list(table["FLAIR"]) == [str(tmp_path / f"scans/f{k}.nii.gz") for k in (1, 2)]
     assert list(table["T1_transform"]) == [str(tmp_path / "scans/t1.tfm"), ""]
-    assert list(table["observer_2"]) == [str(tmp_path / "scans/o1.nii.gz"), ""]
+    for observer in OBSERVERS:
+        assert list(table[observer]) == [str(tmp_path / "scans/o1.nii.gz"), ""]
     moved = tmp_path / "elsewhere.csv"
     moved.write_text(path.read_text(encoding="utf-8-sig").replace("scans/", "", 1), encoding="utf-8")
     with pytest.raises(ValueError, match=r"elsewhere\.csv: .*problem"):

@@ -34,6 +34,10 @@ from pd_ddpm.settings import ConfigError, check
 
 DOI = "10.34894/AECRSD"
 HASTY = Patience(attempts=3, first_wait=0.01, longest_wait=5, connect_timeout=5, read_timeout=5)
+HELD_OUT = {
+    *(f"test/Amsterdam/Philips_VU .PETMR_01./160/{name}" for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz")),
+    *(f"test/Amsterdam/Philips_VU .PETMR_01./160/orig/{name}" for name in ("3DT1.nii.gz", "reg_3DT1_to_FLAIR.txt")),
+}
 PHILIPS = "test/Amsterdam/Philips_VU .PETMR_01./160"
 FLAIR = "training/Utrecht/0/pre/FLAIR.nii.gz"
 MASK = "training/Amsterdam/GE3T/100/wmh.nii.gz"
@@ -227,6 +231,26 @@ def test_all_files_keep_their_published_names(server: Server, tmp_path: Path) ->
     obtain(server, tmp_path, files="all")
     assert whole(tmp_path, set(server.files))
     assert (tmp_path / "test" / "Amsterdam" / "Philips_VU .PETMR_01." / "160" / "wmh.nii.gz").is_file()
+
+
+def test_the_held_out_part_is_fetched_for_itself(server: Server, tmp_path: Path) -> None:
+    observer = f"additional_annotations/observer_o4/{PHILIPS}/result.nii.gz"
+    server.files[observer] = gzip.compress(b"a third rater's mask", mtime=0)
+    server.listing["files"] = server.entries()
+    obtain(server, tmp_path / "both")
+    assert there(tmp_path / "both") == NEEDED
+    assert obtain(server, tmp_path / "held out", part="held_out")["files"] == 5
+    assert there(tmp_path / "held out") == HELD_OUT | {observer}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_the_held_out_part_of_a_copy(tmp_path: Path, kind: str) -> None:
+    copy = copy_of_the_data(kind, tmp_path / "copy", published())
+    obtain(None, tmp_path / "held out", source=str(copy), part="held_out")
+    assert whole(tmp_path / "held out", HELD_OUT)
+    only = copy_of_the_data(kind, tmp_path / "only", {path: body for path, body in published().items() if path in NEEDED})
+    with pytest.raises(ValueError, match=r"no test/\.\.\./wmh\.nii\.gz is in it"):
+        obtain(None, tmp_path / "nothing", source=str(only), part="held_out")
 
 
 def test_nothing_is_requested_when_all_is_there(server: Server, tmp_path: Path) -> None:
@@ -430,7 +454,7 @@ def test_without_the_licence_nothing_is_requested(server: Server, tmp_path: Path
         (lambda files: files[0]["dataFile"].pop("checksum"), ["no listing of a Dataverse data set", "checksum"]),
         (lambda files: files[0]["dataFile"]["checksum"].update(type="CRC"), ["unknown kind CRC"]),
         (lambda files: files.append(files[0]), ["more than once", "training/Utrecht/0/orig/FLAIR.nii.gz"]),
-        (lambda files: files.clear(), ["none of its 0 files is a training case"]),
+        (lambda files: files.clear(), ["none of its 0 files is a case of the WMH challenge"]),
     ],
     ids=["up", "absolute", "no checksum", "other checksum", "twice", "empty"],
 )

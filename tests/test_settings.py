@@ -9,6 +9,7 @@ import yaml
 from pd_ddpm import settings
 
 CONFIG = Path(__file__).parents[1] / "config"
+BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -217,6 +218,32 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_max=200"}}}, ["trained up to t_max = 200 only"]),
         ({"splits": [0, 7]}, ["key 'splits'", "[7]"]),
         ({"datasets": {"wmh": {"layout": "table"}}}, ["datasets.wmh.table"]),
+        ({"datasets": {"wmh": {"masks": "*_mask.nii.gz"}}}, ["datasets.wmh.masks", "layout 'bids' only"]),
+        ({"datasets": {"own": {"like": "whm"}}}, ["datasets.own.like", "'whm' is not one of datasets", "did you mean 'wmh'"]),
+        ({"datasets": {"wmh": {"like": "wmh-held-out"}}}, ["datasets.wmh-held-out.like", "leads back to itself"]),
+        ({"datasets": {"own": {"like": "wmh", "networks_of": "wnh"}}}, ["datasets.own.networks_of", "did you mean 'wmh'"]),
+        (
+            {"datasets": {"own": {"like": "wmh", "networks_of": "wmh"}}},
+            ["'own' reads the very cases that the networks of 'wmh'"],
+        ),
+        ({"datasets": {"own": {"like": "wmh", "networks_of": "own"}}}, ["nothing is trained on 'own'"]),
+        ({"datasets": {"own": BIDS | {"networks_of": "wmh-held-out"}}}, ["nothing is trained on 'wmh-held-out'"]),
+        (
+            {"datasets": {"own": BIDS | {"networks_of": "wmh", "channels": ["T1", "FLAIR"]}}},
+            ["'own' and 'wmh' must have the same channels in the same order, not ['T1', 'FLAIR'] and ['FLAIR', 'T1']"],
+        ),
+        ({"datasets": {"wmh-held-out": {"networks_of": None}}}, ["held-out cases are only tested; name the data set"]),
+        ({"datasets": {"wmh-held-out": {"part": "heldout"}}}, ["key 'datasets.wmh-held-out.part'", "held_out"]),
+        ({"datasets": {"own": BIDS | {"part": "training"}}}, ["key 'datasets.own.part': goes with layout 'wmh_challenge'"]),
+        (
+            {"datasets": {"again": {"like": "wmh-held-out", "folder": "elsewhere"}}},
+            ["wmh-held-out and again would both be shown as held_out.csv"],
+        ),
+        ({"evaluate_held_out": "yes"}, ["key 'evaluate_held_out'", "boolean"]),
+        ({"evaluate_heldout": True}, ["unknown key 'evaluate_heldout'", "did you mean 'evaluate_held_out'"]),
+        ({"datasets": {"own": BIDS | {"mask": "*"}}}, ["unknown key 'datasets.own.mask'", "did you mean 'masks'"]),
+        ({"datasets": {"own": BIDS | {"masks": "/x/*_mask.nii"}}}, ["key 'datasets.own.masks'"]),
+        ({"datasets": {"own": BIDS | {"images": {"FLAR": "*"}}}}, ["'FLAR' is not one of channels", "did you mean 'FLAIR'"]),
     ],
 )
 def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, words: list[str]) -> None:
@@ -224,6 +251,34 @@ def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, 
         settings.check(merged(paper, change))
     for word in words:
         assert word in str(raised.value)
+
+
+def test_a_data_set_like_another_has_its_settings_key_by_key(paper: dict) -> None:
+    accepted = merged(paper, {"datasets": {"wmh": {"download": {"accept_licence": True}}}})
+    more = merged(accepted, {"datasets": {"wmh-held-out": {"download": {"source": "copy.zip"}}}})
+    settings.check(more)
+    first, held_out = settings.datasets(more)["wmh"], settings.datasets(more)["wmh-held-out"]
+    assert first == accepted["datasets"]["wmh"]
+    assert held_out["download"] == first["download"] | {"source": "copy.zip"}
+    assert held_out["download"]["accept_licence"]
+    assert {key: held_out[key] for key in ("layout", "channels", "part", "folder", "networks_of")} == {
+        "layout": "wmh_challenge",
+        "channels": ["FLAIR", "T1"],
+        "part": "held_out",
+        "folder": "data/wmh-held-out",
+        "networks_of": "wmh",
+    }
+    assert settings.datasets(more | {"datasets": settings.datasets(more)}) == settings.datasets(more)
+
+
+def test_held_out_cases_are_locked_until_the_key_says_otherwise(paper: dict) -> None:
+    config = paper | {"datasets": settings.datasets(paper)}
+    assert settings.networks_from(config, "wmh-held-out") == settings.networks_from(config, "wmh") == "wmh"
+    assert settings.held_out(config) == "wmh-held-out"
+    assert settings.held_out(config | {"dataset": "wmh-held-out"}) is None
+    assert settings.locked(config, "wmh") is None
+    assert "set evaluate_held_out: true once all choices are made" in settings.locked(config, "wmh-held-out")
+    assert settings.locked(config | {"evaluate_held_out": True}, "wmh-held-out") is None
 
 
 def test_a_method_may_use_a_variation_of_a_network(paper: dict) -> None:

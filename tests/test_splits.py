@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pd_ddpm.splits import check_no_leakage, make_splits
+from pd_ddpm.cohort import write_table
+from pd_ddpm.prepared import cases_of_split
+from pd_ddpm.splits import all_tested, check_no_leakage, make_splits
 
 
 def cohort(**counts: int) -> pd.DataFrame:
@@ -17,7 +19,7 @@ CHALLENGE = cohort(Utrecht=20, Singapore=20, GE3T=20)
 
 def test_roles_rotate_and_every_case_is_tested_once():
     table = make_splits(CHALLENGE, folds=5, seed=3, stratify=True, splits=range(5))
-    assert list(table.columns) == ["split", "role", "case", "site", "fold"]
+    assert list(table.columns) == ["split", "role", "case", "site", "fold", "patient"]
     assert len(table) == 5 * 60
     for split, rows in table.groupby("split"):
         assert rows["role"].value_counts().to_dict() == {"train": 36, "validation": 12, "test": 12}
@@ -102,7 +104,7 @@ def test_roles_of_the_table_make_one_split():
 @pytest.mark.parametrize(
     ("arguments", "finding"),
     [
-        ({"folds": 7}, "7 folds need at least 7 cases, but there are 6"),
+        ({"folds": 7}, "7 folds need at least 7 patients, but there are 6"),
         ({"folds": 2}, "training, validation and test need three or more"),
         ({"splits": [0, 3]}, r"splits: \[3\] asked for, but with 3 folds"),
         ({"splits": [0, 0]}, "none twice"),
@@ -129,3 +131,62 @@ def test_leakage_is_found():
         check_no_leakage(table.iloc[1:])
     with pytest.raises(ValueError, match="more than one role"):
         check_no_leakage(pd.concat([table, table.iloc[:1]]))
+
+
+@pytest.mark.parametrize(
+    ("stratify", "folds"),
+    [(True, "1203324104300142"), (False, "4402020131314230")],
+)
+def test_cases_that_are_patients_of_their_own_keep_their_folds(stratify, folds):
+    """The assignment of seed 0 by the version before patients were known: nobody's networks may see other cases than before."""
+    cases = cohort(Utrecht=7, Singapore=5, GE3T=4)
+    for table in (cases, cases.assign(patient=""), cases.assign(patient=cases["case"])):
+        made = make_splits(table, 5, 0, stratify, [0]).sort_values("case")
+        assert "".join(map(str, made["fold"])) == folds
+        assert made["patient"].tolist() == made["case"].tolist()
+
+
+def longitudinal(patients: int, sessions: int) -> pd.DataFrame:
+    rows = [(f"sub-{p:02d}_ses-{s}", f"sub-{p:02d}", "AB"[p % 2]) for p in range(patients) for s in range(1 + p % sessions)]
+    return pd.DataFrame(rows, columns=["case", "patient", "site"])
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_no_patient_is_split_and_folds_are_even_in_patients(stratify):
+    cases = longitudinal(17, 3)
+    table = make_splits(cases.sample(frac=1, random_state=0), 5, 2, stratify, range(5))
+    assert len(table) == 5 * len(cases)
+    assert table.groupby("patient")["fold"].nunique().eq(1).all()
+    assert table.groupby(["split", "patient"])["role"].nunique().eq(1).all()
+    sizes = table.groupby("fold")["patient"].nunique()
+    assert sizes.max() - sizes.min() <= 1
+    with pytest.raises(ValueError, match="18 folds need at least 18 patients, but there are 17"):
+        make_splits(cases, 18, 0, stratify, [0])
+
+
+def test_given_folds_and_roles_may_not_split_a_patient():
+    cases = longitudinal(6, 2)  # sub-01, sub-03 and sub-05 have two sessions
+    folds = cases.assign(fold=[0, 0, 0, 1, 1, 1, 2, 1, 2])
+    with pytest.raises(ValueError, match=r"split 1: patients with more than one role") as caught:
+        make_splits(folds, 3, 0, True, [1])
+    assert ": sub-05 (sub-05_ses-0 test, sub-05_ses-1 validation); give all cases of a patient the same" in str(caught.value)
+    folds.loc[7, "fold"] = 2
+    assert len(make_splits(folds, 3, 0, True, range(3))) == 27
+    roles = cases.assign(role=["train", "train", "test", *["train"] * 6])
+    with pytest.raises(ValueError, match=r"split 0: .*: sub-01 \(sub-01_ses-0 train, sub-01_ses-1 test\); give"):
+        make_splits(roles, 3, 0, True, [0])
+
+
+def test_cases_that_are_only_tested_are_tested_in_every_split(script, tmp_path):
+    cases = longitudinal(4, 2).assign(role="train", fold=pd.array([0] * 6, "Int64"))
+    table = all_tested(cases, range(3))
+    assert list(table.columns) == list(make_splits(cohort(A=3), 3, 0, True, [0]).columns)
+    assert table["role"].eq("test").all()
+    assert table["fold"].isna().all()
+    assert table.groupby("split")["case"].agg(list).tolist() == [sorted(cases["case"])] * 3
+    folds = {"count": 3, "seed": 0, "stratify_by_site": True}
+    write_table(cases.drop(columns="fold").assign(fold="", role=""), tmp_path / "cases.csv")
+    script("split")(tmp_path / "cases.csv", tmp_path / "splits.csv", folds, no_training=True)
+    assert cases_of_split(tmp_path / "splits.csv", 2) == {"test": sorted(cases["case"])}
+    script("split")(tmp_path / "cases.csv", tmp_path / "splits.csv", folds, no_training=False)
+    assert cases_of_split(tmp_path / "splits.csv", 2).keys() == {"train", "validation", "test"}

@@ -267,6 +267,7 @@ def test_pages_escape_what_their_language_would_read() -> None:
     assert r"a|b \& $<$c$>$ 5 \% $-$1 $\pm$ & 0.5 \\" in latex
     assert r"\begin{tabular}{lr}" in latex
     assert r"p\_value" in latex
+    assert r"\footnotesize R\_1. 100" in latex  # a table of a page stands alone, so that the remark goes with it
     assert r"100 \% of \#1" in latex
     assert latex.count(r"\begin{") == latex.count(r"\end{")
 

@@ -334,6 +334,38 @@ def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
     assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
 
 
+def test_held_out_cases_are_locked_until_all_choices_are_made(fresh: Path) -> None:
+    for target in ("results/held_out.csv", "results/wmh-held-out/cases.csv", "results/wmh-held-out/exhibits/fig3_tprime.pdf"):
+        message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
+        assert "datasets.wmh-held-out: its cases are held out and locked; set evaluate_held_out: true once all" in message
+    locked = snakemake(fresh, "-n", "--config", "scale=paper")
+    assert "wmh-held-out" not in locked.stdout + locked.stderr
+    (fresh / "open.yaml").write_text("evaluate_held_out: true\n", encoding="utf-8")
+    run = snakemake(fresh, "-n", "--configfile", "open.yaml", "--config", "scale=paper")
+    planned, before = jobs(run), jobs(locked)
+    assert planned["train"] == before["train"] == 35
+    assert planned["sample"] - before["sample"] == 5 * 9
+    more = {"download_wmh-held-out", "publish_held_out"}
+    assert planned.keys() - before.keys() == more
+    assert planned["table1"] == planned["split"] == 2
+    assert "results/wmh-held-out/networks" not in run.stdout + run.stderr
+
+
+def test_a_second_cohort_is_tested_by_the_networks_of_the_first(fresh: Path) -> None:
+    (fresh / "second.yaml").write_text(
+        "datasets: {second: {like: phantom, folder: data/second, simulate: {seed: 7}, networks_of: phantom}}\n",
+        encoding="utf-8",
+    )
+    files = ("--configfile", "second.yaml")
+    run = snakemake(fresh, "-n", "results/second/exhibits/table1.csv", *files)
+    planned = jobs(run)
+    assert (planned["train"], planned["sample"]) == (7, 9)
+    assert "results/phantom/networks/denoiser/split-0_seed-0/model.safetensors" in run.stdout + run.stderr
+    assert "results/second/networks" not in run.stdout + run.stderr
+    message = error(snakemake(fresh, "-n", "results/second/networks/unet/split-0_seed-0/model.json", *files))
+    assert "nothing is trained on second, whose networks_of is phantom; ask for results/phantom/networks" in message
+
+
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [

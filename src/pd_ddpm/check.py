@@ -19,7 +19,7 @@ import pandas as pd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from pd_ddpm import settings
-from pd_ddpm.cohort import ROLES, CohortError, find_cases
+from pd_ddpm.cohort import OBSERVERS, ROLES, CohortError, find_cases
 from pd_ddpm.console import progress
 from pd_ddpm.images import check_same_grid, read_image, read_labels, spacing_mm
 from pd_ddpm.preparation import brain_mask, check_coverage, cohort_problems, read_transform, resample_to, voxel_hash
@@ -62,13 +62,14 @@ class Requirements:
 
     crop: the largest (height, width) of the networks' training patches, along X and Y, in pixels of grid_spacing_mm;
     None is the scan's own pixel. orientation: axis codes that all scans are turned to; None keeps each scan's own.
+    folds: how they are dealt out; None where all cases are only tested.
     """
 
     channels: tuple[str, ...]
     orientation: str | None
     grid_spacing_mm: float | None
     crop: tuple[int, int]
-    folds: Mapping[str, Any]
+    folds: Mapping[str, Any] | None
 
     @classmethod
     def of_config(cls, config: settings.Config, dataset: str) -> Requirements:
@@ -79,7 +80,7 @@ class Requirements:
             orientation=config["preparation"]["orientation"],
             grid_spacing_mm=config["grid"]["spacing_mm"],
             crop=(max(crop[0] for crop in crops), max(crop[1] for crop in crops)),
-            folds=config["folds"],
+            folds=config["folds"] if settings.networks_from(config, dataset) == dataset else None,
         )
 
 
@@ -213,7 +214,7 @@ class _Examination:
         transforms = [f"{channel}_transform" for channel in self.requirements.channels]
         for columns, function, kept in (
             (self.requirements.channels, read_image, self.images),
-            (("mask", "observer_2"), read_labels, self.masks),
+            (("mask", *OBSERVERS), read_labels, self.masks),
             (transforms, read_transform, {}),
         ):
             for column in (column for column in columns if self.case[column]):
@@ -341,10 +342,10 @@ def _beside_each_other(rows: pd.DataFrame) -> list[Finding]:
     return findings
 
 
-def _splits(table: pd.DataFrame, folds: Mapping[str, Any], splits: Sequence[int] | None) -> list[Finding]:
+def _splits(table: pd.DataFrame, folds: Mapping[str, Any] | None, splits: Sequence[int] | None) -> list[Finding]:
     """Whether folds or roles can be dealt out; left alone where the table itself is contradictory, which has been said."""
     roles, given = table["role"], {int(table["role"].ne("").sum()), int(table["fold"].notna().sum())}
-    if not given <= {0, len(table)} or not set(roles) <= {*ROLES, ""}:
+    if folds is None or not given <= {0, len(table)} or not set(roles) <= {*ROLES, ""}:
         return []
     wanted = splits if splits is not None else [0] if roles.ne("").any() else range(folds["count"])
     try:

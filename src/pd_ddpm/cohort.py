@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,19 @@ import pandas as pd
 
 ROLES = ("train", "validation", "test")
 
+# The columns of further raters' masks, and who they are among the observers of the WMH challenge.
+OBSERVERS = {"observer_2": "o3", "observer_3": "o4"}
+
+# The parts of the WMH challenge, and the folders in which they are published.
+PARTS = {"training": "training", "held_out": "test"}
+
+# What a channel of this name is called in the file names of BIDS; the first name is a channel's as well.
+WEIGHTED = {"T1": "T1w", "T2": "T2w", "PD": "PDw"}
+
 _HOW_TO_GET_WMH = (
     "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): `snakemake` "
-    "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `training/` (and "
-    "`additional_annotations/`, for the second observer) below that folder."
+    "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `{part}/` (and "
+    "`additional_annotations/`, for further observers) below that folder."
 )
 
 
@@ -30,19 +39,64 @@ class CohortError(ValueError):
 def table_columns(channels: Sequence[str]) -> list[str]:
     """The columns of a case table, in order: per channel an image and a transform, empty where there is none."""
     return [
-        *("case", "site", "role", "fold"),
+        *("case", "patient", "site", "role", "fold"),
         *channels,
         "mask",
         *(f"{channel}_transform" for channel in channels),
-        "observer_2",
+        *OBSERVERS,
     ]
 
 
 def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The cases of an entry of the configuration's `datasets`, by its layout; raises CohortError or ValueError."""
+    # Imported here, because this module is what they make their tables by.
+    from pd_ddpm.bids import find_bids_cases
+    from pd_ddpm.nnunet import find_nnunet_cases
+
+    key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
-        return find_wmh_cases(settings["folder"], settings["channels"], f"datasets.{dataset}.folder")
-    return read_case_table(settings["table"], settings["channels"], settings["folder"])
+        return find_wmh_cases(folder, channels, f"{key}.folder", settings.get("part", "training"))
+    if settings["layout"] == "bids":
+        return find_bids_cases(folder, channels, settings.get("masks"), settings.get("images"), key)
+    if settings["layout"] == "nnunet":
+        return find_nnunet_cases(folder, channels, key)
+    return read_case_table(settings["table"], channels, folder)
+
+
+def layout_of(folder: str | Path) -> str:
+    """The layout of a folder, by what lies in it; raises ValueError if that is none of those that are known."""
+    folder = Path(folder)
+    if (folder / "dataset.json").is_file():
+        return "nnunet"
+    if (folder / "dataset_description.json").is_file() or any(path.is_dir() for path in folder.glob("sub-*")):
+        return "bids"
+    if (folder / "training").is_dir():
+        return "wmh_challenge"
+    raise ValueError(
+        f"{folder}: is neither a raw data set of nnU-Net (dataset.json) nor a BIDS data set (dataset_description.json or "
+        "sub-*/) nor the WMH challenge (training/); correct the path, or list the cases in a csv."
+    )
+
+
+def case_files(settings: Mapping[str, Any]) -> list[str]:
+    """The files of a searched folder by which its cases are found: others among them are other cases. None of a csv."""
+    from pd_ddpm.bids import bids_files
+    from pd_ddpm.nnunet import nnunet_files
+
+    folder = Path(settings["folder"])
+    if settings["layout"] == "wmh_challenge":
+        return sorted(map(str, wmh_masks(folder, settings.get("part", "training"))))
+    if settings["layout"] == "bids":
+        return bids_files(folder, settings.get("masks"))
+    return nnunet_files(folder) if settings["layout"] == "nnunet" else []
+
+
+def tables_of_cases(settings: Mapping[str, Any]) -> list[str]:
+    """The files that say something of the cases beside the names of the scans: a csv, or what a layout has of its own."""
+    if settings["layout"] == "table":
+        return [settings["table"]]
+    name = {"bids": "participants.tsv", "nnunet": "dataset.json"}.get(settings["layout"])
+    return [str(path) for path in Path(settings["folder"]).glob(name)] if name else []
 
 
 def channels_of_table(csv_path: str | Path) -> list[str]:
@@ -52,22 +106,29 @@ def channels_of_table(csv_path: str | Path) -> list[str]:
     return [name for name in images if name != "mask" and not name.startswith("observer")]
 
 
-def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder") -> pd.DataFrame:
-    """Find the training cases of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
+def wmh_masks(folder: str | Path, part: str = "training") -> Iterator[Path]:
+    """The reference masks of one part of the WMH challenge, by which its cases are recognised, at any depth."""
+    return Path(folder).glob(f"{PARTS[part]}/**/wmh.nii.gz")
 
-    Only `training/` is searched: the challenge's `test/` cases stay held out. Sites lie at different depths, so cases
-    are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's elastix
-    transform, or, where either is missing, the T1 that the challenge has resampled. The second observer is O3.
+
+def find_wmh_cases(
+    folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder", part: str = "training"
+) -> pd.DataFrame:
+    """Find the cases of one part of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
+
+    part: "training", or "held_out", the challenge's `test/`. Only this part's folder is searched. Sites lie at different
+    depths, so cases are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's
+    elastix transform, or, where either is missing, the T1 that the challenge has resampled. The further observers are O3
+    and O4, where `additional_annotations/` has them.
 
     Raises ValueError, naming the config key that held the folder, if there are no cases, and CohortError with all missing
     files.
     """
     folder = Path(folder)
-    training = folder / "training"
-    masks = sorted(training.rglob("wmh.nii.gz"), key=lambda path: _natural_order(path.parent))
+    masks = sorted(wmh_masks(folder, part), key=lambda path: _natural_order(path.parent))
     if not masks:
-        finding = "there is no such folder" if not folder.is_dir() else "no wmh.nii.gz lies below its training/"
-        raise ValueError(f"{key}: {folder}: {finding}. {_HOW_TO_GET_WMH}")
+        finding = "there is no such folder" if not folder.is_dir() else f"no wmh.nii.gz lies below its {PARTS[part]}/"
+        raise ValueError(f"{key}: {folder}: {finding}. {_HOW_TO_GET_WMH.format(part=PARTS[part])}")
     if unknown := [channel for channel in channels if channel not in ("FLAIR", "T1")]:
         raise ValueError(f"{key}: {folder}: the WMH challenge has the channels FLAIR and T1, not {', '.join(unknown)}.")
 
@@ -82,21 +143,22 @@ def find_wmh_cases(folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1")
             if not Path(row[channel]).is_file():
                 problems.append(f"{row[channel]}: there is no such file; unpack it from the challenge's archive.")
                 row[channel] = ""
-        observer = folder / "additional_annotations/observer_o3" / source.relative_to(folder) / "result.nii.gz"
-        row["observer_2"] = str(observer) if observer.is_file() else ""
+        for column, observer in OBSERVERS.items():
+            drawn = folder / f"additional_annotations/observer_{observer}" / source.relative_to(folder) / "result.nii.gz"
+            row[column] = str(drawn) if drawn.is_file() else ""
         rows.append(row)
-    problems += _duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
-    table = _as_table(pd.DataFrame(rows), channels)
-    _raise_all(f"{key}: {folder}", problems, table)
+    problems += duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
+    table = as_table(pd.DataFrame(rows), channels)
+    raise_all(f"{key}: {folder}", problems, table)
     return table
 
 
 def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
     """Read a user's table of cases and check all of it before anything is computed.
 
-    Columns: case, site, one per channel, mask; optionally role, fold, `<channel>_transform` and observer_2; others are
-    ignored. Relative paths start from `folder`, by default the folder of the table. A case without a site gets
-    "unknown".
+    Columns: case, site, one per channel, mask; optionally patient, role, fold, `<channel>_transform`, observer_2 and
+    observer_3; others are ignored. Relative paths start from `folder`, by default the folder of the table. A case without
+    a site gets "unknown"; one without a patient is the only case of its patient.
 
     Raises CohortError with every problem found, each with its line.
     """
@@ -107,7 +169,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     known = table_columns(channels)
     optional = [name for name in known if name not in required]
     problems = _column_problems(list(cells.columns), required, optional)
-    _raise_all(str(csv_path), problems)
+    raise_all(str(csv_path), problems)
     if cells.empty:
         raise ValueError(f"{csv_path}: the table has no cases; add one line per case.")
 
@@ -115,7 +177,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     for name in known:
         if name not in cells:
             cells[name] = ""
-    paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), "observer_2"]
+    paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), *OBSERVERS]
     for line, (index, row) in zip(lines, cells.iterrows(), strict=True):
         problems += [f"{line}: {text}" for text in _row_problems(row, channels)]
         for name in paths:
@@ -126,15 +188,15 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
             if not path.is_file():
                 problems.append(f"{line}: case {row['case']}: {name}: there is no file {path}; correct the path.")
                 cells.loc[index, name] = ""
-    problems += _duplicates(cells["case"].tolist(), lines)
+    problems += duplicates(cells["case"].tolist(), lines)
     for name in ("role", "fold"):
         given = int((cells[name] != "").sum())
         if 0 < given < len(cells):
             problems.append(f"column {name}: given for {given} of {len(cells)} cases; give it for all or for none.")
     cells["site"] = cells["site"].replace("", "unknown")
     cells["fold"] = cells["fold"].where(cells["fold"].str.fullmatch(r"\d+"), "")
-    table = _as_table(cells, channels)
-    _raise_all(str(csv_path), problems, table)
+    table = as_table(cells, channels)
+    raise_all(str(csv_path), problems, table)
     return table
 
 
@@ -213,15 +275,8 @@ def _column_problems(columns: list[str], required: list[str], optional: list[str
 
 
 def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[str]:
-    problems = []
     name = row["case"]
-    if not name:
-        problems.append("the case has no name; name it.")
-    elif clean_name(name) != name:
-        problems.append(
-            f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within); "
-            f"rename it, for instance to {clean_name(name)!r}."
-        )
+    problems = name_problems(name) if name else ["the case has no name; name it."]
     problems += [f"case {name}: no path under {column}; enter one." for column in (*channels, "mask") if not row[column]]
     if row[f"{channels[0]}_transform"]:
         problems.append(f"case {name}: {channels[0]} defines the grid and takes no transform; give it to the others.")
@@ -235,11 +290,22 @@ def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[str]:
     return problems
 
 
+def name_problems(name: str) -> list[str]:
+    """What is wrong with the name of a case, which becomes part of file names."""
+    if clean_name(name) == name:
+        return []
+    return [
+        f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within); "
+        f"rename it, for instance to {clean_name(name)!r}."
+    ]
+
+
 def _repeated(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _duplicates(names: list[str], places: list[str]) -> list[str]:
+def duplicates(names: list[str], places: list[str]) -> list[str]:
+    """A problem for each name of a case that several places have."""
     return [
         f"case {name} occurs more than once: {', '.join(p for n, p in zip(names, places, strict=True) if n == name)}; "
         "rename or remove all but one."
@@ -248,12 +314,14 @@ def _duplicates(names: list[str], places: list[str]) -> list[str]:
     ]
 
 
-def _raise_all(source: str, problems: list[str], table: pd.DataFrame | None = None) -> None:
+def raise_all(source: str, problems: list[str], table: pd.DataFrame | None = None) -> None:
+    """Raise CohortError if there are problems."""
     if problems:
         raise CohortError(source, problems, table)
 
 
-def _as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
+def as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
+    """A case table with all columns, in order; columns that are not given are empty."""
     table = rows.reindex(columns=table_columns(channels), fill_value="").reset_index(drop=True)
     table["fold"] = _as_integers(table["fold"])
     return table

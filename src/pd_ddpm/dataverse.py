@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import requests
 import urllib3
 
+from pd_ddpm.cohort import OBSERVERS, PARTS
 from pd_ddpm.console import progress
 from pd_ddpm.files import held, replacing, write_json
 
@@ -108,11 +109,13 @@ def obtain(
     accept_licence: bool,
     files: str,
     connections: int,
+    part: str = "training",
     source: str | None = None,
     patience: Patience | None = None,
 ) -> dict[str, Any]:
-    """Bring a data set's files (`files`: "needed" or "all") into `folder`, and return the record of what is there.
+    """Bring a data set's files into `folder`, and return the record of what is there.
 
+    files: "needed", those of one `part` of the WMH challenge, "training" or "held_out" (its `test/`), or "all" of both.
     They come from the Dataverse server, at most `connections` at a time, or, without any request, from the folder or zip
     `source`. Files that are there and equal the published ones are left alone. `key` is the data set's key in the
     configuration, for messages.
@@ -127,7 +130,7 @@ def obtain(
             f"--configfile. Data that you have already can lie in {key}.folder ({folder}) instead."
         )
     folder, patience = Path(folder), patience or Patience()
-    with _opened(source, f"{key}.download.source") as copy, held(folder), _session() as session:
+    with _opened(source, f"{key}.download.source", PARTS[part]) as copy, held(folder), _session() as session:
         stop = threading.Event()
         listing = _listing_at_hand(folder, doi, version, copy)
         if listing is None and copy is None:
@@ -136,7 +139,7 @@ def obtain(
             files_there = tuple(PublishedFile(path, size) for path, size in sorted(copy.sizes.items()))
             listing = Listing(doi, version, licence, files_there)
         log.info("%s: %d files are published, licence %s", key, len(listing.files), listing.licence)
-        wanted = _wanted(listing, files)
+        wanted = _wanted(listing, files, PARTS[part])
         _check_space(folder, wanted)
         # Before the first scan: a folder with this file in it is one that a download goes on with.
         write_json(folder / LISTING, asdict(listing))
@@ -234,29 +237,29 @@ def _safe(path: str) -> str:
     return path
 
 
-def _wanted(listing: Listing, files: str) -> list[PublishedFile]:
+def _wanted(listing: Listing, files: str, part: str) -> list[PublishedFile]:
     by_path = {file.path: file for file in listing.files}
-    wanted = list(listing.files) if files == "all" else [by_path[path] for path in _needed_for_wmh(by_path)]
+    wanted = list(listing.files) if files == "all" else [by_path[path] for path in _needed_for_wmh(by_path, part)]
     if not wanted:
         raise ValueError(
-            f"doi:{listing.doi}, version {listing.version}: none of its {len(listing.files)} files is a training case of the "
-            "WMH challenge (training/.../wmh.nii.gz); check doi and version in the configuration, or set files to all."
+            f"doi:{listing.doi}, version {listing.version}: none of its {len(listing.files)} files is a case of the WMH "
+            f"challenge's {part}/ ({part}/.../wmh.nii.gz); check doi and version in the configuration, or set files to all."
         )
     return wanted
 
 
-def _needed_for_wmh(paths: Collection[str]) -> list[str]:
+def _needed_for_wmh(paths: Collection[str], part: str) -> list[str]:
     """Of the WMH challenge's published paths, what the layout `wmh_challenge` reads: `pd_ddpm.cohort.find_wmh_cases`.
 
-    Besides, the masks of the observers O3 and O4. Neither the held-out cases nor the scans that are there in several forms.
+    Neither the cases of the other part (`part` is training or test) nor the scans that are there in several forms.
     """
     there = set(paths)
     needed = []
-    for mask in sorted(path for path in there if path.startswith("training/") and path.endswith("/wmh.nii.gz")):
+    for mask in sorted(path for path in there if path.startswith(f"{part}/") and path.endswith("/wmh.nii.gz")):
         case = mask.removesuffix("/wmh.nii.gz")
         whole_t1 = [f"{case}/orig/3DT1.nii.gz", f"{case}/orig/reg_3DT1_to_FLAIR.txt"]
         t1 = whole_t1 if there.issuperset(whole_t1) else [f"{case}/pre/T1.nii.gz"]
-        observers = [f"additional_annotations/observer_{name}/{case}/result.nii.gz" for name in ("o3", "o4")]
+        observers = [f"additional_annotations/observer_{name}/{case}/result.nii.gz" for name in OBSERVERS.values()]
         needed += [f"{case}/pre/FLAIR.nii.gz", *t1, mask, *observers]
     return [path for path in needed if path in there]
 
@@ -426,16 +429,14 @@ def _difference(path: Path, file: PublishedFile) -> str:
 
 
 class _Copy:
-    """A folder or zip with the data set somewhere in it; `sizes` by path as published."""
+    """A folder or zip with the data set somewhere in it, of which `part` is wanted; `sizes` by path as published."""
 
-    def __init__(self, place: Path, sizes: dict[str, int], read: Callable[[str], Iterator[bytes]], key: str) -> None:
-        names = [re.match(r"((?:[^/]+/)*?)training/(?:.+/)?wmh\.nii\.gz$", name) for name in sizes]
+    def __init__(self, place: Path, sizes: dict[str, int], read: Callable[[str], Iterator[bytes]], key: str, part: str) -> None:
+        names = [re.match(rf"((?:[^/]+/)*?){part}/(?:.+/)?wmh\.nii\.gz$", name) for name in sizes]
         prefixes = sorted({name[1] for name in names if name})
         if len(prefixes) != 1:
             found = (
-                f"several training/ lie in it, below {', '.join(prefixes)}"
-                if prefixes
-                else "no training/.../wmh.nii.gz is in it"
+                f"several {part}/ lie in it, below {', '.join(prefixes)}" if prefixes else f"no {part}/.../wmh.nii.gz is in it"
             )
             raise ValueError(f"{key}: {place}: {found}; name the folder or zip of the WMH challenge's data.")
         (self._prefix,) = prefixes
@@ -456,7 +457,7 @@ class _Copy:
 
 
 @contextmanager
-def _opened(source: str | None, key: str) -> Iterator[_Copy | None]:
+def _opened(source: str | None, key: str, part: str) -> Iterator[_Copy | None]:
     """The copy of the data at `source`, if one is named; raises ValueError, naming the configuration's `key`, if it is none."""
     if source is None:
         yield None
@@ -464,7 +465,7 @@ def _opened(source: str | None, key: str) -> Iterator[_Copy | None]:
     place = Path(source).expanduser()
     if place.is_dir():
         sizes = {path.relative_to(place).as_posix(): path.stat().st_size for path in place.rglob("*") if path.is_file()}
-        yield _Copy(place, sizes, lambda name: _chunks((place / name).open("rb")), key)
+        yield _Copy(place, sizes, lambda name: _chunks((place / name).open("rb")), key, part)
         return
     try:
         archive = zipfile.ZipFile(place)
@@ -472,7 +473,7 @@ def _opened(source: str | None, key: str) -> Iterator[_Copy | None]:
         raise ValueError(f"{key}: {place}: cannot be read as a folder or zip ({error}); correct the path.") from error
     with archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-        yield _Copy(place, sizes, lambda name: _chunks(archive.open(name)), key)
+        yield _Copy(place, sizes, lambda name: _chunks(archive.open(name)), key, part)
 
 
 def _chunks(stream: Any) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ import pandas as pd
 import SimpleITK as sitk
 from scipy import ndimage
 
+from pd_ddpm.cohort import OBSERVERS
 from pd_ddpm.console import progress
 from pd_ddpm.files import file_sha256, fingerprint, finished_row, write_record
 from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, turned, write_image
@@ -26,7 +27,6 @@ Normalisation = Literal["zscore_brain", "percentile", "none"]
 
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}
 _NO_INITIAL_TRANSFORM = "NoInitialTransform"
-OBSERVERS = ("observer_2", "observer_3")
 
 # Brain mask, in mm and ml. The radii are tried in turn, because a larger one cuts wider bridges but also more gyri.
 _OPENING_RADII_MM = (4, 5, 6, 8)

@@ -1,8 +1,8 @@
 """What the configuration says of one network or one method. Pure Python: Snakemake reads this at every start.
 
 `name@key=value` is a variation of a named network or method: `pd-ddpm@t_start=50` is pd-ddpm in all but T'. The same words
-serve in the configuration, in file names and on the command line. An entry with `like: other` has the settings of that
-other one wherever it says nothing itself.
+serve in the configuration, in file names and on the command line. An entry of networks, methods or datasets with
+`like: other` has the settings of that other one wherever it says nothing itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,6 +47,36 @@ def network(config: Config, name: str) -> dict[str, Any]:
 def method(config: Config, name: str) -> dict[str, Any]:
     """All settings of a method: the common ones of `sampling` that it has a use for, its own, and those of its name."""
     return _resolved(config, "methods", name)
+
+
+def datasets(config: Config) -> dict[str, dict[str, Any]]:
+    """All data sets, every `like` written out; what reads a configuration's data sets reads these in their place."""
+    return _expanded(config, "datasets")
+
+
+def networks_from(config: Config, dataset: str) -> str:
+    """The data set whose networks are asked for the masks of this one: itself, unless it is only tested."""
+    return config["datasets"][dataset].get("networks_of") or dataset
+
+
+def held_out(config: Config) -> str | None:
+    """The data set of held-out cases whose scores are published beside the exhibits of the active data set, if there is one."""
+    chosen = (name for name in config["datasets"] if _is_held_out(config, name))
+    return next((name for name in chosen if networks_from(config, name) == config["dataset"]), None)
+
+
+def locked(config: Config, dataset: str) -> str | None:
+    """Why nothing may be computed of this data set, if so."""
+    if config["evaluate_held_out"] or not _is_held_out(config, dataset):
+        return None
+    return (
+        f"datasets.{dataset}: its cases are held out and locked; set evaluate_held_out: true once all choices are made, since "
+        "tuning on them would void them."
+    )
+
+
+def _is_held_out(config: Config, dataset: str) -> bool:
+    return config["datasets"][dataset].get("part") == "held_out"
 
 
 def canonical(config: Config, name: str) -> str:
@@ -128,9 +158,11 @@ def read(path: Path | None, changes: Config) -> Config:
 def check(config: Config) -> None:
     """Raise ConfigError with everything that is wrong with a configuration, each with its key and a remedy."""
     schema = _schema()
-    whole = config | {section: _expanded(config, section) for section in ("networks", "methods") if section in config}
+    sections = ("datasets", "networks", "methods")
+    whole = config | {section: _expanded(config, section) for section in sections if section in config}
     problems = [_sentence(error) for error in _errors(schema, whole)]
     if not problems:
+        config = config | {"datasets": whole["datasets"]}
         resolved = deepcopy(config)
         resolved["networks"] = {name: network(config, name) for name in config["networks"]}
         resolved["methods"] = {name: method(config, name) for name in config["methods"]}
@@ -185,11 +217,11 @@ def _own(config: Config, section: str, base: str, seen: Sequence[str] = ()) -> d
         raise ConfigError(f"key '{section}.{base}.like': '{model}' is not one of {section}{_nearest(model, config[section])}")
     if model in (base, *seen):
         raise ConfigError(f"key '{section}.{base}.like': {' is like '.join([*seen, base, model])} leads back to itself")
-    return {**_own(config, section, model, (*seen, base)), **{key: value for key, value in own.items() if key != "like"}}
+    return _laid_over(_own(config, section, model, (*seen, base)), {key: value for key, value in own.items() if key != "like"})
 
 
 def _expanded(config: Config, section: str) -> Any:
-    """The networks or methods with every `like` written out."""
+    """The entries of a section with every `like` written out."""
     entries = config[section]
     return {name: _own(config, section, name) for name in entries} if isinstance(entries, dict) else entries
 
@@ -245,10 +277,22 @@ def _contradictions(config: Config) -> Iterator[str]:
     if config["dataset"] not in config["datasets"]:
         yield f"key 'dataset': '{config['dataset']}' is not one of datasets{_nearest(config['dataset'], config['datasets'])}"
     for name, dataset in config["datasets"].items():
+        yield from _networks_of_problems(config, name, dataset)
+        if "part" in dataset and (dataset["layout"] != "wmh_challenge" or "simulate" in dataset):
+            yield f"key 'datasets.{name}.part': goes with layout 'wmh_challenge' and without simulate"
         if (dataset["layout"] == "table") != ("table" in dataset):
             yield f"key 'datasets.{name}.table': it names the csv of the layout 'table' and goes with that layout only"
+        for key in ("masks", "images"):
+            if key in dataset and dataset["layout"] != "bids":
+                yield f"key 'datasets.{name}.{key}': it goes with the layout 'bids' only"
+        for channel in sorted(set(dataset.get("images", ())) - set(dataset["channels"])):
+            yield f"key 'datasets.{name}.images': '{channel}' is not one of channels{_nearest(channel, dataset['channels'])}"
         if dataset.get("download") and (dataset["layout"] != "wmh_challenge" or "simulate" in dataset):
             yield f"key 'datasets.{name}.download': goes with layout 'wmh_challenge' and without simulate; else set it to null"
+    beside = [name for name in config["datasets"] if _is_held_out(config, name)]
+    beside = [name for name in beside if networks_from(config, name) == config["dataset"] != name]
+    if len(beside) > 1:
+        yield f"key 'datasets': {' and '.join(beside)} would both be shown as held_out.csv; let only one have these networks_of"
     too_high = [split for split in config["splits"] if split >= config["folds"]["count"]]
     if too_high:
         yield f"key 'splits': {too_high} are not among the {config['folds']['count']} folds, which count from 0"
@@ -259,6 +303,31 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield from _initialisation_problems(config, name, settings)
     wrong = [problem for name in config["methods"] for problem in method_problems(config, name)]
     yield from wrong or _exhibit_problems(config)
+
+
+def _networks_of_problems(config: Config, name: str, dataset: Config) -> Iterator[str]:
+    """What is wrong with a data set that is only tested, by the networks of another."""
+    other, key = dataset.get("networks_of"), f"key 'datasets.{name}.networks_of'"
+    if other is None:
+        if _is_held_out(config, name):
+            yield f"{key}: held-out cases are only tested; name the data set whose networks they are tested with"
+        return
+    if other not in config["datasets"]:
+        yield f"{key}: '{other}' is not one of datasets{_nearest(other, config['datasets'])}"
+        return
+    trained = config["datasets"][other]
+    if trained.get("networks_of") is not None or other == name:
+        yield f"{key}: nothing is trained on '{other}'; name the data set that has networks of its own"
+    elif dataset["channels"] != trained["channels"]:
+        channels = " and ".join(str(one["channels"]) for one in (dataset, trained))
+        yield f"{key}: '{name}' and '{other}' must have the same channels in the same order, not {channels}"
+    elif _source(dataset) == _source(trained):
+        yield f"{key}: '{name}' reads the very cases that the networks of '{other}' are trained on; name another folder or part"
+
+
+def _source(dataset: Config) -> tuple:
+    """What tells which scans a data set consists of."""
+    return Path(dataset["folder"]), dataset.get("part", "training"), *(dataset.get(key) for key in ("table", "masks", "images"))
 
 
 def _initialisation_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[str]:

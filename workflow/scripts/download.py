@@ -7,12 +7,12 @@ from pd_ddpm.dataverse import obtain
 from pd_ddpm.files import write_json
 
 
-def main(record: str, dataset: str, download: dict) -> None:
-    write_json(Path(record), obtain(Path(record).parent, key=f"datasets.{dataset}", **download))
+def main(record: str, dataset: str, download: dict, part: str) -> None:
+    write_json(Path(record), obtain(Path(record).parent, key=f"datasets.{dataset}", part=part, **download))
 
 
 if __name__ == "__main__":
     name = snakemake.params.dataset
     # From the configuration, not a parameter: accepting the licence later or naming a copy makes no data stale.
     settings = snakemake.config["datasets"][name]["download"]
-    run(main, snakemake.log[0], **snakemake.output, dataset=name, download=settings)
+    run(main, snakemake.log[0], **snakemake.output, dataset=name, download=settings, part=snakemake.params.part)

@@ -2,15 +2,19 @@
 
 from pd_ddpm.cohort import read_table
 from pd_ddpm.console import run
-from pd_ddpm.splits import make_splits
+from pd_ddpm.splits import all_tested, make_splits
 
 
-def main(table: str, splits: str, folds: dict) -> None:
+def main(table: str, splits: str, folds: dict, no_training: bool) -> None:
     """All splits, whichever of them are run: adding one later must not touch the others. Roles make one split."""
     cases = read_table(table)
+    if no_training:
+        all_tested(cases, range(folds["count"])).to_csv(splits, index=False)
+        return
     count = 1 if cases["role"].astype(bool).any() else folds["count"]
     make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count)).to_csv(splits, index=False)
 
 
 if __name__ == "__main__":
-    run(main, snakemake.log[0], table=snakemake.input.table, **snakemake.output, folds=snakemake.params.folds)
+    parameters = {key: snakemake.params[key] for key in ("folds", "no_training")}
+    run(main, snakemake.log[0], table=snakemake.input.table, **snakemake.output, **parameters)

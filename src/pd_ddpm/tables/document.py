@@ -109,14 +109,15 @@ class Document:
         return f"<p><strong>{html.escape(self.remark)}</strong></p>\n" + "".join(part.html() for part in self.parts)
 
     def latex(self) -> str:
-        r"""A table environment for each part, its notes below it; the reader's preamble needs \usepackage{booktabs}."""
-        return f"% {self.title}. {self.remark} Needs \\usepackage{{booktabs}}.\n" + "\n".join(map(_latex_part, self.parts))
+        r"""A table environment for each part, remark and notes below it; the reader's preamble needs \usepackage{booktabs}."""
+        parts = (_latex_part(part, self.remark) for part in self.parts)
+        return f"% {self.title}. Needs \\usepackage{{booktabs}}.\n" + "\n".join(parts)
 
 
-def _latex_part(part: Part) -> str:
+def _latex_part(part: Part, remark: str) -> str:
     columns = "".join(side[0] for side in part.sides())
     lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in [list(part.table.columns), *part.lines()]]
-    notes = " ".join(_latex(note) for note in part.notes)
+    notes = " ".join(_latex(note) for note in (remark, *part.notes))
     return "\n".join(
         [
             r"\begin{table}",
