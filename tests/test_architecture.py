@@ -34,7 +34,8 @@ def modules(folder: str = "") -> list[Path]:
 def test_the_package_never_sees_the_workflow() -> None:
     for path in modules():
         assert not uses(path, "snakemake"), path
-        assert "results/" not in path.read_text(encoding="utf-8"), path
+        # The commands' help shows paths as a user types them.
+        assert path.parent.name == "commands" or "results/" not in path.read_text(encoding="utf-8"), path
 
 
 def test_only_scripts_and_commands_build_objects_from_names() -> None:
@@ -60,7 +61,7 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
     "module",
     [
         *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
-        *("command_line", "check", "dataverse"),
+        *("command_line", "check", "dataverse", "prediction_formats.conversion", "prediction_formats.bids"),
         *("cohort", "splits", "preparation", "images", "tables.claims", "tables.table1", "figures.fig2_uncertainty"),
     ],
 )

@@ -5,9 +5,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pd_ddpm.commands import check
+from pd_ddpm.commands import check, convert
 
-COMMANDS = (check,)
+COMMANDS = (check, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
