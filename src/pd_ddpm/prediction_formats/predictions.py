@@ -102,10 +102,11 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
             raise ValueError(f"{folder}: is one split and seed already; leave out --split and --seed, or name its parent.")
         splits, seed, folder = [int(of_split[1])], int(of_split[2]), folder.parent
     seed, chosen = _chosen(folder, splits, seed)
-    data = folder.parents[1]
+    data = folder.parent.parent
     table = read_table(_table(data / "cases.csv"))
     channels = [name for name in table.columns if f"{name}_transform" in table.columns]
-    flairs = {case: data.parents[1] / path for case, path in zip(table["case"], table[channels[0]], strict=True)}
+    scans = zip(table["case"], table[channels[0]], strict=True)
+    flairs = {case: Path(os.path.normpath(data.parent.parent / path)) for case, path in scans}
     cases = [prediction for split, place in chosen.items() for prediction in _of_split(split, place, flairs)]
     _check_once(folder, cases)
     return Predictions(
