@@ -1,4 +1,4 @@
-"""Predictions in other formats: read back by nibabel and SimpleITK on the FLAIR's grid, scored as a submission. About 8 s."""
+"""Predictions in other formats: read back by nibabel and SimpleITK on the FLAIR's grid, scored as a submission. About 12 s."""
 
 import json
 import re

@@ -16,7 +16,7 @@ Write the predictions of one method in a format that other programs read.
                     (Utrecht-0: sub-Utrecht0), and the method goes in camel case (pd-ddpm@t_start=50: desc-pdDdpmTStart50).
   --to nnunet       masks as nnUNetv2_predict names them, dataset.json, and splits_final.json: the same folds, for training
                     an nnU-Net to compare with. The scans themselves are not handed over.
-  --to submission   CASE/result.nii.gz, 0 and 1, which the evaluation.py of the WMH challenge scores as it is.
+  --to submission   CASE/result.nii.gz, 0 and 1, as the evaluation.py of the WMH challenge looks for it.
 
 Masks are those of the ensemble, so many members as the method has. Every image is on the grid and in the axis order of the
 case's own FLAIR, also where preparation.orientation had turned it; where that scan is gone it stays on the prepared grid, and
