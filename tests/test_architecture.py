@@ -34,7 +34,8 @@ def modules(folder: str = "") -> list[Path]:
 def test_the_package_never_sees_the_workflow() -> None:
     for path in modules():
         assert not uses(path, "snakemake"), path
-        assert "results/" not in path.read_text(encoding="utf-8"), path
+        # The commands' help shows paths as a user types them.
+        assert path.parent.name == "commands" or "results/" not in path.read_text(encoding="utf-8"), path
 
 
 def test_only_scripts_and_commands_build_objects_from_names() -> None:
@@ -60,18 +61,9 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
     "module",
     [
         *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
-        *("command_line", "check", "dataverse"),
-        *(
-            "cohort",
-            "bids",
-            "nnunet",
-            "splits",
-            "preparation",
-            "images",
-            "tables.claims",
-            "tables.table1",
-            "figures.fig2_uncertainty",
-        ),
+        *("command_line", "check", "dataverse", "prediction_formats.conversion", "prediction_formats.bids"),
+        *("cohort", "bids", "nnunet", "splits", "preparation", "images", "tables.claims", "tables.table1"),
+        *("figures.fig2_uncertainty", "figures.quality", "quality_page", "bundle", "model_card", "scan_files", "lesion_table"),
     ],
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:

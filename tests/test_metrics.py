@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from challenge_definitions import scores_on_simpleitk
 from scipy import ndimage
-from scipy.spatial.distance import cdist
 
 from pd_ddpm.mask_geometry import MaskGeometry
 from pd_ddpm.metrics import EMPTY_MASK_POLICY, ReferenceMask, dice, hd95_medpy_mm, hd95_mm, score
@@ -18,57 +18,12 @@ DIRECTION = np.linalg.qr(np.array([[0.98, -0.15, 0.05], [0.16, 0.97, -0.2], [-0.
 ORIGIN = (-91.3, 42.0, 17.5)
 
 
-# The published definitions once more, on SimpleITK images in physical space.
-
-
 def as_image(mask: np.ndarray, spacing: tuple[float, float, float]) -> sitk.Image:
     image = sitk.GetImageFromArray(mask.T.astype(np.uint8))
     image.SetSpacing(spacing)
     image.SetOrigin(ORIGIN)
     image.SetDirection(DIRECTION.ravel().tolist())
     return image
-
-
-def itk_surface(image: sitk.Image) -> np.ndarray:
-    border = sitk.Subtract(image, sitk.BinaryErode(image, (1, 1, 0)))
-    return np.array(
-        [image.TransformIndexToPhysicalPoint(place.tolist()) for place in np.argwhere(sitk.GetArrayFromImage(border).T)]
-    ).reshape(-1, 3)
-
-
-def itk_lesions(image: sitk.Image, other: sitk.Image) -> tuple[int, int]:
-    """How many lesions the image has, and how many of them overlap the other image."""
-    components = sitk.ConnectedComponent(image, True)
-    statistics = sitk.LabelShapeStatisticsImageFilter()
-    statistics.Execute(components)
-    touched = sitk.LabelShapeStatisticsImageFilter()
-    touched.Execute(sitk.Mask(components, other))
-    return len(statistics.GetLabels()), len(touched.GetLabels())
-
-
-def itk_scores(labels: np.ndarray, prediction: np.ndarray, spacing: tuple[float, float, float]) -> dict[str, float]:
-    truth = as_image(labels == 1, spacing)
-    result = sitk.Mask(as_image(prediction, spacing), as_image(labels == 2, spacing) == 0)
-    overlap = sitk.LabelOverlapMeasuresImageFilter()
-    overlap.Execute(truth, result)
-    distances = cdist(itk_surface(truth), itk_surface(result))
-    truth_lesions, found = itk_lesions(truth, result)
-    result_lesions, right = itk_lesions(result, truth)
-    recall, precision = found / truth_lesions, right / result_lesions
-    volumes = [int(sitk.GetArrayViewFromImage(image).sum()) * math.prod(spacing) / 1000 for image in (truth, result)]
-    return {
-        "dice": overlap.GetDiceCoefficient(),
-        "jaccard": overlap.GetJaccardCoefficient(),
-        "hd95_mm": max(np.percentile(distances.min(axis=0), 95), np.percentile(distances.min(axis=1), 95)),
-        "avd_percent": 100 * abs(volumes[1] - volumes[0]) / volumes[0],
-        "lesion_recall": recall,
-        "lesion_precision": precision,
-        "lesion_f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        "reference_volume_ml": volumes[0],
-        "predicted_volume_ml": volumes[1],
-        "reference_lesions": truth_lesions,
-        "predicted_lesions": result_lesions,
-    }
 
 
 def ellipsoids(generator: np.random.Generator, shape: tuple[int, ...], count: int, largest: float) -> np.ndarray:
@@ -111,7 +66,7 @@ def single_voxels(shape: tuple[int, ...], *places: tuple[int, ...]) -> np.ndarra
 def test_equals_the_published_definitions_on_simpleitk(seed):
     labels, prediction, spacing = phantom(seed)
     ours = scores(labels, prediction, spacing)
-    for name, expected in itk_scores(labels, prediction, spacing).items():
+    for name, expected in scores_on_simpleitk(as_image(labels, spacing), as_image(prediction, spacing)).items():
         assert ours[name] == pytest.approx(expected, rel=1e-12, abs=1e-9), name
 
 

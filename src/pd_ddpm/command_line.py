@@ -5,9 +5,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pd_ddpm.commands import check, export, predict
+from pd_ddpm.commands import check, convert, export, predict
 
-COMMANDS = (check, export, predict)
+COMMANDS = (check, export, predict, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
