@@ -60,7 +60,7 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
     "module",
     [
         *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
-        *("command_line", "check", "dataverse"),
+        *("command_line", "check", "dataverse", "files", "memory", "processes"),
         *("cohort", "splits", "preparation", "images", "tables.claims", "tables.table1", "figures.fig2_uncertainty"),
     ],
 )
