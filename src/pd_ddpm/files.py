@@ -64,7 +64,7 @@ def sweep(folder: Path) -> None:
 
 
 def readable(size: int) -> str:
-    """A number of bytes for people, such as "1823.4 MB"."""
+    """A number of bytes for people, such as "2273.4 MB"."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
