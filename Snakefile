@@ -49,6 +49,10 @@ include: "rules/evaluate.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    require_device()
+
+
 rule all:
     default_target: True
     input:

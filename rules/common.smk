@@ -1,5 +1,6 @@
 # What a rule needs to know of the configuration.
 
+from contextlib import suppress
 from pathlib import Path
 
 from pd_ddpm import cohort, settings
@@ -11,6 +12,23 @@ try:
 except settings.ConfigError as problems:
     raise WorkflowError(str(problems)) from None
 config["datasets"] = settings.datasets(config)
+
+
+def require_device():
+    """Stop before anything runs if networks will run on this machine and it lacks the GPU that is asked for by name.
+
+    The head of a cluster needs none. PyTorch is loaded for this question only, and may be in the jobs' environments alone.
+    """
+    networks = any(job.rule.name in ("train", "sample") for job in workflow.dag.needrun_jobs())
+    if config["device"].startswith("cuda") and workflow.local_exec and networks:
+        with suppress(ImportError):
+            from pd_ddpm.precision import choose_device
+
+            try:
+                choose_device(config["device"])
+            except ValueError as problem:
+                raise WorkflowError(str(problem)) from None
+
 
 # A rule's own retries would be spent again inside each cluster job, which runs a Snakemake of its own.
 RETRIES = config["retries"] if workflow.is_main_process else 0

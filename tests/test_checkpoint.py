@@ -1,14 +1,34 @@
 """Weights and states: damaged, foreign and malicious files are refused (below 1 s)."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from pd_ddpm.checkpoint import CheckpointError, load_state, load_weights, save_card, save_early, save_state, save_weights
+from pd_ddpm.build.network import model
+from pd_ddpm.checkpoint import (
+    CheckpointError,
+    architecture,
+    fill,
+    last_good_state,
+    load_state,
+    load_weights,
+    previous_of,
+    save_card,
+    save_early,
+    save_state,
+    save_weights,
+)
 
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "count": torch.tensor(7)}
 PROGRESS = {"dependencies": "abc", "step": 3, "losses": [0.5, 0.25], "history": [{"step": 3, "dice": float("nan")}], "best": {}}
@@ -86,15 +106,119 @@ def test_a_state_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "bit"])
-def test_a_damaged_state_is_refused(tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: content + b"0",
+        lambda content: b"",
+        lambda content: b"hello",
+    ],
+    ids=["half", "a byte less", "a byte more", "empty", "text"],
+)
+def test_a_state_that_is_not_whole_is_refused(tmp_path, damage):
     path = tmp_path / "state.pt"
     save_state(path, {"model": WEIGHTS, "progress": PROGRESS})
-    content = bytearray(path.read_bytes())
-    content[content.index(b"dependencies")] ^= 0xFF
-    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello", "bit": content}[damage])
-    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read .*; delete it to start this training anew"):
+    path.write_bytes(damage(path.read_bytes()))
+    words = r"state\.pt cannot be read: .*was cut short, or is a foreign file.*; delete it to start this training anew"
+    with pytest.raises(CheckpointError, match=words):
         load_state(path)
+
+
+def test_one_flipped_bit_anywhere_in_a_state_is_noticed(tmp_path):
+    """In 300 places, and in each byte of the seal itself. Read without it, most of them pass."""
+    path = tmp_path / "state.pt"
+    save_state(path, {"model": {"weights": torch.arange(1000.0)}, "progress": PROGRESS})
+    whole = path.read_bytes()
+    random, unnoticed = np.random.default_rng(0), 0
+    for position in [*random.integers(0, len(whole), 300), *range(len(whole) - 100, len(whole))]:
+        content = bytearray(whole)
+        content[position] ^= 1 << random.integers(8)
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            load_state(path)
+        try:
+            torch.load(path, weights_only=True)
+            unnoticed += 1
+        except Exception:
+            pass
+    assert unnoticed > 200
+
+
+# Two states
+
+
+def state(step):
+    return {"model": WEIGHTS, "progress": PROGRESS | {"step": step}}
+
+
+def test_the_state_before_is_kept_beside_the_last(tmp_path):
+    path = tmp_path / "state.pt"
+    assert last_good_state(path) is None
+    for step in (1, 2, 3):
+        save_state(path, state(step))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["state.previous.pt", "state.pt"]
+    assert [load_state(file)["progress"]["step"] for file in (path, previous_of(path))] == [3, 2]
+    assert last_good_state(path)[0]["progress"]["step"] == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
+def test_instead_of_a_damaged_state_the_one_before_is_taken_and_that_is_said(tmp_path, damage, caplog):
+    path = tmp_path / "state.pt"
+    for step in (1, 2):
+        save_state(path, state(step))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content if damage == "bit" else content[: len(content) // 3])
+    if damage == "gone":
+        path.unlink()
+    with caplog.at_level("WARNING"):
+        found, file = last_good_state(path)
+    assert (found["progress"]["step"], file) == (1, previous_of(path))
+    said = "" if damage == "gone" else f"{path} cannot be read"
+    assert said in caplog.text
+    assert ("The state before it is taken instead" in caplog.text) == bool(said)
+
+
+def test_where_no_state_can_be_read_both_are_named(tmp_path):
+    path = tmp_path / "state.pt"
+    for step in (1, 2):
+        save_state(path, state(step))
+    for file in (path, previous_of(path)):
+        file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(CheckpointError) as caught:
+        last_good_state(path)
+    for words in (
+        "no state of this training is left",
+        f"{path} cannot be read",
+        f"{previous_of(path)} cannot be read",
+        "delete",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("call", range(3))
+def test_killed_at_any_rename_there_is_a_good_state(tmp_path, call):
+    """The process dies before its first, second or third rename since the first state was written."""
+    path = tmp_path / "state.pt"
+    code = (
+        "import os, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from pd_ddpm.checkpoint import save_state\n"
+        "path, left = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "save_state(path, {'progress': {'step': 0}})\n"
+        "whole = os.replace\n"
+        "def replace(source, target):\n"
+        "    global left\n"
+        "    if left == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    left -= 1\n"
+        "    return whole(source, target)\n"
+        "os.replace = replace\n"
+        "for step in (1, 2): save_state(path, {'progress': {'step': step}})"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path, str(call)]).returncode == -signal.SIGKILL
+    assert last_good_state(path)[0]["progress"]["step"] == [0, 0, 1][call]
 
 
 class Malicious:
@@ -107,8 +231,9 @@ class Malicious:
         return os.mkdir, (str(self.victim),)
 
 
+@pytest.mark.parametrize("sealed", [False, True], ids=["as it is", "with a right hash"])
 @pytest.mark.parametrize("how", ["torch.save", "old torch.save", "pickle", "inside the zip"])
-def test_nothing_in_a_state_is_executed(tmp_path, how):
+def test_nothing_in_a_state_is_executed(tmp_path, how, sealed):
     path, victim = tmp_path / "state.pt", tmp_path / "executed"
     evil = {"model": WEIGHTS, "progress": PROGRESS | {"best": Malicious(victim)}}
     if how == "inside the zip":
@@ -121,6 +246,67 @@ def test_nothing_in_a_state_is_executed(tmp_path, how):
         path.write_bytes(pickle.dumps(evil))
     else:
         torch.save(evil, path, _use_new_zipfile_serialization=how == "torch.save")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    if sealed:
+        content = path.read_bytes()
+        path.write_bytes(content + b"\npd-ddpm state, sha256 " + hashlib.sha256(content).hexdigest().encode())
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*foreign.*nothing in it was executed"):
         load_state(path)
     assert not victim.exists()
+
+
+# Another architecture
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "named"),
+    [
+        ("attunet", {"channels": [8, 16]}, ["'channels' is [8, 16] in these weights and [4, 8] in the model"]),
+        (
+            "denoiser",
+            {"multipliers": [1, 2, 2], "attention_at": [4], "steps": 7, "learning_rate": 1.0},
+            ["'multipliers' is [1, 2, 2] in these", "'attention_at' is [4] in these weights and [2] in the model"],
+        ),
+        ("denoiser", {"skip": "concatenate"}, ["'skip' is concatenate in these weights and average in the model"]),
+        ("attunet", {"image_channels": 3}, ["'image_channels' is 3 in these weights and 2 in the model"]),
+        (
+            "attunet",
+            {"architecture": "unet_plus_plus"},
+            ["'architecture' is unet_plus_plus in these weights and"],
+        ),
+    ],
+)
+def test_weights_of_another_architecture_name_the_keys_that_differ(configured, network, changes, named):
+    small = {"attunet": {"channels": [4, 8]}, "denoiser": {"channels": 8, "multipliers": [1, 2], "attention_at": [2]}}[network]
+    small |= {"skip": "average", "residual_blocks": 1} if network == "denoiser" else {}
+    ours = configured("network", network, **small) | {"image_channels": 2}
+    theirs = ours | changes
+    if theirs["architecture"] == "unet_plus_plus":
+        theirs["channels"] = [4, 8, 8, 8, 8]
+    first, second = (model(settings, settings["image_channels"]) for settings in (theirs, ours))
+    with pytest.raises(CheckpointError) as caught:
+        fill(second, first.state_dict(), "denoiser/model.safetensors", ours, theirs)
+    for words in [*named, "denoiser/model.safetensors does not fit the model", "both networks need the same architecture"]:
+        assert words in str(caught.value)
+    for unsaid in ("steps", "learning_rate", "weight"):
+        assert unsaid not in str(caught.value).replace("these weights", "")
+
+
+def test_a_card_that_was_edited_is_noticed_by_the_key(tmp_path):
+    """The card's settings build the network; the weights carry those that they were trained with."""
+    weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
+    settings = {"architecture": "unet", "channels": [4, 8], "steps": 12}
+    save_weights(weights, nn.Linear(2, 2).state_dict(), settings | {"image_channels": 2})
+    save_card(card, [weights], {"settings": settings, "image_channels": 2})
+    assert load_weights(weights, card)[1]["settings"] == settings
+    edited = json.loads(card.read_text())
+    for settings, image_channels, words in (
+        ({"channels": [4, 16]}, 2, r"'channels' is \[4, 8\] in .*model\.safetensors and \[4, 16\] in .*model\.json"),
+        ({}, 1, "'image_channels' is 2 in .*model.safetensors and 1 in"),
+    ):
+        card.write_text(json.dumps(edited | {"settings": edited["settings"] | settings, "image_channels": image_channels}))
+        with pytest.raises(
+            CheckpointError, match=rf"model\.json does not describe .*{words}.*; restore the card or train again"
+        ):
+            load_weights(weights, card)
+    card.write_text(json.dumps(edited | {"settings": edited["settings"] | {"steps": 13}}))  # changes no tensor
+    assert architecture(load_weights(weights, card)[1])["channels"] == [4, 8]

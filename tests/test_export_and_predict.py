@@ -26,7 +26,7 @@ import torch
 import yaml
 from torch import nn
 
-from pd_ddpm import checkpoint, settings
+from pd_ddpm import checkpoint, scan_prediction, settings
 from pd_ddpm.build.network import model
 from pd_ddpm.bundle import BundleError, read_bundle, vary, write_checksums
 from pd_ddpm.command_line import main
@@ -663,6 +663,24 @@ def test_unfinished_members_of_other_settings_or_damaged_are_drawn_again(made, p
     assert predict("--name", "p3", output="again")[0] == 0
     for name in ("mask", "probability"):
         assert (tmp_path / "again" / f"{name}.nii.gz").read_bytes() == (tmp_path / "out" / f"{name}.nii.gz").read_bytes()
+
+
+def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, tmp_path, monkeypatch):
+    draw = scan_prediction.segment_case
+
+    def second_fails(*arguments, unfinished, **named):
+        if unfinished.path.stem == "pd-ddpm":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return draw(*arguments, unfinished=unfinished, **named)
+
+    monkeypatch.setattr(scan_prediction, "segment_case", second_fails)
+    code, printed = predict()
+    assert code == 1
+    for words in ("FLAIR: out of memory", "lower '--batch' (8)", "is kept in", "run the command again"):
+        assert words in printed
+    assert not (tmp_path / "out" / "mask.nii.gz").exists()
+    monkeypatch.undo()
+    assert predict()[0] == 0
 
 
 def test_help_teaches_and_loads_nothing_heavy():

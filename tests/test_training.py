@@ -1,6 +1,7 @@
 """Networks learn, and a training that is killed and continued is the one that was not (about 30 s)."""
 
 import copy
+import errno
 import json
 import math
 import os
@@ -17,11 +18,13 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from pd_ddpm import checkpoint
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.checkpoint import CheckpointError, load_state
 from pd_ddpm.denoiser import Denoiser
-from pd_ddpm.files import BusyError, file_sha256, held
+from pd_ddpm.files import BusyError, DiskFullError, file_sha256, held
 from pd_ddpm.masks import CODINGS
+from pd_ddpm.memory import MemoryShortageError
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.networks.supervised import attention_unet, unet
 from pd_ddpm.noise import MemberNoise, stream
@@ -29,6 +32,7 @@ from pd_ddpm.objectives import CrossEntropy, Denoising, Objective, Phase
 from pd_ddpm.schedule import Schedule
 from pd_ddpm.training import Interrupted, Training, TrainingError, TrainingSettings, learning_rate, nearest_records
 from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices
+from pd_ddpm.training_states import OtherTrainingError, TrainingStates
 from pd_ddpm.working_grid import pad_to_multiple
 
 SETTINGS = {
@@ -58,9 +62,10 @@ def case(name, slices=4, size=(24, 32), seed=0):
     image = random.normal(0, 0.3, (slices, 2, *size)).astype(np.float32)
     image[:, :1] += 2 * (labels == 1) - 2 * (labels == 2)
     shares = np.concatenate([labels == 1, labels == 2], axis=1).astype(np.float32)
-    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(shares))
+    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(shares), range(10, 10 + slices))
 
 
+THESE, OTHERS = {"batch": 6, "grid": {"spacing_mm": None}}, {"batch": 12, "grid": {"spacing_mm": None}}
 CASES, VALIDATION = [case("a"), case("b")], [case("v"), case("w")]
 
 
@@ -90,9 +95,10 @@ def training(
     cases=CASES,
     validation=VALIDATION,
     seed=0,
-    dependencies="these",
+    dependencies=THESE,
     number_format=torch.float32,
     save_every_seconds=60.0,
+    changed="stop",
     **changes,
 ):
     return Training(
@@ -106,6 +112,7 @@ def training(
         device=torch.device("cpu"),
         number_format=number_format,
         save_every_seconds=save_every_seconds,
+        changed=changed,
     )
 
 
@@ -325,7 +332,7 @@ def test_validation_dice_is_that_of_the_voxels_that_count():
     expected = []
     for one in brighter:
         chosen = [0, 3]  # two slices a case: the first and the last
-        widened = [np.pad(part[chosen].numpy(), [(0, 0), (0, 0), (0, 8), (0, 0)], mode="edge") for part in one[1:]]
+        widened = [np.pad(part[chosen].numpy(), [(0, 0), (0, 0), (0, 8), (0, 0)], mode="edge") for part in one[1:3]]
         predicted = widened[0][:, :1] >= 0  # a fresh batch-norm layer leaves the sign
         lesion, counted = widened[1][:, :1] == 1, widened[1][:, 1:] == 0
         expected.append(2 * (predicted & lesion).sum() / ((predicted & counted).sum() + lesion.sum()))
@@ -518,7 +525,7 @@ def test_the_phase_whose_loss_is_no_number_is_named(tmp_path, name):
     objective.other = lambda phase: (
         (lambda model, batch, draws: {"loss": model.other * math.nan}) if phase == name else other(phase)
     )
-    with pytest.raises(TrainingError, match=f"the {name} loss is nan at step {1 if name == 'second' else 2};"):
+    with pytest.raises(TrainingError, match=f"the {name} loss is nan at step {1 if name == 'second' else 2}, on"):
         training(Two(), objective).fit(tmp_path)
 
 
@@ -578,7 +585,8 @@ def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
 
 def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
     changes = {"validation": VALIDATION[:1], "steps": 2, "validate_every": 1, "save_every_seconds": 1e-9}
-    training(Scale(), Scripted([0, 1]), dependencies="others", early_levels=[0.9], **changes).fit(tmp_path)
+    training(Scale(), Scripted([0, 1]), dependencies=OTHERS, early_levels=[0.9], **changes).fit(tmp_path)
+    TrainingStates(tmp_path).finish(OTHERS)
     assert len(list((tmp_path / "early").iterdir())) == 2
     job = training(Scale(), Scripted([1, 0]), early_levels=[0.9], **changes)
     job.fit(tmp_path)
@@ -645,42 +653,221 @@ def test_sigterm_means_what_it_meant_after_the_training(tmp_path):
     training(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(Interrupted):
-        training(Scale(), At(CrossEntropy(0.0), 1, ask_to_end), steps=2, dependencies="other").fit(tmp_path)
+        training(Scale(), At(CrossEntropy(0.0), 1, ask_to_end), steps=2).fit(tmp_path / "other")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_state_of_other_dependencies_is_not_taken_up(tmp_path):
-    training(Scale(), CrossEntropy(0.0), steps=4, save_every_seconds=1e-9, dependencies="others").fit(tmp_path)
-    assert load_state(tmp_path / "state.pt")["progress"]["step"] == 4
-    counted = At(CrossEntropy(0.0), 0, None)
-    anew = training(Scale(), counted, steps=4, save_every_seconds=1e-9).fit(tmp_path)
-    assert counted.calls == 4
-    assert_same(anew, training(Scale(), CrossEntropy(0.0), steps=4).fit(tmp_path / "whole"))
-    assert load_state(tmp_path / "state.pt")["progress"]["dependencies"] == "these"
-
-
 def test_two_trainings_do_not_share_a_folder(tmp_path):
-    with held(tmp_path), pytest.raises(BusyError, match="in use by another run"):
+    with held(tmp_path), pytest.raises(BusyError, match=rf"in use by another run \(process {os.getpid()} on"):
         training(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
     assert not (tmp_path / "state.pt").exists()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_state(tmp_path, value):
-    class Broken(At):
-        def loss(self, model, batch, draws):
-            parts = super().loss(model, batch, draws)
-            return {"loss": parts["loss"] * value} if self.calls == self.step else parts
+# Faults
 
-    job = training(Scale(), Broken(CrossEntropy(0.0), 4, lambda: None), save_every_seconds=1e-9)
-    with pytest.raises(TrainingError, match=rf"the training loss is {value} at step 4; lower 'learning_rate'"):
+
+def test_an_unfinished_training_of_other_settings_stops_the_job_and_is_kept(tmp_path):
+    whole = training(Scale(), CrossEntropy(0.0), dependencies=OTHERS).fit(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        training(Scale(), At(CrossEntropy(0.0), 4, ask_to_end), dependencies=OTHERS).fit(tmp_path)
+    untouched = At(CrossEntropy(0.0), 0, None)
+    with pytest.raises(OtherTrainingError, match=r"at step 4 of 20, of other .*: batch was 12, is 6\. It is kept"):
+        training(Scale(), untouched).fit(tmp_path)
+    assert untouched.calls == 0
+    assert_same(training(Scale(), CrossEntropy(0.0), dependencies=OTHERS).fit(tmp_path), whole)
+
+
+def test_a_changed_training_restarts_where_that_is_asked_for(tmp_path):
+    whole = training(Scale(), CrossEntropy(0.0), early_levels=[0.5]).fit(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        training(Scale(), At(CrossEntropy(0.0), 8, ask_to_end), dependencies=OTHERS, early_levels=[0.5]).fit(tmp_path)
+    counted = At(CrossEntropy(0.0), 0, None)
+    anew = training(Scale(), counted, changed="restart", early_levels=[0.5]).fit(tmp_path)
+    assert counted.calls == 20
+    assert_same(anew, whole)
+    TrainingStates(tmp_path).finish(THESE)
+    counted = At(CrossEntropy(0.0), 0, None)
+    old = training(Scale(), counted, dependencies=OTHERS, early_levels=[0.5]).fit(tmp_path)
+    assert counted.calls == 12
+    assert_same(old, whole)  # the settings are the same but for their name
+
+
+def test_between_the_last_step_and_the_outcome_nothing_is_lost(tmp_path):
+    first = training(Scale(), CrossEntropy(0.0)).fit(tmp_path)
+    counted = At(CrossEntropy(0.0), 0, None)
+    assert_same(training(Scale(), counted).fit(tmp_path), first)
+    assert counted.calls == 0
+    with pytest.raises(OtherTrainingError, match="at step 20 of 20"):
+        training(Scale(), CrossEntropy(0.0), dependencies=OTHERS).fit(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit"])
+def test_after_damage_to_the_last_state_the_one_before_leads_to_the_same_end(tmp_path, damage, caplog):
+    whole = training(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        training(Scale(), At(CrossEntropy(0.0), 9, ask_to_end), save_every_seconds=1e-9).fit(tmp_path)
+    path = tmp_path / "state.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content if damage == "bit" else content[:-100])
+    counted = At(CrossEntropy(0.0), 0, None)
+    with caplog.at_level("INFO"):
+        assert_same(training(Scale(), counted).fit(tmp_path), whole)
+    assert counted.calls == 12
+    assert f"{path} cannot be read" in caplog.text
+    assert f"The state before it is taken instead: {tmp_path / 'state.previous.pt'}" in caplog.text
+    assert "continuing after step 8 of 20" in caplog.text
+
+
+def test_without_a_state_that_can_be_read_the_training_stops(tmp_path):
+    with pytest.raises(Interrupted):
+        training(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"no state of this training is left.*\n.*delete it to start this training anew"):
+        training(Scale(), CrossEntropy(0.0)).fit(tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == b"half"
+
+
+class Broken(At):
+    """The loss of one step is another value."""
+
+    def __init__(self, inner, step, value):
+        super().__init__(inner, step, lambda: None)
+        self.value = value
+
+    def loss(self, model, batch, draws):
+        parts = super().loss(model, batch, draws)
+        return {"loss": parts["loss"] * self.value} if self.calls == self.step else parts
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_names_its_slices_and_keeps_the_last_state(tmp_path, value):
+    seen = []
+
+    class Watched(Broken):
+        def loss(self, model, batch, draws):
+            seen.append(batch.image[:, 0].amax(dim=(1, 2)).tolist())
+            return super().loss(model, batch, draws)
+
+    plain = {"save_every_seconds": 1e-9, "patches": PatchSettings((24, 32), 0.5, (), 0.0)}  # whole slices
+    job = training(Scale(), Watched(CrossEntropy(0.0), 4, value), **plain)
+    words = rf"the training loss is {value} at step 4, on [ab] slice 1\d, [ab] slice 1\d \(listed in .*not-a-number\.json\); "
+    with pytest.raises(TrainingError, match=words + r"lower 'learning_rate' \(0\.002\), set 'gradient_clip' \(1\.0\)"):
         job.fit(tmp_path)
+    told = json.loads((tmp_path / "not-a-number.json").read_text(encoding="utf-8"))
+    assert (told["step"], told["finding"]) == (4, f"the training loss is {value}")
+    slices = {one.case: one.image[:, 0].amax(dim=(1, 2)).tolist() for one in CASES}
+    assert [slices[one["case"]][one["slice"] - 10] for one in told["batch"]] == seen[-1]
+
     saved = load_state(tmp_path / "state.pt")
     assert saved["progress"]["step"] == 3
     assert torch.isfinite(saved["model"]["factor"])
     assert torch.equal(saved["model"]["factor"], job.model.factor)
+    whole = training(Scale(), CrossEntropy(0.0), **plain).fit(tmp_path / "whole")
+    assert_same(training(Scale(), CrossEntropy(0.0), **plain).fit(tmp_path), whole)
+
+
+class Steep(At):
+    """The loss of one step is a number, but its gradient overflows."""
+
+    def loss(self, model, batch, draws):
+        parts = super().loss(model, batch, draws)
+        if self.calls != self.step:
+            return parts
+        return {"loss": parts["loss"] + (model.factor - model.factor.detach()) * 1e36}
+
+
+def test_weights_that_are_no_numbers_do_not_replace_a_good_state(tmp_path):
+    class NotANumber(Steep):
+        def loss(self, model, batch, draws):
+            parts = super().loss(model, batch, draws)
+            return {"loss": parts["loss"] * 1e10 - parts["loss"].detach() * 1e10} if self.calls == self.step else parts
+
+    job = training(Scale(), NotANumber(CrossEntropy(0.0), 4, lambda: None), save_every_seconds=1e-9)
+    with pytest.raises(TrainingError, match="the weights are not finite any more at step 4, on"):
+        job.fit(tmp_path)
+    assert load_state(tmp_path / "state.pt")["progress"]["step"] == 3
+
+
+def test_float16_passes_over_a_step_whose_gradient_overflows_but_not_over_a_loss(tmp_path):
+    """The scale of the gradients is halved, which is how it finds its size; a loss that is no number stays an error."""
+    factors = []
+
+    class Watched(Steep):
+        def loss(self, model, batch, draws):
+            factors.append(model.factor.item())
+            return super().loss(model, batch, draws)
+
+    job = training(Scale(), Watched(CrossEntropy(0.0), 4, lambda: None), number_format=torch.float16, steps=6)
+    assert job.fit(tmp_path).history[-1]["step"] == 6
+    assert factors[4] == factors[3] != factors[2]
+    assert job.scaler.get_scale() == 2**15
+    with pytest.raises(TrainingError, match="loss is nan at step 4"):
+        training(Scale(), Broken(CrossEntropy(0.0), 4, math.nan), number_format=torch.float16).fit(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError("Unable to allocate 8.00 GiB for an array"),
+    ],
+    ids=["GPU", "CPU", "numpy"],
+)
+def test_out_of_memory_names_what_to_lower_and_keeps_the_last_state(tmp_path, error):
+    def fail():
+        raise error
+
+    with pytest.raises(MemoryShortageError) as caught:
+        training(Scale(), At(CrossEntropy(0.0), 4, fail), save_every_seconds=1e-9).fit(tmp_path, "unet, split 0, seed 1")
+    assert str(caught.value) == (
+        f"unet, split 0, seed 1, step 4 of 20: out of memory ({str(error).splitlines()[0]}); lower 'batch' (2) or 'crop' "
+        "([16, 24]), set 'precision' to 'bfloat16' where it is not (torch.float32 here), or give the job more memory. A saved "
+        "state is kept, and goes on with the present values only"
+    )
     whole = training(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
-    assert_same(training(Scale(), CrossEntropy(0.0)).fit(tmp_path), whole)
+    counted = At(CrossEntropy(0.0), 0, None)
+    assert_same(training(Scale(), counted).fit(tmp_path), whole)
+    assert counted.calls == 17
+
+
+def test_another_error_is_not_taken_for_want_of_memory(tmp_path):
+    def fail():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes"):
+        training(Scale(), At(CrossEntropy(0.0), 1, fail)).fit(tmp_path)
+
+
+def test_a_disk_that_is_full_leaves_the_last_state_and_the_training_goes_on_from_it(tmp_path, monkeypatch):
+    whole = training(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
+    write, path = checkpoint._Hashing.write, tmp_path / "state.pt"
+
+    def full(self, content):
+        if path.exists() and load_state(path)["progress"]["step"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(checkpoint._Hashing, "write", full)
+    with pytest.raises(DiskFullError, match=r"state\.pt: there is no room .* needs \d+\.\d kB or more, and .* are free"):
+        training(Scale(), CrossEntropy(0.0), save_every_seconds=1e-9).fit(tmp_path)
+    monkeypatch.setattr(checkpoint._Hashing, "write", write)
+    assert load_state(tmp_path / "state.pt")["progress"]["step"] == 4
+    assert load_state(tmp_path / "state.previous.pt")["progress"]["step"] == 3
+    assert not list(tmp_path.glob(".partial.*"))
+    counted = At(CrossEntropy(0.0), 0, None)
+    assert_same(training(Scale(), counted).fit(tmp_path), whole)
+    assert counted.calls == 16
+
+
+def test_what_a_killed_training_left_half_written_is_swept(tmp_path):
+    for folder in (tmp_path, tmp_path / "early"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".partial.state.pt").write_bytes(b"half")
+    with pytest.raises(Interrupted):
+        training(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
+    assert not list(tmp_path.rglob(".partial.*"))
 
 
 def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(tmp_path, prepared, script, configured):
@@ -720,6 +907,7 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
             "device": "cpu",
             "code": "",
             "save_every_seconds": 1e-6,
+            "changed_training": "stop",
             "threads": 1,
         }
 

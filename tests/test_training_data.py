@@ -1,11 +1,13 @@
 """Patches for training: each batch from its stream alone, image and label always together (about 1 s)."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from pd_ddpm.noise import stream
-from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices, as_batch
+from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices, as_batch, read_slices
+from pd_ddpm.working_grid import GridSettings
 
 PLAIN = PatchSettings(crop=(8, 12), lesion_share=None, flip=(), intensity_jitter=0.0)
 
@@ -19,7 +21,7 @@ def numbered(case, size, slices=3, lesions=(1,)):
         labels[z, 0, ::3, ::2] = 1
         labels[z, 0, 1::3, 1::2] = 2
     shares = torch.cat([labels == 1, labels == 2], dim=1).float()
-    return CaseSlices(case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), shares)
+    return CaseSlices(case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), shares, range(len(shares)))
 
 
 CASES = [numbered("a", (16, 20)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))]
@@ -128,3 +130,12 @@ def test_cases_without_any_lesion_cannot_be_trained_on():
 def test_a_batch_goes_to_a_device_whole():
     batch = as_batch(CASES[0].image, CASES[0].shares)
     assert [part.device.type for part in batch.to(torch.device("meta"))] == ["meta"] * 3
+
+
+def test_slices_know_where_they_lie_in_the_scan(prepared):
+    """Two outer slices hold no brain; an error that names a slice must name the scan's."""
+    read = read_slices(prepared, "two", GridSettings(None, "slice", 0.0, 0.5))
+    assert list(read.numbers) == [1, 2, 3, 4]
+    scan = nib.load(prepared / "two_image.nii.gz").get_fdata()
+    for row, number in enumerate(read.numbers):
+        np.testing.assert_allclose(read.image[row, 0].numpy(), scan[:, :, number, 0], rtol=1e-6)

@@ -281,7 +281,7 @@ def case(name):
     image = random.normal(0, 0.3, (4, 2, 24, 24)).astype(np.float32)
     image[:, :1] += 2 * labels
     shares = np.concatenate([labels, 0 * labels], axis=1).astype(np.float32)
-    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(shares))
+    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(shares), range(len(shares)))
 
 
 def training(changes=None, network=None, **fitting):
@@ -294,7 +294,7 @@ def training(changes=None, network=None, **fitting):
         [case("v")],
         TrainingSettings(**SETTINGS | {"learning_rate": settings["learning_rate"]} | fitting),
         seed=0,
-        dependencies="these",
+        dependencies={},
         device=torch.device("cpu"),
         number_format=torch.float32,
     )

@@ -268,7 +268,7 @@ def test_a_damaged_prediction_is_drawn_again(finished: Path, tmp_path: Path) -> 
 def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_first(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "further"
     shutil.copytree(finished, folder, symlinks=True)
-    for harmless in ("save_every_seconds: 9\n", "device: auto\n"):
+    for harmless in ("save_every_seconds: 9\n", "device: auto\n", "changed_training: restart\n"):
         (folder / "more.yaml").write_text(harmless, encoding="utf-8")
         assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")) == {}
     (folder / "more.yaml").write_text("splits: [0, 1]\n", encoding="utf-8")
@@ -460,3 +460,58 @@ def test_a_bad_scan_stops_the_run_and_is_named(fresh: Path, damage: Callable[[Pa
     for word in words:
         assert word in message
     assert "Traceback" not in message
+
+
+SMALL_TRAINING = """\
+splits: [0]
+seeds: [0]
+device: cpu
+grid: {spacing_mm: 4.0}
+folds: {count: 5}
+training: {batch: 2, crop: [16, 16], validate_every: 5, validation_slices: 4, precision: float32}
+networks: {unet: {channels: [4, 4, 4, 4, 4], steps: 10}}
+save_every_seconds: 0.1
+resources: {train: {gpu: 0, mem_mb: 2000, runtime: 30, threads: 1}}
+"""
+
+# What the interpreter of each job runs at its start: the disk is full once, when the card of the network is put in place.
+FULL_ONCE = """\
+import os
+whole = os.replace
+def replace(source, target, **more):
+    if str(target).endswith("model.json") and os.path.exists("full"):
+        os.unlink("full")
+        raise OSError(28, "No space left on device")
+    return whole(source, target, **more)
+os.replace = replace
+"""
+
+
+def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry_goes_on(fresh: Path) -> None:
+    small_cohort(fresh, lambda case: None)
+    (fresh / "training.yaml").write_text(SMALL_TRAINING + "retries: 1\n", encoding="utf-8")
+    (fresh / "src" / "sitecustomize.py").write_text(FULL_ONCE, encoding="utf-8")
+    (fresh / "full").touch()
+    run = "networks/unet/split-0_seed-0"
+    target = f"results/own/{run}/model.safetensors"
+    done = snakemake(fresh, target, "--configfile", "own.yaml", "training.yaml", "--config", "scale=paper")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "model.json: there is no room for it" in said
+    assert "Removing output files of failed job train" in said  # the weights among them, which were written
+    assert target in said.split("Removing output files of failed job train")[1].split("\n\n")[0]
+    log = (fresh / "results/logs/train/own" / f"{run.removeprefix('networks/')}.log").read_text(encoding="utf-8")
+    assert f"continuing after step 10 of 10 from work/own/{run}" in log
+    assert not (fresh / "full").exists()
+    assert (fresh / target).exists()
+    assert (fresh / "work/own" / run / "finished.json").exists()
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path) -> None:
+    small_cohort(fresh, lambda case: None)
+    arguments = ("--configfile", "own.yaml", "--config", "device=cuda:7")
+    message = error(snakemake(fresh, "results/own/networks/unet/split-0_seed-0/model.json", *arguments))
+    assert "config key 'device' is 'cuda:7', but" in message
+    assert not (fresh / "results/own/cases.csv").exists()
+    table = snakemake(fresh, "results/own/cases.csv", *arguments)  # which needs no network
+    assert table.returncode == 0, table.stdout + table.stderr

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -20,9 +18,9 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from pd_ddpm import settings
 from pd_ddpm.cohort import OBSERVERS, ROLES, CohortError, find_cases
-from pd_ddpm.console import progress
 from pd_ddpm.images import check_same_grid, read_image, read_labels, spacing_mm
 from pd_ddpm.preparation import brain_mask, check_coverage, cohort_problems, read_transform, resample_to, voxel_hash
+from pd_ddpm.processes import in_processes
 from pd_ddpm.splits import make_splits
 
 SEVERITIES = ("error", "warning", "note")
@@ -158,7 +156,7 @@ def check_cases(
     """
     began = time.monotonic()
     cases = table.to_dict("records")
-    outcomes = _examine_all(cases, requirements, processes)
+    outcomes = in_processes(partial(examine_case, requirements=requirements), cases, processes, "checking")
     rows = pd.DataFrame([row for _, row, _ in outcomes if row is not None])
     report = Report(requirements.channels, [one for findings, *_ in outcomes for one in findings], rows, len(cases))
     report.files = sum(files for *_, files in outcomes)
@@ -297,18 +295,6 @@ class _Examination:
         if size[0] < crop[0] or size[1] < crop[1]:
             text = f"its slices of {size[0]}x{size[1]} pixels are smaller than the networks' crop of {crop[0]}x{crop[1]}"
             self.say("note", first, f"{text}; nothing is to be done, patches are widened evenly by repeating the edge.")
-
-
-def _examine_all(cases: list[dict], requirements: Requirements, processes: int) -> list[tuple]:
-    if processes == 1 or len(cases) < 2:
-        return [examine_case(case, requirements) for case in progress(cases, "checking")]
-    # Forked before the progress bar starts its thread. Spawned processes would run the calling script again.
-    with ProcessPoolExecutor(min(processes, len(cases)), multiprocessing.get_context("fork")) as pool:
-        futures = [pool.submit(examine_case, case, requirements) for case in cases]
-        try:
-            return [future.result() for future in progress(futures, "checking")]
-        except BrokenProcessPool as error:
-            raise RuntimeError("a process of the check was killed, perhaps for want of memory; use fewer processes.") from error
 
 
 def _on_grid(flair: nib.Nifti1Image, mask: nib.Nifti1Image, names: tuple[str, str]) -> bool:

@@ -1,33 +1,50 @@
 """Weights as safetensors with a json beside them, and the resumable state of a training."""
 
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pd_ddpm.console import log
 from pd_ddpm.files import file_sha256, replacing, write_json
+from pd_ddpm.memory import is_shortage
+
+# What a network is built from: where two differ in one of these, the weights of one do not fit the other. How it is trained,
+# and what changes no tensor, is not here.
+ARCHITECTURE = (
+    *("architecture", "spatial_dims", "channels", "latent", "multipliers", "residual_blocks", "attention_at", "heads"),
+    *("skip", "scale_shift", "discriminator_channels", "image_channels"),
+)
+
+# A state ends with this and the SHA-256 of all that comes before. What reads a zip file passes over it.
+_SEAL = b"\npd-ddpm state, sha256 "
+_SEAL_SIZE = len(_SEAL) + 64
 
 
 class CheckpointError(ValueError):
     """A weights or state file that cannot be used; the message names it and the remedy."""
 
 
-def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write named tensors atomically."""
-    with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+def save_weights(path: Path, weights: dict[str, Tensor], architecture: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors atomically, and with them the settings of the network that they belong to."""
+    described = None if architecture is None else {"architecture": json.dumps(_architecture(architecture), sort_keys=True)}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, described)
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
-def save_early(path: Path, early: Sequence[dict[str, Tensor]]) -> None:
+def save_early(path: Path, early: Sequence[dict[str, Tensor]], architecture: Mapping[str, Any] | None = None) -> None:
     """Write the weights of early checkpoints into one file, atomically: early-1 and so on, in their order."""
-    save_weights(path, {f"early-{n}/{name}": tensor for n, weights in enumerate(early, 1) for name, tensor in weights.items()})
+    named = {f"early-{n}/{name}": tensor for n, weights in enumerate(early, 1) for name, tensor in weights.items()}
+    save_weights(path, named, architecture)
 
 
 def save_card(path: Path, files: Sequence[Path], card: dict[str, Any]) -> None:
@@ -37,8 +54,9 @@ def save_card(path: Path, files: Sequence[Path], card: dict[str, Any]) -> None:
 
 
 def load_weights(weights: Path, card: Path, checkpoint: str = "selected") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card of a trained network. Raises CheckpointError if they do not belong together.
+    """The tensors and the card of a trained network.
 
+    Raises CheckpointError if they do not belong together: the card has the file's SHA-256, the file the network's settings.
     checkpoint: "selected", or which of the early checkpoints that the file holds.
     """
     try:
@@ -52,6 +70,9 @@ def load_weights(weights: Path, card: Path, checkpoint: str = "selected") -> tup
             "delete both and train again"
         )
     tensors = load_tensors(weights)
+    differing = list(_differing(_own_architecture(weights), architecture(settings), weights, card))
+    if differing:
+        raise CheckpointError(f"{card} does not describe {weights}: {'; '.join(differing)}; restore the card or train again")
     if checkpoint != "selected":
         prefix = f"{checkpoint}/"
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -70,11 +91,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read ({error}); delete its folder and train again") from error
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+def fill(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    source: Path,
+    ours: Mapping[str, Any] | None = None,
+    theirs: Mapping[str, Any] | None = None,
+) -> None:
     """Give the model these weights: its own trained ones, or those of another model that it starts from.
 
     What the model names as `training_only` (prefixes of names) may be missing and then stays as it is. Raises
-    CheckpointError for any other tensor that is missing, left over or of another shape.
+    CheckpointError for any other tensor that is missing, left over or of another shape. Where the settings of the model
+    (`ours`) and of the network that the weights are from (`theirs`) are given, it names those that differ.
     """
     expected = model.state_dict()
     optional = getattr(model, "training_only", ())
@@ -86,24 +114,139 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
         if tensors[name].shape != expected[name].shape
     ]
     if wrong:
-        raise CheckpointError(
-            f"{source} does not fit the model: {'; '.join(sorted(wrong)[:3])}{' ...' if len(wrong) > 3 else ''}; both networks "
-            "need the same architecture and widths"
-        )
+        told = "; ".join(_differing(theirs or {}, ours or {}, "these weights", "the model"))
+        told = told or "; ".join(sorted(wrong)[:3]) + (" ..." if len(wrong) > 3 else "")
+        raise CheckpointError(f"{source} does not fit the model: {told}; both networks need the same architecture and widths")
     model.load_state_dict(tensors, strict=False)
 
 
+def architecture(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network of a card is built from."""
+    return _architecture({"image_channels": card.get("image_channels")} | card.get("settings", {}))
+
+
+def _architecture(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: settings[key] for key in ARCHITECTURE if key in settings}
+
+
+def _own_architecture(weights: Path) -> dict[str, Any]:
+    """The settings that a weights file itself names; none in one that this package did not write."""
+    with safe_open(weights, "pt") as file:
+        return json.loads((file.metadata() or {}).get("architecture", "{}"))
+
+
+def _differing(ones: Mapping[str, Any], others: Mapping[str, Any], one: Any, other: Any) -> Iterator[str]:
+    """A sentence for each setting of the architecture in which two networks differ."""
+    known = (_architecture(ones), _architecture(others))
+    for key in known[0]:
+        if key in known[1] and known[0][key] != known[1][key]:
+            yield f"'{key}' is {known[0][key]} in {one} and {known[1][key]} in {other}"
+
+
+def previous_of(path: Path) -> Path:
+    """Where the state before the one in `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write the state of a training, tensors and plain values only, atomically and to the disk itself."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write the state of a training, tensors and plain values only, atomically and to the disk itself.
+
+    The file ends with its own SHA-256. What stood in `path` is kept beside it as `previous_of(path)`, and there is no moment
+    without one of the two. A state holds the weights, their moving average, the best ones and Adam's two moments: for the
+    paper's denoiser of 113.7 million parameters 2.3 GB, so that a training takes 4.5 GB of disk, and 6.8 GB while it saves.
+    """
+    with replacing(path, _tensor_bytes(state)) as temporary:
+        with temporary.open("wb") as file:
+            content = _Hashing(file)
+            torch.save(state, content)
+            file.write(_SEAL + content.hash.hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            path.replace(previous_of(path))
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a training's state; nothing in it is executed. Raises CheckpointError if the file is damaged."""
+    """Read a training's state; nothing in it is executed.
+
+    Raises CheckpointError if one bit of the file is not as it was written, or if it holds anything but tensors and plain
+    values. The hash notices damage; it does not prove who wrote the file.
+    """
     try:
+        _verify(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); look at the disk and the rights to the file") from error
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it to start this training anew") from error
+        if is_shortage(error):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be read: its hash is right, but it holds other things than tensors and plain values, so it is "
+            "foreign, perhaps malicious, and nothing in it was executed; find out who put it there, and delete it to start "
+            "this training anew"
+        ) from error
+
+
+def last_good_state(path: Path) -> tuple[dict[str, Any], Path] | None:
+    """The state in `path` or, where that is damaged or missing, the one before it, and its file; None where there is neither.
+
+    Raises CheckpointError if there are states and none of them can be read.
+    """
+    problems = []
+    for file in (path, previous_of(path)):
+        if file.exists():
+            try:
+                state = load_state(file)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                log.warning("%s. The state before it is taken instead: %s", problem.rpartition(";")[0], file)
+            return state, file
+    if problems:
+        raise CheckpointError("no state of this training is left that can be read:\n" + "\n".join(problems))
+    return None
+
+
+def _verify(path: Path) -> None:
+    with path.open("rb") as file:
+        left = max(0, path.stat().st_size - _SEAL_SIZE)
+        content = hashlib.sha256()
+        while block := file.read(min(left, 1 << 20)):
+            content.update(block)
+            left -= len(block)
+        seal = file.read()
+    if not seal.startswith(_SEAL):
+        raise CheckpointError(
+            f"{path} cannot be read: it does not end as a state does, was cut short, or is a foreign file or one of an earlier "
+            "version, and nothing in it was executed; delete it to start this training anew"
+        )
+    if seal != _SEAL + content.hexdigest().encode():
+        raise CheckpointError(
+            f"{path} cannot be read: it was altered or damaged after it was written (its SHA-256 differs); delete it to start "
+            "this training anew"
+        )
+
+
+class _Hashing:
+    """A binary file that hashes what is written into it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.hash.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _tensor_bytes(value: Any) -> int:
+    """Bytes of all tensors in nested dictionaries and lists."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_tensor_bytes, values))

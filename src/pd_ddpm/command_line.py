@@ -12,6 +12,7 @@ COMMANDS = (check, export, predict, convert)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without an umlaut gets its number, as on stderr
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = _parser().parse_args(arguments)
     try:

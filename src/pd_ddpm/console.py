@@ -4,6 +4,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,13 +52,14 @@ def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
         level=logging.INFO,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
-        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(log_file, mode="w", encoding="utf-8")],
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(log_file, "w", "utf-8", errors="backslashreplace")],
     )
     logging.captureWarnings(True)
     try:
         main(**arguments)
     except Exception as error:
-        with Path(log_file).open("a", encoding="utf-8") as traceback_file:
+        # A full disk must not hide what it has led to.
+        with suppress(OSError), Path(log_file).open("a", encoding="utf-8", errors="backslashreplace") as traceback_file:
             traceback.print_exc(file=traceback_file)
         log.error("%s: %s\n  (traceback: %s)", type(error).__name__, error, log_file)
         sys.exit(1)

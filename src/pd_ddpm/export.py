@@ -117,7 +117,7 @@ def _copy_network(results: Path, run: str, stage: Stage, bundle: Path) -> None:
     file = "model.safetensors" if which == "selected" else "early.safetensors"
     tensors, card = checkpoint.load_weights(folder / file, folder / "model.json", which)
     weights, own_card = network_files(bundle, stage.network)
-    checkpoint.save_weights(weights, tensors)
+    checkpoint.save_weights(weights, tensors, checkpoint.architecture(card))
     # The names of the cases stay here: a bundle may go to others.
     kept = {key: value for key, value in card.items() if key not in ("training_cases", "early")}
     write_json(own_card, kept | {"sha256": {weights.name: file_sha256(weights)}})

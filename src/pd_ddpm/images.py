@@ -120,8 +120,9 @@ def write_image(
     image = nib.Nifti1Image(_stored_values(path, array, np.dtype(dtype), slope), None, header)
     # Set after construction, which forgets it; then nibabel stores the numbers as they are, with this slope beside them.
     image.header.set_slope_inter(slope, 0)
-    with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+    content = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def spacing_mm(image: nib.Nifti1Image) -> tuple[float, float, float]:

@@ -6,16 +6,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pd_ddpm.console import log
+
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
     """ "auto" is the first GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        log.info("device auto: %s", chosen)
+        return chosen
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"config key 'device' is '{name}', but PyTorch sees no CUDA device here; use 'auto' or 'cpu'")
-    return torch.device(name)
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise ValueError(f"config key 'device' is '{name}', but there are {there} CUDA device(s), counted from cuda:0; use one")
+    return chosen
 
 
 def choose_format(name: str, device: torch.device) -> torch.dtype:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,9 +16,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from pd_ddpm.cohort import OBSERVERS
-from pd_ddpm.console import progress
-from pd_ddpm.files import file_sha256, fingerprint, finished_row, write_record
+from pd_ddpm.files import file_sha256, fingerprint, finished_row, sweep, write_record
 from pd_ddpm.images import ImageError, check_same_grid, read_image, read_labels, spacing_mm, turned, write_image
+from pd_ddpm.processes import in_processes
 from pd_ddpm.provenance import code_version
 
 Interpolator = Literal["linear", "bspline"]
@@ -296,13 +295,8 @@ def prepare_cohort(
     """
     cases = table.to_dict("records")
     arguments = (list(channels), str(output_folder), normalisation, interpolator, orientation)
-    if processes > 1:
-        # Forked before the progress bar starts its thread. Spawned processes would run the calling script again.
-        with ProcessPoolExecutor(min(processes, len(cases)), multiprocessing.get_context("fork")) as pool:
-            futures = [pool.submit(_attempt, case, arguments) for case in cases]
-            outcomes = [future.result() for future in progress(futures, "preparing")]
-    else:
-        outcomes = [_attempt(case, arguments) for case in progress(cases, "preparing")]
+    sweep(Path(output_folder))
+    outcomes = in_processes(partial(_attempt, arguments=arguments), cases, processes, "preparing")
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])
     if len(manifest):

@@ -16,7 +16,7 @@ from pd_ddpm.check import Finding
 from pd_ddpm.cohort import clean_name, table_columns
 from pd_ddpm.cost import Cost
 from pd_ddpm.ensemble import ensemble_mask, uncertainty
-from pd_ddpm.files import file_sha256, fingerprint, finished_row, held, replacing, write_record
+from pd_ddpm.files import file_sha256, fingerprint, finished_row, held, replacing, sweep, write_record
 from pd_ddpm.images import PROBABILITY_SLOPE, spacing_mm, write_image
 from pd_ddpm.lesion_table import lesion_table, total_volume_ml
 from pd_ddpm.preparation import NormalisedScan, read_normalised
@@ -93,6 +93,7 @@ class ScanFolder:
                 "--output, or give --overwrite to replace them."
             )
         with held(self.path):
+            sweep(self.path)
             yield
         shutil.rmtree(self.unfinished, ignore_errors=True)
         (self.path / "lock").unlink(missing_ok=True)

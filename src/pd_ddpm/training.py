@@ -9,8 +9,8 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,16 +22,24 @@ from torch import Tensor, nn
 
 from pd_ddpm import checkpoint
 from pd_ddpm.console import log, progress
-from pd_ddpm.files import held
+from pd_ddpm.files import held, sweep, write_json
+from pd_ddpm.memory import enough_memory
 from pd_ddpm.noise import stream
 from pd_ddpm.objectives import Objective, Phase
 from pd_ddpm.precision import autocast
 from pd_ddpm.training_data import Batch, CaseSlices, PatchSettings, TrainingSlices, as_batch
+from pd_ddpm.training_states import ChangedTraining, TrainingStates
 from pd_ddpm.working_grid import pad_to_multiple
+
+_LISTED = 12  # slices of a batch in an error message
 
 
 class TrainingError(RuntimeError):
-    """The loss is not a number any more; the message says where."""
+    """The loss or the weights are no numbers any more; the message says where."""
+
+
+class _NotANumber(ArithmeticError):
+    """A loss or weight is infinite or NaN."""
 
 
 class Interrupted(SystemExit):
@@ -86,9 +94,10 @@ class Fitted:
 
 @dataclass
 class _State:
-    """What a training has come to. `dependencies` names what it depends on, so that no stale state is taken up."""
+    """What a training has come to. `dependencies` says what it depends on, so that no stale state is taken up."""
 
-    dependencies: str
+    dependencies: dict[str, Any]
+    steps: int  # of the whole training
     step: int = 0
     seconds: float = 0.0
     losses: dict[str, list[float]] = field(default_factory=dict)  # since the last validation
@@ -100,7 +109,8 @@ class _State:
 class Training:
     """One network being fitted to one set of cases.
 
-    dependencies: a hash of all that the outcome depends on; a saved state of another hash is not taken up.
+    dependencies: all that the outcome depends on, plain values by their names, "learning_rate" or "grid.spacing_mm"; a saved
+    state of other values is not taken up, see `training_states`. changed: what then becomes of it.
     """
 
     def __init__(
@@ -112,10 +122,11 @@ class Training:
         settings: TrainingSettings,
         *,
         seed: int,
-        dependencies: str,
+        dependencies: Mapping[str, Any],
         device: torch.device,
         number_format: torch.dtype,
         save_every_seconds: float = 60.0,
+        changed: ChangedTraining = "stop",
     ):
         self.model = model.to(device)
         self.average = copy.deepcopy(model).requires_grad_(False)
@@ -127,6 +138,7 @@ class Training:
         self.device = device
         self.number_format = number_format
         self.save_every_seconds = save_every_seconds
+        self.changed = changed
         self.phases = objective.phases(model)
         self.optimisers = {
             phase.name: torch.optim.Adam(phase.parameters, betas=phase.betas, weight_decay=settings.weight_decay, fused=True)
@@ -134,7 +146,7 @@ class Training:
             if phase.optimiser is None
         }
         self.scaler = torch.amp.GradScaler(device.type, enabled=number_format == torch.float16)
-        self.state = _State(dependencies)
+        self.state = _State(dict(dependencies), settings.steps)
 
     @property
     def judged(self) -> nn.Module:
@@ -144,50 +156,69 @@ class Training:
     def fit(self, folder: Path, name: str = "training") -> Fitted:
         """Train to the last step, from where an earlier run of the same dependencies stopped.
 
-        folder: where the resumable state lives; one run at a time may use it (BusyError). On SIGTERM the state is saved and
-        the process ends with a non-zero code. Raises TrainingError when the loss becomes infinite or NaN.
+        folder: where the resumable states live; one run at a time may use it (BusyError). The state of the last step is saved
+        too, and stays until `training_states.finish` is told that the outcome is written: whatever happens in between, the
+        next run has it at once. On SIGTERM the state is saved and the process ends with a non-zero code.
+
+        Raises TrainingError when the loss becomes infinite or NaN, OtherTrainingError where an unfinished training of other
+        dependencies is in the way, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
         """
-        path = folder / "state.pt"
+        states = TrainingStates(folder)
         with held(folder), _asked_to_end() as asked:
-            if not self._resume(path):
+            sweep(folder)
+            sweep(folder / "early")
+            if not self._resume(states):
                 shutil.rmtree(folder / "early", ignore_errors=True)
             state, steps = self.state, self.settings.steps
             started = time.monotonic() - state.seconds
             saved = time.monotonic()
             for step in progress(range(state.step + 1, steps + 1), name, total=steps, done=state.step):
-                for column, value in self._step(step).items():
-                    state.losses.setdefault(column, []).append(value)
-                self._follow(step)
-                state.step, state.seconds = step, time.monotonic() - started
-                if step % self.settings.validate_every == 0 or step == steps:
-                    self._validate(folder, name)
-                if asked() or time.monotonic() - saved > self.save_every_seconds:
-                    self._save(path)
-                    saved = time.monotonic()
+                with self._enough_memory(name, step), self._naming_the_batch(step, folder):
+                    for column, value in self._step(step).items():
+                        state.losses.setdefault(column, []).append(value)
+                    self._follow(step)
+                    state.step, state.seconds = step, time.monotonic() - started
+                    if step % self.settings.validate_every == 0 or step == steps:
+                        self._validate(folder, name)
+                    if asked() or step == steps or time.monotonic() - saved > self.save_every_seconds:
+                        self._save(states)
+                        saved = time.monotonic()
                 if asked():
-                    raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {path}")
+                    raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {states.path}")
             early = self._early(folder, name)
         if self.settings.select == "best" and state.records:
             return Fitted(state.best, state.records[-1][0], state.history, early)
         return Fitted(_copy(self.judged), state.step, state.history, early)
 
+    def _enough_memory(self, name: str, step: int) -> AbstractContextManager:
+        keys = {"batch": self.settings.batch, "crop": list(self.settings.patches.crop)}
+        kept = "A saved state is kept, and goes on with the present values only"
+        return enough_memory(f"{name}, step {step} of {self.settings.steps}", keys, self.number_format, kept)
+
+    def _draws(self, step: int) -> tuple[int, np.random.Generator]:
+        """A seed for the global generator, from which dropout draws, and the stream of all else that is random in a step."""
+        draws = stream("train", self.seed, step)
+        return int(draws.integers(2**31)), draws
+
     def _step(self, step: int) -> dict[str, float]:
         """All phases on one batch; returns what they name, the first one's loss as "loss"."""
-        draws = stream("train", self.seed, step)
-        torch.manual_seed(int(draws.integers(2**31)))  # dropout draws from the global generator
+        seed, draws = self._draws(step)
+        torch.manual_seed(seed)
         batch = self.slices.batch(draws, self.settings.batch, self.settings.patches).to(self.device)
         self.model.train()
         values = {}
         for phase in self.phases:
             if phase.is_due(step, self.settings.steps):
                 found = self._minimise(phase, batch, draws, step)
+                if not math.isfinite(found["loss"]):
+                    raise _NotANumber(f"the {phase.name} loss is {found['loss']}")
                 if phase is not self.phases[0]:
                     found[f"{phase.name}_loss"] = found.pop("loss")
                 values |= found
         return values
 
     def _minimise(self, phase: Phase, batch: Batch, draws: np.random.Generator, step: int) -> dict[str, float]:
-        """One optimiser step; returns the loss and what else is named."""
+        """One optimiser step, or none if the loss is no number; returns the loss and what else is named."""
         optimiser, changed = self.optimisers[phase.optimiser or phase.name], set(phase.parameters)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step) * phase.learning_rate_factor
@@ -197,10 +228,7 @@ class Training:
             found = phase.loss(self.model, batch, draws)
         values = {name: value.item() for name, value in found.items()}
         if not math.isfinite(values["loss"]):
-            raise TrainingError(
-                f"the {phase.name} loss is {values['loss']} at step {step}; lower 'learning_rate', set 'gradient_clip', or use "
-                "'precision: float32'. The last saved state is kept"
-            )
+            return values
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(found["loss"]).backward()
         if self.settings.gradient_clip is not None:
@@ -209,6 +237,24 @@ class Training:
         self.scaler.step(optimiser)
         self.scaler.update()
         return values
+
+    @contextmanager
+    def _naming_the_batch(self, step: int, folder: Path) -> Iterator[None]:
+        """Say where numbers have ended, and write the whole batch into a file beside the states."""
+        try:
+            yield
+        except _NotANumber as finding:
+            names = self.slices.names(self._draws(step)[1], self.settings.batch, self.settings.patches)
+            batch = [{"case": self.slices.cases[c].case, "slice": self.slices.cases[c].numbers[z]} for c, z in names]
+            listed = folder / "not-a-number.json"
+            with suppress(OSError):  # a full disk is the lesser trouble
+                write_json(listed, {"finding": str(finding), "step": step, "seed": self.seed, "batch": batch})
+            shown = ", ".join(f"{one['case']} slice {one['slice']}" for one in batch[:_LISTED])
+            raise TrainingError(
+                f"{finding} at step {step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); lower "
+                f"'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), or use "
+                "'precision: float32'. The last saved state is kept"
+            ) from None
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -293,23 +339,23 @@ class Training:
         optimisers = {f"{name} optimiser": optimiser for name, optimiser in self.optimisers.items()}
         return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
 
-    def _resume(self, path: Path) -> bool:
+    def _resume(self, states: TrainingStates) -> bool:
         """Whether there was a state to go on from."""
-        if not path.exists():
-            return False
-        saved = checkpoint.load_state(path)
-        if saved["progress"]["dependencies"] != self.state.dependencies:
-            log.info("%s belongs to other settings, data or code; starting anew", path)
+        saved = states.resumable(self.state.dependencies, self.changed)
+        if saved is None:
             return False
         for name, part in self._parts.items():
             part.load_state_dict(saved[name])
         self.state = _State(**saved["progress"])
-        log.info("continuing after step %d from %s", self.state.step, path)
+        log.info("continuing after step %d of %d from %s", self.state.step, self.state.steps, states.folder)
         return True
 
-    def _save(self, path: Path) -> None:
+    def _save(self, states: TrainingStates) -> None:
+        """Save the state, unless the weights are no numbers: a good state is not replaced by one of no use."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise _NotANumber("the weights are not finite any more")
         parts = {name: part.state_dict() for name, part in self._parts.items()}
-        checkpoint.save_state(path, parts | {"progress": vars(self.state)})
+        checkpoint.save_state(states.path, parts | {"progress": vars(self.state)})
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

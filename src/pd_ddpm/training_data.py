@@ -31,12 +31,14 @@ class Batch(NamedTuple):
 class CaseSlices(NamedTuple):
     """The slices of one case on its working grid, float32.
 
-    image: (Z, M, H, W); shares: (Z, 2, H, W), how much of each pixel is lesion and how much other pathology.
+    image: (Z, M, H, W); shares: (Z, 2, H, W), how much of each pixel is lesion and how much other pathology; numbers: where
+    each slice lies in the scan, counted from 0.
     """
 
     case: str
     image: Tensor
     shares: Tensor
+    numbers: Sequence[int]
 
 
 def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
@@ -48,7 +50,8 @@ def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSli
             f"{folder / case}_brain.nii.gz: no slice holds as much brain as grid.minimum_brain_cm2 = "
             f"{grid_settings.minimum_brain_cm2}; lower that key, or look whether the brain mask is right"
         )
-    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.shares(labels)[with_brain])
+    numbers = np.flatnonzero(with_brain).tolist()
+    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.shares(labels)[with_brain], numbers)
 
 
 def as_batch(image: Tensor, shares: Tensor) -> Batch:

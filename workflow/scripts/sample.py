@@ -10,12 +10,15 @@ from pd_ddpm.build.network import trained_model
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.console import progress, run
 from pd_ddpm.cost import Cost
-from pd_ddpm.files import file_sha256, fingerprint, write_json
+from pd_ddpm.files import file_sha256, fingerprint, replacing, sweep, write_json
+from pd_ddpm.memory import enough_memory
 from pd_ddpm.precision import choose_device, choose_format, place
 from pd_ddpm.prediction import segment_case
 from pd_ddpm.prediction_files import PredictionFolder, Presegmentations
 from pd_ddpm.prepared import cases_of_split, read_scan
 from pd_ddpm.working_grid import GridSettings
+
+KEPT = "The cases that are finished are kept, and a lower batch changes no result"
 
 
 def main(
@@ -49,25 +52,27 @@ def main(
     depends_on = [file_sha256(Path(cases)), given and given.version()]
     stamp = [settings, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type]
     folder = PredictionFolder(Path(predictions).parent, fingerprint(stamp))
+    sweep(folder.folder)
     records = []
     for case in progress(cases_of_split(splits, split)["test"], f"{name}, split {split}, seed {seed}"):
         record = folder.finished(case)
         if record is None:
             started = time.perf_counter()
             scan = read_scan(Path(cases).parent, case)
-            drawn = segment_case(
-                draw,
-                scan.image,
-                scan.brain,
-                scan.spacing_mm,
-                grid,
-                case=case,
-                seed=seed,
-                batch=batch,
-                device=where,
-                number_format=number_format,
-                presegmentation=given and given.of_case(case, scan.brain.shape, draw.members),
-            )
+            with enough_memory(f"{name}, case {case}", {"sampling.batch": batch}, number_format, KEPT):
+                drawn = segment_case(
+                    draw,
+                    scan.image,
+                    scan.brain,
+                    scan.spacing_mm,
+                    grid,
+                    case=case,
+                    seed=seed,
+                    batch=batch,
+                    device=where,
+                    number_format=number_format,
+                    presegmentation=given and given.of_case(case, scan.brain.shape, draw.members),
+                )
             evaluations = (draw.evaluations_shared, draw.evaluations_per_member)
             cost = Cost.of_drawing(draw.members, *evaluations, drawn.seconds, time.perf_counter() - started)
             cost += given.cost(case) if given else Cost()
@@ -78,7 +83,8 @@ def main(
     description |= {"presegmentation": presegmentation and Path(presegmentation).parents[1].name}
     description |= {"device": str(where), "number_format": str(number_format)}
     write_json(Path(method_card), description)
-    pd.DataFrame(records).to_csv(predictions, index=False)
+    with replacing(Path(predictions)) as table:
+        pd.DataFrame(records).to_csv(table, index=False)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from pd_ddpm import checkpoint
 from pd_ddpm.build.network import model
 from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
-from pd_ddpm.files import file_sha256, fingerprint
+from pd_ddpm.files import file_sha256, replacing, sweep
 from pd_ddpm.precision import choose_device, choose_format
 from pd_ddpm.prepared import cases_of_split
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices, read_slices
+from pd_ddpm.training_states import TrainingStates
 from pd_ddpm.working_grid import GridSettings
 
 
@@ -33,6 +34,7 @@ def main(
     device: str,
     code: str,
     save_every_seconds: float,
+    changed_training: str,
     threads: int,
     first_weights: str | None = None,
     first_card: str | None = None,
@@ -45,11 +47,14 @@ def main(
     where = choose_device(device)
     number_format = choose_format(settings["precision"], where)
     torch.manual_seed(seed)
-    network = model(settings, image_channels=training[0].image.shape[1])
+    own = settings | {"image_channels": training[0].image.shape[1]}
+    network = model(settings, own["image_channels"])
     if first_weights:
-        checkpoint.fill(network, checkpoint.load_weights(Path(first_weights), Path(first_card))[0], Path(first_weights))
-    files = [file_sha256(Path(file)) for file in (cases, first_weights) if file]
-    depends_on = [settings, grid, seed, code, files, roles, str(number_format), where.type]
+        tensors, first = checkpoint.load_weights(Path(first_weights), Path(first_card))
+        checkpoint.fill(network, tensors, Path(first_weights), own, checkpoint.architecture(first))
+    data = {"cases": file_sha256(Path(cases)), "first_weights": first_weights and file_sha256(Path(first_weights))} | roles
+    depends_on = settings | {"grid": grid, "seed": seed, "code": code, "data": data}
+    depends_on |= {"number_format": str(number_format), "device": where.type}
     fitted = Training(
         network,
         objective(settings),
@@ -57,31 +62,29 @@ def main(
         validation,
         training_settings(settings),
         seed=seed,
-        dependencies=fingerprint(depends_on),
+        dependencies=depends_on,
         device=where,
         number_format=number_format,
         save_every_seconds=save_every_seconds,
+        changed=changed_training,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
 
-    pd.DataFrame(fitted.history).to_csv(history, index=False)
-    checkpoint.save_weights(Path(weights), fitted.selected)
-    checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early])
-    description = {
-        "network": name,
-        "settings": settings,
-        "grid": grid,
-        "image_channels": training[0].image.shape[1],
-        "split": split,
-        "seed": seed,
+    sweep(Path(history).parent)
+    with replacing(Path(history)) as table:
+        pd.DataFrame(fitted.history).to_csv(table, index=False)
+    checkpoint.save_weights(Path(weights), fitted.selected, own)
+    checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early], own)
+    description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
+    description |= {"split": split, "seed": seed, "training_cases": roles["train"], "code": code, "threads": threads}
+    description |= {
         "selected_step": fitted.selected_step,
         "early": [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early],
-        "training_cases": roles["train"],
-        "code": code,
         "device": str(where),
         "number_format": str(number_format),
         "seconds": fitted.history[-1]["seconds"],
     }
     checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
+    TrainingStates(Path(state)).finish(depends_on)
 
 
 if __name__ == "__main__":
@@ -91,6 +94,6 @@ if __name__ == "__main__":
         **snakemake.input,
         **snakemake.output,
         **snakemake.params,
-        **{key: snakemake.config[key] for key in ("device", "save_every_seconds")},  # no parameters: they re-run nothing
+        **{key: snakemake.config[key] for key in ("device", "save_every_seconds", "changed_training")},  # they re-run nothing
         threads=snakemake.threads,
     )

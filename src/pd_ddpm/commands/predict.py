@@ -98,6 +98,7 @@ def _segment(given, bundle, stages, seeds, folder, findings) -> int:
 
     from pd_ddpm.build.network import trained_model
     from pd_ddpm.build.segmenter import segmenter
+    from pd_ddpm.memory import enough_memory
     from pd_ddpm.precision import choose_device, choose_format, place
     from pd_ddpm.scan_prediction import ReadyStage, draw_members
     from pd_ddpm.working_grid import GridSettings
@@ -114,16 +115,18 @@ def _segment(given, bundle, stages, seeds, folder, findings) -> int:
             ReadyStage(stage.method, draw, grid, number_format, seeds[stage.method], stage.presegmentation, stage.settings)
         )
     scan = folder.read(bundle)
-    members, cost = draw_members(
-        ready,
-        scan,
-        folder.name,
-        bundle.about["orientation"],
-        device=device,
-        batch=given.batch,
-        unfinished=folder.unfinished,
-        depends_on=folder.stamp,
-    )
+    kept = f"What has been drawn is kept in {folder.unfinished}: run the command again, with a lower --batch"
+    with enough_memory(folder.name, {"--batch": given.batch}, number_format, kept):
+        members, cost = draw_members(
+            ready,
+            scan,
+            folder.name,
+            bundle.about["orientation"],
+            device=device,
+            batch=given.batch,
+            unfinished=folder.unfinished,
+            depends_on=folder.stamp,
+        )
     where = {"device": str(device), "number_format": str(number_format).removeprefix("torch."), "threads": given.threads}
     summary = folder.write(scan, members, findings, bundle, stages, cost, where)
     print(summary)

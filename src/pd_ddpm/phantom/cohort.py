@@ -2,15 +2,11 @@
 
 import gzip
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import shutil
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +14,6 @@ import numpy as np
 from scipy.ndimage import label
 from scipy.special import ndtri
 
-from pd_ddpm.console import progress
 from pd_ddpm.files import write_json
 from pd_ddpm.phantom.acquisition import SCANNERS, SLAB, Scanner, acquire_flair, acquire_t1, resample
 from pd_ddpm.phantom.anatomy import individual_anatomy
@@ -27,6 +22,7 @@ from pd_ddpm.phantom.geometry import draw_motion, elastix_transform, flair_geome
 from pd_ddpm.phantom.lesions import LOAD_RANGE_ML, LOAD_SPREAD, MEDIAN_LOAD_ML, draw_lesions
 from pd_ddpm.phantom.raters import outline
 from pd_ddpm.phantom.template import TEMPLATE_FILE, build_template_maps
+from pd_ddpm.processes import in_processes
 from pd_ddpm.provenance import code_version
 
 SUMMARY = "simulated.json"
@@ -117,9 +113,8 @@ def simulate_cohort(
     missing = [case for case in cases if _summary_of(folder, case) is None]
     if missing:
         (folder / SUMMARY).unlink(missing_ok=True)
-        finished = _simulate_all(folder, missing, processes)
-        for _ in progress(finished, "simulating cases", total=len(missing)):
-            pass
+        build_template_maps()  # before the processes are forked, which then share its memory and do not make it again
+        in_processes(partial(_simulate_case, folder), missing, processes, "simulating cases")
     summary = {
         "seed": seed,
         "cases_per_site": cases_per_site,
@@ -146,35 +141,6 @@ def _summary_of(folder: Path, case: Case) -> dict | None:
         return None
     summary = json.loads(path.read_text(encoding="utf-8"))
     return summary if case.settings().items() <= summary.items() else None
-
-
-def _simulate_all(folder: Path, cases: list[Case], processes: int) -> Iterator[None]:
-    """Simulate the cases and yield after each one, in any order."""
-    # Made before the workers are forked: they share the template's memory and do not make it again.
-    build_template_maps()
-    if processes == 1:
-        for case in cases:
-            yield _simulate_case(folder, case)
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_with_parent) as pool:
-        futures = [pool.submit(_simulate_case, folder, case) for case in cases]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _leave_with_parent() -> None:
-    """End this worker when its parent is killed; it would wait for more work for ever."""
-
-    def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _simulate_case(folder: Path, case: Case) -> None:

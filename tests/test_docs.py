@@ -1,0 +1,55 @@
+"""The documents name what exists (below 1 s)."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ["#", "input or fault", "what happens", "message", "exit", "test"]
+WITHOUT_A_TEST_OF_ITS_OWN = {"28", "46"}
+
+# What a test of an error does: it expects an exception or an exit code, or kills a process.
+ERROR = re.compile(r"pytest\.raises|returncode|SIGKILL|\berror\(|\bcode ==|\(code, ")
+
+
+def rows() -> list[dict[str, str]]:
+    """The rows of all tables of docs/faults.md."""
+    lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    tables = [row for row in cells if row[0] not in ("#", "--:")]
+    assert [row for row in cells if row[0] == "#"] == [COLUMNS] * 9
+    return [dict(zip(COLUMNS, row, strict=True)) for row in tables]
+
+
+def named_tests(row: dict[str, str]) -> list[tuple[str, str]]:
+    return re.findall(r"`(tests/test_\w+\.py)::(\w+)`", row["test"])
+
+
+def source(path: str, name: str) -> str | None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    found = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return ast.get_source_segment(text, found[0]) if found else None
+
+
+def test_every_fault_has_one_row() -> None:
+    assert sorted(int(row["#"]) for row in rows() if row["#"]) == list(range(1, 51))
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row["#"] or row["input or fault"])
+def test_the_tests_of_a_fault_exist(row: dict[str, str]) -> None:
+    assert row["what happens"]
+    assert row["exit"] in ("0", "1", "137") or row["#"] in WITHOUT_A_TEST_OF_ITS_OWN
+    assert named_tests(row) or row["test"] == "none"
+    for path, name in named_tests(row):
+        assert source(path, name), f"{path} has no {name}"
+    if row["#"] in WITHOUT_A_TEST_OF_ITS_OWN:
+        assert row["test"].startswith("none")
+    elif row["exit"] != "0":
+        assert any(ERROR.search(source(*test)) for test in named_tests(row)), "none of the tests is about an error"
+
+
+def test_most_faults_have_a_test_of_an_error() -> None:
+    covered = [row["#"] for row in rows() if any(ERROR.search(source(*test)) for test in named_tests(row))]
+    assert len({number for number in covered if number}) >= 40
