@@ -120,7 +120,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         dataset={"name": "own", "simulated": False, "licence": None},
         processes=1,
     )
-    script("split")(str(results / "cases.csv"), str(splits), {"count": 5, "seed": 0, "stratify_by_site": True})
+    script("split")(str(results / "cases.csv"), str(splits), {"count": 5, "seed": 0, "stratify_by_site": True}, False)
     for name in NETWORKS:
         train(results / "networks" / name / RUN, name)
     for name, changes in METHODS.items():
