@@ -61,17 +61,8 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
     [
         *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
         *("command_line", "check", "dataverse"),
-        *(
-            "cohort",
-            "bids",
-            "nnunet",
-            "splits",
-            "preparation",
-            "images",
-            "tables.claims",
-            "tables.table1",
-            "figures.fig2_uncertainty",
-        ),
+        *("cohort", "bids", "nnunet", "splits", "preparation", "images"),
+        *("tables.claims", "tables.table1", "figures.fig2_uncertainty"),
     ],
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:
