@@ -93,6 +93,7 @@ def sampling(tmp_path, prepared, configured):
             "cases": str(prepared / "prepared.csv"),
             "splits": str(prepared / "splits.csv"),
             "predictions": str(folder / "predictions.csv"),
+            "method_card": str(folder / "method.json"),
             "name": "ddpm",
             "split": 0,
             "seed": 0,
