@@ -169,6 +169,14 @@ def sends_a_page(handler: Handler, body: bytes) -> None:
     send(handler, b"<html>Please agree to our terms.</html>", Content_Type="text/html; charset=utf-8")
 
 
+def redirects(handler: Handler, body: bytes) -> None:
+    """As Dataverse does where its files lie in another store: elsewhere on this server the same file is sent."""
+    handler.send_response(303)
+    handler.send_header("Location", handler.path + "?from=store")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -476,16 +484,45 @@ def test_a_listing_that_cannot_be_trusted_is_refused(
         ([sends_a_page], ["a web page instead"]),
         ([says(500)] * 3, ["500 Internal Server Error", "tried 3 times"]),
         ([lambda handler, _: send(handler, b"{}")], ["no listing of a Dataverse data set"]),
+        ([stalls] * 3, ["time-out: nothing came from the server", "tried 3 times"]),
     ],
-    ids=["404", "page", "500", "other JSON"],
+    ids=["404", "page", "500", "other JSON", "stalls"],
 )
 def test_a_listing_that_does_not_come_says_why(server: Server, tmp_path: Path, faults: list[Fault], words: list[str]) -> None:
     server.faults["listing"] = list(faults)
+    patience = replace(HASTY, read_timeout=0.3 if stalls in faults else HASTY.read_timeout)
     with pytest.raises(ValueError, match="server") as raised:
-        obtain(server, tmp_path)
+        obtain(server, tmp_path, patience=patience)
     for word in words:
         assert word in str(raised.value)
     assert len(server.requests) == len(faults)
+
+
+def test_a_redirection_to_a_store_is_followed(server: Server, tmp_path: Path) -> None:
+    server.faults[FLAIR].append(redirects)
+    assert obtain(server, tmp_path)["files"] == len(NEEDED)
+    assert server.times(FLAIR) == 2
+    assert (tmp_path / FLAIR).read_bytes() == server.files[FLAIR]
+
+
+def test_another_licence_than_the_accepted_one_stops_before_the_first_file(server: Server, tmp_path: Path) -> None:
+    server.listing["license"] = {"name": "CC BY-NC-ND 4.0", "uri": "https://licence"}
+    with pytest.raises(
+        ValueError, match=r"datasets\.wmh\.download\.licence: CC BY-NC 4\.0 .* server now says CC BY-NC-ND 4\.0"
+    ):
+        obtain(server, tmp_path)
+    assert {path for path, _ in server.requests} == {"listing"}
+    server.listing["license"] = {"name": "CC-BY-NC-4.0", "uri": "http://creativecommons.org/licenses/by-nc/4.0"}
+    assert obtain(server, tmp_path)["licence"].startswith("CC-BY-NC-4.0")
+
+
+def test_without_a_stated_licence_the_files_come_and_it_is_said(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    del server.listing["license"]
+    with caplog.at_level(logging.WARNING):
+        assert obtain(server, tmp_path)["licence"] == "not stated"
+    assert "the server states no licence; CC BY-NC 4.0" in caplog.text
 
 
 def test_no_network_is_said(tmp_path: Path) -> None:

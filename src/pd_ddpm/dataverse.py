@@ -139,6 +139,7 @@ def obtain(
             files_there = tuple(PublishedFile(path, size) for path, size in sorted(copy.sizes.items()))
             listing = Listing(doi, version, licence, files_there)
         log.info("%s: %d files are published, licence %s", key, len(listing.files), listing.licence)
+        _check_licence(listing, licence, key)
         wanted = _wanted(listing, files, PARTS[part])
         _check_space(folder, wanted)
         # Before the first scan: a folder with this file in it is one that a download goes on with.
@@ -235,6 +236,22 @@ def _safe(path: str) -> str:
     if not path or path.startswith("/") or ".." in PurePosixPath(path).parts:
         raise ValueError(f"the path {path!r} leads out of the data set's folder and is refused")
     return path
+
+
+def _check_licence(listing: Listing, accepted: str, key: str) -> None:
+    """Raise ValueError if the data are published under another licence than the one that was accepted."""
+
+    def letters(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    name = letters(listing.licence.split(", http")[0])
+    if listing.licence == "not stated":
+        log.warning("%s: the server states no licence; %s was accepted", key, accepted)
+    elif name not in letters(accepted):
+        raise ValueError(
+            f"{key}.download.licence: {accepted} was accepted, but the server now says {listing.licence}. Read that at "
+            f"https://doi.org/{listing.doi}; if you agree to it, write its name into this key."
+        )
 
 
 def _wanted(listing: Listing, files: str, part: str) -> list[PublishedFile]:
@@ -366,6 +383,9 @@ def _answer(
     except (requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError) as error:
         raise PassingFault("the connection broke off before the end of the file") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        # Where the whole body is read at once, requests calls a time-out a lost connection.
+        if any(isinstance(cause, urllib3.exceptions.TimeoutError) for cause in error.args):
+            raise PassingFault(f"time-out: nothing came from the server for {timeout[1]:g} s") from error
         raise PassingFault(f"no connection to {url} ({error})") from error
 
 
