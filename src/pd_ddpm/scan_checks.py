@@ -6,6 +6,8 @@ from typing import Any
 from pd_ddpm.bundle import Bundle
 from pd_ddpm.check import Finding, Requirements, examine_case
 
+FEW_TRAINING_CASES = 10
+
 # A scan may lie so far outside the range of the training scans before it is worth a word.
 TOLERANCE = 0.1
 
@@ -21,6 +23,10 @@ def examine_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
 
 
 def _differences(file: str, row: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Finding]:
+    if training["cases"] < FEW_TRAINING_CASES:
+        count = f"{training['cases']} case{'' if training['cases'] == 1 else 's'}"
+        text = f"the networks were trained on {count} only, too few for masks that can be relied on"
+        yield Finding("warning", "", file, text, "use a bundle that was trained on more")
     in_plane = [float(size) for size in row["spacing_mm"].split("x")]
     values = {
         "in_plane_mm": ("pixel size", "mm", in_plane[:2]),
