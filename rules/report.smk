@@ -199,5 +199,7 @@ for exhibit, (files, category, title) in EXHIBITS.items():
         localrule: True
         conda:
             "../envs/pd-ddpm.yaml"
+        params:
+            copies=" && ".join(f"cp {made} results/{file}" for made, file in zip(originals, files, strict=True)),
         shell:
-            "(" + " && ".join(f"cp {{input[{n}]}} {{output[{n}]}}" for n in range(len(files))) + ") 2> {log}"
+            "({params.copies}) 2> {log}"
