@@ -313,6 +313,10 @@ DAMAGES = {
         lambda bundle: rewrite(bundle, lambda about: about["stages"][0].update(network="../../attunet")),
         ["'../../attunet' is not a name"],
     ),
+    "settings that are none": (
+        lambda bundle: rewrite(bundle, lambda about: about["stages"][1]["settings"].update(sampler="heun")),
+        ["the settings of pd-ddpm or of its network are none", "'heun'", "make the bundle again"],
+    ),
     "a start that no stage draws": (
         lambda bundle: rewrite(bundle, lambda about: about["stages"].pop(0)),
         ["pd-ddpm starts from attunet, which no earlier stage draws"],
@@ -327,7 +331,7 @@ def test_a_bundle_that_cannot_be_trusted_is_refused(bundle, predict, tmp_path, d
     code, printed = predict(model=bundle)
     assert code == 1
     assert all(word in printed for word in words), printed
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
 def test_nothing_of_a_bundle_is_executed(bundle, predict, tmp_path):

@@ -2,9 +2,19 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pd_ddpm.commands.parsing import Commands, add_command
+
+if TYPE_CHECKING:
+    import torch
+
+    from pd_ddpm.bundle import Bundle, Stage
+    from pd_ddpm.check import Finding
+    from pd_ddpm.scan_files import ScanFolder
+    from pd_ddpm.scan_prediction import ReadyStage
 
 DESCRIPTION = """\
 Segment the lesions of one scan with a bundle that `pd-ddpm export` has made. Research only: not a medical device.
@@ -93,27 +103,24 @@ def run(given: argparse.Namespace) -> int:
         return _segment(given, bundle, stages, seeds, folder, findings)
 
 
-def _segment(given, bundle, stages, seeds, folder, findings) -> int:
+def _segment(
+    given: argparse.Namespace,
+    bundle: "Bundle",
+    stages: Sequence["Stage"],
+    seeds: dict[str, int],
+    folder: "ScanFolder",
+    findings: Sequence["Finding"],
+) -> int:
     import torch
 
-    from pd_ddpm.build.network import trained_model
-    from pd_ddpm.build.segmenter import segmenter
     from pd_ddpm.memory import enough_memory
-    from pd_ddpm.precision import choose_device, choose_format, place
-    from pd_ddpm.scan_prediction import ReadyStage, draw_members
-    from pd_ddpm.working_grid import GridSettings
+    from pd_ddpm.precision import choose_device
+    from pd_ddpm.scan_prediction import draw_members
 
     torch.set_num_threads(given.threads)
     device = choose_device(given.device)
-    ready = []
-    for stage in stages:
-        number_format = choose_format(given.precision or stage.settings["precision"], device)
-        network, trained = trained_model(*bundle.network_files(stage))
-        draw = segmenter(stage.settings, place(network, device, number_format))
-        grid = GridSettings(**trained["grid"])
-        ready.append(
-            ReadyStage(stage.method, draw, grid, number_format, seeds[stage.method], stage.presegmentation, stage.settings)
-        )
+    ready = [_ready(stage, bundle, seeds[stage.method], device, given.precision) for stage in stages]
+    number_format = ready[-1].number_format
     scan = folder.read(bundle)
     kept = f"What has been drawn is kept in {folder.unfinished}: run the command again, with a lower --batch"
     with enough_memory(folder.name, {"--batch": given.batch}, number_format, kept):
@@ -131,6 +138,28 @@ def _segment(given, bundle, stages, seeds, folder, findings) -> int:
     summary = folder.write(scan, members, findings, bundle, stages, cost, where)
     print(summary)
     return 0
+
+
+def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", precision: str | None) -> "ReadyStage":
+    """A stage with its network on the device; raises BundleError if its settings are none."""
+    from pd_ddpm.build.network import trained_model
+    from pd_ddpm.build.segmenter import segmenter
+    from pd_ddpm.bundle import BundleError
+    from pd_ddpm.precision import choose_format, place
+    from pd_ddpm.scan_prediction import ReadyStage
+    from pd_ddpm.working_grid import GridSettings
+
+    try:
+        number_format = choose_format(precision or stage.settings["precision"], device)
+        network, trained = trained_model(*bundle.network_files(stage))
+        draw = segmenter(stage.settings, place(network, device, number_format))
+        grid = GridSettings(**trained["grid"])
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"{bundle.folder}: the settings of {stage.method} or of its network are none ({type(error).__name__}: {error}); "
+            "make the bundle again with this version of pd-ddpm."
+        ) from error
+    return ReadyStage(stage.method, draw, grid, number_format, seed, stage.presegmentation, stage.settings)
 
 
 def _images(given: argparse.Namespace) -> dict[str, Path]:
