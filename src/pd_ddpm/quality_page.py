@@ -80,10 +80,11 @@ def _summary(scan: NormalisedScan, members: np.ndarray, lesions: pd.DataFrame) -
     if count == 1:
         return f'<p class="volume">{text}</p>\n<p>One member: no interval and no map of uncertainty.</p>'
     further = places_of_some_members(members, spacing_mm(scan.first))
+    outside = "" if low <= volume <= high else " The mask is cut from their mean, and may hold less or more than each of them."
     return (
         f'<p class="volume">{text} ({low:.2f} to {high:.2f} ml over {count} members)</p>\n'
         f"<p>{further} further place{' is' if further == 1 else 's are'} marked by at least one member, but not by the mean of "
-        "all. The interval holds the members' own masks; it tells how much they differ, not how wrong they are.</p>"
+        f"all. The interval holds the members' own masks; it tells how much they differ, not how wrong they are.{outside}</p>"
     )
 
 
