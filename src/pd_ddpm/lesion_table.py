@@ -25,9 +25,10 @@ def lesion_table(samples: np.ndarray, brain: np.ndarray, affine: np.ndarray, spa
 
     volume_low_ml, volume_high_ml: the smallest and the largest volume that a member gives the lesion; empty for one member.
     The mask is cut from the members' mean, so that its own volume may lie outside. What a member marks in one piece with a
-    lesion counts as that lesion, or, where it joins several, as the nearest. members_finding: how many members mark any of it. mean_probability: over the lesion's voxels. x_mm, y_mm, z_mm and
-    voxel_i, voxel_j, voxel_k (0-based): the lesion's voxel that is nearest to its centre of mass. side: of the middle of the
-    brain mask, right and left being the patient's. first_k, last_k: its slices along the third axis.
+    lesion counts as that lesion, or, where it joins several, as the nearest. members_finding: how many members mark any of
+    it. mean_probability: over the lesion's voxels. x_mm, y_mm, z_mm and voxel_i, voxel_j, voxel_k (0-based): the lesion's
+    voxel that is nearest to its centre of mass. side: of the middle of the brain mask, right and left being the patient's.
+    first_k, last_k: its slices along the third axis.
     """
     mask = ensemble_mask(samples)
     geometry = MaskGeometry(mask, tuple(spacing_mm))
