@@ -9,15 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from pd_ddpm.cohort import read_table
-from pd_ddpm.images import ImageError, check_same_grid, read_array, read_image
+from pd_ddpm.images import ImageError, check_same_grid, read_array, read_image, turned, turned_back
 from pd_ddpm.prediction_files import read_predictions, read_samples
 from pd_ddpm.prediction_formats.layout import Part
 
 _SPLIT_FOLDER = re.compile(r"split-(\d+)_seed-(\d+)")
-_AS_THEY_ARE = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,17 @@ class Prediction:
         """
         stored = read_image(self._file("mask"), mask=True)
         if not self.flair.is_file():
-            return Grid(stored, _AS_THEY_ARE)
+            return Grid(stored, _codes(stored))
         flair = read_image(self.flair)
-        turn = ornt_transform(io_orientation(stored.affine), io_orientation(flair.affine))
+        as_flair = turned(np.asarray(stored.dataobj), stored, _codes(flair))
         try:
-            check_same_grid(flair, stored.as_reoriented(turn), (str(self.flair), str(self._file("mask"))))
+            check_same_grid(flair, as_flair, (str(self.flair), str(self._file("mask"))))
         except ImageError as error:
             raise ImageError(
                 f"{self.flair}: its grid is not the one that case {self.case} was segmented on, the scan has changed since; "
                 "put that scan back, or draw the masks again with snakemake."
             ) from error
-        return Grid(flair, turn)
+        return Grid(flair, _codes(stored))
 
     def _file(self, part: Part) -> Path:
         return self.folder / f"{self.case}_{part}.nii.gz"
@@ -62,14 +60,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Grid:
-    """The image `template`, on whose grid a prediction is written, and how the stored axes are turned to get there."""
+    """The image `template`, on whose grid a prediction is written, and the codes of the axes that it is stored with."""
 
     template: nib.Nifti1Image
-    turn: np.ndarray
+    codes: str
 
     def turned(self, stored: np.ndarray) -> np.ndarray:
         """A stored array (X, Y, Z) in the axis order of the template; no voxel is interpolated."""
-        return apply_orientation(stored, self.turn)
+        return turned_back(stored, self.template, self.codes)
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,11 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
         channels=channels,
         splits=pd.read_csv(_table(data / "splits.csv"), dtype={"case": str}),
     )
+
+
+def _codes(image: nib.Nifti1Image) -> str:
+    """Where the voxel axes point to, such as LPS."""
+    return "".join(nib.aff2axcodes(image.affine))
 
 
 def _chosen(folder: Path, splits: Sequence[int], seed: int | None) -> tuple[int, dict[int, Path]]:
