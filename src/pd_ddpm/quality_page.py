@@ -141,7 +141,7 @@ def _lesions(lesions: pd.DataFrame) -> Part:
 def _picture(figure: Figure, alternative: str) -> str:
     """A figure as part of the page; JPEG, since noise takes several times as much as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 88})
+    figure.savefig(buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 88})
     plt.close(figure)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{encoded}" alt="{html.escape(alternative)}">'

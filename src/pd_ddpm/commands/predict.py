@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,9 +89,10 @@ def run(given: argparse.Namespace) -> int:
         "stages": [[stage.method, stage.settings, seeds[stage.method]] for stage in stages],
         "precision": given.precision,
         "device": given.device,
+        "version": version("pd-ddpm"),
     }
     folder = ScanFolder(given.output, case, depends_on)
-    if folder.finished():
+    if folder.finished() and not given.overwrite:
         print(f"{given.output}: this prediction is there already; nothing was done.")
         return 0
     with folder.opened(given.overwrite):

@@ -20,6 +20,7 @@ from pd_ddpm.preparation import NormalisedScan
 
 MASK_COLOUR, SOME_COLOUR, BRAIN_COLOUR = "#F0E442", "#56B4E9", "#009E73"  # Okabe & Ito 2008
 MARGIN_MM = 6.0
+LETTERS = 9  # points; smaller ones lose strokes on a screen
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def slices_figure(scan: NormalisedScan, members: np.ndarray, count: int = 12) ->
         grey = grey_levels(views.channels[..., z, 0].T, views.brain[..., z].T)
         for axis in group[:2]:
             _show(axis, grey, views, cmap="gray", vmin=0, vmax=1)
-        write_over(group[0], 0.03, 0.98, "R", ha="left", va="top")
-        write_over(group[0], 0.97, 0.98, "L", ha="right", va="top")
-        write_over(group[0], 0.03, 0.02, f"slice {views.file_slices[z]}", ha="left", va="bottom")
+        write_over(group[0], 0.03, 0.98, "R", LETTERS, ha="left", va="top")
+        write_over(group[0], 0.97, 0.98, "L", LETTERS, ha="right", va="top")
+        write_over(group[0], 0.03, 0.02, f"slice {views.file_slices[z]}", LETTERS, ha="left", va="bottom")
         if not single:
             _contour(group[1], views.some[..., z], views, SOME_COLOUR, 0.6)
             _show(group[2], views.variance[..., z].T, views, cmap=MAP_COLOURS, norm=scale)
@@ -118,7 +119,7 @@ def registration_figure(scan: NormalisedScan, names: Sequence[str], count: int =
             grey = grey_levels(views.channels[..., z, channel].T, views.brain[..., z].T)
             _show(axis, grey, views, cmap="gray", vmin=0, vmax=1)
             _contour(axis, views.brain[..., z], views, BRAIN_COLOUR, 0.6)
-            write_over(axis, 0.03, 0.02, f"{name}, slice {views.file_slices[z]}", ha="left", va="bottom")
+            write_over(axis, 0.03, 0.02, f"{name}, slice {views.file_slices[z]}", LETTERS, ha="left", va="bottom")
     return figure
 
 

@@ -26,7 +26,7 @@ def grey_levels(picture: np.ndarray, brain: np.ndarray) -> np.ndarray:
     return np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
 
 
-def write_over(axis: Axes, x: float, y: float, text: str, **where: str) -> None:
+def write_over(axis: Axes, x: float, y: float, text: str, size: float = 6.5, **where: str) -> None:
     """White text with a dark rim, which reads on any part of a scan."""
     rim = [withStroke(linewidth=1.2, foreground="black")]
-    axis.text(x, y, text, transform=axis.transAxes, color="white", fontsize=6.5, path_effects=rim, **where)
+    axis.text(x, y, text, transform=axis.transAxes, color="white", fontsize=size, path_effects=rim, **where)
