@@ -18,6 +18,7 @@ import yaml
 from pd_ddpm import settings
 
 ROOT = Path(__file__).parents[1]
+GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
 
 
@@ -64,3 +65,35 @@ def prepared(tmp_path: Path) -> Path:
     roles = pd.DataFrame({"split": 0, "case": ROLES.keys(), "role": ROLES.values()})
     roles.to_csv(folder / "splits.csv", index=False)
     return folder
+
+
+@pytest.fixture
+def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str, Any]]:
+    """The arguments of the script train for a network's settings, with everything that it writes in one folder.
+
+    A state is saved after every step.
+    """
+
+    def arguments(folder: Path, network: dict[str, Any]) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        return {
+            "cases": str(prepared / "prepared.csv"),
+            "splits": str(prepared / "splits.csv"),
+            "weights": str(folder / "model.safetensors"),
+            "early": str(folder / "early.safetensors"),
+            "card": str(folder / "model.json"),
+            "history": str(folder / "training.csv"),
+            "state": str(folder / "work"),
+            "name": "denoiser",
+            "split": 0,
+            "seed": 3,
+            "settings": network,
+            "grid": GRID,
+            "device": "cpu",
+            "code": "",
+            "save_every_seconds": 1e-6,
+            "changed_training": "stop",
+            "threads": 1,
+        }
+
+    return arguments

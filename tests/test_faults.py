@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import GRID, ROOT
 from torch import nn
 
 from pd_ddpm import checkpoint
@@ -22,7 +22,6 @@ from pd_ddpm.checkpoint import load_state
 from pd_ddpm.files import DiskFullError, file_sha256
 from pd_ddpm.memory import MemoryShortageError
 
-GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 # A script as Snakemake runs it: its main under console.run, with a log file.
 JOB = """
 import json, runpy, sys
@@ -44,33 +43,10 @@ def small_network(configured, **changes):
 
 
 @pytest.fixture
-def training(prepared, configured):
-    """The arguments of the script train, with everything that it writes in one folder."""
+def training(train_arguments, configured):
+    """The arguments of the script train for a small network."""
     changes = {"steps": 12, "batch": 2, "crop": [16, 24], "validate_every": 4, "validation_slices": 4, "early_levels": [0.5]}
-
-    def arguments(folder, **more):
-        folder.mkdir(exist_ok=True)
-        return {
-            "cases": str(prepared / "prepared.csv"),
-            "splits": str(prepared / "splits.csv"),
-            "weights": str(folder / "model.safetensors"),
-            "early": str(folder / "early.safetensors"),
-            "card": str(folder / "model.json"),
-            "history": str(folder / "training.csv"),
-            "state": str(folder / "work"),
-            "name": "denoiser",
-            "split": 0,
-            "seed": 3,
-            "settings": small_network(configured, **changes | more),
-            "grid": GRID,
-            "device": "cpu",
-            "code": "",
-            "save_every_seconds": 1e-6,
-            "changed_training": "stop",
-            "threads": 1,
-        }
-
-    return arguments
+    return lambda folder, **more: train_arguments(folder, small_network(configured, **changes | more))
 
 
 @pytest.fixture

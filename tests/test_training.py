@@ -870,7 +870,7 @@ def test_what_a_killed_training_left_half_written_is_swept(tmp_path):
     assert not list(tmp_path.rglob(".partial.*"))
 
 
-def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(tmp_path, prepared, script, configured):
+def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(tmp_path, train_arguments, script, configured):
     """The script itself: killed without warning, then asked to end, then finished. Files agree to the last byte."""
     settings = configured(
         "network",
@@ -890,26 +890,7 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
     )
 
     def arguments(folder):
-        folder.mkdir(exist_ok=True)
-        return {
-            "cases": str(prepared / "prepared.csv"),
-            "splits": str(prepared / "splits.csv"),
-            "weights": str(folder / "model.safetensors"),
-            "early": str(folder / "early.safetensors"),
-            "card": str(folder / "model.json"),
-            "history": str(folder / "training.csv"),
-            "state": str(folder / "work"),
-            "name": "denoiser",
-            "split": 0,
-            "seed": 3,
-            "settings": settings,
-            "grid": {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5},
-            "device": "cpu",
-            "code": "",
-            "save_every_seconds": 1e-6,
-            "changed_training": "stop",
-            "threads": 1,
-        }
+        return train_arguments(folder, settings)
 
     def started(folder):
         """The script in a process of its own, once it has saved a state that was not there before."""

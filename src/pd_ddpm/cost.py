@@ -31,6 +31,11 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
+    def shared(self, members: int) -> "Cost":
+        """What this many members cost together, booked once: that of a mask from which all members of another method start."""
+        whole = self.of(members)
+        return Cost(evaluations_shared=whole["network_evaluations"], seconds_shared=whole["seconds"])
+
     def of(self, members: int) -> dict[str, float]:
         """What this many members cost together."""
         return {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,13 @@ def export(
         with replacing(partial / bundles.CARD) as temporary:
             temporary.write_text(model_card(about).markdown(), encoding="utf-8")
         bundles.write_checksums(partial)
-        read_bundle(partial)
+        bundle = read_bundle(partial)
         if output.exists():
             shutil.rmtree(output)
         partial.replace(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return read_bundle(output)
+    return replace(bundle, folder=output)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

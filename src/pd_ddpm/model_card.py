@@ -1,6 +1,6 @@
 """What a reader must know of a trained method before using it: what it was trained on, how good it is, what it is not for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -82,6 +82,18 @@ def model_card(about: Mapping[str, Any]) -> Document:
     )
 
 
+def chain_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The reverse chain of a method's settings as a row for a table of facts; none where there is no chain."""
+    if settings["segmenter"] != "diffusion":
+        return {}
+    return {"Chain": f"T' = {settings['t_start']}, {settings['sampler']}, {settings['reverse_steps']} steps over T"}
+
+
+def facts(heading: str, rows: Mapping[str, str], notes: Sequence[str] = ()) -> Part:
+    """A table of two columns: what it is about, and its value."""
+    return Part(heading, pd.DataFrame({"": list(rows), "Value": list(rows.values())}), notes, left=["Value"])
+
+
 def _what_it_is(about: Mapping[str, Any]) -> Part:
     preparation, last = about["preparation"], about["stages"][-1]
     chain = " → ".join(f"{stage['method']} (network {stage['network']})" for stage in about["stages"])
@@ -93,15 +105,13 @@ def _what_it_is(about: Mapping[str, Any]) -> Part:
         "Preparation": f"{preparation['interpolator']} interpolation onto the first, {preparation['normalisation']}",
         "Made by": about["made_by"],
         "Licence of the data": about["licence"],
+        **chain_of(last["settings"]),
     }
-    if "t_start" in last["settings"]:
-        settings = last["settings"]
-        rows["Chain"] = f"T' = {settings['t_start']}, {settings['sampler']}, {settings['reverse_steps']} steps over T"
     note = (
         "Where the data are for non-commercial use, take the weights to be so, too. The spread of the members tells of the "
         "model's own doubt on scans like those it was trained on; on others it may be sure and wrong."
     )
-    return Part("What it is", _table(rows), [note], left=["Value"])
+    return facts("What it is", rows, [note])
 
 
 def _training_part(training: Mapping[str, Any]) -> Part:
@@ -118,7 +128,7 @@ def _training_part(training: Mapping[str, Any]) -> Part:
         "Lesion volume": between("lesion_ml", "ml", 1),
         "Brain mask": between("brain_ml", "ml", 0),
     }
-    return Part("What it was trained on", _table(rows), left=["Value"])
+    return facts("What it was trained on", rows)
 
 
 def _scores_part(scores: Mapping[str, Any]) -> Part:
@@ -162,7 +172,3 @@ def _worst_part(scores: Mapping[str, Any]) -> Part:
         for row in scores["worst"]
     ]
     return Part("Where it was worst", pd.DataFrame(rows))
-
-
-def _table(rows: Mapping[str, str]) -> pd.DataFrame:
-    return pd.DataFrame({"": list(rows), "Value": list(rows.values())})

@@ -105,8 +105,7 @@ class Presegmentations:
         cost = Cost.of_record(record)
         if self.members == "each":
             return cost
-        whole = cost.of(int(record["samples"]))
-        return Cost(evaluations_shared=whole["network_evaluations"], seconds_shared=whole["seconds"])
+        return cost.shared(int(record["samples"]))
 
     @cached_property
     def _records(self) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from pd_ddpm.check import Finding
 from pd_ddpm.figures.quality import registration_figure, slices_figure
 from pd_ddpm.images import spacing_mm
 from pd_ddpm.lesion_table import places_of_some_members, total_volume_ml
-from pd_ddpm.model_card import INTENDED_USE, model_card
+from pd_ddpm.model_card import INTENDED_USE, facts, model_card
 from pd_ddpm.preparation import NormalisedScan
-from pd_ddpm.tables.document import STYLE, Part
+from pd_ddpm.tables.document import STYLE, Part, web_page
 
 LISTED_LESIONS = 40
 PAGE_STYLE = STYLE + (
@@ -58,14 +58,12 @@ def quality_page(
             "<p>The outline is that of the brain in the first channel. Where a channel does not fit it, the masks are worth "
             "nothing: check its header or its transform.</p>",
         ]
-    how = Part("How this was made", pd.DataFrame({"": list(made), "Value": list(made.values())}), left=["Value"])
     card = model_card(about)
-    blocks += [how.html(), f"<details><summary>{html.escape(card.title)}</summary>\n{card.body()}</details>"]
-    title = html.escape(f"Lesions of {name}")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{PAGE_STYLE}</style></head>\n<body>\n" + "\n".join(blocks) + "\n</body></html>\n"
-    )
+    blocks += [
+        facts("How this was made", made).html(),
+        f"<details><summary>{html.escape(card.title)}</summary>\n{card.body()}</details>",
+    ]
+    return web_page(f"Lesions of {name}", "\n".join(["", *blocks, ""]), PAGE_STYLE)
 
 
 def _warning(about: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pd_ddpm.ensemble import ensemble_mask, uncertainty
 from pd_ddpm.files import file_sha256, fingerprint, finished_row, held, replacing, sweep, write_record
 from pd_ddpm.images import PROBABILITY_SLOPE, spacing_mm, write_image
 from pd_ddpm.lesion_table import lesion_table, total_volume_ml
+from pd_ddpm.model_card import chain_of
 from pd_ddpm.preparation import NormalisedScan, read_normalised
 from pd_ddpm.quality_page import quality_page
 from pd_ddpm.scan_checks import examine_scan
@@ -71,11 +73,16 @@ class ScanFolder:
         """Where members outlive a killed process."""
         return self.path / "unfinished"
 
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Column of the case table -> hash of the file there, empty if there is no such file, which the check will say."""
+        files = {key: Path(path) for key, path in self.case.items() if key not in ("case", "site") and path}
+        return {key: file_sha256(path) if path.is_file() else "" for key, path in files.items()}
+
     @property
     def stamp(self) -> str:
         """A hash of the scan's files and of all else that the results depend on."""
-        files = {key: _hash(path) for key, path in self.case.items() if key not in ("case", "site") and path}
-        return fingerprint([self.name, files, self.depends_on])
+        return fingerprint([self.name, self.hashes, self.depends_on])
 
     def finished(self) -> bool:
         """Whether the same prediction is there, whole."""
@@ -135,12 +142,12 @@ class ScanFolder:
             "Bundle": f"{bundle.about['name']}, SHA-256 {bundle.version()[:16]}…, made by {bundle.about['made_by']}",
             "Methods": " → ".join(stage.method for stage in stages),
             "Members": str(count),
-            **_chain_of(stages[-1]),
+            **chain_of(stages[-1].settings),
             "Network evaluations of a slice": str(spent["network_evaluations"]),
             "Time of the networks": f"{spent['seconds']:.1f} s",
             **{key.replace("_", " ").capitalize(): str(value) for key, value in where.items()},
             "Software": f"pd-ddpm {version('pd-ddpm')}, torch {version('torch')}",
-            **{f"SHA-256 of {channel}": _hash(self.case[channel])[:16] + "…" for channel in bundle.channels},
+            **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
         }
         page = quality_page(self.name, scan, members, lesions, findings, bundle.about, made)
         with replacing(self.path / "quality.html") as temporary:
@@ -161,15 +168,3 @@ class ScanFolder:
         interval = f" ({low:.2f} to {high:.2f} over {count} members)" if count > 1 else ""
         doubts = f"; {len(findings)} doubt(s) about the scan, see the page" if findings else ""
         return f"{self.path}: {len(lesions)} lesions, {volume:.2f} ml{interval}{doubts}; look at {self.path / 'quality.html'}"
-
-
-def _chain_of(stage: Stage) -> dict[str, str]:
-    if stage.settings["segmenter"] != "diffusion":
-        return {}
-    chosen = stage.settings
-    return {"Chain": f"T' = {chosen['t_start']}, {chosen['sampler']}, {chosen['reverse_steps']} steps over T"}
-
-
-def _hash(path: str) -> str:
-    """Of a file's bytes; of nothing where there is no file, which the check will say."""
-    return file_sha256(Path(path)) if Path(path).is_file() else ""

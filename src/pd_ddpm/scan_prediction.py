@@ -77,7 +77,7 @@ def draw_members(
         draw = stage.segmenter
         evaluations = (draw.evaluations_shared, draw.evaluations_per_member)
         own = Cost.of_drawing(draw.members, *evaluations, case.seconds, time.perf_counter() - started)
-        cost += own if stage is stages[-1] else _shared(own, draw.members)
+        cost += own if stage is stages[-1] else own.shared(draw.members)
     members = drawn[stages[-1].method]
     return np.ascontiguousarray(turned_back(members, scan.first, orientation)), cost
 
@@ -91,12 +91,6 @@ def _start(stage: ReadyStage, drawn: dict[str, np.ndarray], shape: tuple[int, ..
     before, which = drawn[stage.presegmentation], stage.settings["presegmentation_members"]
     members = before[..., : stage.segmenter.members] if which == "each" else before
     return starting_masks(members, which, stage.settings["harden"])
-
-
-def _shared(cost: Cost, members: int) -> Cost:
-    """All of a pre-segmentation's cost, booked once."""
-    whole = cost.of(members)
-    return Cost(evaluations_shared=whole["network_evaluations"], seconds_shared=whole["seconds"])
 
 
 def _as_bytes(mask: np.ndarray) -> np.ndarray:

@@ -98,11 +98,7 @@ class Document:
 
     def html(self) -> str:
         """The document as a page of its own."""
-        title = html.escape(self.title)
-        return (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{self.body()}</body></html>\n"
-        )
+        return web_page(self.title, f"<h1>{html.escape(self.title)}</h1>\n{self.body()}")
 
     def body(self) -> str:
         """The document without its title, as a piece of a web page."""
@@ -112,6 +108,14 @@ class Document:
         r"""A table environment for each part, remark and notes below it; the reader's preamble needs \usepackage{booktabs}."""
         parts = (_latex_part(part, self.remark) for part in self.parts)
         return f"% {self.title}. Needs \\usepackage{{booktabs}}.\n" + "\n".join(parts)
+
+
+def web_page(title: str, body: str, style: str = STYLE) -> str:
+    """A whole page; title is text, body HTML, style CSS."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{style}</style></head>\n<body>{body}</body></html>\n"
+    )
 
 
 def _latex_part(part: Part, remark: str) -> str:
