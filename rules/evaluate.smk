@@ -7,6 +7,7 @@ rule score:
         predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
     output:
         scores="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.csv",
+        record="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.json",
     log:
         "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
     conda:
@@ -25,6 +26,7 @@ rule resample_ensemble:
         predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
     output:
         ensembles="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.csv",
+        record="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.json",
     log:
         "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
     conda:

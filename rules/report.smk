@@ -11,6 +11,7 @@ rule table1:
         markdown="results/{dataset}/exhibits/table1.md",
         latex="results/{dataset}/exhibits/table1.tex",
         groups="results/{dataset}/exhibits/table1_groups.csv",
+        record="results/{dataset}/exhibits/table1.json",
     log:
         "results/logs/table1/{dataset}.log",
     conda:
@@ -32,6 +33,7 @@ rule table2:
         table="results/{dataset}/exhibits/table2.csv",
         page="results/{dataset}/exhibits/table2.html",
         markdown="results/{dataset}/exhibits/table2.md",
+        record="results/{dataset}/exhibits/table2.json",
     log:
         "results/logs/table2/{dataset}.log",
     conda:
@@ -51,6 +53,7 @@ rule uncertainty:
         table="results/{dataset}/exhibits/uncertainty.csv",
         page="results/{dataset}/exhibits/uncertainty.html",
         markdown="results/{dataset}/exhibits/uncertainty.md",
+        record="results/{dataset}/exhibits/uncertainty.json",
     log:
         "results/logs/uncertainty/{dataset}.log",
     conda:
@@ -75,6 +78,7 @@ rule claims:
         table="results/{dataset}/exhibits/claims.csv",
         page="results/{dataset}/exhibits/claims.html",
         markdown="results/{dataset}/exhibits/claims.md",
+        record="results/{dataset}/exhibits/claims.json",
     log:
         "results/logs/claims/{dataset}.log",
     conda:
@@ -98,6 +102,7 @@ rule fig2_uncertainty:
         pdf="results/{dataset}/exhibits/fig2_uncertainty.pdf",
         png="results/{dataset}/exhibits/fig2_uncertainty.png",
         numbers="results/{dataset}/exhibits/fig2_uncertainty.csv",
+        record="results/{dataset}/exhibits/fig2_uncertainty.json",
     log:
         "results/logs/fig2_uncertainty/{dataset}.log",
     conda:
@@ -119,6 +124,7 @@ rule fig3_tprime:
         pdf="results/{dataset}/exhibits/fig3_tprime.pdf",
         png="results/{dataset}/exhibits/fig3_tprime.png",
         numbers="results/{dataset}/exhibits/fig3_tprime.csv",
+        record="results/{dataset}/exhibits/fig3_tprime.json",
     log:
         "results/logs/fig3_tprime/{dataset}.log",
     conda:
@@ -143,6 +149,7 @@ rule fig4_ensemble:
         pdf="results/{dataset}/exhibits/fig4_ensemble.pdf",
         png="results/{dataset}/exhibits/fig4_ensemble.png",
         numbers="results/{dataset}/exhibits/fig4_ensemble.csv",
+        record="results/{dataset}/exhibits/fig4_ensemble.json",
     log:
         "results/logs/fig4_ensemble/{dataset}.log",
     conda:
@@ -163,6 +170,7 @@ rule pareto:
         pdf="results/{dataset}/exhibits/pareto.pdf",
         png="results/{dataset}/exhibits/pareto.png",
         numbers="results/{dataset}/exhibits/pareto.csv",
+        record="results/{dataset}/exhibits/pareto.json",
     log:
         "results/logs/pareto/{dataset}.log",
     conda:
@@ -203,3 +211,27 @@ for exhibit, (files, category, title) in EXHIBITS.items():
             copies=" && ".join(f"cp {made} results/{file}" for made, file in zip(originals, files, strict=True)),
         shell:
             "({params.copies}) 2> {log}"
+
+
+rule provenance:
+    input:
+        records=[file for file in PUBLISHED if file.endswith(".json")],
+    output:
+        page=report(
+            "results/provenance.html",
+            caption="../workflow/report/provenance.rst",
+            category="Provenance",
+            labels={"exhibit": "How it was made"},
+        ),
+        table="results/provenance.csv",
+        markdown="results/provenance.md",
+    log:
+        "results/logs/provenance.log",
+    localrule: True
+    conda:
+        "../envs/pd-ddpm.yaml"
+    params:
+        titles={exhibit: title for exhibit, (_, _, title) in EXHIBITS.items()},
+        code=script_code("provenance"),
+    script:
+        "../workflow/scripts/provenance.py"

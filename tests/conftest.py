@@ -94,6 +94,7 @@ def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str
             "save_every_seconds": 1e-6,
             "changed_training": "stop",
             "threads": 1,
+            "config": {},
         }
 
     return arguments

@@ -118,6 +118,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         channels=["FLAIR", "T1"],
         settings=preparation,
         dataset={"name": "own", "simulated": False, "licence": None},
+        code="",
+        config={},
         processes=1,
     )
     script("split")(str(results / "cases.csv"), str(splits), {"count": 5, "seed": 0, "stratify_by_site": True}, False)
@@ -145,6 +147,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             code="",
             batch=8,
             threads=1,
+            config={},
             presegmentation=before and str(results / "predictions" / before / RUN / "predictions.csv"),
         )
         scores = results / "scores" / name / f"{RUN}.csv"

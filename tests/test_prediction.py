@@ -230,6 +230,7 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
                 code="",
                 batch=12,
                 threads=1,
+                config={},
                 presegmentation=before and str(folder / before / "predictions.csv"),
             )
         return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.nii.gz"))}

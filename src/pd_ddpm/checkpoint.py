@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,9 +47,8 @@ def save_early(path: Path, early: Sequence[dict[str, Tensor]], architecture: Map
 
 
 def save_card(path: Path, files: Sequence[Path], card: dict[str, Any]) -> None:
-    """Write what is needed to rebuild and to trust a network: its settings, the hashes of its weights files, and versions."""
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    write_json(path, card | versions | {"sha256": {file.name: file_sha256(file) for file in files}})
+    """Write what is needed to rebuild and to trust a network: its settings and record, and the hashes of its weights files."""
+    write_json(path, card | {"sha256": {file.name: file_sha256(file) for file in files}})
 
 
 def load_weights(weights: Path, card: Path, checkpoint: str = "selected") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -41,6 +41,7 @@ def export(
     stages = _stages(results, method, run)
     preparation = _read_json(results / "cases" / "preparation.json", "the prepared cases")
     source = preparation.pop("dataset")
+    preparation.pop("provenance", None)
     scores = results / "scores" / method / f"{run}.csv"
     if not scores.is_file():
         raise BundleError(f"{scores}: there are no scores for the model card; make them first: snakemake {scores}")

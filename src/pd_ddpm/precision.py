@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pd_ddpm.console import log
+from pd_ddpm.run_record import cpu_name
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -24,6 +25,11 @@ def choose_device(name: str) -> torch.device:
         there = torch.cuda.device_count()
         raise ValueError(f"config key 'device' is '{name}', but there are {there} CUDA device(s), counted from cuda:0; use one")
     return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or of this machine's processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def choose_format(name: str, device: torch.device) -> torch.dtype:

@@ -1,9 +1,10 @@
 """The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import nibabel as nib
 import numpy as np
@@ -48,6 +49,13 @@ def read_predictions(manifest: str | Path) -> pd.DataFrame:
     return pd.read_csv(manifest, dtype={"case": str}).set_index("case", drop=False)
 
 
+def drawing_seconds(records: Iterable[Mapping[str, Any]], before: "Presegmentations | None") -> float:
+    """Wall time of drawing the cases of these records, whichever jobs drew them, without that of the masks they start from."""
+    rows = list(records)
+    whole = sum(Cost.of_record(row).of(row["pool"])["seconds"] for row in rows)
+    return whole - sum(before.cost(row["case"]).of(row["pool"])["seconds"] for row in rows if before)
+
+
 def as_stored(members: np.ndarray) -> np.ndarray:
     """Probabilities as they come back from a file: float32, in steps of 1/255."""
     return np.round(members * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
@@ -81,6 +89,13 @@ class Presegmentations:
     manifest: Path | None
     members: Literal["mean", "each"]
     harden: bool
+
+    @classmethod
+    def of_method(cls, settings: Mapping[str, Any], manifest: str | Path | None) -> Self | None:
+        """What the settings of a method say it starts from; None if it starts from no mask."""
+        if settings.get("start") != "presegmentation":
+            return None
+        return cls(manifest and Path(manifest), settings["presegmentation_members"], settings["harden"])
 
     def of_case(self, case: str, shape: tuple[int, ...], pool: int) -> np.ndarray:
         """(X, Y, Z, 1), or (X, Y, Z, pool) where each member has its own; shape: (X, Y, Z)."""

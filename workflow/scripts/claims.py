@@ -3,6 +3,7 @@
 import pandas as pd
 
 from pd_ddpm.console import run
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 from pd_ddpm.tables.claims import Roles, claims, claims_document
 
@@ -18,4 +19,5 @@ def main(
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("roles", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, [*snakemake.input.scores, *snakemake.input.ensembles])
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

@@ -9,6 +9,7 @@ from pd_ddpm.figures.fig2_uncertainty import ShownCase, ShownMethod, choose_case
 from pd_ddpm.images import read_array
 from pd_ddpm.prediction_files import read_predictions
 from pd_ddpm.prepared import read_scan, read_truth
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 
 
@@ -47,4 +48,5 @@ def main(
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("labels", "shown", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.scores)
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

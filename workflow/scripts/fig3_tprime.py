@@ -5,6 +5,7 @@ import pandas as pd
 from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.fig3_tprime import fig3_numbers, fig3_tprime
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 
 
@@ -26,8 +27,9 @@ def main(
 
 if __name__ == "__main__":
     parameters = snakemake.params
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.scores)
     run(
-        main,
+        with_record,
         snakemake.log[0],
         **snakemake.input,
         **snakemake.output,

@@ -3,6 +3,7 @@
 from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 
 
@@ -14,4 +15,5 @@ def main(ensembles: list[str], pdf: str, png: str, numbers: str, labels: dict[st
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("labels", "chosen", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.ensembles)
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

@@ -5,6 +5,7 @@ import pandas as pd
 from pd_ddpm import style
 from pd_ddpm.console import run
 from pd_ddpm.figures.pareto import pareto, pareto_numbers
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 
 
@@ -16,4 +17,5 @@ def main(ensembles: list[str], pdf: str, png: str, numbers: str, points: list[di
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("points", "members", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.ensembles)
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

@@ -6,11 +6,22 @@ from pd_ddpm.cohort import read_table
 from pd_ddpm.console import run
 from pd_ddpm.files import write_json
 from pd_ddpm.preparation import prepare_cohort
+from pd_ddpm.run_record import run_record
 
 
-def main(table: str, cases: str, card: str, channels: list[str], settings: dict, dataset: dict, processes: int) -> None:
+def main(
+    table: str,
+    cases: str,
+    card: str,
+    channels: list[str],
+    settings: dict,
+    dataset: dict,
+    processes: int,
+    code: str,
+    config: dict,
+) -> None:
     manifest = prepare_cohort(read_table(table), channels, Path(cases).parent, **settings, processes=processes)
-    write_json(Path(card), {"channels": channels} | settings | {"dataset": dataset})
+    write_json(Path(card), {"channels": channels} | settings | {"dataset": dataset} | run_record(config, code))
     manifest.to_csv(cases, index=False)
 
 
@@ -28,4 +39,6 @@ if __name__ == "__main__":
         settings=parameters.settings,
         dataset=about,
         processes=snakemake.threads,
+        code=parameters.code,
+        config=snakemake.config,
     )

@@ -11,6 +11,7 @@ from pd_ddpm.ensemble_curve import curve, subsets
 from pd_ddpm.metrics import ReferenceMask
 from pd_ddpm.prediction_files import read_predictions, read_samples
 from pd_ddpm.prepared import read_scan, read_truth
+from pd_ddpm.run_record import recorded
 
 
 def main(cases: str, predictions: str, ensembles: str, identity: dict, most_subsets: int) -> None:
@@ -29,8 +30,9 @@ def main(cases: str, predictions: str, ensembles: str, identity: dict, most_subs
 
 if __name__ == "__main__":
     parameters = snakemake.params
+    with_record = recorded(main, snakemake.config, snakemake.params.code, [snakemake.input.predictions])
     run(
-        main,
+        with_record,
         snakemake.log[0],
         **snakemake.input,
         **snakemake.output,

@@ -12,10 +12,11 @@ from pd_ddpm.console import progress, run
 from pd_ddpm.cost import Cost
 from pd_ddpm.files import file_sha256, fingerprint, replacing, sweep, write_json
 from pd_ddpm.memory import enough_memory
-from pd_ddpm.precision import choose_device, choose_format, place
+from pd_ddpm.precision import choose_device, choose_format, device_name, place
 from pd_ddpm.prediction import segment_case
-from pd_ddpm.prediction_files import PredictionFolder, Presegmentations
+from pd_ddpm.prediction_files import PredictionFolder, Presegmentations, drawing_seconds
 from pd_ddpm.prepared import cases_of_split, read_scan
+from pd_ddpm.run_record import run_record
 from pd_ddpm.working_grid import GridSettings
 
 KEPT = "The cases that are finished are kept, and a lower batch changes no result"
@@ -36,6 +37,7 @@ def main(
     code: str,
     batch: int,
     threads: int,
+    config: dict,
     presegmentation: str | None = None,
 ) -> None:
     torch.set_num_threads(threads)
@@ -44,10 +46,7 @@ def main(
     network, trained = trained_model(Path(weights), Path(card), settings["checkpoint"])
     draw = segmenter(settings, place(network, where, number_format))
     grid = GridSettings(**trained["grid"])
-    given = None
-    if settings.get("start") == "presegmentation":
-        before = presegmentation and Path(presegmentation)
-        given = Presegmentations(before, settings["presegmentation_members"], settings["harden"])
+    given = Presegmentations.of_method(settings, presegmentation)
 
     depends_on = [file_sha256(Path(cases)), given and given.version()]
     stamp = [settings, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type]
@@ -73,16 +72,16 @@ def main(
                     number_format=number_format,
                     presegmentation=given and given.of_case(case, scan.brain.shape, draw.members),
                 )
-            evaluations = (draw.evaluations_shared, draw.evaluations_per_member)
-            cost = Cost.of_drawing(draw.members, *evaluations, drawn.seconds, time.perf_counter() - started)
+            evaluated = draw.evaluations_shared, draw.evaluations_per_member
+            cost = Cost.of_drawing(draw.members, *evaluated, drawn.seconds, time.perf_counter() - started)
             cost += given.cost(case) if given else Cost()
             record = folder.write(case, drawn.samples, settings.get("samples", 1), scan.template, cost)
         records.append(record)
-    description = {"method": name, "settings": settings, "split": split, "seed": seed, "code": code, "threads": threads}
+    description = {"method": name, "settings": settings, "split": split, "seed": seed, "threads": threads}
     description |= {"network": Path(weights).parents[1].name, "network_sha256": trained["sha256"][Path(weights).name]}
-    description |= {"presegmentation": presegmentation and Path(presegmentation).parents[1].name}
-    description |= {"device": str(where), "number_format": str(number_format)}
-    write_json(Path(method_card), description)
+    description["presegmentation"] = presegmentation and Path(presegmentation).parents[1].name
+    how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": drawing_seconds(records, given)}
+    write_json(Path(method_card), description | run_record(config, code, **how, made_from=[card, presegmentation]))
     with replacing(Path(predictions)) as table:
         pd.DataFrame(records).to_csv(table, index=False)
 
@@ -97,4 +96,5 @@ if __name__ == "__main__":
         device=snakemake.config["device"],  # no parameters: another device or batch re-runs nothing
         batch=snakemake.config["sampling"]["batch"],
         threads=snakemake.threads,
+        config=snakemake.config,
     )

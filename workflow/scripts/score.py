@@ -11,6 +11,7 @@ from pd_ddpm.metrics import ReferenceMask, score
 from pd_ddpm.prediction_files import read_predictions, read_samples
 from pd_ddpm.prepared import read_further_raters, read_scan, read_truth
 from pd_ddpm.probability_scores import band, probability_scores, rater_scores
+from pd_ddpm.run_record import recorded
 
 
 def main(cases: str, predictions: str, scores: str, identity: dict, settings: dict) -> None:
@@ -34,8 +35,9 @@ def main(cases: str, predictions: str, scores: str, identity: dict, settings: di
 
 if __name__ == "__main__":
     parameters = snakemake.params
+    with_record = recorded(main, snakemake.config, snakemake.params.code, [snakemake.input.predictions])
     run(
-        main,
+        with_record,
         snakemake.log[0],
         **snakemake.input,
         **snakemake.output,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pd_ddpm.console import run
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 from pd_ddpm.tables.table1 import table1, table1_document, table1_groups
 
@@ -32,4 +33,5 @@ def main(
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("labels", "against", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.scores)
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

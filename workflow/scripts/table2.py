@@ -3,6 +3,7 @@
 import pandas as pd
 
 from pd_ddpm.console import run
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 from pd_ddpm.tables.table2 import table2, table2_document
 
@@ -15,4 +16,5 @@ def main(scores: list[str], printed: str, table: str, page: str, markdown: str, 
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("rows", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.scores)
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)

@@ -10,8 +10,9 @@ from pd_ddpm.build.network import model
 from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
 from pd_ddpm.files import file_sha256, replacing, sweep
-from pd_ddpm.precision import choose_device, choose_format
+from pd_ddpm.precision import choose_device, choose_format, device_name
 from pd_ddpm.prepared import cases_of_split
+from pd_ddpm.run_record import run_record
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices, read_slices
 from pd_ddpm.training_states import TrainingStates
@@ -36,6 +37,7 @@ def main(
     save_every_seconds: float,
     changed_training: str,
     threads: int,
+    config: dict,
     first_weights: str | None = None,
     first_card: str | None = None,
 ) -> None:
@@ -75,14 +77,11 @@ def main(
     checkpoint.save_weights(Path(weights), fitted.selected, own)
     checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early], own)
     description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
-    description |= {"split": split, "seed": seed, "training_cases": roles["train"], "code": code, "threads": threads}
-    description |= {
-        "selected_step": fitted.selected_step,
-        "early": [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early],
-        "device": str(where),
-        "number_format": str(number_format),
-        "seconds": fitted.history[-1]["seconds"],
-    }
+    description |= {"split": split, "seed": seed, "training_cases": roles["train"], "threads": threads}
+    early_ones = [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early]
+    description |= {"selected_step": fitted.selected_step, "early": early_ones}
+    how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
+    description |= run_record(config, code, **how, made_from=[first_card])
     checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
     TrainingStates(Path(state)).finish(depends_on)
 
@@ -96,4 +95,5 @@ if __name__ == "__main__":
         **snakemake.params,
         **{key: snakemake.config[key] for key in ("device", "save_every_seconds", "changed_training")},  # they re-run nothing
         threads=snakemake.threads,
+        config=snakemake.config,
     )

@@ -1,6 +1,7 @@
 """Calibration, detection of errors and distance to the raters of every method."""
 
 from pd_ddpm.console import run
+from pd_ddpm.run_record import recorded
 from pd_ddpm.scores import read_scores
 from pd_ddpm.tables.uncertainty import uncertainty_document, uncertainty_table
 
@@ -13,4 +14,5 @@ def main(scores: list[str], table: str, page: str, markdown: str, labels: dict[s
 
 if __name__ == "__main__":
     parameters = {key: snakemake.params[key] for key in ("labels", "settings", "remark")}
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.scores)
+    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
