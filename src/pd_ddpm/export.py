@@ -42,6 +42,7 @@ def export(
     preparation = _read_json(results / "cases" / "preparation.json", "the prepared cases")
     source = preparation.pop("dataset")
     preparation.pop("provenance", None)
+    made = _read_json(results / "predictions" / method / run / "method.json", f"the predictions of '{method}'")
     scores = results / "scores" / method / f"{run}.csv"
     if not scores.is_file():
         raise BundleError(f"{scores}: there are no scores for the model card; make them first: snakemake {scores}")
@@ -59,6 +60,7 @@ def export(
         training=summarise_training(trained_on)
         | {"dataset": source["name"], "simulated": source["simulated"], "split": split, "seed": seed},
         scores=summarise_scores(read_scores([scores])),
+        record={key: made[key] for key in ("provenance", "made_from") if key in made},
     )
     partial = output.with_name(f".partial.{output.name}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -78,7 +78,14 @@ def model_card(about: Mapping[str, Any]) -> Document:
     return Document(
         f"{about['name']}: a model card",
         INTENDED_USE + simulated,
-        [_what_it_is(about), _training_part(training), _scores_part(scores), _sites_part(scores), _worst_part(scores)],
+        [
+            _what_it_is(about),
+            _training_part(training),
+            _scores_part(scores),
+            _sites_part(scores),
+            _worst_part(scores),
+            *([_record_part(**about["record"])] if about.get("record") else []),
+        ],
     )
 
 
@@ -150,6 +157,25 @@ def _scores_part(scores: Mapping[str, Any]) -> Part:
         f"bootstrap interval over cases. With few cases the interval is too narrow. {EMPTY_MASK_POLICY}"
     )
     return Part("How good it is", pd.DataFrame(rows), [note])
+
+
+def _record_part(provenance: Mapping[str, Any], made_from: Mapping[str, Any]) -> Part:
+    """How the networks came about, and the masks that were scored."""
+    behind = made_from["summary"]
+    changed = provenance["git_changed"] or behind["git_changed"]
+    commits = sorted({provenance["git_commit"], *behind["git_commit"]} - {None})
+    rows = {
+        "Made from": f"{behind['runs']} networks and predictions of other methods",
+        "Seeds": ", ".join(map(str, sorted({provenance["seed"], *behind["seed"]}))),
+        "Devices": ", ".join(sorted({provenance["device"], *behind["device"]})),
+        "Precision": ", ".join(sorted({provenance["precision"], *behind["precision"]})),
+        "Wall time": f"{provenance['seconds'] + behind['seconds']:.0f} s",
+        "Git commit": (", ".join(commits) or "none") + (", files of the checkout were changed" if changed else ""),
+        "Code of the sampling": provenance["code"],
+        "Configuration": provenance["config"],
+        "Software": ", ".join(f"{package} {version}" for package, version in provenance["versions"].items()),
+    }
+    return facts("How it was made", rows)
 
 
 def _sites_part(scores: Mapping[str, Any]) -> Part:

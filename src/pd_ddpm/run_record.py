@@ -136,13 +136,13 @@ def recorded(
 def gathered(files: Iterable[str | Path]) -> dict[str, Any]:
     """All networks and predictions that these files are or were made from, and in short what is common to them.
 
-    runs: one record each, with its file; versions: what their hashes of versions stand for. A file without a record is a run of
-    which nothing but its name is known.
+    runs: one record each, with its file below the folder of all results; versions: what their hashes of versions stand for. A
+    file without a record is a run of which nothing but its name is known.
     """
     runs: dict[str, dict[str, Any]] = {}
     known: dict[str, dict[str, str]] = {}
-    for file in files:
-        beside = record_beside(Path(file))
+    for source in files:
+        beside = record_beside(Path(source))
         content = _read(beside)
         before = content.get("made_from") or {"runs": [], "versions": {}}
         runs |= {run["file"]: run for run in before["runs"]}
@@ -152,7 +152,9 @@ def gathered(files: Iterable[str | Path]) -> dict[str, Any]:
             if own:
                 name = fingerprint(own["versions"])
                 known[name], own["versions"] = own["versions"], name
-            runs[str(beside)] = {"file": str(beside)} | own
+            # {dataset}/{networks or predictions}/{name}/split-{i}_seed-{j}/{json}, wherever the results lie.
+            file = "/".join(beside.parts[-5:])
+            runs[file] = {"file": file} | own
     listed = [runs[file] for file in sorted(runs)]
     return {"summary": summary(listed), "versions": known, "runs": listed}
 

@@ -122,11 +122,12 @@ class ScanFolder:
         bundle: Bundle,
         stages: Sequence[Stage],
         cost: Cost,
-        where: Mapping[str, Any],
+        how: Mapping[str, Any],
+        record: Mapping[str, Any],
     ) -> str:
         """Write all results of the members (X, Y, Z, K), the record last, and return them as a sentence.
 
-        cost: of drawing them; where: device, number format and threads.
+        cost: of drawing them; how: seed, device, precision and threads, for the page; record: `run_record`'s.
         """
         (self.path / RECORD).unlink(missing_ok=True)
         mean = np.minimum(members.mean(axis=-1, dtype=np.float64), 255 * PROBABILITY_SLOPE)
@@ -145,7 +146,7 @@ class ScanFolder:
             **chain_of(stages[-1].settings),
             "Network evaluations of a slice": str(spent["network_evaluations"]),
             "Time of the networks": f"{spent['seconds']:.1f} s",
-            **{key.replace("_", " ").capitalize(): str(value) for key, value in where.items()},
+            **{key.replace("_", " ").capitalize(): str(value) for key, value in how.items()},
             "Software": f"pd-ddpm {version('pd-ddpm')}, torch {version('torch')}",
             **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
         }
@@ -163,6 +164,7 @@ class ScanFolder:
             "images": {channel: Path(self.case[channel]).name for channel in bundle.channels},
             "settings": json.loads(json.dumps(self.depends_on)),
             "made": made,
+            **record,
         }
         write_record(self.path / RECORD, self.stamp, FILES, row)
         interval = f" ({low:.2f} to {high:.2f} over {count} members)" if count > 1 else ""

@@ -116,7 +116,9 @@ def _segment(
     import torch
 
     from pd_ddpm.memory import enough_memory
-    from pd_ddpm.precision import choose_device
+    from pd_ddpm.precision import choose_device, device_name
+    from pd_ddpm.provenance import code_version
+    from pd_ddpm.run_record import run_record
     from pd_ddpm.scan_prediction import draw_members
 
     torch.set_num_threads(given.threads)
@@ -136,8 +138,10 @@ def _segment(
             unfinished=folder.unfinished,
             depends_on=folder.stamp,
         )
-    where = {"device": str(device), "number_format": str(number_format).removeprefix("torch."), "threads": given.threads}
-    summary = folder.write(scan, members, findings, bundle, stages, cost, where)
+    precision = str(number_format).removeprefix("torch.")
+    how = {"seed": seeds[stages[-1].method], "device": device_name(device), "precision": precision}
+    record = run_record(folder.depends_on, code_version(__file__), **how, seconds=cost.of(members.shape[-1])["seconds"])
+    summary = folder.write(scan, members, findings, bundle, stages, cost, how | {"threads": given.threads}, record)
     print(summary)
     return 0
 

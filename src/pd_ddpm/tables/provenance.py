@@ -1,7 +1,6 @@
 """How all exhibits came about: of each, and of every network and method behind it, code, versions, devices and wall time."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -44,8 +43,8 @@ def _behind(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _identity(file: str) -> dict[str, Any]:
-    """What the path of a record says: .../{dataset}/{networks or predictions}/{name}/split-{i}_seed-{j}/{json}."""
-    dataset, kind, name, run = Path(file).parts[-5:-1]
+    """What the path of a record says: {dataset}/{networks or predictions}/{name}/split-{i}_seed-{j}/{json}."""
+    dataset, kind, name, run, _ = file.split("/")
     return {"kind": kind.removesuffix("s"), "dataset": dataset, "name": name, "split": int(run.split("_")[0].split("-")[1])}
 
 
@@ -56,13 +55,13 @@ def provenance_document(records: Mapping[str, Mapping[str, Any]], titles: Mappin
     exhibits = [_exhibit(titles[exhibit], record) for exhibit, record in records.items()]
     notes = [
         "Networks, predictions: how many runs the exhibit rests on. The columns up to the wall time tell of these; the wall "
-        "time is that of all of them together, whichever exhibit they were first made for. Commit, code: of the job that made the "
-        "exhibit itself. + after a commit: files of the checkout had been changed. The json beside an exhibit lists every run.",
+        "time is that of all of them together, whichever exhibit they were first made for. Commit, code: of the job that made "
+        "the exhibit itself. + after a commit: files of the checkout were changed. The json beside an exhibit lists every run.",
         "The configuration's hash leaves out what changes no result: device, resources, batch, paths of data and the like.",
     ]
     parts = [Part("Exhibits", pd.DataFrame(exhibits), notes, left=["Seeds", "Devices", "Precision", "Differ in"])]
     for kind, heading in (("networks", "Networks"), ("predictions", "Methods")):
-        rows = _groups([run for run in runs.values() if Path(run["file"]).parts[-4] == kind])
+        rows = _groups([run for run in runs.values() if run["file"].split("/")[1] == kind])
         parts.append(Part(heading, rows, left=["Data set", "Splits", "Seeds", "Devices", "Precision", "Differ in"]))
     known = [versions for record in records.values() for versions in _behind(record)["versions"].values()]
     known += [record["provenance"]["versions"] for record in records.values()]
@@ -85,7 +84,7 @@ def _headline(whole: Mapping[str, Any]) -> str:
 
 def _exhibit(title: str, record: Mapping[str, Any]) -> dict[str, str]:
     own, behind = record["provenance"], _behind(record)
-    kinds = [Path(run["file"]).parts[-4] for run in behind["runs"]]
+    kinds = [run["file"].split("/")[1] for run in behind["runs"]]
     return {
         "Exhibit": title,
         "Networks": str(kinds.count("networks")),
