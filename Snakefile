@@ -36,6 +36,10 @@ if config["scale"] == "demo":
 report: "workflow/report/workflow.rst"
 
 
+# For `snakemake --sdm apptainer`, which is otherwise not looked at: built from envs/pd-ddpm.def (docs/environments.md).
+container: "pd-ddpm.sif"
+
+
 # GPUs are counted on this machine only; on a cluster the scheduler counts them.
 resource_scopes:
     gpu="local",

@@ -13,7 +13,7 @@ for name, made in config["datasets"].items():
             benchmark:
                 f"results/benchmarks/simulate/{name}.tsv"
             conda:
-                "../envs/pd-ddpm.yaml"
+                "../envs/scans-and-tables.yaml"
             threads: 2
             resources:
                 mem_mb=6000,
@@ -37,7 +37,7 @@ for name, made in config["datasets"].items():
                 f"results/logs/download/{name}.log",
             localrule: True
             conda:
-                "../envs/pd-ddpm.yaml"
+                "../envs/scans-and-tables.yaml"
             params:
                 dataset=name,
                 published={key: made["download"][key] for key in ("doi", "version", "files")},
@@ -56,7 +56,7 @@ rule list_cases:
     log:
         "results/logs/list_cases/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     threads: 2
     resources:
         mem_mb=3000,
@@ -87,7 +87,7 @@ rule check:
     benchmark:
         "results/benchmarks/check/{dataset}.tsv"
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     threads: 2
     resources:
         mem_mb=3000,
@@ -113,7 +113,7 @@ rule prepare:
     benchmark:
         "results/benchmarks/prepare/{dataset}.tsv"
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     threads: 2
     resources:
         mem_mb=6000,
@@ -135,7 +135,7 @@ rule split:
     log:
         "results/logs/split/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         folds=config["folds"],
         no_training=lambda wildcards: settings.networks_from(config, wildcards.dataset) != wildcards.dataset,

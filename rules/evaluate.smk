@@ -11,7 +11,7 @@ rule score:
     log:
         "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         identity=result_identity,
         settings=config["evaluation"],
@@ -30,7 +30,7 @@ rule resample_ensemble:
     log:
         "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         identity=result_identity,
         subsets=config["exhibits"]["fig4_ensemble"]["subsets"],

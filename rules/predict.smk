@@ -15,7 +15,7 @@ rule sample:
         "results/benchmarks/sample/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
     retries: RETRIES
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/networks.yaml"
     threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=config["resources"]["sample"]["gpu"],

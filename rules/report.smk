@@ -15,7 +15,7 @@ rule table1:
     log:
         "results/logs/table1/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         labels=labels(config["exhibits"]["table1"]),
         against=settings.canonical(config, config["exhibits"]["compared_with"]),
@@ -37,7 +37,7 @@ rule table2:
     log:
         "results/logs/table2/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         rows=table2_rows(),
         remark=lambda wildcards: remark(wildcards.dataset),
@@ -57,7 +57,7 @@ rule uncertainty:
     log:
         "results/logs/uncertainty/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         labels=labels(config["exhibits"]["table1"]),
         settings=config["evaluation"],
@@ -82,7 +82,7 @@ rule claims:
     log:
         "results/logs/claims/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         roles=claims_roles(),
         remark=lambda wildcards: remark(wildcards.dataset),
@@ -106,7 +106,7 @@ rule fig2_uncertainty:
     log:
         "results/logs/fig2_uncertainty/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         labels=labels(config["exhibits"]["table1"]),
         shown=config["exhibits"]["fig2_uncertainty"]["cases"],
@@ -128,7 +128,7 @@ rule fig3_tprime:
     log:
         "results/logs/fig3_tprime/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         curve=lambda wildcards: dict(
             zip(settings.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
@@ -153,7 +153,7 @@ rule fig4_ensemble:
     log:
         "results/logs/fig4_ensemble/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         labels=labels([config["exhibits"]["fig4_ensemble"]["method"]]),
         chosen=settings.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
@@ -174,7 +174,7 @@ rule pareto:
     log:
         "results/logs/pareto/{dataset}.log",
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         points=pareto_points(),
         members=config["exhibits"]["pareto"]["members"],
@@ -206,7 +206,7 @@ for exhibit, (files, category, title) in EXHIBITS.items():
             f"results/logs/publish/{exhibit}.log",
         localrule: True
         conda:
-            "../envs/pd-ddpm.yaml"
+            "../envs/scans-and-tables.yaml"
         params:
             copies=" && ".join(f"cp {made} results/{file}" for made, file in zip(originals, files, strict=True)),
         shell:
@@ -229,7 +229,7 @@ rule provenance:
         "results/logs/provenance.log",
     localrule: True
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/scans-and-tables.yaml"
     params:
         titles={exhibit: title for exhibit, (_, _, title) in EXHIBITS.items()},
         code=script_code("provenance"),

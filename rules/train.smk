@@ -18,7 +18,7 @@ rule train:
         "results/benchmarks/train/{dataset}/{network}/split-{split}_seed-{seed}.tsv"
     retries: RETRIES
     conda:
-        "../envs/pd-ddpm.yaml"
+        "../envs/networks.yaml"
     threads: config["resources"]["train"]["threads"]
     resources:
         gpu=config["resources"]["train"]["gpu"],

@@ -1,29 +1,118 @@
-"""Versions stand in three places, which must agree."""
+"""Versions stand in several places, which must agree, and each job's environment holds what its script imports (below 5 s)."""
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
+from pd_ddpm import provenance
+
 ROOT = Path(__file__).parents[1]
+ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
+RECIPES = [ROOT / "Dockerfile", ROOT / "envs" / "pd-ddpm.def"]
+
+# Modules that are not called what their package is called.
+PACKAGE_OF = {"yaml": "pyyaml"}
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def pins(lines: list[str]) -> dict[str, str]:
     return {name.lower(): version for name, version in (re.split("==", line) for line in lines if "==" in line)}
 
 
-def test_lock_file_and_conda_environment_hold_the_declared_versions() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = pins(project["dependencies"] + project["optional-dependencies"]["test"])
-    locked = pins((ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines())
-    conda = pins(yaml.safe_load((ROOT / "envs/pd-ddpm.yaml").read_text(encoding="utf-8"))["dependencies"][-1]["pip"])
-    assert conda.items() <= declared.items()
-    assert {name: version for name, version in declared.items() if name != "torch"}.items() <= locked.items()
+def project() -> dict:
+    return tomllib.loads(text(ROOT / "pyproject.toml"))["project"]
+
+
+def declared() -> dict[str, str]:
+    return pins(project()["dependencies"] + project()["optional-dependencies"]["test"])
+
+
+def conda(environment: Path) -> tuple[list[str], list[str]]:
+    """What an environment takes from conda, and what from pip."""
+    *own, pip = yaml.safe_load(text(environment))["dependencies"]
+    return own, pip["pip"]
+
+
+def test_the_lock_file_holds_the_declared_versions() -> None:
+    locked = pins(text(ROOT / "requirements.lock").splitlines())
+    assert {name: version for name, version in declared().items() if name != "torch"}.items() <= locked.items()
     assert "torch" not in locked, "torch is installed first and by itself: its build depends on the machine"
 
 
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
+def test_conda_environments_hold_the_declared_versions(environment: Path) -> None:
+    own, pip = conda(environment)
+    assert own == [f"python={python_version()}", "pip"]
+    assert len(pins(pip)) == len(pip), "every package is pinned"
+    assert pins(pip).items() <= declared().items()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_containers_hold_the_declared_versions(recipe: Path) -> None:
+    content = text(recipe)
+    assert re.findall(r"\bpython:([\d.]+)-", content) == [python_version()]
+    assert re.findall(r"[\w-]+==[\w.]+", content) == [f"torch=={declared()['torch']}"]
+    assert content.index("torch==") < content.index("--requirement"), "torch is installed first"
+    assert re.search(r"pip install .*--requirement \S*requirements\.lock$", content, re.MULTILINE)
+
+
+def python_version() -> str:
+    """The version that the package asks for at least, which is the one that it is tested with."""
+    return project()["requires-python"].removeprefix(">=")
+
+
+def test_the_makefile_installs_the_declared_torch() -> None:
+    assert re.findall(r"torch==[\w.]+", text(ROOT / "Makefile")) == [f"torch=={declared()['torch']}"]
+
+
 def test_every_dependency_is_pinned() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for requirement in project["dependencies"] + project["optional-dependencies"]["test"]:
+    for requirement in project()["dependencies"] + project()["optional-dependencies"]["test"]:
         assert "==" in requirement
+
+
+def environments_of_scripts() -> dict[str, str]:
+    """Name of a script -> name of the environment that its rule says its job needs."""
+    rules = "\n".join(text(path) for path in (ROOT / "rules").glob("*.smk"))
+    blocks = re.split(r"^ *rule\b", rules, flags=re.MULTILINE)
+    found = [(re.search(r"envs/([\w-]+)\.yaml", block), re.search(r"workflow/scripts/(\w+)\.py", block)) for block in blocks]
+    return {script[1]: environment[1] for environment, script in found if environment and script}
+
+
+def foreign_imports(script: Path) -> set[str]:
+    """Packages from elsewhere that a script needs, and the modules of ours that it imports."""
+    waiting, seen, names = [script], set(), set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        waiting.extend(provenance._read(path)[1])
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    return {PACKAGE_OF.get(name, name.lower()) for name in names - set(sys.stdlib_module_names) - {"pd_ddpm"}}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "workflow" / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_jobs_environment_has_what_its_script_imports(script: Path) -> None:
+    environment = environments_of_scripts()[script.stem]
+    needed = foreign_imports(script)
+    assert needed <= pins(conda(ROOT / "envs" / f"{environment}.yaml")[1]).keys()
+    assert environment == ("networks" if "torch" in needed else "scans-and-tables")
+
+
+def test_environments_hold_nothing_that_no_job_imports() -> None:
+    needed: dict[str, set[str]] = {}
+    for script, environment in environments_of_scripts().items():
+        needed.setdefault(environment, set()).update(foreign_imports(ROOT / "workflow" / "scripts" / f"{script}.py"))
+    assert {path.stem: pins(conda(path)[1]).keys() for path in ENVIRONMENTS} == needed
