@@ -9,7 +9,8 @@ results/{dataset}/check.csv                               what is wrong with the
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2, -3
 results/{dataset}/cases/preparation.json                  how they were prepared
 results/{dataset}/splits.csv                              split, role, case, site, fold, patient
-results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv
+results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
+                                                          precision.json, in which formats it may be sampled from
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case
 results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members

@@ -1,5 +1,6 @@
 # What a rule needs to know of the configuration.
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def require_device():
 
     The head of a cluster needs none. PyTorch is loaded for this question only, and may be in the jobs' environments alone.
     """
-    networks = any(job.rule.name in ("train", "sample") for job in workflow.dag.needrun_jobs())
+    networks = any(job.rule.name in ("train", "gate", "sample", "sample_shard") for job in workflow.dag.needrun_jobs())
     if config["device"].startswith("cuda") and workflow.local_exec and networks:
         with suppress(ImportError):
             from pd_ddpm.precision import choose_device
@@ -69,6 +70,8 @@ wildcard_constraints:
     network="[^/]+",
     split=r"\d+",
     seed=r"\d+",
+    shard=r"\d+",
+    shards=r"\d+",
 
 
 def script_code(name):
@@ -114,8 +117,8 @@ def training_files(wildcards):
     return {"first_weights": f"{folder}/model.safetensors", "first_card": f"{folder}/model.json"} if first else {}
 
 
-def sampling_files(wildcards):
-    """What a method is sampled from: the trained network, and the members of its pre-segmentation."""
+def drawing_files(wildcards):
+    """What a method is sampled from: the trained network, how it passed its gate, and the members of its pre-segmentation."""
     problems = list(settings.method_problems(config, wildcards.method))
     if problems:
         raise WorkflowError("\n".join(problems))
@@ -125,10 +128,37 @@ def sampling_files(wildcards):
     network = f"results/{trained}/networks/{chosen['network']}/{run}"
     weights = "model" if chosen["checkpoint"] == "selected" else "early"
     files = {"weights": f"{network}/{weights}.safetensors", "card": f"{network}/model.json"}
+    if chosen["precision"] != "float32":
+        files["gate"] = f"{network}/precision.json"
     if chosen.get("start") == "presegmentation" and chosen["presegmentation"] != settings.NO_PRESEGMENTATION:
         before = settings.canonical(config, chosen["presegmentation"])
         files["presegmentation"] = f"results/{wildcards.dataset}/predictions/{before}/{run}/predictions.csv"
     return files
+
+
+def sampling_files(wildcards):
+    """The same, and the shards in which its cases are drawn, if there are several."""
+    files = drawing_files(wildcards)
+    folder = f"results/{wildcards.dataset}/predictions/{wildcards.method}/split-{wildcards.split}_seed-{wildcards.seed}"
+    shards = shards_of(wildcards, Path(folder), files)
+    if shards > 1:
+        files["shards"] = [f"{folder}/shards/{shard}-of-{shards}.json" for shard in range(1, shards + 1)]
+    return files
+
+
+def shards_of(wildcards, folder, files):
+    """In how many shards a method is drawn: as many as it was drawn in where that is up to date, else as are configured.
+
+    Other inputs would make Snakemake gather again what is finished, and draw shards for it.
+    """
+    with suppress(OSError, ValueError):
+        card = json.loads((folder / "method.json").read_text(encoding="utf-8"))
+        made = (folder / "predictions.csv").stat().st_mtime
+        same = (card["settings"], card["code"]) == (method_parameters(wildcards), script_code("sample"))
+        cases = f"results/{wildcards.dataset}/cases/prepared.csv", f"results/{wildcards.dataset}/splits.csv"
+        if same and all(Path(file).stat().st_mtime <= made for file in (*files.values(), *cases)):
+            return card["shards"]
+    return config["sampling"]["shards"]
 
 
 def method_parameters(wildcards):

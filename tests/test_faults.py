@@ -16,7 +16,7 @@ import torch
 from conftest import GRID, ROOT
 from torch import nn
 
-from pd_ddpm import checkpoint
+from pd_ddpm import case_sampling, checkpoint
 from pd_ddpm.build.network import model
 from pd_ddpm.checkpoint import load_state
 from pd_ddpm.files import DiskFullError, file_sha256
@@ -258,7 +258,7 @@ def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_pat
     sentence = job.stderr[job.stderr.index("MemoryShortageError") :]
     assert re.match(
         r"MemoryShortageError: denoiser, split 0, seed 3, step 1 of 12: out of memory \(.*can't allocate memory.*\); lower "
-        r"'batch' \(100\) or 'crop' \(\[1000, 1000\]\), set 'precision' to 'bfloat16' where it is not \(torch\.float32 here\)",
+        r"'batch' \(100\) or 'crop' \(\[1000, 1000\]\), set 'precision' to 'bfloat16' where it is not \(float32 here\)",
         sentence,
     ), sentence
     assert "Traceback" not in job.stderr
@@ -266,15 +266,14 @@ def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_pat
 
 
 def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_cases(tmp_path, sampling, script, monkeypatch):
-    main = script("sample")
-    draw = main.__globals__["segment_case"]
+    main, draw = script("sample"), case_sampling.segment_case
 
     def full(*arguments, case, **more):
         if case == "five":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
         return draw(*arguments, case=case, **more)
 
-    monkeypatch.setitem(main.__globals__, "segment_case", full)
+    monkeypatch.setattr(case_sampling, "segment_case", full)
     with pytest.raises(MemoryShortageError) as caught:
         main(**sampling(tmp_path / "parts"))
     assert str(caught.value).startswith(
@@ -282,7 +281,7 @@ def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_case
     )
     assert str(caught.value).endswith("The cases that are finished are kept, and a lower batch changes no result")
     before = (tmp_path / "parts" / "four.json").stat().st_mtime_ns
-    monkeypatch.setitem(main.__globals__, "segment_case", draw)
+    monkeypatch.setattr(case_sampling, "segment_case", draw)
     main(**sampling(tmp_path / "parts") | {"batch": 3})
     assert (tmp_path / "parts" / "four.json").stat().st_mtime_ns == before
     main(**sampling(tmp_path / "whole"))

@@ -47,7 +47,7 @@ class Recording:
 
 
 def through(draw, image=IMAGE, brain=BRAIN, grid=NATIVE, batch=4, **options):
-    options = {"case": "case", "seed": 0, "device": torch.device("cpu"), "number_format": torch.float32} | options
+    options = {"case": "case", "seed": 0, "device": torch.device("cpu")} | options
     return segment_case(draw, image, brain, SPACING, grid, batch=batch, **options).samples
 
 

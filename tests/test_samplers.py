@@ -35,12 +35,15 @@ THEIR_NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 class FixedNoise:
     """Gives the same noise at every draw."""
 
+    def begin(self, shape, device):
+        pass
+
     def __init__(self, noise):
         self.noise = noise
 
     def draw(self, shape, device="cpu"):
         assert self.noise.shape[1:] == tuple(shape)
-        return self.noise
+        return self.noise.clone()
 
 
 def normal(*shape, seed=0):

@@ -29,6 +29,7 @@ from pd_ddpm.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.networks.supervised import attention_unet, unet
 from pd_ddpm.noise import MemberNoise, stream
 from pd_ddpm.objectives import CrossEntropy, Denoising, Objective, Phase
+from pd_ddpm.precision import FORMATS
 from pd_ddpm.schedule import Schedule
 from pd_ddpm.training import Interrupted, Training, TrainingError, TrainingSettings, learning_rate, nearest_records
 from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices
@@ -96,7 +97,7 @@ def training(
     validation=VALIDATION,
     seed=0,
     dependencies=THESE,
-    number_format=torch.float32,
+    number_format=FORMATS["float32"],
     save_every_seconds=60.0,
     changed="stop",
     **changes,
@@ -224,7 +225,7 @@ def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp
     """Gradients are scaled back before they are clipped; this model has no operation that runs in float16 itself."""
     changes = {"weight_decay": 0.1, "gradient_clip": 0.01, "learning_rate": 0.05, "select": "last"}
     reference = training(Scale(), CrossEntropy(0.0), **changes).fit(tmp_path / "float32")
-    changes["number_format"] = torch.float16
+    changes["number_format"] = FORMATS["float16"]
     with pytest.raises(Interrupted):
         training(Scale(), At(CrossEntropy(0.0), 10, ask_to_end), **changes).fit(tmp_path / "float16")
     assert load_state(tmp_path / "float16" / "state.pt")["scaler"]["_growth_tracker"] == 10
@@ -798,12 +799,12 @@ def test_float16_passes_over_a_step_whose_gradient_overflows_but_not_over_a_loss
             factors.append(model.factor.item())
             return super().loss(model, batch, draws)
 
-    job = training(Scale(), Watched(CrossEntropy(0.0), 4, lambda: None), number_format=torch.float16, steps=6)
+    job = training(Scale(), Watched(CrossEntropy(0.0), 4, lambda: None), number_format=FORMATS["float16"], steps=6)
     assert job.fit(tmp_path).history[-1]["step"] == 6
     assert factors[4] == factors[3] != factors[2]
     assert job.scaler.get_scale() == 2**15
     with pytest.raises(TrainingError, match="loss is nan at step 4"):
-        training(Scale(), Broken(CrossEntropy(0.0), 4, math.nan), number_format=torch.float16).fit(tmp_path / "other")
+        training(Scale(), Broken(CrossEntropy(0.0), 4, math.nan), number_format=FORMATS["float16"]).fit(tmp_path / "other")
 
 
 @pytest.mark.parametrize(

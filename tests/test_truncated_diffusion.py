@@ -16,6 +16,7 @@ from pd_ddpm.checkpoint import CheckpointError, fill, load_state
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.noise import stream
 from pd_ddpm.objectives import Denoising
+from pd_ddpm.precision import FORMATS
 from pd_ddpm.schedule import Schedule
 from pd_ddpm.training import Interrupted, Training, TrainingSettings
 from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices, as_batch
@@ -296,7 +297,7 @@ def training(changes=None, network=None, **fitting):
         seed=0,
         dependencies={},
         device=torch.device("cpu"),
-        number_format=torch.float32,
+        number_format=FORMATS["float32"],
     )
 
 

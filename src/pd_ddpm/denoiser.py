@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pd_ddpm.masks import MaskCoding
+from pd_ddpm.precision import as_weights
 from pd_ddpm.schedule import Schedule
 
 
@@ -30,16 +31,16 @@ class Denoiser(nn.Module):
 
     def output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
         """What the network itself says, in float32: noise or mask logits, (B, C, *S)."""
-        return self.network(torch.cat([image, x_t], dim=1), t).float()
+        return self.network(as_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
 
     def clean(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The estimate of x0 that this output means, within the mask's own values."""
         if self.predicts == "mask":
             return self.coding.encode(output.sigmoid())
-        level = self.schedule.alpha_bar.to(x_t.device)[t].reshape(-1, *[1] * (x_t.ndim - 1))
+        signal, noise_level = self.schedule.roots(t, x_t)
         # At t near T the division amplifies by up to 2e4 (cosine); the clipping keeps the chain on the mask's scale.
-        estimate = (x_t - (1 - level).sqrt().float() * output) / level.clamp(min=math.ulp(1.0)).sqrt().float()
-        return self.coding.clip(estimate)
+        amplified = signal.clamp(min=math.sqrt(math.ulp(1.0))).reciprocal()
+        return self.coding.clip_((amplified * x_t).addcmul_(amplified * noise_level, output, value=-1))
 
     def forward(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
         """x_t (B, C, *S), image (B, M, *S), t (B,) integers in 1..T -> estimate of x0 (B, C, *S) in mask coding."""

@@ -124,4 +124,7 @@ def _copy_network(results: Path, run: str, stage: Stage, bundle: Path) -> None:
     checkpoint.save_weights(weights, tensors, checkpoint.architecture(card))
     # The names of the cases stay here: a bundle may go to others.
     kept = {key: value for key, value in card.items() if key not in ("training_cases", "early")}
+    if (folder / "precision.json").is_file():
+        verdict = _read_json(folder / "precision.json", "the test of its number formats")
+        kept["gate"] = {key: verdict[key] for key in ("device", "formats")}
     write_json(own_card, kept | {"sha256": {weights.name: file_sha256(weights)}})

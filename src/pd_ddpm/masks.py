@@ -24,9 +24,9 @@ class MaskCoding:
         """Diffusion space to probability, cut off at 0 and 1."""
         return ((x - self.low) / (self.high - self.low)).clamp(0, 1)
 
-    def clip(self, x: Tensor) -> Tensor:
-        """An estimate of the clean mask, cut off at the values that a mask can have."""
-        return x.clamp(self.low, self.high)
+    def clip_(self, x: Tensor) -> Tensor:
+        """An estimate of the clean mask, cut off in place at the values that a mask can have."""
+        return x.clamp_(self.low, self.high)
 
 
 CODINGS = {"signed": MaskCoding(-1.0, 1.0), "binary": MaskCoding(0.0, 1.0)}

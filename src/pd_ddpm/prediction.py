@@ -3,16 +3,16 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pd_ddpm.batches import fitting_batch
 from pd_ddpm.console import log, progress
 from pd_ddpm.files import replacing
 from pd_ddpm.noise import MemberNoise
-from pd_ddpm.precision import autocast
 from pd_ddpm.segmenters import Segmenter
 from pd_ddpm.working_grid import GridSettings, pad_to_multiple
 
@@ -69,9 +69,8 @@ def segment_case(
     *,
     case: str,
     seed: int,
-    batch: int,
+    batch: int | Literal["auto"],
     device: torch.device,
-    number_format: torch.dtype,
     presegmentation: np.ndarray | None = None,
     unfinished: UnfinishedCase | None = None,
 ) -> DrawnMembers:
@@ -79,8 +78,8 @@ def segment_case(
 
     image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z, N) in [0, 1],
     one for each member, or (X, Y, Z, 1) for all. batch: how many members of slices go through the network at once; it
-    changes the speed and no result. The noise of a member is named (seed, case, slice, member). unfinished: where what is
-    drawn is kept meanwhile; progress is then said, too.
+    changes the speed and no result; "auto" is what fits into the free memory. The noise of a member is named (seed, case,
+    slice, member). unfinished: where what is drawn is kept meanwhile; progress is then said, too.
     """
     grid, with_brain = grid_settings.of_case(brain, spacing_mm)
     chosen = np.flatnonzero(with_brain)
@@ -94,15 +93,30 @@ def segment_case(
     started = time.perf_counter()
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
     done = unfinished.load(results) if unfinished else 0
+    if batch == "auto":
+        batch = _fitting_batch(segmenter, images, starts, device)
     firsts = range(done, len(pairs), batch)
     for first in progress(firsts, f"{case}, {unfinished.path.stem}", len(firsts)) if unfinished else firsts:
         rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
         kept = torch.tensor([member for _, member in pairs[first : first + batch]])
         noise = MemberNoise([(seed, case, int(chosen[row]), member) for row, member in pairs[first : first + batch]])
-        with autocast(device, number_format):
-            drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows, kept, None], noise)
+        drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows, kept, None], noise)
         results[chosen[rows], kept] = drawn[:, 0, :height, :width].cpu()
         if unfinished:
             unfinished.save(results, first + len(rows))
     seconds = time.perf_counter() - started
     return DrawnMembers(grid.volume(results), seconds)
+
+
+def _fitting_batch(segmenter: Segmenter, images: Tensor, starts: Tensor | None, device: torch.device) -> int:
+    """How many of these slices (Z, M, H, W) fit into the free memory, by a chain of one step; 1 where there is no slice."""
+    if not len(images):
+        return 1
+    short = segmenter.shortened()
+
+    def run(size: int) -> Tensor:
+        rows = torch.arange(size) % len(images)
+        noise = MemberNoise([("probe", row) for row in range(size)])
+        return short(images[rows].to(device), None if starts is None else starts[rows, :1], noise)
+
+    return fitting_batch(run, device)

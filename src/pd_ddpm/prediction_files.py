@@ -1,6 +1,6 @@
 """The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import pandas as pd
 
 from pd_ddpm.cost import Cost
 from pd_ddpm.ensemble import cut, ensemble_mask, uncertainty
-from pd_ddpm.files import fingerprint, finished_row, write_record
+from pd_ddpm.files import fingerprint, finished_row, replacing, sweep, write_json, write_record
 from pd_ddpm.images import PROBABILITY_SLOPE, read_array, write_image
 
 
@@ -42,6 +42,31 @@ class PredictionFolder:
         record = {"case": case, "samples": samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.stamp}
         write_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
         return record
+
+
+def finish(predictions: Path, method_card: Path, cases: Sequence[str], shards: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of all cases of a method, in their order, and what is to be known of it.
+
+    shards: of each job that has drawn some of the cases into the folder of the table its "stamp", its "cases" and what it says
+    of the "method". No job may be writing there any more. Raises ValueError where the jobs do not make up one whole.
+    """
+    folder, stamps = predictions.parent, {shard["stamp"] for shard in shards}
+    again = "draw them again: `snakemake --forcerun sample_shard` and this file"
+    if len(stamps) > 1:
+        how = {f"{made['device']} in {made['precision']}" for made in (shard["method"]["provenance"] for shard in shards)}
+        raise ValueError(
+            f"{predictions}: its shards were drawn differently ({', '.join(sorted(how))}), or from different files; set "
+            f"'device' and 'precision', and {again}."
+        )
+    records = {case: PredictionFolder(folder, *stamps).finished(case) for case in cases}
+    if missing := [case for case, record in records.items() if record is None]:
+        raise ValueError(f"{predictions}: {', '.join(missing)} of its cases are not whole, though drawn once; {again}.")
+    sweep(folder)
+    method = shards[0]["method"]
+    seconds = round(sum(shard["method"]["provenance"]["seconds"] for shard in shards), 1)
+    write_json(method_card, {**method, "shards": len(shards), "provenance": method["provenance"] | {"seconds": seconds}})
+    with replacing(predictions) as table:
+        pd.DataFrame(list(records.values())).to_csv(table, index=False)
 
 
 def read_predictions(manifest: str | Path) -> pd.DataFrame:

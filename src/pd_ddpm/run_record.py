@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pd_ddpm.devices import cpu_name
 from pd_ddpm.files import fingerprint, write_json
 from pd_ddpm.provenance import PACKAGE
 
@@ -23,7 +24,7 @@ PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "pandas"
 # saves. "*" stands for any name. Two runs that differ in these alone have the same hash.
 WITHOUT_EFFECT = (
     *(("device",), ("resources",), ("retries",), ("save_every_seconds",), ("changed_training",), ("evaluate_held_out",)),
-    *(("sampling", "batch"), ("datasets", "*", "folder"), ("datasets", "*", "table")),
+    *(("sampling", "batch"), ("sampling", "shards"), ("datasets", "*", "folder"), ("datasets", "*", "table")),
     *(("datasets", "*", "download", key) for key in ("accept_licence", "server", "source", "connections")),
 )
 
@@ -80,14 +81,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def cpu_name() -> str:
-    """The model of this machine's processor, such as "Intel(R) Xeon(R) Gold 6248"."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else ()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
-
-
 def run_record(
     config: Mapping[str, Any],
     code: str,
@@ -101,7 +94,7 @@ def run_record(
     """What a result's json says under "provenance", and under "made_from" of the networks and predictions behind it, if any.
 
     config: the active configuration; code: `provenance.code_version` of the script. device: the name of the GPU; None is the
-    processor's. precision: number format of the networks, such as "float32" or torch.float32; None where there are none.
+    processor's. precision: number format of the networks, such as "float32"; None where there are none.
     seconds: wall time; None is that of this process until now. made_from: files that have a record beside them; None is passed
     over.
     """
@@ -113,7 +106,7 @@ def run_record(
         "git_changed": commit and commit[1],
         "versions": versions(),
         "device": device or cpu_name(),
-        "precision": precision and str(precision).removeprefix("torch."),
+        "precision": precision and str(precision),
         "seed": seed,
         "seconds": round(time.monotonic() - _STARTED if seconds is None else seconds, 1),
     }

@@ -42,12 +42,10 @@ def ancestral(
     of Ho et al. 2020, Sec. 3.2. The last step adds no noise in either. Returns the estimate of x0, (N, C, *S).
     """
     for t, s in pairwise(times):
-        x0 = denoise(x, torch.full((len(x),), t, device=x.device))
-        x, spread = schedule.posterior(x0, x, t, s)
-        if s > 0:
-            if variance == "large":
-                spread = schedule.jump_variance(t, s)
-            x = x + math.sqrt(spread) * noise.draw(x.shape[1:], x.device)
+        of_x0, of_x_t, spread = schedule.posterior(t, s)
+        if s > 0 and variance == "large":
+            spread = schedule.jump_variance(t, s)
+        x = _step(denoise, x, t, (of_x0, of_x_t), math.sqrt(spread), noise)
     return x
 
 
@@ -57,11 +55,22 @@ def ddim(denoise: Denoise, x: Tensor, times: Sequence[int], schedule: Schedule, 
     eta 0 is deterministic after the start; eta 1 has the marginals and the variance of ancestral "small" sampling.
     """
     for t, s in pairwise(times):
-        x0 = denoise(x, torch.full((len(x),), t, device=x.device))
         signal_t, signal_s = schedule.signal(t), schedule.signal(s)
-        predicted_noise = (x - math.sqrt(signal_t) * x0) / math.sqrt(1 - signal_t)
         spread = eta**2 * (1 - signal_s) / (1 - signal_t) * (1 - signal_t / signal_s)
-        x = math.sqrt(signal_s) * x0 + math.sqrt(max(1 - signal_s - spread, 0.0)) * predicted_noise
-        if spread > 0:
-            x = x + math.sqrt(spread) * noise.draw(x.shape[1:], x.device)
+        of_x_t = math.sqrt(max(1 - signal_s - spread, 0.0) / (1 - signal_t))  # by way of the noise that x_t and x0 mean
+        weights = (math.sqrt(signal_s) - of_x_t * math.sqrt(signal_t), of_x_t)
+        x = _step(denoise, x, t, weights, math.sqrt(spread), noise)
     return x
+
+
+def _step(denoise: Denoise, x_t: Tensor, t: int, weights: tuple[float, float], deviation: float, noise: MemberNoise) -> Tensor:
+    """weights[0] x0 + weights[1] x_t + deviation * noise, where x0 is what `denoise` makes of x_t.
+
+    Nothing in here waits for a GPU, and beside the network nothing but the noise takes new memory.
+    """
+    if deviation > 0:
+        noise.begin(x_t.shape[1:], x_t.device)
+    x0 = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
+    if deviation > 0:
+        return noise.draw(x_t.shape[1:], x_t.device).mul_(deviation).add_(x0, alpha=weights[0]).add_(x_t, alpha=weights[1])
+    return (weights[0] * x0).add_(x_t, alpha=weights[1])

@@ -12,6 +12,7 @@ import torch
 from pd_ddpm.cost import Cost
 from pd_ddpm.files import fingerprint
 from pd_ddpm.images import spacing_mm, turned, turned_back
+from pd_ddpm.precision import NumberFormat, use
 from pd_ddpm.prediction import UnfinishedCase, segment_case
 from pd_ddpm.prediction_files import as_stored, starting_masks
 from pd_ddpm.preparation import NormalisedScan
@@ -30,7 +31,7 @@ class ReadyStage:
     method: str
     segmenter: Segmenter
     grid: GridSettings
-    number_format: torch.dtype
+    number_format: NumberFormat
     seed: int
     presegmentation: str | None
     settings: dict[str, Any]
@@ -59,6 +60,7 @@ def draw_members(
     cost = Cost()
     for stage in stages:
         started = time.perf_counter()
+        use(stage.number_format)
         case = segment_case(
             stage.segmenter,
             image,
@@ -69,7 +71,6 @@ def draw_members(
             seed=stage.seed,
             batch=batch,
             device=device,
-            number_format=stage.number_format,
             presegmentation=_start(stage, drawn, brain.shape),
             unfinished=UnfinishedCase(unfinished / f"{stage.method}.npz", fingerprint([stage.method, depends_on])),
         )

@@ -6,7 +6,8 @@ Time t = 0 is the clean mask and t = T the last step, as in the PD-DDPM paper, s
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Schedule:
     """
 
     alpha_bar: Tensor
+    _roots: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def T(self) -> int:
@@ -48,18 +50,31 @@ class Schedule:
 
         x0, noise: (B, C, *S); t: (B,) integers in 0..T. Returns (B, C, *S).
         """
-        level = self.alpha_bar.to(x0.device)[t].reshape(-1, *[1] * (x0.ndim - 1))
-        return level.sqrt().to(x0.dtype) * x0 + (1 - level).sqrt().to(x0.dtype) * noise
+        signal, noise_level = self.roots(t, x0)
+        return torch.addcmul(signal * x0, noise_level, noise)
 
-    def posterior(self, x0: Tensor, x_t: Tensor, t: int, s: int) -> tuple[Tensor, float]:
-        """Mean (B, C, *S) and variance of q(x_s | x_t, x_0) for any 0 <= s < t (Ho et al. 2020, Eq. 7, for jumps).
+    def roots(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times t (B,), each (B, 1, ...) beside `like` (B, ...) and of its type.
 
-        At s = 0 the mean is x0 and the variance 0, so the last reverse step is no special case.
+        They are computed in float64 and kept on each device, so that no step waits for a copy.
+        """
+        key = (like.device, like.dtype)
+        if key not in self._roots:
+            with torch.inference_mode(False):  # the training may come to use them, too
+                roots = (self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt())
+                self._roots[key] = tuple(root.to(*key) for root in roots)
+        return tuple(root[t].reshape(-1, *[1] * (like.ndim - 1)) for root in self._roots[key])
+
+    def posterior(self, t: int, s: int) -> tuple[float, float, float]:
+        """q(x_s | x_t, x_0) for any 0 <= s < t: the weights of x_0 and x_t in its mean, and its variance.
+
+        (Ho et al. 2020, Eq. 7, for jumps.) At s = 0 they are 1, 0 and 0, so the last reverse step is no special case.
         """
         signal_t, signal_s = self.signal(t), self.signal(s)
         kept = signal_t / signal_s
-        mean = math.sqrt(signal_s) * (1 - kept) / (1 - signal_t) * x0 + math.sqrt(kept) * (1 - signal_s) / (1 - signal_t) * x_t
-        return mean, (1 - kept) * (1 - signal_s) / (1 - signal_t)
+        of_x0 = math.sqrt(signal_s) * (1 - kept) / (1 - signal_t)
+        of_x_t = math.sqrt(kept) * (1 - signal_s) / (1 - signal_t)
+        return of_x0, of_x_t, (1 - kept) * (1 - signal_s) / (1 - signal_t)
 
     def jump_variance(self, t: int, s: int) -> float:
         """Variance of q(x_t | x_s): beta_t when s = t - 1."""
@@ -67,7 +82,11 @@ class Schedule:
 
     def signal(self, t: int) -> float:
         """alpha_bar[t] as a Python number."""
-        return self.alpha_bar[t].item()
+        return self._numbers[t]
+
+    @cached_property
+    def _numbers(self) -> list[float]:
+        return self.alpha_bar.tolist()
 
 
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {"cosine": Schedule.cosine, "linear": Schedule.linear}

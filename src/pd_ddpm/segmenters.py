@@ -1,8 +1,8 @@
 """What every method finally is: an image in, K probability maps out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.networks.dropout import drawn_dropout
 from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.noise import MemberNoise
+from pd_ddpm.precision import as_weights
 from pd_ddpm.samplers import reverse_times
 from pd_ddpm.starts import Start
 
@@ -28,6 +29,10 @@ class Segmenter(Protocol):
         """
         ...
 
+    def shortened(self) -> Self:
+        """The same with as few evaluations as it can do with; it takes as much memory."""
+        ...
+
 
 @dataclass
 class _OnePass:
@@ -42,6 +47,9 @@ class _OnePass:
     def divisor(self) -> int:
         return self.network.divisor
 
+    def shortened(self) -> Self:
+        return self
+
 
 @dataclass
 class DeterministicSegmenter(_OnePass):
@@ -50,7 +58,7 @@ class DeterministicSegmenter(_OnePass):
     members: int = 1
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return self.network(image).float().sigmoid()
+        return self.network(as_weights(image, self.network)).float().sigmoid()
 
 
 class DropoutSegmenter(_OnePass):
@@ -61,7 +69,7 @@ class DropoutSegmenter(_OnePass):
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         with drawn_dropout(self.network, noise.draw_uniform):
-            return self.network(image).float().sigmoid()
+            return self.network(as_weights(image, self.network)).float().sigmoid()
 
 
 @dataclass
@@ -77,7 +85,8 @@ class LatentSegmenter(_OnePass):
     evaluations_per_member: int = 0
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return self.network(image, noise.draw((self.network.latent,), image.device)).float().sigmoid()
+        z = noise.draw((self.network.latent,), image.device)
+        return self.network(as_weights(image, self.network), z).float().sigmoid()
 
 
 @dataclass
@@ -101,6 +110,9 @@ class DiffusionSegmenter:
     @property
     def divisor(self) -> int:
         return self.denoiser.divisor
+
+    def shortened(self) -> Self:
+        return replace(self, steps=1)
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         x = self.start(image, presegmentation, noise).to(image.device)

@@ -21,6 +21,7 @@ from pd_ddpm.respacing import chain_steps
 Config = dict[str, Any]
 SCHEMA = Path(__file__).parents[2] / "config" / "schema.yaml"
 CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "eta"}  # without meaning where there is no chain
+JOB_KEYS = {"batch", "shards", "gate"}  # of sampling, without influence on what is drawn
 NO_PRESEGMENTATION = "zero"  # the pre-segmentation that finds no lesion anywhere (Table 2)
 
 # What a network may differ in from the one whose trained weights it begins with, beside how it is trained.
@@ -105,6 +106,23 @@ def steps_of_chain(config: Config, name: str) -> int:
     """Reverse steps of a diffusion method."""
     chosen = method(config, name)
     return chain_steps(chosen["reverse_steps"], chosen["t_start"], network(config, chosen["network"])["T"])
+
+
+def gate_method(config: Config, name: str) -> dict[str, Any]:
+    """The settings of a method with a short chain and few members, by which a network's number formats are tested."""
+    trained, gate = network(config, name), config["sampling"]["gate"]
+    settings: dict[str, Any] = {"network": name, "checkpoint": "selected", "samples": gate["members"], "pool": gate["members"]}
+    architecture = trained["architecture"]
+    if architecture not in ARCHITECTURES["diffusion"]:
+        drawn = {"probabilistic_unet": "latent", "unet": "dropout" if trained.get("dropout") else "deterministic"}
+        return settings | {"segmenter": drawn.get(architecture, "deterministic")}
+    # From a mask without lesion where the network does not know the noise of T.
+    start = "noise" if trained["t_max"] == trained["T"] else "presegmentation"
+    settings |= {"segmenter": "diffusion", "start": start, "t_start": trained["t_max"]}
+    if architecture == "truncated_denoising_unet":
+        settings["start"] = "learned_prior"
+    whole = min(trained["T"], -(-gate["reverse_steps"] * trained["T"] // trained["t_max"]))
+    return settings | {"sampler": "ancestral", "variance": "small", "eta": 0.0, "reverse_steps": whole}
 
 
 def figure3_methods(config: Config) -> list[str]:
@@ -203,7 +221,7 @@ def _plain(config: Config, section: str, base: str) -> dict[str, Any]:
     own = _own(config, section, base)
     common = config[{"networks": "training", "methods": "sampling"}[section]]
     useless = {"deterministic": CHAIN_KEYS | {"samples"}, "dropout": CHAIN_KEYS, "latent": CHAIN_KEYS}
-    left_out = useless.get(own.get("segmenter"), set()) | ({"batch"} if section == "methods" else set())
+    left_out = useless.get(own.get("segmenter"), set()) | (JOB_KEYS if section == "methods" else set())
     return {**{key: value for key, value in common.items() if key not in left_out}, **own}
 
 

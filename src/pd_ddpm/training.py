@@ -26,7 +26,7 @@ from pd_ddpm.files import held, sweep, write_json
 from pd_ddpm.memory import enough_memory
 from pd_ddpm.noise import stream
 from pd_ddpm.objectives import Objective, Phase
-from pd_ddpm.precision import autocast
+from pd_ddpm.precision import NumberFormat, autocast
 from pd_ddpm.training_data import Batch, CaseSlices, PatchSettings, TrainingSlices, as_batch
 from pd_ddpm.training_states import ChangedTraining, TrainingStates
 from pd_ddpm.working_grid import pad_to_multiple
@@ -124,7 +124,7 @@ class Training:
         seed: int,
         dependencies: Mapping[str, Any],
         device: torch.device,
-        number_format: torch.dtype,
+        number_format: NumberFormat,
         save_every_seconds: float = 60.0,
         changed: ChangedTraining = "stop",
     ):
@@ -145,7 +145,7 @@ class Training:
             for phase in self.phases
             if phase.optimiser is None
         }
-        self.scaler = torch.amp.GradScaler(device.type, enabled=number_format == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=number_format.dtype == torch.float16)
         self.state = _State(dict(dependencies), settings.steps)
 
     @property

@@ -40,8 +40,9 @@ examples:
   $ pd-ddpm predict --image FLAIR=F.nii.gz --image T2=T2.nii.gz --model other-bundle --output out
 
 What the options trade: time grows with members x steps. A larger T' leaves the start's mask further behind and makes the
-members differ more. Fewer steps than the bundle's are faster and coarser. float32 is the reference; bfloat16 and float16 are
-faster where the device computes in them (auto: bfloat16 there, else float32)."""
+members differ more. Fewer steps than the bundle's are faster and coarser. float32 is the reference; tf32, bfloat16 and float16
+are faster where the device computes in them. auto is bfloat16 there, if the bundle says that its networks were tested in it on
+such a device, else float32; a format that you name is used."""
 
 
 def add(commands: Commands) -> None:
@@ -61,7 +62,9 @@ def add(commands: Commands) -> None:
     predict.add_argument("--seed", type=int, help="of the noise; the bundle's seed")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s: the GPU where there is one)")
     predict.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16", "float16"), help="number format of the networks; the bundle's"
+        "--precision",
+        choices=("auto", "float32", "tf32", "bfloat16", "float16"),
+        help="number format of the networks; the bundle's",
     )
     predict.add_argument(
         "--batch", type=int, default=20, help="members of slices at a time; speed and memory only (%(default)s)"
@@ -138,8 +141,7 @@ def _segment(
             unfinished=folder.unfinished,
             depends_on=folder.stamp,
         )
-    precision = str(number_format).removeprefix("torch.")
-    how = {"seed": seeds[stages[-1].method], "device": device_name(device), "precision": precision}
+    how = {"seed": seeds[stages[-1].method], "device": device_name(device), "precision": str(number_format)}
     record = run_record(folder.depends_on, code_version(__file__), **how, seconds=cost.of(members.shape[-1])["seconds"])
     summary = folder.write(scan, members, findings, bundle, stages, cost, how | {"threads": given.threads}, record)
     print(summary)
@@ -152,12 +154,16 @@ def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", 
     from pd_ddpm.build.segmenter import segmenter
     from pd_ddpm.bundle import BundleError
     from pd_ddpm.precision import choose_format, place
+    from pd_ddpm.precision_gate import gated_format
     from pd_ddpm.scan_prediction import ReadyStage
     from pd_ddpm.working_grid import GridSettings
 
     try:
-        number_format = choose_format(precision or stage.settings["precision"], device)
         network, trained = trained_model(*bundle.network_files(stage))
+        if precision in (None, "auto"):
+            number_format, _ = gated_format(precision or stage.settings["precision"], device, trained.get("gate"))
+        else:
+            number_format = choose_format(precision, device)
         draw = segmenter(stage.settings, place(network, device, number_format))
         grid = GridSettings(**trained["grid"])
     except (KeyError, TypeError) as error:

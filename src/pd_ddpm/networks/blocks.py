@@ -39,9 +39,27 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+def silu(h: Tensor) -> Tensor:
+    """SiLU, in the place of its input where no gradient is asked for: new memory takes longer than the arithmetic."""
+    return functional.silu(h, inplace=not torch.is_grad_enabled())
+
+
+def add(h: Tensor, other: Tensor) -> Tensor:
+    """h + other, likewise in the place of `h`, unless they are of different types."""
+    return h + other if torch.is_grad_enabled() or h.dtype != other.dtype else h.add_(other)
+
+
+def halve(h: Tensor) -> Tensor:
+    """h / 2, likewise in its own place."""
+    return h / 2 if torch.is_grad_enabled() else h.div_(2)
+
+
 def join_skip(h: Tensor, skip: Tensor, mode: str) -> Tensor:
-    """Bring a skip connection into the decoder: "concatenate" the channels, or "average" them (PatchDDM, 2023)."""
-    return torch.cat([h, skip], dim=1) if mode == "concatenate" else (h + skip) / 2
+    """Bring a skip connection into the decoder: "concatenate" the channels, or "average" them (PatchDDM, 2023).
+
+    `h` may then hold anything.
+    """
+    return torch.cat([h, skip], dim=1) if mode == "concatenate" else halve(add(h, skip))
 
 
 def require_divisible(size: Sequence[int], divisor: int) -> None:
@@ -100,7 +118,7 @@ class AttentionBlock(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, heads, N, channels / heads)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed = self.projection(mixed.transpose(1, 2).flatten(2))  # (B, N, channels)
-        return x + mixed.transpose(1, 2).unflatten(2, x.shape[2:])
+        return add(x, mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class ResidualBlock(nn.Module):
@@ -137,15 +155,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, *S) and the time embedding (B, embedding_channels) to (B, out_channels, *S)."""
-        h = self.convolution_1(functional.silu(self.norm_1(x)))
+        h = self.convolution_1(silu(self.norm_1(x)))
         time = self.time(embedding).reshape(len(embedding), -1, *[1] * (x.ndim - 2))
         if self.scale_shift:
             scale, shift = time.chunk(2, dim=1)
             h = self.norm_2(h) * (1 + scale) + shift
         else:
-            h = self.norm_2(h + time)
-        h = self.convolution_2(self.dropout(functional.silu(h)))
-        return self.attention(self.shortcut(x) + h)
+            h = self.norm_2(add(h, time))
+        h = self.convolution_2(self.dropout(silu(h)))
+        return self.attention(add(h, self.shortcut(x)))
 
 
 class Downsample(nn.Module):

@@ -1,0 +1,64 @@
+"""Test in which number formats beside float32 a trained network may be sampled from on this device."""
+
+import time
+from pathlib import Path
+
+from pd_ddpm.console import log, run
+from pd_ddpm.devices import only_float32
+from pd_ddpm.files import write_json
+from pd_ddpm.prepared import cases_of_split, read_scan
+
+
+def main(
+    cases: str,
+    splits: str,
+    weights: str,
+    card: str,
+    verdict: str,
+    name: str,
+    split: int,
+    settings: dict,
+    gate: dict,
+    device: str,
+    threads: int,
+    code: str,
+) -> None:
+    described = {"network": name, "split": split, "gate": gate, "code": code}
+    if only_float32(device):
+        log.info("%s: this CPU computes in float32 only; there is nothing to test", name)
+        write_json(Path(verdict), {"device": "cpu", "formats": {}} | described)
+        return
+
+    import torch  # it takes seconds to load, which a CPU without short formats is spared
+
+    from pd_ddpm.build.network import trained_model
+    from pd_ddpm.build.segmenter import segmenter
+    from pd_ddpm.precision import choose_device
+    from pd_ddpm.precision_gate import Gate
+    from pd_ddpm.working_grid import GridSettings
+
+    started = time.perf_counter()
+    torch.set_num_threads(threads)
+    where = choose_device(device)
+    network, trained = trained_model(Path(weights), Path(card))
+    roles = cases_of_split(splits, split)
+    # A split without validation cases is tested on training cases: what is compared are two ways of computing the same.
+    role = "validation" if "validation" in roles else "train"
+    chosen = roles[role][: gate["cases"]]
+    limits = {key: gate[key] for key in ("slices", "forward_error", "flipped_share")}
+    tested = Gate(lambda model: segmenter(settings, model), GridSettings(**trained["grid"]), where, **limits)
+    found = tested.findings(network, [read_scan(Path(cases).parent, case) for case in chosen])
+    described |= {"cases": chosen, "role": role, "seconds": time.perf_counter() - started}
+    write_json(Path(verdict), {"device": where.type, "formats": found} | described)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        snakemake.log[0],
+        **snakemake.input,
+        **snakemake.output,
+        **snakemake.params,
+        device=snakemake.config["device"],  # no parameter: the verdict says for which device it is
+        threads=snakemake.threads,
+    )
