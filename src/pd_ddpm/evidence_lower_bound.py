@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from torch.nn import functional
 
+from pd_ddpm.distributed import mean
 from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
-from pd_ddpm.objectives import Objective
+from pd_ddpm.objectives import Objective, normal
 from pd_ddpm.training_data import Batch
 
 
@@ -30,8 +30,8 @@ class EvidenceLowerBound(Objective):
         """One draw of z from the posterior. "cross_entropy" is per pixel; "kl" is in nats per image."""
         posterior = model.posterior(batch.image, batch.mask * batch.counted)
         logits = model.decode(model.features(batch.image), _draw(posterior, stream)).float()
-        cross_entropy = functional.binary_cross_entropy_with_logits(logits, batch.mask, batch.counted)
-        kl = kl_divergence(posterior, model.prior(batch.image)).mean()
+        cross_entropy = mean(functional.binary_cross_entropy_with_logits(logits, batch.mask, batch.counted, reduction="none"))
+        kl = mean(kl_divergence(posterior, model.prior(batch.image)))
         pixels = batch.mask[0].numel()
         return {"loss": cross_entropy + self.kl_weight * kl / pixels, "cross_entropy": cross_entropy, "kl": kl}
 
@@ -44,6 +44,5 @@ class EvidenceLowerBound(Objective):
 
 def _draw(gaussian: Independent, stream: np.random.Generator) -> Tensor:
     """A draw (B, latent) through which gradients flow, its noise from the stream."""
-    mean = gaussian.mean
-    noise = torch.from_numpy(stream.standard_normal(tuple(mean.shape), dtype=np.float32))
-    return mean + gaussian.stddev * noise.to(mean.device)
+    centre = gaussian.mean
+    return centre + gaussian.stddev * normal(stream, len(centre), centre.shape[1:], centre.device)

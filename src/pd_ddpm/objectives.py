@@ -4,7 +4,7 @@ An objective is a small object with a `loss` and with `estimates`. One that trai
 `phases` what a step consists of.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from pd_ddpm import losses
 from pd_ddpm.denoiser import Denoiser
+from pd_ddpm.distributed import of_rows
 from pd_ddpm.training_data import Batch
+from pd_ddpm.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Denoising(Objective):
     mask_loss: Literal["squared_error", "cross_entropy_dice"]
 
     def loss(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        t = torch.from_numpy(stream.integers(1, self.t_max + 1, len(batch.mask))).to(batch.mask.device)
+        t = on_device(of_rows(lambda rows: stream.integers(1, self.t_max + 1, rows), len(batch.mask)), batch.mask.device)
         x_t, noise = diffused(model, batch.mask, t, stream)
         output = model.output(x_t, batch.image, t)
         if model.predicts == "noise":
@@ -110,8 +112,13 @@ class Denoising(Objective):
 
 def diffused(model: Denoiser, mask: Tensor, t: Tensor, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A draw of x_t for these masks (B, C, *S) and times (B,), and the noise in it."""
-    noise = torch.from_numpy(stream.standard_normal(mask.shape, dtype=np.float32)).to(mask.device)
+    noise = normal(stream, len(mask), mask.shape[1:], mask.device)
     return model.schedule.diffuse(model.coding.encode(mask), t, noise), noise
+
+
+def normal(stream: np.random.Generator, rows: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Standard normal noise (rows, *shape) for the rows of a batch, in float32 on the device."""
+    return on_device(of_rows(lambda n: stream.standard_normal((n, *shape), dtype=np.float32), rows), device)
 
 
 def _mask_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:

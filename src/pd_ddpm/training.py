@@ -2,6 +2,9 @@
 
 Everything random in step n is drawn from streams named (seed, n), so the state of a training is its weights, its
 optimisers and its step, and a run that was killed and continued equals an unbroken one bit for bit on the same machine.
+
+Several processes, one for each GPU, may share each batch (`distributed`). All of them have the same weights, losses and
+state; the first one alone writes.
 """
 
 import copy
@@ -10,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +23,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from pd_ddpm import checkpoint
+from pd_ddpm import checkpoint, distributed
 from pd_ddpm.console import log, progress
 from pd_ddpm.files import held, sweep, write_json
 from pd_ddpm.memory import enough_memory
@@ -32,6 +35,7 @@ from pd_ddpm.training_states import ChangedTraining, TrainingStates
 from pd_ddpm.working_grid import pad_to_multiple
 
 _LISTED = 12  # slices of a batch in an error message
+_STEPS_AHEAD = 10  # that a GPU may be given before its losses are looked at: each look waits until it has done them all
 
 
 class TrainingError(RuntimeError):
@@ -39,7 +43,11 @@ class TrainingError(RuntimeError):
 
 
 class _NotANumber(ArithmeticError):
-    """A loss or weight is infinite or NaN."""
+    """A loss or weight is infinite or NaN, since a step."""
+
+    def __init__(self, finding: str, step: int):
+        super().__init__(finding)
+        self.step = step
 
 
 class Interrupted(SystemExit):
@@ -128,6 +136,7 @@ class Training:
         save_every_seconds: float = 60.0,
         changed: ChangedTraining = "stop",
     ):
+        model = distributed.share_layers(model) if distributed.size() > 1 else model
         self.model = model.to(device)
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.objective = objective
@@ -140,6 +149,8 @@ class Training:
         self.save_every_seconds = save_every_seconds
         self.changed = changed
         self.phases = objective.phases(model)
+        self.look_every = _STEPS_AHEAD if device.type == "cuda" else 1
+        self._unseen: dict[int, dict[str, Tensor]] = {}  # losses of the steps since the last look, on the device
         self.optimisers = {
             phase.name: torch.optim.Adam(phase.parameters, betas=phase.betas, weight_decay=settings.weight_decay, fused=True)
             for phase in self.phases
@@ -163,29 +174,35 @@ class Training:
         Raises TrainingError when the loss becomes infinite or NaN, OtherTrainingError where an unfinished training of other
         dependencies is in the way, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
         """
-        states = TrainingStates(folder)
-        with held(folder), _asked_to_end() as asked:
-            sweep(folder)
-            sweep(folder / "early")
-            if not self._resume(states):
+        states, first = TrainingStates(folder), distributed.rank() == 0
+        with _asked_to_end() as asked, ExitStack() as lock:
+            if first:
+                lock.enter_context(held(folder))
+                sweep(folder)
+                sweep(folder / "early")
+            if not self._resume(states) and first:
                 shutil.rmtree(folder / "early", ignore_errors=True)
             state, steps = self.state, self.settings.steps
             started = time.monotonic() - state.seconds
             saved = time.monotonic()
             for step in progress(range(state.step + 1, steps + 1), name, total=steps, done=state.step):
-                with self._enough_memory(name, step), self._naming_the_batch(step, folder):
-                    for column, value in self._step(step).items():
-                        state.losses.setdefault(column, []).append(value)
+                with self._enough_memory(name, step), self._naming_the_batch(folder):
+                    self._unseen[step] = self._step(step)
                     self._follow(step)
+                    validating = step % self.settings.validate_every == 0 or step == steps
+                    if not validating and step % self.look_every:
+                        continue
+                    self._look()
                     state.step, state.seconds = step, time.monotonic() - started
-                    if step % self.settings.validate_every == 0 or step == steps:
+                    if validating:
                         self._validate(folder, name)
-                    if asked() or step == steps or time.monotonic() - saved > self.save_every_seconds:
+                    ending = distributed.of_any(asked())
+                    if first and (ending or step == steps or time.monotonic() - saved > self.save_every_seconds):
                         self._save(states)
                         saved = time.monotonic()
-                if asked():
+                if ending:
                     raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {states.path}")
-            early = self._early(folder, name)
+            early = self._early(folder, name) if first else []
         if self.settings.select == "best" and state.records:
             return Fitted(state.best, state.records[-1][0], state.history, early)
         return Fitted(_copy(self.judged), state.step, state.history, early)
@@ -200,58 +217,76 @@ class Training:
         draws = stream("train", self.seed, step)
         return int(draws.integers(2**31)), draws
 
-    def _step(self, step: int) -> dict[str, float]:
-        """All phases on one batch; returns what they name, the first one's loss as "loss"."""
+    def _step(self, step: int) -> dict[str, Tensor]:
+        """All phases on one batch; returns what they name, the first one's loss as "loss".
+
+        Nothing here asks the device for a number, which would make it wait: the losses stay there until `_look`.
+        """
         seed, draws = self._draws(step)
         torch.manual_seed(seed)
-        batch = self.slices.batch(draws, self.settings.batch, self.settings.patches).to(self.device)
+        whole = self.slices.batch(draws, self.settings.batch, self.settings.patches)
         self.model.train()
         values = {}
-        for phase in self.phases:
-            if phase.is_due(step, self.settings.steps):
-                found = self._minimise(phase, batch, draws, step)
-                if not math.isfinite(found["loss"]):
-                    raise _NotANumber(f"the {phase.name} loss is {found['loss']}")
-                if phase is not self.phases[0]:
-                    found[f"{phase.name}_loss"] = found.pop("loss")
-                values |= found
+        with distributed.sharing(self.settings.batch) as rows:
+            batch = Batch(*(part[rows] for part in whole)).to(self.device)
+            for phase in self.phases:
+                if phase.is_due(step, self.settings.steps):
+                    found = self._minimise(phase, batch, draws, step)
+                    if phase is not self.phases[0]:
+                        found[_loss_column(phase)] = found.pop("loss")
+                    values |= found
         return values
 
-    def _minimise(self, phase: Phase, batch: Batch, draws: np.random.Generator, step: int) -> dict[str, float]:
-        """One optimiser step, or none if the loss is no number; returns the loss and what else is named."""
+    def _look(self) -> None:
+        """Fetch the losses of the steps since the last look, all at once. Raises _NotANumber at the first that is none."""
+        state, phases = (
+            self.state,
+            {"loss": self.phases[0].name} | {_loss_column(phase): phase.name for phase in self.phases[1:]},
+        )
+        columns = [(step, column) for step, values in self._unseen.items() for column in values]
+        numbers = torch.stack([value for values in self._unseen.values() for value in values.values()]).tolist()
+        self._unseen = {}
+        for (step, column), number in zip(columns, numbers, strict=True):
+            if column in phases and not math.isfinite(number):
+                raise _NotANumber(f"the {phases[column]} loss is {number}", step)
+            state.losses.setdefault(column, []).append(number)
+
+    def _minimise(self, phase: Phase, batch: Batch, draws: np.random.Generator, step: int) -> dict[str, Tensor]:
+        """One optimiser step; returns the loss and what else is named."""
         optimiser, changed = self.optimisers[phase.optimiser or phase.name], set(phase.parameters)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step) * phase.learning_rate_factor
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(parameter in changed)
+        if len(self.phases) > 1:
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(parameter in changed)
         with autocast(self.device, self.number_format):
             found = phase.loss(self.model, batch, draws)
-        values = {name: value.item() for name, value in found.items()}
-        if not math.isfinite(values["loss"]):
-            return values
         optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(found["loss"]).backward()
+        distributed.backward(self.scaler.scale(found["loss"]), phase.parameters)
         if self.settings.gradient_clip is not None:
             self.scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(phase.parameters, self.settings.gradient_clip)
+        # In float16 alone the scaler may wait here, once, to learn whether a gradient has overflowed; fused Adam is told on
+        # the device.
         self.scaler.step(optimiser)
         self.scaler.update()
-        return values
+        return {name: value.detach() for name, value in found.items()}
 
     @contextmanager
-    def _naming_the_batch(self, step: int, folder: Path) -> Iterator[None]:
+    def _naming_the_batch(self, folder: Path) -> Iterator[None]:
         """Say where numbers have ended, and write the whole batch into a file beside the states."""
         try:
             yield
         except _NotANumber as finding:
-            names = self.slices.names(self._draws(step)[1], self.settings.batch, self.settings.patches)
+            names = self.slices.names(self._draws(finding.step)[1], self.settings.batch, self.settings.patches)
             batch = [{"case": self.slices.cases[c].case, "slice": self.slices.cases[c].numbers[z]} for c, z in names]
             listed = folder / "not-a-number.json"
             with suppress(OSError):  # a full disk is the lesser trouble
-                write_json(listed, {"finding": str(finding), "step": step, "seed": self.seed, "batch": batch})
+                if distributed.rank() == 0:
+                    write_json(listed, {"finding": str(finding), "step": finding.step, "seed": self.seed, "batch": batch})
             shown = ", ".join(f"{one['case']} slice {one['slice']}" for one in batch[:_LISTED])
             raise TrainingError(
-                f"{finding} at step {step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); lower "
+                f"{finding} at step {finding.step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); lower "
                 f"'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), or use "
                 "'precision: float32'. The last saved state is kept"
             ) from None
@@ -260,10 +295,9 @@ class Training:
     def _follow(self, step: int) -> None:
         """Exponential moving average of the weights; it follows faster at first, so that it forgets the initial ones."""
         decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
-        kept = list(self.average.parameters())
-        torch._foreach_lerp_(kept, [parameter.detach() for parameter in self.model.parameters()], 1 - decay)
-        for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            ours.copy_(theirs)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        if kept := list(self.average.buffers()):
+            torch._foreach_copy_(kept, list(self.model.buffers()))
 
     def _validate(self, folder: Path, name: str) -> None:
         """Add a row to the history, and keep the weights if they are the best since all phases have begun.
@@ -277,7 +311,7 @@ class Training:
             if complete and (not state.records or dice > state.records[-1][1]):
                 state.records.append((state.step, dice))
                 state.best = _copy(self.judged)
-                if self.settings.early_levels:
+                if self.settings.early_levels and distributed.rank() == 0:
                     checkpoint.save_weights(_early_path(folder, state.step), state.best)
         means = {column: float(np.mean(values)) for column, values in state.losses.items()}
         row = {
@@ -295,21 +329,26 @@ class Training:
     def validation_dice(self) -> float:
         """Mean over cases and estimates of the Dice at 0.5, on evenly spaced slices. The noise is the same at every call."""
         model = self.judged.eval()
+        mine = range(distributed.rank(), len(self.validation), distributed.size())
+        scores = {}
+        for told in distributed.of_all({n: self._validate_case(model, self.validation[n]) for n in mine}):
+            scores |= told
+        return float(np.mean([score for n in sorted(scores) for score in scores[n]]))
+
+    def _validate_case(self, model: nn.Module, case: CaseSlices) -> list[float]:
+        """Dice of each estimate of one case."""
         per_case = max(1, self.settings.validation_slices // len(self.validation))
-        scores = []
-        for case in self.validation:
-            chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
-            image, shares = (pad_to_multiple(part[chosen], model.divisor) for part in (case.image, case.shares))
-            batch = as_batch(image, shares).to(self.device)
-            with autocast(self.device, self.number_format):
-                estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
-            truth = (batch.mask >= 0.5) & (batch.counted > 0)
-            for estimate in estimates:
-                predicted = (estimate >= 0.5) & (batch.counted > 0)
-                both = (predicted & truth).sum().item()
-                total = (predicted.sum() + truth.sum()).item()
-                scores.append(2 * both / total if total else 1.0)
-        return float(np.mean(scores))
+        chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
+        image, shares = (pad_to_multiple(part[chosen], model.divisor) for part in (case.image, case.shares))
+        batch = as_batch(image, shares).to(self.device)
+        with autocast(self.device, self.number_format):
+            estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
+        truth = (batch.mask >= 0.5) & (batch.counted > 0)
+        counts = []
+        for estimate in estimates:
+            predicted = (estimate >= 0.5) & (batch.counted > 0)
+            counts.append(torch.stack([(predicted & truth).sum(), predicted.sum() + truth.sum()]))
+        return [2 * both / total if total else 1.0 for both, total in torch.stack(counts).tolist()]
 
     def _early(self, folder: Path, name: str) -> list[EarlyCheckpoint]:
         """For each of the early levels the record that comes nearest to it; none where there is no record."""
@@ -340,10 +379,12 @@ class Training:
         return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
 
     def _resume(self, states: TrainingStates) -> bool:
-        """Whether there was a state to go on from."""
-        saved = states.resumable(self.state.dependencies, self.changed)
-        if saved is None:
+        """Whether there was a state to go on from. The first process chooses it, and may move files; the others then read it."""
+        saved = states.resumable(self.state.dependencies, self.changed) if distributed.rank() == 0 else None
+        if not distributed.from_first(saved is not None):
             return False
+        if saved is None:
+            saved, _ = checkpoint.last_good_state(states.path)
         for name, part in self._parts.items():
             part.load_state_dict(saved[name])
         self.state = _State(**saved["progress"])
@@ -353,7 +394,7 @@ class Training:
     def _save(self, states: TrainingStates) -> None:
         """Save the state, unless the weights are no numbers: a good state is not replaced by one of no use."""
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise _NotANumber("the weights are not finite any more")
+            raise _NotANumber("the weights are not finite any more", self.state.step)
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         checkpoint.save_state(states.path, parts | {"progress": vars(self.state)})
 
@@ -362,6 +403,11 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     """The model's state, but for what it needs in training only."""
     left_out = getattr(model, "training_only", ())
     return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items() if not key.startswith(left_out)}
+
+
+def _loss_column(phase: Phase) -> str:
+    """Where the loss of a phase that is not the first one stands in the history."""
+    return f"{phase.name}_loss"
 
 
 def _early_path(folder: Path, step: int) -> Path:

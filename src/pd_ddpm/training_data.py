@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.prepared import read_scan, read_truth
+from pd_ddpm.transfer import on_device
 from pd_ddpm.working_grid import GridSettings
 
 
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
     counted: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(part.to(device) for part in self))
+        return Batch(*(on_device(part, device) for part in self))
 
 
 class CaseSlices(NamedTuple):
