@@ -1,5 +1,8 @@
 # What a rule needs to know of the configuration.
 
+import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,6 +49,7 @@ EXHIBITS = {
     "table2": (["table2.html", "table2.csv", "table2.md"], "Tables", "Table 2"),
     "uncertainty": (["uncertainty.html", "uncertainty.csv", "uncertainty.md"], "Tables", "Uncertainty"),
     "claims": (["claims.html", "claims.csv", "claims.md"], "Tables", "The paper's claims"),
+    "cost": (["cost.html", "cost.csv", "cost.md"], "Tables", "Cost of the run"),
     "fig2_uncertainty": ([f"fig2_uncertainty.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 2"),
     "fig3_tprime": ([f"fig3_tprime.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 3"),
     "fig4_ensemble": ([f"fig4_ensemble.{kind}" for kind in ("png", "pdf", "csv")], "Figures", "Figure 4"),

@@ -54,6 +54,8 @@ rule cost:
         markdown="results/{dataset}/exhibits/cost.md",
     log:
         "results/logs/cost/{dataset}.log",
+    benchmark:
+        "results/benchmarks/cost/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:

@@ -9,6 +9,8 @@ rule score:
         scores="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.csv",
     log:
         "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/score/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -27,6 +29,8 @@ rule resample_ensemble:
         ensembles="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.csv",
     log:
         "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:

@@ -13,6 +13,8 @@ rule table1:
         groups="results/{dataset}/exhibits/table1_groups.csv",
     log:
         "results/logs/table1/{dataset}.log",
+    benchmark:
+        "results/benchmarks/table1/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -34,6 +36,8 @@ rule table2:
         markdown="results/{dataset}/exhibits/table2.md",
     log:
         "results/logs/table2/{dataset}.log",
+    benchmark:
+        "results/benchmarks/table2/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -53,6 +57,8 @@ rule uncertainty:
         markdown="results/{dataset}/exhibits/uncertainty.md",
     log:
         "results/logs/uncertainty/{dataset}.log",
+    benchmark:
+        "results/benchmarks/uncertainty/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -77,6 +83,8 @@ rule claims:
         markdown="results/{dataset}/exhibits/claims.md",
     log:
         "results/logs/claims/{dataset}.log",
+    benchmark:
+        "results/benchmarks/claims/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -100,6 +108,8 @@ rule fig2_uncertainty:
         numbers="results/{dataset}/exhibits/fig2_uncertainty.csv",
     log:
         "results/logs/fig2_uncertainty/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig2_uncertainty/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -121,6 +131,8 @@ rule fig3_tprime:
         numbers="results/{dataset}/exhibits/fig3_tprime.csv",
     log:
         "results/logs/fig3_tprime/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig3_tprime/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -145,6 +157,8 @@ rule fig4_ensemble:
         numbers="results/{dataset}/exhibits/fig4_ensemble.csv",
     log:
         "results/logs/fig4_ensemble/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig4_ensemble/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -165,6 +179,8 @@ rule pareto:
         numbers="results/{dataset}/exhibits/pareto.csv",
     log:
         "results/logs/pareto/{dataset}.log",
+    benchmark:
+        "results/benchmarks/pareto/{dataset}.tsv"
     conda:
         "../envs/pd-ddpm.yaml"
     params:

@@ -62,10 +62,9 @@ def _described(job: Any) -> plan.Job:
 def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.Job]) -> None:
     """All of the plan: work, hours, disk, and the naive plan beside it."""
     work, cohorts = plan.planned(config, jobs), cohorts_of(config, jobs)
-    print(
-        f"Plan of the {config['scale']} scale, data set {config['dataset']}, splits {config['splits']}, seeds {config['seeds']}"
-    )
-    print("  " + plan_report.jobs_line([job.rule for job in jobs], work))
+    runs = f"splits {config['splits']}, seeds {config['seeds']}"
+    print(f"Plan of the {config['scale']} scale, data set {config['dataset']}, {runs}")
+    print(f"  {plan_report.jobs_line(jobs, work)}\n  {plan_report.rules_line(jobs)}")
     for cohort in cohorts.values():
         if cohort.assumed:
             print(f"  assumed of {cohort.assumed}")
@@ -74,7 +73,7 @@ def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.J
     print("  " + plan_report.flops_line(evaluations_of(config, cohorts, work), flops))
     if len(pending) < len(jobs):
         left = plan.planned(config, pending)
-        print("Still to run\n  " + plan_report.jobs_line([job.rule for job in pending], left))
+        print("Still to run\n  " + plan_report.jobs_line(pending, left))
         print("  " + plan_report.flops_line(evaluations_of(config, cohorts, left), flops_of(left, prices)))
     print("\n".join(["Hours", *(f"  {line}" for line in plan_report.hours_lines(flops, *at_hand(config, os.cpu_count())))]))
     print("  Start of jobs, scores and figures come besides. Networks as small as the demo's are far slower on a GPU.")
@@ -90,7 +89,7 @@ def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.J
 def tell_start(config: Config, jobs: Sequence[plan.Job], cores: int, here: bool) -> None:
     """Line by line, the quickest first: whoever asks may stop listening. here: networks run on this machine."""
     work = plan.planned(config, jobs)
-    print("Plan: " + plan_report.jobs_line((), work).replace("0 jobs", f"{len(jobs)} jobs"), flush=True)
+    print("Plan: " + plan_report.jobs_line(jobs, work), flush=True)
     if work.trainings or work.samplings:
         cohorts = cohorts_of(config, jobs)
         flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))

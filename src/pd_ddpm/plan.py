@@ -17,8 +17,8 @@ FIGURE4_REPEATS = 5  # fresh ensembles of each size; the paper does not say how 
 
 NAIVE_PLAN = (
     "every exhibit (Table 1, Table 2, Fig. 3, Fig. 4, Pareto) draws its own members of each method that it shows; a denoiser "
-    f"is trained for every T' of Fig. 3; each size of ensemble in Fig. 4 is drawn afresh {FIGURE4_REPEATS} times (ours: the paper "
-    "gives no number), where this plan takes subsets of one pool; slices without brain go through the networks too"
+    f"is trained for every T' of Fig. 3; each size of ensemble in Fig. 4 is drawn afresh {FIGURE4_REPEATS} times (ours: the "
+    "paper gives no number), where this plan takes subsets of one pool; slices without brain go through the networks too"
 )
 
 _RESULT = re.compile(r"([^/]+)/(?:scores|ensembles)/([^/]+)/split-(\d+)_seed-(\d+)\.csv$")

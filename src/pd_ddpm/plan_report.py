@@ -111,7 +111,7 @@ def disk_lines(
     largest = WEIGHT_BYTES * STATE_COPIES * max(parameters.values(), default=0)
     return [
         f"prepared cases {_gigabytes(prepared)}, networks {_gigabytes(networks)}, predictions {_gigabytes(predictions)}",
-        f"in work/ the last state of each training, {_gigabytes(states)}, and while one runs up to {_gigabytes(2 * largest)} more",
+        f"in work/ the last state of each training, {_gigabytes(states)}; while one runs, up to {_gigabytes(2 * largest)} more",
     ]
 
 

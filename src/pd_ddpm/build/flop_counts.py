@@ -17,23 +17,20 @@ Settings = Mapping[str, Any]
 
 def count(chosen: Settings, channels: int, what: str, size: Sequence[int]) -> list[int]:
     """FLOPs of a network with these settings: of "steps", all of its training; of "validation" of a slice as large as a
-    training patch; of "evaluation" at this size, once for a slice and for each member. Or its number of "parameters".
+    training patch; of "evaluation" at this size, once for a slice and for each member. Or its "divisor", of which sizes must
+    be multiples, or its number of "parameters".
     """
     with torch.device("meta"):
         network = model(chosen, channels)
     if what == "steps":
         return [_all_steps(network, chosen, channels)]
     if what == "validation":
-        return [flops.validation(network, objective(chosen), channels, padded(chosen["crop"], network.divisor))]
+        return [flops.validation(network, objective(chosen), channels, tuple(chosen["crop"]))]
     if what == "evaluation":
-        return list(flops.evaluation(network, channels, padded(size, network.divisor)))
+        return list(flops.evaluation(network, channels, tuple(size)))
+    if what == "divisor":
+        return [network.divisor]
     return [sum(parameter.numel() for parameter in network.parameters())]
-
-
-def padded(size: Sequence[int], divisor: int) -> tuple[int, int]:
-    """(height, width) as the networks see it: multiples of their divisor."""
-    height, width = (length + -length % divisor for length in size)
-    return height, width
 
 
 def _all_steps(network: nn.Module, chosen: Settings, channels: int) -> int:

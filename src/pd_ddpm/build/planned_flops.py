@@ -80,7 +80,8 @@ class PlannedFlops:
         return sum(self._per_slice(network, channels, size))
 
     def _per_slice(self, network: str, channels: int, size: Sequence[int]) -> list[int]:
-        return self._count(network, channels, "evaluation", size)
+        (divisor,) = self._count(network, channels, "divisor")
+        return self._count(network, channels, "evaluation", padded(size, divisor))
 
     def _count(self, network: str, channels: int, what: str, size: Sequence[int] = ()) -> list[int]:
         """Numbers that were counted before, in this run or an earlier one, or are counted now."""
@@ -95,6 +96,12 @@ class PlannedFlops:
                 write_json(self.kept, self._known)
             self._answers[asked] = self._known[key]
         return self._answers[asked]
+
+
+def padded(size: Sequence[int], divisor: int) -> tuple[int, int]:
+    """(height, width) as the networks see it: multiples of their divisor."""
+    height, width = (length + -length % divisor for length in size)
+    return height, width
 
 
 def slices(case: CaseSize, sampling: plan.Sampling) -> int:
