@@ -35,8 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def planned_jobs(scale: str, files: Sequence[Path]) -> tuple[Config, list[plan.Job], list[plan.Job]]:
-    """The configuration, all jobs of the workflow as Snakemake plans them, and those of them that have yet to run."""
+    """The configuration, all jobs of the workflow as Snakemake plans them, and those of them that have yet to run.
+
+    Raises ValueError where Snakemake cannot plan.
+    """
     from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import WorkflowError
     from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
 
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
@@ -46,10 +50,13 @@ def planned_jobs(scale: str, files: Sequence[Path]) -> tuple[Config, list[plan.J
             snakefile=Path("Snakefile"),
         )
         # The way of `snakemake --summary`, which prints the plan in a form that does not tell jobs apart.
-        workflow.dag(DAGSettings())
-        internal = workflow._workflow
-        internal._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
-        internal._build_dag()
+        try:
+            workflow.dag(DAGSettings())
+            internal = workflow._workflow
+            internal._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+            internal._build_dag()
+        except WorkflowError as problem:
+            raise ValueError(str(problem)) from None
         pending = set(internal.dag.needrun_jobs())
         jobs = [(_described(job), job in pending) for job in internal.dag.jobs]
         return internal.config, [job for job, _ in jobs], [job for job, due in jobs if due]
@@ -70,11 +77,13 @@ def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.J
             print(f"  assumed of {cohort.assumed}")
     prices = PlannedFlops(config, cohorts, KEPT / "flops.json")
     flops = flops_of(work, prices)
-    print("  " + plan_report.flops_line(evaluations_of(config, cohorts, work), flops))
+    print("  " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)))
+    print("  " + plan_report.flops_line(flops))
     if len(pending) < len(jobs):
         left = plan.planned(config, pending)
         print("Still to run\n  " + plan_report.jobs_line(pending, left))
-        print("  " + plan_report.flops_line(evaluations_of(config, cohorts, left), flops_of(left, prices)))
+        print("  " + plan_report.evaluations_line(evaluations_of(config, cohorts, left)))
+        print("  " + plan_report.flops_line(flops_of(left, prices)))
     print("\n".join(["Hours", *(f"  {line}" for line in plan_report.hours_lines(flops, *at_hand(config, os.cpu_count())))]))
     print("  Start of jobs, scores and figures come besides. Networks as small as the demo's are far slower on a GPU.")
     naive = plan.naive(config, jobs)
@@ -92,8 +101,9 @@ def tell_start(config: Config, jobs: Sequence[plan.Job], cores: int, here: bool)
     print("Plan: " + plan_report.jobs_line(jobs, work), flush=True)
     if work.trainings or work.samplings:
         cohorts = cohorts_of(config, jobs)
+        print("Plan: " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
         flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))
-        print("Plan: " + plan_report.flops_line(evaluations_of(config, cohorts, work), flops), flush=True)
+        print("Plan: " + plan_report.flops_line(flops), flush=True)
         print("Plan: " + plan_report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
 
 
@@ -120,10 +130,13 @@ def at_hand(config: Config, cores: int) -> tuple[Rate | None, int]:
         network = method(config, config["exhibits"]["fig3_tprime"]["method"])["network"]
         rate = rate_at_hand(config, network, min(threads, cores), KEPT / "rates.json")
     except (ImportError, ValueError) as reason:
-        print(f"  The device at hand is not known: {reason}", flush=True)
+        print(f"Plan: how fast the device at hand is, is not known: {reason}", flush=True)
         return None, 1
     return rate, max(1, cores // threads) if rate.device == "CPU" else 1
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as problem:
+        sys.exit(f"plan: {problem}")

@@ -43,12 +43,15 @@ def rules_line(jobs: Sequence[plan.Job]) -> str:
     return f"{often}; once each: {once}"
 
 
-def flops_line(evaluations: int, flops: Flops) -> str:
+def evaluations_line(evaluations: int) -> str:
+    """How often sampling asks a network."""
+    return f"{evaluations:,} network evaluations of a slice in sampling"
+
+
+def flops_line(flops: Flops) -> str:
     """What the networks do, in operations."""
-    return (
-        f"{evaluations:,} network evaluations of a slice in sampling; {operations(flops.training)} in training and "
-        f"{operations(flops.sampling)} in sampling, {operations(flops.total)} together"
-    )
+    shares = f"{operations(flops.training)} in training and {operations(flops.sampling)} in sampling"
+    return f"{shares}, {operations(flops.total)} together"
 
 
 def hours(flops: Flops, rate: Rate, side_by_side: int = 1) -> tuple[float, float]:
