@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo report test lint bench clean
+.PHONY: plan demo report test lint bench clean
 
 demo: .venv/installed
 	snakemake --config scale=demo
@@ -11,6 +11,11 @@ demo: .venv/installed
 # One page with every exhibit, its caption and the workflow that made it: results/report.html
 report: demo
 	snakemake --config scale=demo --report results/report.html
+
+# What the paper's experiment does and costs, before it runs; SCALE=demo, or CONFIG="mine.yaml" laid over it as --configfile.
+SCALE ?= paper
+plan: .venv/installed
+	python workflow/plan.py --scale $(SCALE) --configfile $(CONFIG)
 
 test: .venv/installed
 	python -m pytest

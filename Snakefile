@@ -3,6 +3,7 @@
 results/table1.csv, .html, .md, .tex, table1_groups.csv   the exhibits of the active data set (`dataset` in the configuration)
 results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
 results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   also .png and .csv, the numbers that are drawn
+results/cost.csv, .html, .md                              what the run took, by rule, network and method, beside the plan
 results/held_out.csv, .html, .md, .tex, held_out_groups.csv   Table 1 of held-out cases, locked until evaluate_held_out
 results/{dataset}/cases.csv                               case, site, paths of its images
 results/{dataset}/check.csv                               what is wrong with them: severity, case, file, finding, remedy
@@ -51,11 +52,13 @@ include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/predict.smk"
 include: "rules/evaluate.smk"
+include: "rules/cost.smk"
 include: "rules/report.smk"
 
 
 onstart:
     require_device()
+    tell_plan()
 
 
 rule all:

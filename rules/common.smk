@@ -1,6 +1,8 @@
 # What a rule needs to know of the configuration.
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +49,7 @@ EXHIBITS = {
     "table2": (["table2.html", "table2.csv", "table2.md", "table2.json"], "Tables", "Table 2"),
     "uncertainty": (["uncertainty.html", "uncertainty.csv", "uncertainty.md", "uncertainty.json"], "Tables", "Uncertainty"),
     "claims": (["claims.html", "claims.csv", "claims.md", "claims.json"], "Tables", "The paper's claims"),
+    "cost": (["cost.html", "cost.csv", "cost.md", "cost.json"], "Tables", "Cost of the run"),
     "fig2_uncertainty": ([f"fig2_uncertainty.{kind}" for kind in ("png", "pdf", "csv", "json")], "Figures", "Figure 2"),
     "fig3_tprime": ([f"fig3_tprime.{kind}" for kind in ("png", "pdf", "csv", "json")], "Figures", "Figure 3"),
     "fig4_ensemble": ([f"fig4_ensemble.{kind}" for kind in ("png", "pdf", "csv", "json")], "Figures", "Figure 4"),

@@ -35,6 +35,8 @@ for name, made in config["datasets"].items():
                 record=f"{made['folder']}/downloaded.json",
             log:
                 f"results/logs/download/{name}.log",
+            benchmark:
+                f"results/benchmarks/download/{name}.tsv"
             localrule: True
             conda:
                 "../envs/scans-and-tables.yaml"
@@ -55,6 +57,8 @@ rule list_cases:
         table="results/{dataset}/cases.csv",
     log:
         "results/logs/list_cases/{dataset}.log",
+    benchmark:
+        "results/benchmarks/list_cases/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     threads: 2
@@ -134,6 +138,8 @@ rule split:
         splits="results/{dataset}/splits.csv",
     log:
         "results/logs/split/{dataset}.log",
+    benchmark:
+        "results/benchmarks/split/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:

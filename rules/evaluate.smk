@@ -10,6 +10,8 @@ rule score:
         record="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.json",
     log:
         "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/score/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -29,6 +31,8 @@ rule resample_ensemble:
         record="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.json",
     log:
         "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    benchmark:
+        "results/benchmarks/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:

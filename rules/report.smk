@@ -14,6 +14,8 @@ rule table1:
         record="results/{dataset}/exhibits/table1.json",
     log:
         "results/logs/table1/{dataset}.log",
+    benchmark:
+        "results/benchmarks/table1/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -36,6 +38,8 @@ rule table2:
         record="results/{dataset}/exhibits/table2.json",
     log:
         "results/logs/table2/{dataset}.log",
+    benchmark:
+        "results/benchmarks/table2/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -56,6 +60,8 @@ rule uncertainty:
         record="results/{dataset}/exhibits/uncertainty.json",
     log:
         "results/logs/uncertainty/{dataset}.log",
+    benchmark:
+        "results/benchmarks/uncertainty/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -81,6 +87,8 @@ rule claims:
         record="results/{dataset}/exhibits/claims.json",
     log:
         "results/logs/claims/{dataset}.log",
+    benchmark:
+        "results/benchmarks/claims/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -105,6 +113,8 @@ rule fig2_uncertainty:
         record="results/{dataset}/exhibits/fig2_uncertainty.json",
     log:
         "results/logs/fig2_uncertainty/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig2_uncertainty/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -127,6 +137,8 @@ rule fig3_tprime:
         record="results/{dataset}/exhibits/fig3_tprime.json",
     log:
         "results/logs/fig3_tprime/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig3_tprime/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -152,6 +164,8 @@ rule fig4_ensemble:
         record="results/{dataset}/exhibits/fig4_ensemble.json",
     log:
         "results/logs/fig4_ensemble/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig4_ensemble/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -173,6 +187,8 @@ rule pareto:
         record="results/{dataset}/exhibits/pareto.json",
     log:
         "results/logs/pareto/{dataset}.log",
+    benchmark:
+        "results/benchmarks/pareto/{dataset}.tsv"
     conda:
         "../envs/scans-and-tables.yaml"
     params:

@@ -62,6 +62,7 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
     [
         *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
         *("command_line", "check", "dataverse", "files", "memory", "processes", "devices", "prepared", "run_record"),
+        *("plan", "plan_report", "case_sizes", "device_rates", "build.planned_flops", "tables.cost"),
         *("cohort", "bids", "nnunet", "splits", "preparation", "images"),
         *("prediction_formats.conversion", "prediction_formats.bids", "tables.claims", "tables.table1", "tables.provenance"),
         *("figures.fig2_uncertainty", "figures.quality", "quality_page", "bundle", "model_card", "scan_files", "lesion_table"),

@@ -69,7 +69,7 @@ def main(
     description = {"method": name, "settings": settings, "split": split, "seed": seed, "threads": threads}
     description |= {"network": Path(weights).parents[1].name, "network_sha256": trained["sha256"][Path(weights).name]}
     description["presegmentation"] = presegmentation and Path(presegmentation).parents[1].name
-    description["float32_because"] = not_shorter
+    description |= {"device_type": where.type, "float32_because": not_shorter}
     how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": seconds}
     description |= run_record(config, code, **how, made_from=[card, presegmentation])
     drawn = {"stamp": stamp, "cases": own, "method": description}

@@ -77,9 +77,15 @@ def main(
     checkpoint.save_weights(Path(weights), fitted.selected, own)
     checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early], own)
     description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
-    description |= {"split": split, "seed": seed, "training_cases": roles["train"], "threads": threads}
+    description |= {
+        "split": split,
+        "seed": seed,
+        "training_cases": roles["train"],
+        "threads": threads,
+        "device_type": where.type,
+    }
     early_ones = [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early]
-    description |= {"selected_step": fitted.selected_step, "early": early_ones}
+    description |= {"selected_step": fitted.selected_step, "early": early_ones, "device_type": where.type}
     how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
     checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)

@@ -1,0 +1,142 @@
+"""What the workflow does and what that costs, before it runs: `make plan`, and the lines at the start of every run.
+
+Nothing is run. FLOPs are counted with PyTorch, the device at hand is timed for some seconds, and both are kept in work/plan.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pd_ddpm import plan, plan_report
+from pd_ddpm.build.planned_flops import PlannedFlops, network_evaluations, rate_at_hand
+from pd_ddpm.case_sizes import CohortSizes, cohort_sizes
+from pd_ddpm.device_rates import Rate
+from pd_ddpm.settings import Config, method
+
+KEPT = Path("work", "plan")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the plan of the workflow, or of the jobs that a run is about to start."""
+    parser = argparse.ArgumentParser(description="What the workflow does and what that costs; nothing is run.")
+    parser.add_argument("--scale", choices=("demo", "paper"), default="paper", help="(%(default)s)")
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="laid over the configuration, as by snakemake")
+    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)  # the Snakefile's question, on standard input
+    given = parser.parse_args(arguments)
+    if given.start:
+        asked = json.load(sys.stdin)
+        tell_start(asked["config"], [plan.Job(*job) for job in asked["jobs"]], asked["cores"], asked["here"])
+    else:
+        tell_plan(*planned_jobs(given.scale, given.configfile))
+
+
+def planned_jobs(scale: str, files: Sequence[Path]) -> tuple[Config, list[plan.Job], list[plan.Job]]:
+    """The configuration, all jobs of the workflow as Snakemake plans them, and those of them that have yet to run.
+
+    Raises ValueError where Snakemake cannot plan.
+    """
+    from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import WorkflowError
+    from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(cores=os.cpu_count()),
+            config_settings=ConfigSettings(config={"scale": scale}, configfiles=files),
+            snakefile=Path("Snakefile"),
+        )
+        # The way of `snakemake --summary`, which prints the plan in a form that does not tell jobs apart.
+        try:
+            workflow.dag(DAGSettings())
+            internal = workflow._workflow
+            internal._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+            internal._build_dag()
+        except WorkflowError as problem:
+            raise ValueError(str(problem)) from None
+        pending = set(internal.dag.needrun_jobs())
+        jobs = [(_described(job), job in pending) for job in internal.dag.jobs]
+        return internal.config, [job for job, _ in jobs], [job for job, due in jobs if due]
+
+
+def _described(job: Any) -> plan.Job:
+    return plan.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input)))
+
+
+def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.Job]) -> None:
+    """All of the plan: work, hours, disk, and the naive plan beside it."""
+    work, cohorts = plan.planned(config, jobs), cohorts_of(config, jobs)
+    runs = f"splits {config['splits']}, seeds {config['seeds']}"
+    print(f"Plan of the {config['scale']} scale, data set {config['dataset']}, {runs}")
+    print(f"  {plan_report.jobs_line(jobs, work)}\n  {plan_report.rules_line(jobs)}")
+    for cohort in cohorts.values():
+        if cohort.assumed:
+            print(f"  assumed of {cohort.assumed}")
+    prices = PlannedFlops(config, cohorts, KEPT / "flops.json")
+    flops = flops_of(work, prices)
+    print("  " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)))
+    print("  " + plan_report.flops_line(flops))
+    if len(pending) < len(jobs):
+        left = plan.planned(config, pending)
+        print("Still to run\n  " + plan_report.jobs_line(pending, left))
+        print("  " + plan_report.evaluations_line(evaluations_of(config, cohorts, left)))
+        print("  " + plan_report.flops_line(flops_of(left, prices)))
+    print("\n".join(["Hours", *(f"  {line}" for line in plan_report.hours_lines(flops, *at_hand(config, os.cpu_count())))]))
+    print("  Start of jobs, scores and figures come besides. Networks as small as the demo's are far slower on a GPU.")
+    naive = plan.naive(config, jobs)
+    drawn = [prices.sampling(one) for one in naive.samplings]
+    without = plan_report.Flops(sum(map(prices.training, naive.trainings)), sum(drawn))
+    by_exhibit = plan_report.exhibit_flops(naive.samplings, drawn)
+    print("\n".join(["Without sharing", *(f"  {line}" for line in plan_report.naive_lines(flops, without, by_exhibit))]))
+    parameters = {training: prices.parameters(training) for training in work.trainings}
+    print("\n".join(["Disk", *(f"  {line}" for line in plan_report.disk_lines(config, work, cohorts, parameters))]))
+
+
+def tell_start(config: Config, jobs: Sequence[plan.Job], cores: int, here: bool) -> None:
+    """Line by line, the quickest first: whoever asks may stop listening. here: networks run on this machine."""
+    work = plan.planned(config, jobs)
+    print("Plan: " + plan_report.jobs_line(jobs, work), flush=True)
+    if work.trainings or work.samplings:
+        cohorts = cohorts_of(config, jobs)
+        print("Plan: " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
+        flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))
+        print("Plan: " + plan_report.flops_line(flops), flush=True)
+        print("Plan: " + plan_report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
+
+
+def cohorts_of(config: Config, jobs: Sequence[plan.Job]) -> dict[str, CohortSizes]:
+    """The cases of every data set whose cases networks see."""
+    names = dict.fromkeys(job.wildcards["dataset"] for job in jobs if job.rule in ("train", "sample"))
+    return {name: cohort_sizes(config, name, Path("results", name)) for name in names}
+
+
+def flops_of(work: plan.Work, prices: PlannedFlops) -> plan_report.Flops:
+    """Operations of all trainings and all samplings."""
+    return plan_report.Flops(sum(map(prices.training, work.trainings)), sum(map(prices.sampling, work.samplings)))
+
+
+def evaluations_of(config: Config, cohorts: dict[str, CohortSizes], work: plan.Work) -> int:
+    """Network evaluations of all samplings."""
+    return sum(network_evaluations(config, cohorts, sampling) for sampling in work.samplings)
+
+
+def at_hand(config: Config, cores: int) -> tuple[Rate | None, int]:
+    """The rate of the device at hand with the network of Fig. 3's chain, and how many jobs it runs side by side."""
+    threads = config["resources"]["train"]["threads"]
+    try:
+        network = method(config, config["exhibits"]["fig3_tprime"]["method"])["network"]
+        rate = rate_at_hand(config, network, min(threads, cores), KEPT / "rates.json")
+    except (ImportError, ValueError) as reason:
+        print(f"Plan: how fast the device at hand is, is not known: {reason}", flush=True)
+        return None, 1
+    return rate, max(1, cores // threads) if rate.device == "CPU" else 1
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as problem:
+        sys.exit(f"plan: {problem}")
