@@ -1,4 +1,5 @@
-# Predictions against the truth, in millimetres on the scan's own grid.
+# Predictions against the truth, in millimetres on the scan's own grid. Also with a cluster they are scored beside Snakemake, in
+# seconds each and at once: in the queue, a group of these jobs would wait for the slowest of its predictions.
 
 
 rule score:
@@ -9,6 +10,7 @@ rule score:
         scores="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.csv",
     log:
         "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -27,6 +29,7 @@ rule resample_ensemble:
         ensembles="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.csv",
     log:
         "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:

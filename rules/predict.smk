@@ -19,8 +19,8 @@ rule sample:
     threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=config["resources"]["sample"]["gpu"],
-        mem_mb=lambda wildcards, attempt: attempt * config["resources"]["sample"]["mem_mb"],
-        runtime=lambda wildcards, attempt: attempt * config["resources"]["sample"]["runtime"],
+        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        runtime=escalating(config["resources"]["sample"]["runtime"]),
     params:
         name="{method}",
         split=lambda wildcards: int(wildcards.split),

@@ -13,6 +13,7 @@ rule table1:
         groups="results/{dataset}/exhibits/table1_groups.csv",
     log:
         "results/logs/table1/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -34,6 +35,7 @@ rule table2:
         markdown="results/{dataset}/exhibits/table2.md",
     log:
         "results/logs/table2/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -53,6 +55,7 @@ rule uncertainty:
         markdown="results/{dataset}/exhibits/uncertainty.md",
     log:
         "results/logs/uncertainty/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -77,6 +80,7 @@ rule claims:
         markdown="results/{dataset}/exhibits/claims.md",
     log:
         "results/logs/claims/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -100,6 +104,7 @@ rule fig2_uncertainty:
         numbers="results/{dataset}/exhibits/fig2_uncertainty.csv",
     log:
         "results/logs/fig2_uncertainty/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -121,6 +126,7 @@ rule fig3_tprime:
         numbers="results/{dataset}/exhibits/fig3_tprime.csv",
     log:
         "results/logs/fig3_tprime/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -145,6 +151,7 @@ rule fig4_ensemble:
         numbers="results/{dataset}/exhibits/fig4_ensemble.csv",
     log:
         "results/logs/fig4_ensemble/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
@@ -165,6 +172,7 @@ rule pareto:
         numbers="results/{dataset}/exhibits/pareto.csv",
     log:
         "results/logs/pareto/{dataset}.log",
+    localrule: True
     conda:
         "../envs/pd-ddpm.yaml"
     params:
