@@ -5,7 +5,7 @@
 #   slurm_cluster.sh up FOLDER      NODES nodes of CPUS cores, MEM MB and GPUS GPUs of the type `test`, however small the machine
 #   slurm_cluster.sh env FOLDER     what clients need: eval "$(slurm_cluster.sh env FOLDER)"
 #   slurm_cluster.sh down FOLDER    cancel the jobs, stop the daemons
-# Partitions: gpu, and high, whose jobs preempt those of gpu.
+# Partitions: cpu, where jobs go that name none; gpu; and high, whose jobs preempt those of gpu.
 set -euo pipefail
 COMMAND=${1:?install, up, env or down}
 NODES=${NODES:-2} CPUS=${CPUS:-8} MEM=${MEM:-200000} GPUS=${GPUS:-2}
@@ -82,7 +82,8 @@ SlurmdPidFile=$FOLDER/run/slurmd.%n.pid
 SlurmctldLogFile=$FOLDER/log/slurmctld.log
 SlurmdLogFile=$FOLDER/log/slurmd.%n.log
 NodeName=n[1-$NODES] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + NODES))] CPUs=$CPUS RealMemory=$MEM Gres=gpu:test:$GPUS State=UNKNOWN
-PartitionName=gpu Nodes=ALL Default=YES MaxTime=7-00:00:00 PriorityTier=1 GraceTime=20 State=UP
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=7-00:00:00 PriorityTier=10 State=UP
+PartitionName=gpu Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 GraceTime=20 State=UP
 PartitionName=high Nodes=ALL MaxTime=7-00:00:00 PriorityTier=10 State=UP
 EOD
   printf 'Name=gpu Type=test Flags=nvidia_gpu_env File=%s\n' "${DEVICES[@]:0:GPUS}" > "$FOLDER/gres.conf"

@@ -6,6 +6,7 @@ The GPUs are declared and not there: jobs are given them and compute on the CPU.
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,17 +23,33 @@ pytestmark = pytest.mark.slurm
 SCRIPT = ROOT / "tests" / "slurm_cluster.sh"
 PROFILE = ("--cores", "8", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3")
 
+FULL = os.environ.get("DEMO") == "full"
+
+# All exhibits, but fewer methods in those that are not Table 1.
+FEWER = """\
+exhibits:
+  fig3_tprime: {t_start: [300, 1000]}
+  table2: {presegmentations: [{method: zero, printed: Zero}, {method: attunet, printed: "0.799"}]}
+  pareto: {reverse_steps: {ancestral: [4], ddim: [2]}}
+"""
+
 # Four trainings that ask for what the paper's ask for, but CPUs: one thread gives the same bits wherever it runs.
 TRAININGS = """\
 splits: [0]
 seeds: [0, 1, 2, 3]
 device: cpu
 grid: {spacing_mm: 4.0}
-training: {batch: 2, crop: [16, 16], validate_every: 50, validation_slices: 4, precision: float32}
-networks: {unet: {channels: [4, 4, 4, 4, 4], steps: 200}}
+training: {batch: 2, crop: [16, 16], validate_every: 60, validation_slices: 4, precision: float32}
+networks: {unet: {channels: [4, 4, 4, 4, 4], steps: 120}}
 save_every_seconds: 0.1
-resources: {train: {threads: 1}, sample: {gpu: 2, mem_mb: 400, threads: 1}}
+resources: {train: {threads: 1}, sample: {gpu: 2, mem_mb: 500, threads: 1}}
 """
+
+# What a user fills in at the top of slurm/config.yaml.
+SITE = {
+    'slurm_partition: ""           # of jobs with': "slurm_partition: gpu  # of jobs with",
+    'gpu_model: ""': "gpu_model: test",
+}
 
 # What the interpreter of each job runs at its start: the disk is slow, so that each step is saved and a training takes a minute
 # without much computing; and the GPUs that a job sees are written down.
@@ -43,7 +60,7 @@ def replace(source, target, **more):
     if str(target).endswith(("state.pt", "_samples.nii.gz")):
         with open("gpus-of-" + os.environ.get("SLURM_JOB_ID", "none"), "w") as seen:
             seen.write(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-        time.sleep(0.3 if str(target).endswith("state.pt") else 2)
+        time.sleep(0.4 if str(target).endswith("state.pt") else 2)
     return whole(source, target, **more)
 os.replace = replace
 """
@@ -126,13 +143,18 @@ class Broken:
 
 
 @pytest.fixture(scope="module")
-def broken(cluster: Cluster, unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Broken:
+def broken(cluster: Cluster, demo: tuple, unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Broken:
     folder = tmp_path_factory.mktemp("broken") / "copy"
     shutil.copytree(unbroken, folder, symlinks=True)
     shutil.rmtree(folder / "work")
     shutil.rmtree(folder / "results/own/networks")
     (folder / "results/own/cases/prepared.csv").unlink()
     (folder / "src/sitecustomize.py").write_text(SLOW_DISK, encoding="utf-8")
+    profile = (folder / "slurm/config.yaml").read_text(encoding="utf-8")
+    for old, new in SITE.items():
+        assert profile.count(old) == 1
+        profile = profile.replace(old, new)
+    (folder / "slurm/config.yaml").write_text(profile, encoding="utf-8")
     targets = [f"results/own/{training(seed)}/model.safetensors" for seed in "0123"]
     arguments = (*targets, *PROFILE, "--configfile", "own.yaml", "training.yaml")
     said = folder / "said.txt"
@@ -142,9 +164,9 @@ def broken(cluster: Cluster, unbroken: Path, tmp_path_factory: pytest.TempPathFa
         )
         try:
             seeds = break_off(cluster, folder)
-            assert run.wait(300) == 0, said.read_text(encoding="utf-8")
+            assert run.wait(540) == 0, said.read_text(encoding="utf-8")
         finally:
-            run.terminate()
+            run.send_signal(signal.SIGINT)  # which cancels its jobs
             run.wait()
     return Broken(folder, seeds, said.read_text(encoding="utf-8"))
 
@@ -152,17 +174,33 @@ def broken(cluster: Cluster, unbroken: Path, tmp_path_factory: pytest.TempPathFa
 def break_off(cluster: Cluster, folder: Path) -> dict[str, str]:
     """Once all four trainings have saved a state: what happens to one -> its seed."""
     states = [folder / f"work/own/{training(seed)}/state.previous.pt" for seed in "0123"]
-    eventually(lambda: all(state.exists() for state in states), 180, "four trainings run")
+    eventually(lambda: all(state.exists() for state in states), 300, "four trainings run")
     running = {seed_of(job): job["JobId"] for job in cluster.jobs(folder, "train")}
     cluster.call("sbatch", "-p", "high", "--gpus=1", "--time=1", "--mem=1", "--output=/dev/null", "--wrap", "sleep 1")
     preempted = eventually(
-        lambda: [seed_of(job) for job in cluster.jobs(folder, "train") if job["PreemptTime"] != "None"], 30, "a preemption"
+        lambda: [seed_of(job) for job in cluster.jobs(folder, "train") if job["PreemptTime"] != "None"], 60, "a preemption"
     )
     seeds = dict(zip(("cancelled", "requeued", "short of time"), sorted(running.keys() - {preempted[0]}), strict=True))
     cluster.call("scancel", running[seeds["cancelled"]])
     cluster.call("scontrol", "requeue", running[seeds["requeued"]])
     cluster.call("scontrol", "update", f"JobId={running[seeds['short of time']]}", "TimeLimit=1")
     return seeds | {"preempted": preempted[0]}
+
+
+@pytest.fixture(scope="module")
+def demo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A copy of the repository in which the demo runs through the cluster, all rules of it, while the other tests go on."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("demo"))
+    (folder / "fewer.yaml").write_text(FEWER, encoding="utf-8")
+    overlay = () if FULL else ("--configfile", "small.yaml", "fewer.yaml")
+    arguments = command(folder, *PROFILE, "--config", "scale=demo", *overlay, environment=cluster.environment)
+    with (folder / "said.txt").open("w", encoding="utf-8") as output:
+        run = subprocess.Popen(**arguments, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield folder, run
+    finally:
+        run.send_signal(signal.SIGINT)  # which cancels its jobs
+        run.wait()
 
 
 FATES = ["cancelled", "requeued", "short of time", "preempted"]
@@ -177,11 +215,14 @@ def test_a_training_that_is_broken_off_saves_and_ends_with_the_weights_of_the_un
         path = f"results/own/{training(seed)}/{file}"
         assert (broken.folder / path).read_bytes() == (unbroken / path).read_bytes()
     log = (broken.folder / f"results/logs/train/own/unet/split-0_seed-{seed}.log").read_text(encoding="utf-8")
-    continued = int(re.search(r"continuing after step (\d+) of 200", log)[1])
-    assert 0 < continued < 200
-    if fate != "requeued":  # Slurm begins the log of a requeued job anew
+    continued = int(re.search(r"continuing after step (\d+) of 120", log)[1])
+    assert 0 < continued < 120
+    if fate in (
+        "short of time",
+        "preempted",
+    ):  # the last words of the others are lost: with their srun, or in a log that begins anew
         first, *_ = sorted((broken.folder / f"results/logs/slurm/rule_train/own_unet_0_{seed}").glob("*.log"))
-        assert f"asked to end; step {continued} of 200 is saved" in first.read_text(encoding="utf-8")
+        assert f"asked to end; step {continued} of 120 is saved" in first.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("fate", ["cancelled", "short of time", "preempted"])
@@ -201,12 +242,13 @@ def test_a_job_that_is_requeued_keeps_its_number(cluster: Cluster, broken: Broke
 
 def test_jobs_ask_for_the_gpus_and_cpus_that_the_configuration_names(cluster: Cluster, broken: Broken) -> None:
     trainings = cluster.jobs(broken.folder, "train")
-    assert {job["TresPerJob"] for job in trainings} == {"gres:gpu:1"}
+    assert {(job["Partition"], job["TresPerJob"]) for job in trainings} == {("gpu", "gres:gpu:test:1")}
     seen = {(broken.folder / f"gpus-of-{job['JobId']}").read_text(encoding="utf-8") for job in trainings}
     assert seen == {"0", "1"}
     (preparation,) = cluster.jobs(broken.folder, "prepare")
     assert "TresPerJob" not in preparation
     assert "gpu" not in preparation["TRES"]
+    assert preparation["Partition"] == "cpu"
     assert (preparation["NumCPUs"], preparation["MinMemoryNode"], preparation["TimeLimit"]) == ("2", "6000M", "02:00:00")
 
 
@@ -223,7 +265,7 @@ def test_a_job_out_of_memory_is_sent_again_with_more_and_two_gpus_are_two(
     jobs = cluster.jobs(folder)
     assert {job["Comment"] for job in jobs} == {"rule_sample_wildcards_own_unet_0_0"}  # it is scored beside Snakemake
     assert len(jobs) >= 2
-    assert [job["MinMemoryNode"] for job in jobs] == ["400M", "800M", "1200M"][: len(jobs)]
+    assert [job["MinMemoryNode"] for job in jobs] == ["500M", "1000M", "1500M"][: len(jobs)]
     assert [job["JobState"] for job in jobs] == [*["FAILED"] * (len(jobs) - 1), "COMPLETED"]
     for job in jobs[:-1]:
         log = folder / f"results/logs/slurm/rule_sample/own_unet_0_0/{job['JobId']}.log"
@@ -239,21 +281,22 @@ def without_times(folder: Path) -> pd.DataFrame:
 
 
 def test_the_demo_on_the_cluster_has_the_scores_of_a_local_run(
-    cluster: Cluster, request: pytest.FixtureRequest, tmp_path: Path
+    cluster: Cluster, demo: tuple[Path, subprocess.Popen], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    full = os.environ.get("DEMO") == "full"
-    overlay = () if full else ("--configfile", "small.yaml")
-    if full:
-        local = copy_of_the_repository(tmp_path / "local")
-        run = snakemake(local)
-        assert run.returncode == 0, run.stdout + run.stderr
-    else:
+    if not FULL and any(item.path.name == "test_workflow.py" for item in request.session.items):
         local = request.getfixturevalue("finished")
-    folder = copy_of_the_repository(tmp_path / "cluster")
-    arguments = (*PROFILE, "--config", "scale=demo", *overlay)
-    run = snakemake(folder, *arguments, environment=cluster.environment)
-    assert run.returncode == 0, run.stdout + run.stderr
+    else:
+        local = copy_of_the_repository(tmp_path)
+        run = snakemake(local, "results/table1.csv", *([] if FULL else ["--configfile", "small.yaml"]))
+        assert run.returncode == 0, run.stdout + run.stderr
+    folder, run = demo
+    assert run.wait() == 0, (folder / "said.txt").read_text(encoding="utf-8")
+    assert len(without_times(folder)) == 9
     pd.testing.assert_frame_equal(without_times(folder), without_times(local), check_exact=True)
-    rules = {job["Comment"].split("_wildcards_")[0] for job in cluster.jobs(folder)}
+    for exhibit in ("table2.csv", "uncertainty.csv", "claims.csv", "fig2_uncertainty.pdf", "fig3_tprime.pdf", "pareto.pdf"):
+        assert (folder / "results" / exhibit).exists()
+    jobs = cluster.jobs(folder)
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    rules = {job["Comment"].split("_wildcards_")[0] for job in jobs}
     assert rules == {"rule_simulate_phantom", "rule_check", "rule_prepare", "rule_train", "rule_sample"}
-    assert {job["TresPerJob"] for job in cluster.jobs(folder) if "TresPerJob" in job} == set()  # demo: on CPUs
+    assert not any("TresPerJob" in job for job in jobs)  # the demo's networks run on CPUs
