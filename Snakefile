@@ -36,9 +36,9 @@ if config["scale"] == "demo":
 report: "workflow/report/workflow.rst"
 
 
-# GPUs are counted on this machine only; on a cluster the scheduler counts them.
+# Jobs with GPUs are counted on this machine only; on a cluster the scheduler counts GPUs.
 resource_scopes:
-    gpu="local",
+    gpu_jobs="local",
 
 
 include: "rules/common.smk"

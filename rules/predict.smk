@@ -19,6 +19,7 @@ rule sample:
     threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=config["resources"]["sample"]["gpu"],
+        gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(config["resources"]["sample"]["runtime"]),
     params:

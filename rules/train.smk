@@ -22,6 +22,7 @@ rule train:
     threads: config["resources"]["train"]["threads"]
     resources:
         gpu=config["resources"]["train"]["gpu"],
+        gpu_jobs=int(config["resources"]["train"]["gpu"] > 0),
         mem_mb=escalating(config["resources"]["train"]["mem_mb"]),
         runtime=escalating(config["resources"]["train"]["runtime"]),
         slurm_extra="--signal=TERM@300",
