@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo report test lint bench clean
+.PHONY: plan demo report test slurm-test slurm-demo slurm-installed lint bench clean
 
 demo: .venv/installed
 	snakemake --config scale=demo
@@ -19,6 +19,18 @@ plan: .venv/installed
 
 test: .venv/installed
 	python -m pytest
+
+# The cluster profile on a real Slurm, which is started on this machine: preemption, time limits, memory, a small demo.
+slurm-test: slurm-installed .venv/installed
+	python -m pytest tests/test_slurm.py
+
+# The whole demo, on this machine and through that cluster: the scores must be the same.
+slurm-demo: slurm-installed .venv/installed
+	DEMO=full python -m pytest tests/test_slurm.py -k demo
+
+slurm-installed:
+	@PATH="$$PATH:/usr/sbin" command -v slurmctld > /dev/null || \
+		{ echo "Slurm is not installed; install Debian's packages: bash tests/slurm_cluster.sh install"; exit 1; }
 
 lint: .venv/installed
 	ruff check

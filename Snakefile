@@ -42,9 +42,9 @@ report: "workflow/report/workflow.rst"
 container: "pd-ddpm.sif"
 
 
-# GPUs are counted on this machine only; on a cluster the scheduler counts them.
+# Jobs with GPUs are counted on this machine only; on a cluster the scheduler counts GPUs.
 resource_scopes:
-    gpu="local",
+    gpu_jobs="local",
 
 
 include: "rules/common.smk"

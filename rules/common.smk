@@ -36,6 +36,12 @@ def require_device():
 # A rule's own retries would be spent again inside each cluster job, which runs a Snakemake of its own.
 RETRIES = config["retries"] if workflow.is_main_process else 0
 
+
+def escalating(amount):
+    """What a job asks a cluster for: more with each attempt, to three times the first, since a preemption is one of them."""
+    return lambda wildcards, attempt: amount * min(attempt, 3)
+
+
 # The data set whose Table 1 is published beside the exhibits of the active one, since its cases were held out from them.
 HELD_OUT = settings.held_out(config)
 

@@ -57,6 +57,7 @@ rule cost:
         "results/logs/cost/{dataset}.log",
     benchmark:
         "results/benchmarks/cost/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/networks.yaml"
     params:

@@ -12,12 +12,13 @@ for name, made in config["datasets"].items():
                 f"results/logs/simulate/{name}.log",
             benchmark:
                 f"results/benchmarks/simulate/{name}.tsv"
+            retries: RETRIES
             conda:
                 "../envs/scans-and-tables.yaml"
             threads: 2
             resources:
-                mem_mb=6000,
-                runtime=60,
+                mem_mb=escalating(6000),
+                runtime=escalating(60),
             params:
                 settings=made["simulate"],
                 code=script_code("simulate"),
@@ -59,12 +60,10 @@ rule list_cases:
         "results/logs/list_cases/{dataset}.log",
     benchmark:
         "results/benchmarks/list_cases/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     threads: 2
-    resources:
-        mem_mb=3000,
-        runtime=60,
     params:
         dataset="{dataset}",
         settings=lambda wildcards: {
@@ -79,7 +78,8 @@ rule list_cases:
 
 
 # Crop and pixel size are read from the configuration but are no parameters, and what comes next takes the findings as
-# ancient: a new note on them must not ask for raw scans that have been put away, nor re-run a training.
+# ancient: a new note on them must not ask for raw scans that have been put away, nor re-run a training. No retries: most often it
+# fails because something is wrong with the data.
 rule check:
     input:
         made=lambda wildcards: made_by_workflow(wildcards.dataset),
@@ -94,8 +94,8 @@ rule check:
         "../envs/scans-and-tables.yaml"
     threads: 2
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=escalating(3000),
+        runtime=escalating(60),
     params:
         orientation=config["preparation"]["orientation"],
         folds=config["folds"],
@@ -116,12 +116,13 @@ rule prepare:
         "results/logs/prepare/{dataset}.log",
     benchmark:
         "results/benchmarks/prepare/{dataset}.tsv"
+    retries: RETRIES
     conda:
         "../envs/scans-and-tables.yaml"
     threads: 2
     resources:
-        mem_mb=6000,
-        runtime=120,
+        mem_mb=escalating(6000),
+        runtime=escalating(120),
     params:
         channels=lambda wildcards: config["datasets"][wildcards.dataset]["channels"],
         settings=config["preparation"],
@@ -140,6 +141,7 @@ rule split:
         "results/logs/split/{dataset}.log",
     benchmark:
         "results/benchmarks/split/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:

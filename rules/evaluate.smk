@@ -1,4 +1,5 @@
-# Predictions against the truth, in millimetres on the scan's own grid.
+# Predictions against the truth, in millimetres on the scan's own grid. Also with a cluster they are scored beside Snakemake, in
+# seconds each and at once: in the queue, a group of these jobs would wait for the slowest of its predictions.
 
 
 rule score:
@@ -12,6 +13,7 @@ rule score:
         "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
     benchmark:
         "results/benchmarks/score/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -33,6 +35,7 @@ rule resample_ensemble:
         "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
     benchmark:
         "results/benchmarks/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:

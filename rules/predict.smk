@@ -20,8 +20,9 @@ rule gate:
     threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=config["resources"]["sample"]["gpu"],
-        mem_mb=lambda wildcards, attempt: attempt * config["resources"]["sample"]["mem_mb"],
-        runtime=lambda wildcards, attempt: attempt * 30,
+        gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
+        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        runtime=escalating(30),
     params:
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
@@ -49,8 +50,9 @@ rule sample_shard:
     threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=config["resources"]["sample"]["gpu"],
-        mem_mb=lambda wildcards, attempt: attempt * config["resources"]["sample"]["mem_mb"],
-        runtime=lambda wildcards, attempt: attempt * config["resources"]["sample"]["runtime"],
+        gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
+        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        runtime=escalating(config["resources"]["sample"]["runtime"]),
     params:
         name="{method}",
         split=lambda wildcards: int(wildcards.split),
@@ -80,8 +82,9 @@ rule sample:
     threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=lambda wildcards, input: 0 if "shards" in input.keys() else config["resources"]["sample"]["gpu"],
-        mem_mb=lambda wildcards, attempt: attempt * config["resources"]["sample"]["mem_mb"],
-        runtime=lambda wildcards, attempt: attempt * config["resources"]["sample"]["runtime"],
+        gpu_jobs=lambda wildcards, input: int("shards" not in input.keys() and config["resources"]["sample"]["gpu"] > 0),
+        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        runtime=escalating(config["resources"]["sample"]["runtime"]),
     params:
         name="{method}",
         split=lambda wildcards: int(wildcards.split),

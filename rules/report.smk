@@ -16,6 +16,7 @@ rule table1:
         "results/logs/table1/{dataset}.log",
     benchmark:
         "results/benchmarks/table1/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -40,6 +41,7 @@ rule table2:
         "results/logs/table2/{dataset}.log",
     benchmark:
         "results/benchmarks/table2/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -62,6 +64,7 @@ rule uncertainty:
         "results/logs/uncertainty/{dataset}.log",
     benchmark:
         "results/benchmarks/uncertainty/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -89,6 +92,7 @@ rule claims:
         "results/logs/claims/{dataset}.log",
     benchmark:
         "results/benchmarks/claims/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -115,6 +119,7 @@ rule fig2_uncertainty:
         "results/logs/fig2_uncertainty/{dataset}.log",
     benchmark:
         "results/benchmarks/fig2_uncertainty/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -139,6 +144,7 @@ rule fig3_tprime:
         "results/logs/fig3_tprime/{dataset}.log",
     benchmark:
         "results/benchmarks/fig3_tprime/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -166,6 +172,7 @@ rule fig4_ensemble:
         "results/logs/fig4_ensemble/{dataset}.log",
     benchmark:
         "results/benchmarks/fig4_ensemble/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
@@ -189,6 +196,7 @@ rule pareto:
         "results/logs/pareto/{dataset}.log",
     benchmark:
         "results/benchmarks/pareto/{dataset}.tsv"
+    localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:

@@ -22,8 +22,9 @@ rule train:
     threads: config["resources"]["train"]["threads"]
     resources:
         gpu=config["resources"]["train"]["gpu"],
-        mem_mb=lambda wildcards, attempt: attempt * config["resources"]["train"]["mem_mb"],
-        runtime=lambda wildcards, attempt: attempt * config["resources"]["train"]["runtime"],
+        gpu_jobs=int(config["resources"]["train"]["gpu"] > 0),
+        mem_mb=escalating(config["resources"]["train"]["mem_mb"]),
+        runtime=escalating(config["resources"]["train"]["runtime"]),
         slurm_extra="--signal=TERM@300",
     params:
         state="work/{dataset}/networks/{network}/split-{split}_seed-{seed}",

@@ -1,6 +1,6 @@
 """One thread for PyTorch: results are then equal bit for bit, and tests that run side by side do not slow each other down.
 
-Besides, a small folder of prepared cases and the workflow's scripts as functions of plain paths.
+Besides, a small folder of prepared cases, the workflow's scripts as functions of plain paths, and a workflow that has run.
 """
 
 import runpy
@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from workflow_runs import ROOT, copy_of_the_repository, snakemake
 
 from pd_ddpm import settings
 
-ROOT = Path(__file__).parents[1]
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
 
@@ -98,3 +98,12 @@ def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str
         }
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in which the small workflow has run. Tests may not change its results."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("finished"))
+    run = snakemake(folder, "--configfile", "small.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder

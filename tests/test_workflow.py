@@ -1,10 +1,8 @@
 """The workflow as a user runs it: a small demo end to end, what re-runs it, and what stops it."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,33 +10,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from workflow_runs import ROOT, copy_of_the_repository, small_cohort, snakemake
 
-ROOT = Path(__file__).parents[1]
-PARTS = ["Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs", "src"]
 pytestmark = pytest.mark.workflow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def copy_of_the_repository(folder: Path) -> Path:
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy(ROOT / part, folder / part)
-    shutil.copy(ROOT / "tests" / "small.yaml", folder / "small.yaml")
-    return folder
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in a copy of the repository, with the copy's package."""
-    environment = os.environ | {
-        "PYTHONPATH": str(folder / "src"),
-        "HOME": str(folder),
-        "XDG_CONFIG_HOME": str(folder / ".config"),
-    }
-    command = [sys.executable, "-m", "snakemake", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
@@ -56,15 +32,6 @@ def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
 def error(run: subprocess.CompletedProcess[str]) -> str:
     assert run.returncode != 0, run.stdout + run.stderr
     return run.stdout + run.stderr
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository in which the small workflow has run. Tests may not change its results."""
-    folder = copy_of_the_repository(tmp_path_factory.mktemp("finished"))
-    run = snakemake(folder, "--configfile", "small.yaml")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder
 
 
 @pytest.fixture
@@ -280,7 +247,7 @@ def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_f
 
 
 def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
-    small_cohort(fresh, lambda case: None)
+    small_cohort(fresh)
     target = "results/own/splits.csv"
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
@@ -397,38 +364,6 @@ def test_the_missing_wmh_data_say_where_to_get_them(fresh: Path) -> None:
     assert not (fresh / "results/wmh/cases.csv").exists()
 
 
-def small_cohort(folder: Path, damage: Callable[[Path], None]) -> None:
-    """A table data set of five tiny cases, one of them damaged."""
-    random = np.random.default_rng(0)
-    affine = np.diag([2.0, 2.0, 3.0, 1.0])
-    rows = []
-    for number in range(5):
-        case = folder / "scans" / f"p{number}"
-        case.mkdir(parents=True)
-        distance = np.linalg.norm(
-            (np.indices((70, 84, 24)) - np.array([35, 42, 12]).reshape(3, 1, 1, 1)) / [[[[28]]], [[[36]]], [[[11]]]], axis=0
-        )
-        for channel in ("FLAIR", "T1"):
-            scan = (200 * (distance < 1) + random.normal(0, 5, distance.shape)).clip(0).astype(np.float32)
-            nibabel.save(nibabel.Nifti1Image(scan, affine), case / f"{channel}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image((distance < 0.2).astype(np.uint8), affine), case / "mask.nii.gz")
-        rows.append(
-            {
-                "case": f"p{number}",
-                "site": "s",
-                "FLAIR": f"p{number}/FLAIR.nii.gz",
-                "T1": f"p{number}/T1.nii.gz",
-                "mask": f"p{number}/mask.nii.gz",
-            }
-        )
-    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
-    damage(folder / "scans" / "p3")
-    (folder / "own.yaml").write_text(
-        "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n",
-        encoding="utf-8",
-    )
-
-
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(change(np.asarray(image.dataobj).copy()), image.affine), path)
@@ -488,7 +423,7 @@ os.replace = replace
 
 
 def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry_goes_on(fresh: Path) -> None:
-    small_cohort(fresh, lambda case: None)
+    small_cohort(fresh)
     (fresh / "training.yaml").write_text(SMALL_TRAINING + "retries: 1\n", encoding="utf-8")
     (fresh / "src" / "sitecustomize.py").write_text(FULL_ONCE, encoding="utf-8")
     (fresh / "full").touch()
@@ -508,7 +443,7 @@ def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry
 
 
 def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path) -> None:
-    small_cohort(fresh, lambda case: None)
+    small_cohort(fresh)
     arguments = ("--configfile", "own.yaml", "--config", "device=cuda:7")
     message = error(snakemake(fresh, "results/own/networks/unet/split-0_seed-0/model.json", *arguments))
     assert "config key 'device' is 'cuda:7', but" in message

@@ -1,0 +1,69 @@
+"""The workflow as a user runs it, in a copy of the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+PARTS = ["Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs", "src"]
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    shutil.copy(ROOT / "tests" / "small.yaml", folder / "small.yaml")
+    return folder
+
+
+def command(folder: Path, *arguments: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """How `subprocess` is told to run Snakemake in a copy of the repository, with the copy's package."""
+    own = {"PYTHONPATH": str(folder / "src"), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config")}
+    return {"args": [sys.executable, "-m", "snakemake", *arguments], "cwd": folder, "env": environment | own}
+
+
+def snakemake(folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a copy of the repository, see `command`."""
+    return subprocess.run(**command(folder, *arguments, **more), capture_output=True, text=True)
+
+
+def small_cohort(folder: Path, damage: Callable[[Path], None] = lambda case: None) -> None:
+    """A table data set of five tiny cases, one of them damaged if that is asked for."""
+    random = np.random.default_rng(0)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    rows = []
+    for number in range(5):
+        case = folder / "scans" / f"p{number}"
+        case.mkdir(parents=True)
+        distance = np.linalg.norm(
+            (np.indices((70, 84, 24)) - np.array([35, 42, 12]).reshape(3, 1, 1, 1)) / [[[[28]]], [[[36]]], [[[11]]]], axis=0
+        )
+        for channel in ("FLAIR", "T1"):
+            scan = (200 * (distance < 1) + random.normal(0, 5, distance.shape)).clip(0).astype(np.float32)
+            nibabel.save(nibabel.Nifti1Image(scan, affine), case / f"{channel}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image((distance < 0.2).astype(np.uint8), affine), case / "mask.nii.gz")
+        rows.append(
+            {
+                "case": f"p{number}",
+                "site": "s",
+                "FLAIR": f"p{number}/FLAIR.nii.gz",
+                "T1": f"p{number}/T1.nii.gz",
+                "mask": f"p{number}/mask.nii.gz",
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
+    damage(folder / "scans" / "p3")
+    (folder / "own.yaml").write_text(
+        "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n",
+        encoding="utf-8",
+    )
