@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo report test slurm-test slurm-demo slurm-installed lint bench clean
+.PHONY: plan demo report test slurm-test slurm-demo slurm-installed lint bench bench-gpu clean
 
 demo: .venv/installed
 	snakemake --config scale=demo
@@ -38,8 +38,13 @@ lint: .venv/installed
 	snakefmt --check Snakefile rules
 	snakemake --lint
 
+# Beside MONAI, diffusers, MedPy and scipy, on one thread: benchmarks/results.json and the table in docs/performance.md
 bench: .venv/installed
-	python benchmarks/hausdorff_and_lesion_f1.py
+	python -m benchmarks.run
+
+# The paper's denoiser on a GPU: benchmarks/gpu.json
+bench-gpu: .venv/installed
+	python -m benchmarks.gpu
 
 # torch first and by itself: the CPU build where pip finds one, the CUDA build elsewhere.
 .venv/installed: pyproject.toml requirements.lock

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from benchmarks.peers import MONAI, weights_under_our_names
 from pd_ddpm.networks.blocks import AttentionBlock, group_norm, join_skip, sinusoids
 from pd_ddpm.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.networks.dropout import Dropout
@@ -94,52 +95,6 @@ def test_patch_ddm_s_denoiser_has_the_size_of_its_authors_code(skip, size):
         assert count(DenoisingUNet(**PATCH_DDPM, skip=skip)) == size
 
 
-def weights_of_monai(network):
-    """MONAI's state dict under our names: its modules are walked in the order in which data pass through them."""
-    theirs = network.state_dict()
-    ours = {}
-
-    def copy(source, target):
-        for kind in ("weight", "bias"):
-            ours[f"{target}.{kind}"] = theirs[f"{source}.{kind}"]
-
-    def copy_block(source, target, attention):
-        copy(f"{source}.norm1", f"{target}.norm_1")
-        copy(f"{source}.conv1.conv", f"{target}.convolution_1")
-        copy(f"{source}.time_emb_proj", f"{target}.time")
-        copy(f"{source}.norm2", f"{target}.norm_2")
-        copy(f"{source}.conv2.conv", f"{target}.convolution_2")
-        if f"{source}.skip_connection.conv.weight" in theirs:
-            copy(f"{source}.skip_connection.conv", f"{target}.shortcut")
-        if f"{attention}.norm.weight" in theirs:
-            copy(f"{attention}.norm", f"{target}.attention.norm")
-            copy(f"{attention}.attn.out_proj", f"{target}.attention.projection")
-            for kind in ("weight", "bias"):
-                parts = [theirs[f"{attention}.attn.to_{part}.{kind}"] for part in "qkv"]
-                ours[f"{target}.attention.query_key_value.{kind}"] = torch.cat(parts)
-
-    copy("time_embed.0", "time_embedding.0")
-    copy("time_embed.2", "time_embedding.2")
-    copy("conv_in.conv", "first")
-    for level, block in enumerate(network.down_blocks):
-        source, factor = f"down_blocks.{level}", 2**level
-        for i in range(len(block.resnets)):
-            copy_block(f"{source}.resnets.{i}", f"down.factor_{factor}_block_{i + 1}", f"{source}.attentions.{i}")
-        if block.downsampler is not None:
-            copy(f"{source}.downsampler.op.conv", f"down.factor_{factor}_to_{2 * factor}.convolution")
-    copy_block("middle_block.resnet_1", "middle.block_1", "middle_block.attention")
-    copy_block("middle_block.resnet_2", "middle.block_2", "")
-    for number, block in enumerate(network.up_blocks):
-        source, factor = f"up_blocks.{number}", 2 ** (len(network.up_blocks) - 1 - number)
-        for i in range(len(block.resnets)):
-            copy_block(f"{source}.resnets.{i}", f"up.factor_{factor}_block_{i + 1}", f"{source}.attentions.{i}")
-        if block.upsampler is not None:
-            copy(f"{source}.upsampler.postconv.conv", f"up.factor_{factor}_to_{factor // 2}.convolution")
-    copy("out.0", "last.0")
-    copy("out.2.conv", "last.2")
-    return ours
-
-
 @pytest.mark.parametrize(
     ("spatial_dims", "multipliers", "size", "heads"), [(2, (1, 1, 2), (8, 12), 2), (3, (1, 2), (4, 2, 6), 1)]
 )
@@ -167,7 +122,7 @@ def test_with_monai_s_weights_the_output_is_monai_s(spatial_dims, multipliers, s
             "heads": heads,
         }
     )
-    ours.load_state_dict(weights_of_monai(theirs))
+    ours.load_state_dict(weights_under_our_names(theirs, MONAI))
     x, t = normal(2, 3, *size), torch.tensor([1, 700])
     with torch.inference_mode():
         expected = theirs(x, t)

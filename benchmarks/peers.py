@@ -1,0 +1,167 @@
+"""The denoiser's architecture in MONAI and in diffusers, and the proof that it is the same: their weights in our network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+
+from pd_ddpm.networks.denoising_unet import DenoisingUNet
+
+MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # PD-DDPM's
+ATTENTION_LEVEL = 4  # down-sampling factor 16
+GROUPS = 32  # fixed in both libraries
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a library calls the parts of its network; `{}` is the number of a level."""
+
+    time: tuple[str, str]
+    first: str
+    convolution: str
+    shortcut: str
+    attention_norm: str
+    attention_parts: tuple[str, str, str]
+    projection: str
+    down: str
+    up: str
+    middle: tuple[str, str, str]
+    last: tuple[str, str]
+
+
+MONAI = Names(
+    time=("time_embed.0", "time_embed.2"),
+    first="conv_in.conv",
+    convolution="conv{}.conv",
+    shortcut="skip_connection.conv",
+    attention_norm="norm",
+    attention_parts=("attn.to_q", "attn.to_k", "attn.to_v"),
+    projection="attn.out_proj",
+    down="downsampler.op.conv",
+    up="upsampler.postconv.conv",
+    middle=("middle_block.resnet_1", "middle_block.attention", "middle_block.resnet_2"),
+    last=("out.0", "out.2.conv"),
+)
+DIFFUSERS = Names(
+    time=("time_embedding.linear_1", "time_embedding.linear_2"),
+    first="conv_in",
+    convolution="conv{}",
+    shortcut="conv_shortcut",
+    attention_norm="group_norm",
+    attention_parts=("to_q", "to_k", "to_v"),
+    projection="to_out.0",
+    down="downsamplers.0.conv",
+    up="upsamplers.0.conv",
+    middle=("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"),
+    last=("conv_norm_out", "conv_out"),
+)
+
+
+def ours(channels: int, in_channels: int = 3) -> DenoisingUNet:
+    """Our network of the paper's architecture, with the peers' fixed number of groups."""
+    return DenoisingUNet(
+        spatial_dims=2,
+        in_channels=in_channels,
+        out_channels=1,
+        channels=channels,
+        multipliers=MULTIPLIERS,
+        residual_blocks=2,
+        attention_at=[2**ATTENTION_LEVEL],
+        groups=GROUPS,
+    )
+
+
+def monai(channels: int, in_channels: int = 3) -> DiffusionModelUNet:
+    """MONAI's network of the same architecture: one attention head."""
+    widths = [channels * multiplier for multiplier in MULTIPLIERS]
+    return DiffusionModelUNet(
+        spatial_dims=2,
+        in_channels=in_channels,
+        out_channels=1,
+        num_res_blocks=2,
+        channels=widths,
+        attention_levels=[level == ATTENTION_LEVEL for level in range(len(MULTIPLIERS))],
+        num_head_channels=widths,
+        norm_num_groups=GROUPS,
+        norm_eps=1e-5,
+    )
+
+
+def diffusers(channels: int, in_channels: int = 3) -> UNet2DModel:
+    """diffusers' network of the same architecture: one attention head."""
+    kinds = ["Attn" if level == ATTENTION_LEVEL else "" for level in range(len(MULTIPLIERS))]
+    return UNet2DModel(
+        in_channels=in_channels,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=[channels * multiplier for multiplier in MULTIPLIERS],
+        down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        attention_head_dim=None,
+        norm_num_groups=GROUPS,
+    )
+
+
+def weights_under_our_names(network: nn.Module, names: Names) -> dict[str, Tensor]:
+    """A peer's state dict under our names: its modules are walked in the order in which data pass through them."""
+    theirs: Mapping[str, Tensor] = network.state_dict()
+    found: dict[str, Tensor] = {}
+
+    def copy(source: str | Sequence[str], target: str) -> None:
+        for kind in ("weight", "bias"):
+            parts = [theirs[f"{name}.{kind}"] for name in ([source] if isinstance(source, str) else source)]
+            found[f"{target}.{kind}"] = torch.cat(parts)
+
+    def copy_block(source: str, target: str, attention: str = "") -> None:
+        copy(f"{source}.norm1", f"{target}.norm_1")
+        copy(f"{source}.{names.convolution.format(1)}", f"{target}.convolution_1")
+        copy(f"{source}.time_emb_proj", f"{target}.time")
+        copy(f"{source}.norm2", f"{target}.norm_2")
+        copy(f"{source}.{names.convolution.format(2)}", f"{target}.convolution_2")
+        if f"{source}.{names.shortcut}.weight" in theirs:
+            copy(f"{source}.{names.shortcut}", f"{target}.shortcut")
+        if f"{attention}.{names.attention_norm}.weight" in theirs:
+            copy(f"{attention}.{names.attention_norm}", f"{target}.attention.norm")
+            copy([f"{attention}.{part}" for part in names.attention_parts], f"{target}.attention.query_key_value")
+            copy(f"{attention}.{names.projection}", f"{target}.attention.projection")
+
+    def copy_level(source: str, blocks: Any, target: str, sampling: str, to: str) -> None:
+        for number in range(len(blocks)):
+            copy_block(f"{source}.resnets.{number}", f"{target}_block_{number + 1}", f"{source}.attentions.{number}")
+        if f"{source}.{sampling}.weight" in theirs:
+            copy(f"{source}.{sampling}", f"{target}_to_{to}.convolution")
+
+    for number, source in zip((0, 2), names.time, strict=True):
+        copy(source, f"time_embedding.{number}")
+    copy(names.first, "first")
+    levels = len(network.down_blocks)
+    for level, (down, up) in enumerate(zip(network.down_blocks, reversed(network.up_blocks), strict=True)):
+        factor = 2**level
+        copy_level(f"down_blocks.{level}", down.resnets, f"down.factor_{factor}", names.down, f"{2 * factor}")
+        copy_level(f"up_blocks.{levels - 1 - level}", up.resnets, f"up.factor_{factor}", names.up, f"{factor // 2}")
+    copy_block(names.middle[0], "middle.block_1", names.middle[1])
+    copy_block(names.middle[2], "middle.block_2")
+    for number, source in zip((0, 2), names.last, strict=True):
+        copy(source, f"last.{number}")
+    return found
+
+
+@torch.inference_mode()
+def largest_difference(network: nn.Module, names: Names, channels: int) -> float:
+    """How far our network's output is from the peer's with the peer's weights, as a share of its largest value.
+
+    Every parameter of the peer is moved at random first, so that no branch is zero any more.
+    """
+    noise = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
+    copied = ours(channels)
+    copied.load_state_dict(weights_under_our_names(network, names))
+    x, t = torch.randn((2, 3, 64, 96), generator=noise), torch.tensor([1, 700])
+    expected = network.eval()(x, t)
+    expected = getattr(expected, "sample", expected)
+    return ((copied.eval()(x, t) - expected).abs().max() / expected.abs().max()).item()

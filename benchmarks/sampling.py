@@ -1,0 +1,222 @@
+"""Sampling: a member-step of an ensemble, the reverse step without the network, and the kernels of a step.
+
+Ours is what a sampling job runs: a DiffusionSegmenter over the paper's denoiser (predicted noise, variance "large"), placed by
+`precision.place`, all members of a slice in one batch, each with noise of its own. The peers go member by member at batch 1 as
+their tutorials do: MONAI through its DiffusionInferer, diffusers through the loop of its documentation, both with their
+DDPMScheduler, in eval and inference mode, on the same thread; their rows with all members in one batch are information.
+All networks have the same architecture (see `peers`) and start at random; time does not depend on the weights.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from diffusers import DDPMScheduler as DiffusersScheduler
+from monai.inferers import DiffusionInferer
+from monai.networks.schedulers import DDPMScheduler as MonaiScheduler
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks import peers
+from benchmarks.rows import Row, compared
+from benchmarks.timing import Contestant, Spread, take_turns
+from pd_ddpm.denoiser import Denoiser
+from pd_ddpm.masks import CODINGS
+from pd_ddpm.noise import MemberNoise
+from pd_ddpm.precision import autocast, choose_format, place
+from pd_ddpm.samplers import ancestral
+from pd_ddpm.schedule import Schedule
+from pd_ddpm.segmenters import DiffusionSegmenter
+from pd_ddpm.starts import NoiseStart
+
+CPU = torch.device("cpu")
+T = 1000
+MEMBERS, STEPS = 5, 2
+REVERSE_STEP = (60, 1, 128, 192)  # twelve slices of five members, the paper's patch
+Draw = Callable[[], Tensor]
+
+
+def our_draw(network: nn.Module, image: Tensor, members: int, steps: int, precision: str) -> Draw:
+    """All members (members, 1, H, W) of one slice (1, M, H, W) as a sampling job draws them.
+
+    Raises ValueError where the CPU lacks the number format.
+    """
+    number_format = choose_format(precision, CPU)
+    denoiser = place(Denoiser(network, Schedule.cosine(T), CODINGS["signed"], "noise"), CPU, number_format)
+    sampler = partial(ancestral, schedule=denoiser.schedule, variance="large")
+    segmenter = DiffusionSegmenter(denoiser, NoiseStart(T), sampler, steps, members)
+    names = [("benchmark", member) for member in range(members)]
+
+    def draw() -> Tensor:
+        with torch.inference_mode(), autocast(CPU, number_format):
+            return segmenter(image.expand(members, -1, -1, -1), None, MemberNoise(names))
+
+    return draw
+
+
+def monai_draw(network: nn.Module, image: Tensor, members: int, steps: int, batch: int = 1) -> Draw:
+    """The same by MONAI, `batch` members at once."""
+    scheduler = MonaiScheduler(T, schedule="cosine", variance_type="fixed_large")
+    scheduler.set_timesteps(steps)
+    inferer = DiffusionInferer(scheduler)
+    network.eval()
+
+    def draw() -> Tensor:
+        condition = image.expand(batch, -1, -1, -1)
+        with torch.inference_mode():
+            noises = [torch.randn(batch, 1, *image.shape[2:]) for _ in range(members // batch)]
+            return torch.cat(
+                [inferer.sample(noise, network, conditioning=condition, mode="concat", verbose=False) for noise in noises]
+            )
+
+    return draw
+
+
+def diffusers_draw(network: nn.Module, image: Tensor, members: int, steps: int, batch: int = 1) -> Draw:
+    """The same by diffusers, `batch` members at once."""
+    scheduler = DiffusersScheduler(T, beta_schedule="squaredcos_cap_v2", variance_type="fixed_large")
+    scheduler.set_timesteps(steps)
+    network.eval()
+
+    def draw_batch() -> Tensor:
+        condition, x = image.expand(batch, -1, -1, -1), torch.randn(batch, 1, *image.shape[2:])
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(torch.cat([condition, x], dim=1), t).sample, t, x).prev_sample
+        return x
+
+    def draw() -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([draw_batch() for _ in range(members // batch)])
+
+    return draw
+
+
+def member_steps(channels: int, size: tuple[int, int], rounds: int) -> list[Row]:
+    """A member-step of an ensemble in float32 and, where the CPU has it, in bfloat16."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 2, *size)
+    mine, monai, diffusers = peers.ours(channels), peers.monai(channels), peers.diffusers(channels)
+    ensemble = (image, MEMBERS, STEPS)
+    draws: dict[str, Draw] = {
+        "ours": our_draw(mine, *ensemble, "float32"),
+        "again": our_draw(mine, *ensemble, "float32"),
+        "MONAI": monai_draw(monai, *ensemble),
+        "diffusers": diffusers_draw(diffusers, *ensemble),
+        "MONAI, in one batch": monai_draw(monai, *ensemble, batch=MEMBERS),
+        "diffusers, in one batch": diffusers_draw(diffusers, *ensemble, batch=MEMBERS),
+    }
+    missing = ""
+    try:
+        draws |= {name: our_draw(peers.ours(channels), *ensemble, "bfloat16") for name in ("bfloat16", "bfloat16 again")}
+    except ValueError:
+        missing = "the CPU has no bfloat16"
+    times = take_turns({name: Contestant(draw, units=MEMBERS * STEPS) for name, draw in draws.items()}, rounds)
+
+    setting = f"{channels} channels, {size[0]} x {size[1]}, {MEMBERS} members"
+    what = f"member-step, float32 ({setting})"
+    table = [compared(times, what, name, name, target=1.15) for name in ("MONAI", "diffusers")]
+    for name in ("MONAI, in one batch", "diffusers, in one batch"):
+        table.append(compared(times, what, name, name))
+    what = f"member-step, bfloat16 ({setting})"
+    for name in ("MONAI", "diffusers"):
+        against = f"{name}, float32"
+        if missing:
+            table.append(Row(what, against, "ms", target=1.5, remark=missing))
+        else:
+            table.append(compared(times, what, against, name, "bfloat16", ("bfloat16", "bfloat16 again"), 1.5))
+    return table
+
+
+def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
+    """A reverse step whose network's answer is there already: the estimate of x0, the posterior and its noise.
+
+    All have the same answer of the network and draw their own noise: ours that of each member from its own stream, the peers
+    all of it from PyTorch's one generator, their default.
+    """
+    torch.manual_seed(0)
+    x, answer = torch.randn(shape), torch.randn(shape)
+    t = 500
+
+    class Answer(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return answer
+
+    denoiser = Denoiser(Answer(), Schedule.cosine(T), CODINGS["signed"], "noise")
+    noise = MemberNoise([("benchmark", member) for member in range(shape[0])])
+    image = torch.empty(shape[0], 0, *shape[2:])
+    monai = MonaiScheduler(T, schedule="cosine", variance_type="fixed_large")
+    diffusers = DiffusersScheduler(T, beta_schedule="squaredcos_cap_v2", variance_type="fixed_large")
+
+    def ours() -> Tensor:
+        chain = partial(ancestral, times=[t, t - 1], schedule=denoiser.schedule, noise=noise, variance="large")
+        return chain(lambda x_t, time: denoiser(x_t, image, time), x)
+
+    with torch.inference_mode():
+        times = take_turns(
+            {
+                "ours": Contestant(ours, 3),
+                "again": Contestant(ours, 3),
+                "MONAI": Contestant(lambda: monai.step(answer, t, x), 3),
+                "diffusers": Contestant(lambda: diffusers.step(answer, t, x), 3),
+                "our noise": Contestant(lambda: noise.draw(shape[1:]), 3),
+                "their noise": Contestant(lambda: torch.randn(shape), 3),
+            },
+            rounds,
+        )
+    arithmetic = {name: times[name] - times["our noise"] for name in ("ours", "again")}
+    arithmetic |= {name: times[name] - times["their noise"] for name in ("MONAI", "diffusers")}
+    what = f"reverse step without the network ({' x '.join(map(str, shape))})"
+    table = [compared(times, f"{what}, noise included", name, name, target=2.5) for name in ("MONAI", "diffusers")]
+    table += [compared(arithmetic, "the same, the time of the noise subtracted", name, name) for name in ("MONAI", "diffusers")]
+    return [*table, compared(times, "noise of each member's own stream", "torch.randn", "their noise", "our noise")]
+
+
+class KernelCount(TorchDispatchMode):
+    """Counts the operations that PyTorch dispatches within the block, views apart: on a GPU each is a kernel or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += not _is_view(function)
+        return function(*arguments, **(keywords or {}))
+
+
+def _is_view(function: torch._ops.OpOverload) -> bool:
+    """Whether an operation's result may be its argument under another shape."""
+    if function is torch.ops.aten._unsafe_view.default:  # a view that is not declared as one
+        return True
+    results = function._schema.returns
+    return bool(results) and all(one.alias_info is not None and not one.alias_info.is_write for one in results)
+
+
+def kernels(draw: Draw) -> int:
+    """Kernels of one call."""
+    draw()
+    with KernelCount() as counted:
+        draw()
+    return counted.count
+
+
+def kernels_per_step(channels: int, size: tuple[int, int]) -> list[Row]:
+    """Kernels of one sampling step, the difference of a chain of three steps and one of two: free of noise.
+
+    Ours with five members in the batch, the peers with one, for each of which they launch as many.
+    """
+    image = torch.zeros(1, 2, *size)
+
+    def per_step(draw: Callable[[int], Draw]) -> int:
+        return kernels(draw(3)) - kernels(draw(2))
+
+    network, monai, diffusers = peers.ours(channels), peers.monai(channels), peers.diffusers(channels)
+    mine = per_step(lambda steps: our_draw(network, image, MEMBERS, steps, "float32"))
+    counts = {
+        "MONAI": per_step(lambda steps: monai_draw(monai, image, 1, steps)),
+        "diffusers": per_step(lambda steps: diffusers_draw(diffusers, image, 1, steps)),
+    }
+    exact, remark = Spread(1.0, 1.0, 1.0), f"ours draw {MEMBERS} members with them, theirs one"
+    return [
+        Row("kernels of a sampling step", name, "kernels", mine, count, Spread(*[count / mine] * 3), exact, 1.3, 0.0, remark)
+        for name, count in counts.items()
+    ]

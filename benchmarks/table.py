@@ -1,0 +1,117 @@
+"""The rows as a json file with the machine that they were measured on, and as the table of docs/performance.md."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Row
+from benchmarks.timing import Spread
+from pd_ddpm.files import replacing, write_json
+
+BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+PACKAGES = ("torch", "monai", "diffusers", "MedPy", "scipy", "numpy", "snakemake")
+HEAD = ("what", "against", "ours", "theirs", "theirs / ours", "A/A", "target", "reached")
+
+
+class NoPlaceError(ValueError):
+    """A document has no place for the table."""
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on besides the code."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    facts = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    flags = facts.get("flags", "").split()
+    return {
+        "cpu": facts.get("model name", platform.processor() or platform.machine()),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the working tree, "-dirty" behind it where files differ; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def record(rows: Iterable[Row], checks: Mapping[str, str], seconds: float, here: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is written into the json file. here: the machine as it was when the measurement began."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": dict(here),
+        "seconds": round(seconds),
+        "checks": dict(checks),
+        "rows": [row.as_record() for row in rows],
+    }
+
+
+def markdown(recorded: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The machine in a sentence, the checks, and the table."""
+    here = recorded["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in here["packages"].items())
+    flags = " ".join(here["flags"]) or "none of " + ", ".join(FLAGS)
+    lines = [
+        f"Measured on {recorded['date'][:10]} at commit {recorded['commit']}: {here['cpu']}, {here['cores']} cores ({flags}), "
+        f"load {here['load_average']} when it began; Python {here['python']}, {packages}. It took {recorded['seconds']} s.",
+        "",
+        *(f"* {name}: {finding}" for name, finding in recorded["checks"].items()),
+        "",
+        _line(HEAD),
+        _line(["---", "---", "---:", "---:", "---:", "---:", "---:", "---"]),
+        *(_line(_cells(row)) for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row) -> list[str]:
+    target = "" if row.target is None else f"≥ {row.target:g}" if row.against else f"≤ {row.target:g} {row.unit}"
+    reached = f"{row.reached}: {row.remark}" if row.remark and row.ours is None else row.reached
+    what = f"{row.what}; {row.remark}" if row.remark and row.ours is not None else row.what
+    values = [_number(value, row.unit) for value in (row.ours, row.theirs)]
+    return [what, row.against, *values, _spread(row.ratio), _spread(row.same), target, reached]
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.3g} {unit}"
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    if spread.low == spread.high:
+        return f"{spread.median:.2f}"
+    return f"{spread.median:.2f} [{spread.low:.2f}, {spread.high:.2f}]"
+
+
+def write(recorded: Mapping[str, Any], rows: Sequence[Row], results: Path, document: Path) -> None:
+    """Write the json file, and put the table between the two marks of the document.
+
+    Raises NoPlaceError where the document lacks a mark, before anything is written.
+    """
+    text = document.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise NoPlaceError(f"{document}: it has no line {BEGIN} with {END} below it; put both where the table is to stand.")
+    write_json(results, recorded)
+    with replacing(document) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n{markdown(recorded, rows)}\n{END}{after}", encoding="utf-8")

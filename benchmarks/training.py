@@ -1,0 +1,113 @@
+"""One training step of the denoiser: batch, loss, gradients, Adam.
+
+Ours is the step of `Training` as a training job runs it, the drawing of its batch included, without gradient clipping, which
+the peer does not do. The peer is what MONAI's tutorials do: DiffusionInferer over MONAI's network, the squared error, and
+torch.optim.Adam as it comes; its batch lies ready. Same architecture (see `peers`), same batch, same thread.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from monai.inferers import DiffusionInferer
+from monai.networks.schedulers import DDPMScheduler
+from torch.nn import functional
+
+from benchmarks import peers
+from benchmarks.rows import Row, compared
+from benchmarks.timing import Contestant, take_turns
+from pd_ddpm.denoiser import Denoiser
+from pd_ddpm.masks import CODINGS
+from pd_ddpm.objectives import Denoising
+from pd_ddpm.precision import choose_format
+from pd_ddpm.schedule import Schedule
+from pd_ddpm.training import Training, TrainingSettings
+from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices
+
+CPU = torch.device("cpu")
+T = 1000
+LEARNING_RATE = 1e-4
+
+
+def made_up_slices(cases: int, slices: int, size: tuple[int, int]) -> list[CaseSlices]:
+    """Cases of noise with a lesion in every slice, two channels."""
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(cases):
+        shares = torch.zeros(slices, 2, *size)
+        shares[:, 0, size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] = 1.0
+        image = torch.from_numpy(random.standard_normal((slices, 2, *size), dtype=np.float32))
+        made.append(CaseSlices(f"case-{number}", image, shares, range(slices)))
+    return made
+
+
+def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -> Callable[[], object]:
+    """Optimiser steps of a training job on made-up cases, one a call."""
+    training = Training(
+        Denoiser(peers.ours(channels), Schedule.cosine(T), CODINGS["signed"], "noise"),
+        Denoising(T, "squared_error"),
+        TrainingSlices(made_up_slices(2, 8, size)),
+        [],
+        TrainingSettings(
+            steps=1_000_000,
+            batch=batch,
+            learning_rate=LEARNING_RATE,
+            learning_rate_decay="none",
+            weight_decay=0.0,
+            gradient_clip=None,
+            ema_decay=0.9999,
+            weights="raw",
+            select="last",
+            validate_every=1_000_000,
+            validation_slices=1,
+            patches=PatchSettings(size, None, (), 0.0),
+        ),
+        seed=0,
+        dependencies={},
+        device=CPU,
+        number_format=choose_format(precision, CPU),
+    )
+    steps = iter(range(1, 1_000_000))
+    return lambda: training._step(next(steps))
+
+
+def monai_step(channels: int, batch: int, size: tuple[int, int]) -> Callable[[], object]:
+    """The same by MONAI's inferer and network with PyTorch's Adam."""
+    network = peers.monai(channels).train()
+    inferer = DiffusionInferer(DDPMScheduler(T, schedule="cosine"))
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    image, mask = torch.randn(batch, 2, *size), torch.zeros(batch, 1, *size)
+
+    def step() -> float:
+        optimiser.zero_grad(set_to_none=True)
+        noise, t = torch.randn_like(mask), torch.randint(0, T, (batch,))
+        predicted = inferer(mask, network, noise, t, condition=image, mode="concat")
+        loss = functional.mse_loss(predicted, noise)
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def training_steps(channels: int, batch: int, size: tuple[int, int], rounds: int) -> list[Row]:
+    """A step in float32 and, where the CPU has it, in bfloat16, against MONAI's in float32."""
+    torch.manual_seed(0)
+    case = (channels, batch, size)
+    steps = {"MONAI": monai_step(*case), "float32": our_step("float32", *case), "float32 again": our_step("float32", *case)}
+    missing = ""
+    try:
+        steps |= {name: our_step("bfloat16", *case) for name in ("bfloat16", "bfloat16 again")}
+    except ValueError:
+        missing = "the CPU has no bfloat16"
+    times = take_turns({name: Contestant(step) for name, step in steps.items()}, rounds)
+    setting = f"{channels} channels, {size[0]} x {size[1]}, batch {batch}"
+    against = "MONAI's network and inferer, default Adam, float32"
+    table = []
+    for precision, target in (("float32", 1.0), ("bfloat16", 1.35)):
+        what = f"training step, {precision} ({setting})"
+        if precision not in times:
+            table.append(Row(what, against, "ms", target=target, remark=missing))
+        else:
+            table.append(compared(times, what, against, "MONAI", precision, (precision, f"{precision} again"), target))
+    return table

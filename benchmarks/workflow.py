@@ -1,0 +1,85 @@
+"""What the workflow costs beside its jobs: the dry run of the paper's plan, and the time around the work of each job.
+
+Both run in a copy of the repository, on the wall clock. For the second the copy's scripts import all that they import and then
+only touch their outputs: the time of the run, less that of its dry run (start and plan), is Snakemake's handling of the jobs,
+the start of Python and the imports, PyTorch's where a job uses it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.rows import Row
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs", "src", "tests/small.yaml")
+TARGET = "results/table1.csv"
+STAND_IN = """
+
+def run(main, log_file, **arguments):
+    for path in (*main.__globals__["snakemake"].output, log_file):
+        Path(path).touch()
+"""
+
+
+class WorkflowError(RuntimeError):
+    """Snakemake ended with an error."""
+
+
+def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
+    """Seconds and output of a Snakemake run in the folder. Raises WorkflowError where it fails."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise WorkflowError(f"{' '.join(command)} ended with code {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+    return seconds, done.stdout + done.stderr
+
+
+@contextmanager
+def copied_repository() -> Iterator[Path]:
+    """A copy of what a workflow needs, without results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for part in PARTS:
+            target = folder / Path(part).name
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy(ROOT / part, target)
+        yield folder
+
+
+def job_count(output: str) -> int:
+    """The total in the statistics that Snakemake prints before it runs."""
+    for line in output.splitlines():
+        if line.split()[:1] == ["total"]:
+            return int(line.split()[1])
+    raise WorkflowError(f"Snakemake printed no number of jobs:\n{output[-2000:]}")
+
+
+def dry_run_of_the_paper() -> Row:
+    """Seconds to the paper's whole plan, five splits and all exhibits, by the cluster's profile."""
+    with copied_repository() as folder:
+        seconds, output = snakemake(folder, "-n", "--quiet", "rules", "--cores", "8", "--profile", "slurm")
+    return Row(f"dry run of the paper's plan ({job_count(output)} jobs)", "", "s", seconds, target=15.0)
+
+
+def overhead_per_job() -> Row:
+    """Seconds around the work of a job, the mean over the jobs of Table 1."""
+    with copied_repository() as folder:
+        console = folder / "src" / "pd_ddpm" / "console.py"
+        console.write_text(console.read_text(encoding="utf-8") + STAND_IN, encoding="utf-8")
+        arguments = ("--configfile", "small.yaml", "--cores", "1", TARGET)
+        planning, _ = snakemake(folder, "-n", *arguments)
+        seconds, output = snakemake(folder, *arguments)
+    jobs = job_count(output)
+    return Row(f"the workflow's own time per job ({jobs} jobs of Table 1)", "", "s", (seconds - planning) / jobs, target=2.0)

@@ -1,0 +1,356 @@
+"""The harness of `make bench`: its statistics on made-up times, its table, its checks, and a very small run (about 20 s)."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu, masks, patches, peers, run, sampling, table, training, workflow
+from benchmarks.rows import Row, compared
+from benchmarks.timing import Contestant, Spread, noise, ratio, take_turns
+
+SMALL = run.Scale(channels=32, size=(32, 32), batch=1, reverse_step=(2, 1, 8, 8), network_rounds=1, rounds=2, random_cases=2)
+ROW = Row("step", "peer", "ms", 2.0, 5.0, Spread(2.0, 2.5, 3.0), Spread(0.9, 1.0, 1.1), 2.5, 0.1)
+
+
+class FakeClock:
+    """A clock that only moves when a contestant says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.order: list[str] = []
+
+    def contestant(self, name: str, seconds: float, calls: int = 1, units: int = 1) -> Contestant:
+        def call() -> None:
+            self.now += seconds
+            self.order.append(name)
+
+        return Contestant(call, calls, units)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_times_are_per_unit_and_the_first_call_of_each_is_not_timed() -> None:
+    clock = FakeClock()
+    contestants = {"slow": clock.contestant("slow", 6.0, units=3), "fast": clock.contestant("fast", 0.5, calls=4)}
+    times = take_turns(contestants, 5, clock)
+    np.testing.assert_allclose(times["slow"], np.full(5, 2000.0))
+    np.testing.assert_allclose(times["fast"], np.full(5, 500.0))
+    assert clock.order[:2] == ["slow", "fast"]
+    assert clock.order.count("slow") == 1 + 5
+    assert clock.order.count("fast") == 1 + 5 * 4
+
+
+def test_each_round_has_all_contestants_in_an_order_of_its_own() -> None:
+    clock = FakeClock()
+    take_turns({name: clock.contestant(name, 1.0) for name in "abcd"}, 20, clock)
+    rounds = ["".join(clock.order[first : first + 4]) for first in range(4, len(clock.order), 4)]
+    assert {"".join(sorted(one)) for one in rounds} == {"abcd"}
+    assert len(set(rounds)) > 8
+
+
+def test_nothing_to_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 contestants in 3 rounds give no times"):
+        take_turns({}, 3)
+    with pytest.raises(ValueError, match="1 contestants in 0 rounds"):
+        take_turns({"a": Contestant(int)}, 0)
+
+
+def test_ratios_are_formed_within_a_round() -> None:
+    # A machine that is ten times slower in every other round: the ratio does not see it, that of the medians would.
+    slow_down = np.array([1.0, 10.0, 1.0, 10.0, 1.0])
+    assert ratio(3.0 * slow_down, 1.5 * slow_down) == (2.0, 2.0, 2.0)
+    assert ratio(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5)) == Spread(2.0, 3.0, 4.0)
+
+
+def test_noise_is_the_distance_from_one_or_the_interval_of_the_median() -> None:
+    assert noise(Spread(1.2, 1.2, 1.2), 9) == pytest.approx(0.2)
+    assert noise(Spread(0.8, 0.8, 0.8), 9) == pytest.approx(0.2)
+    assert noise(Spread(0.85, 1.0, 1.15), 9) == pytest.approx(1.821 * 0.3 / 3, rel=1e-3)
+
+
+def test_a_median_lies_within_the_noise_of_its_value_in_nineteen_of_twenty_cases() -> None:
+    random = np.random.default_rng(0)
+    rounds = 25
+    misses = 0
+    for _ in range(1000):
+        drawn = random.normal(1.0, 0.05, rounds)
+        low, _, high = np.percentile(drawn, (25, 50, 75))
+        misses += abs(np.median(drawn) - 1.0) > noise(Spread(low, 1.0, high), rounds)
+    assert 10 < misses < 90
+
+
+@pytest.mark.parametrize(
+    ("changes", "reached"),
+    [
+        ({}, "yes"),
+        ({"ratio": Spread(2.0, 2.3, 3.0)}, "within the noise"),
+        ({"ratio": Spread(2.0, 2.2, 3.0)}, "no"),
+        ({"ratio": Spread(2.0, 2.49, 3.0), "noise": 0.0}, "no"),
+        ({"target": None}, "information"),
+        ({"ours": None, "ratio": None}, "not measurable here"),
+        ({"ratio": None, "ours": 2.5}, "yes"),
+        ({"ratio": None, "ours": 2.6}, "no"),
+    ],
+)
+def test_whether_a_target_is_reached(changes: dict, reached: str) -> None:
+    assert replace(ROW, **changes).reached == reached
+
+
+def test_a_comparison_says_how_many_times_longer_the_peer_takes() -> None:
+    times = {"ours": np.array([1.0, 2.0, 4.0]), "again": np.array([1.0, 2.0, 5.0]), "peer": np.array([3.0, 6.0, 12.0])}
+    row = compared(times, "step", "the peer", "peer", target=2.9)
+    assert (row.ours, row.theirs, row.ratio) == (2.0, 6.0, Spread(3.0, 3.0, 3.0))
+    assert row.same == Spread(1.0, 1.0, 1.125)
+    assert row.noise == pytest.approx(1.821 * 0.125 / 3**0.5, rel=1e-3)
+    assert row.reached == "yes"
+
+
+def recorded(rows: list[Row]) -> dict:
+    here = {"cpu": "A CPU", "cores": 2, "flags": ["avx2"], "load_average": 0.5, "python": "3.11", "packages": {"torch": "2"}}
+    return table.record(rows, {"answers are equal": "yes"}, 61.4, here)
+
+
+def test_the_table_replaces_what_stands_between_its_marks(tmp_path: Path) -> None:
+    document, results = tmp_path / "performance.md", tmp_path / "results.json"
+    document.write_text(f"# Title\n{table.BEGIN}\nold\n{table.END}\nbelow\n", encoding="utf-8")
+    rows = [
+        ROW,
+        Row("step in bfloat16", "peer", "ms", target=1.5, remark="the CPU has no bfloat16"),
+        Row("kernels", "peer", "kernels", 400, 500, Spread(1.25, 1.25, 1.25), target=1.3, remark="five members"),
+        Row("plan", "", "s", 3.21987, target=15.0),
+    ]
+    for _ in range(2):
+        table.write(recorded(rows), rows, results, document)
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith(f"# Title\n{table.BEGIN}\nMeasured on 20")
+    assert text.endswith(f"{table.END}\nbelow\n")
+    assert "old" not in text
+    assert "A CPU, 2 cores (avx2), load 0.5 when it began; Python 3.11, torch 2. It took 61 s." in text
+    assert "* answers are equal: yes\n" in text
+    table_lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in table_lines} == {9}
+    assert table_lines[2:] == [
+        "| step | peer | 2 ms | 5 ms | 2.50 [2.00, 3.00] | 1.00 [0.90, 1.10] | ≥ 2.5 | yes |",
+        "| step in bfloat16 | peer |  |  |  |  | ≥ 1.5 | not measurable here: the CPU has no bfloat16 |",
+        "| kernels; five members | peer | 400 kernels | 500 kernels | 1.25 |  | ≥ 1.3 | no |",
+        "| plan |  | 3.22 s |  |  |  | ≤ 15 s | yes |",
+    ]
+    stored = json.loads(results.read_text(encoding="utf-8"))
+    assert stored["rows"][0]["ratio"] == {"low": 2.0, "median": 2.5, "high": 3.0}
+    assert [row["reached"] for row in stored["rows"]] == ["yes", "not measurable here", "no", "yes"]
+    assert stored["machine"]["cores"] == 2
+
+
+def test_a_document_without_marks_is_left_alone(tmp_path: Path) -> None:
+    document, results = tmp_path / "performance.md", tmp_path / "results.json"
+    document.write_text(f"{table.END}\n{table.BEGIN}\n", encoding="utf-8")
+    with pytest.raises(table.NoPlaceError, match=r"performance\.md: it has no line .*; put both where"):
+        table.write(recorded([ROW]), [ROW], results, document)
+    assert not results.exists()
+
+
+def test_the_machine_and_the_commit_are_named() -> None:
+    here = table.machine()
+    assert here["cpu"]
+    assert here["cores"] >= 1
+    assert here["packages"]["torch"] == torch.__version__.split("+")[0] or "+" in here["packages"]["torch"]
+
+
+# -- The checks of equality ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("build", "names"), [(peers.monai, peers.MONAI), (peers.diffusers, peers.DIFFUSERS)])
+def test_the_peers_have_our_architecture(build, names, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        sizes = [sum(parameter.numel() for parameter in make(128).parameters()) for make in (peers.ours, build)]
+    assert sizes == [113_670_913] * 2
+    assert peers.largest_difference(build(32), names, 32) < run.SAME_OUTPUT
+    # The same size, but another network: the check has to see it.
+    plain = peers.ours
+
+    def other(channels: int):
+        network = plain(channels)
+        network.middle["block_1"].attention.heads = 2
+        return network
+
+    monkeypatch.setattr(peers, "ours", other)
+    assert peers.largest_difference(build(32), names, 32) > run.SAME_OUTPUT
+
+
+def test_wrong_answers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert masks.disagreements(4) == []
+    plain = masks.hd95_medpy_mm
+    monkeypatch.setattr(masks, "hd95_medpy_mm", lambda first, second: plain(first, second) + 2e-9)
+    assert [found.split(": ")[1][:7] for found in masks.disagreements(2)] == ["HD95 is"] * 2
+    monkeypatch.setattr(masks, "hd95_medpy_mm", lambda first, second: float("nan"))
+    assert len(masks.disagreements(2)) == 2
+    monkeypatch.setattr(masks, "hd95_medpy_mm", plain)
+    monkeypatch.setattr(masks, "lesion_detection", lambda truth, predicted: (1.0, 1.0, 1.0))
+    assert "random case 0: lesion recall, precision or F1 is not scipy's" in masks.disagreements(4)
+
+
+def test_the_timed_cases_are_what_they_are_called() -> None:
+    near = np.zeros((40, 40, 12), dtype=bool)
+    near[18:22, 18:22, 5:7] = True
+    far = masks.with_far_positives(near)
+    assert np.count_nonzero(far & ~near) == 8 * 3 * 3 * 2
+    assert np.argwhere(far).min(0).tolist() == [2, 2, 1]
+    assert np.argwhere(far).max(0).tolist() == [37, 37, 10]
+
+
+# -- What is timed ---------------------------------------------------------------------------------------------------
+
+
+def test_all_draw_five_members_of_the_slice() -> None:
+    image = torch.zeros(1, 2, 32, 32)
+    ours = sampling.our_draw(peers.ours(32), image, 5, 2, "float32")
+    monai = sampling.monai_draw(peers.monai(32), image, 5, 2)
+    diffusers = sampling.diffusers_draw(peers.diffusers(32), image, 5, 2, batch=5)
+    for draw in (ours, monai, diffusers):
+        assert draw().shape == (5, 1, 32, 32)
+    assert torch.equal(ours(), ours())
+
+
+def test_kernels_are_operations_other_than_views() -> None:
+    x = torch.ones(3, 4)
+    assert sampling.kernels(lambda: x.T.reshape(2, 6)[0]) == 1  # the copy that the reshape needs
+    assert sampling.kernels(lambda: x.view(4, 3).unsqueeze(0)[..., 1]) == 0
+    assert sampling.kernels(lambda: (x + 1).mul_(2)) == 2
+
+
+def test_a_training_step_trains() -> None:
+    step = training.our_step("float32", 32, 1, (32, 32))
+    first, second = step(), step()
+    assert np.isfinite([first["loss"], second["loss"]]).all()
+    assert first["loss"] != second["loss"]
+
+
+def test_monai_s_tracking_is_as_it_was_after_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai.data import MetaTensor, get_track_meta
+
+    assert get_track_meta()
+    slices = training.made_up_slices(1, 2, (24, 24))
+    monkeypatch.setattr(patches, "CROP", (16, 16))
+    monkeypatch.setattr(patches, "SLICES", 2)
+    seen = []
+    for tracked in (False, True):
+        made = patches._tracking(tracked, lambda: patches.monai_epoch(patches.TrainingSlices(slices), seen.append))
+        made()
+        assert get_track_meta()
+        assert isinstance(seen[-1]["image"], MetaTensor) == tracked
+        assert seen[-1]["image"].shape == (2, 2, 16, 16)
+
+
+def test_the_scripts_of_the_overhead_s_measurement_only_touch_their_outputs(tmp_path: Path) -> None:
+    class Snakemake:
+        output = (str(tmp_path / "one.csv"), str(tmp_path / "two.csv"))
+
+    (tmp_path / "console.py").write_text(f"from pathlib import Path\n{workflow.STAND_IN}", encoding="utf-8")
+    stand_in = runpy.run_path(str(tmp_path / "console.py"))["run"]
+    script = {"snakemake": Snakemake}
+    exec("def main(): raise RuntimeError", script)
+    stand_in(script["main"], str(tmp_path / "log"), cases="x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["console.py", "log", "one.csv", "two.csv"]
+
+
+def test_the_number_of_jobs_is_read_from_snakemake_s_statistics() -> None:
+    assert workflow.job_count("job  count\n---\ntrain  5\ntotal   12\n\nmore") == 12
+    with pytest.raises(workflow.WorkflowError, match="printed no number of jobs"):
+        workflow.job_count("Nothing to be done")
+
+
+def test_a_workflow_that_fails_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(workflow.WorkflowError, match="ended with code 1"):
+        workflow.snakemake(tmp_path, "-n")
+
+
+# -- The whole -------------------------------------------------------------------------------------------------------
+
+
+def test_a_very_small_run_writes_results_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document, results = tmp_path / "performance.md", tmp_path / "results.json"
+    document.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")
+    chosen = run.benchmarks(SMALL)
+    few = {name: chosen[name] for name in ("member-steps", "kernels", "reverse steps", "training steps")}
+    code = run.main(SMALL, few, results, document)
+    stored = json.loads(results.read_text(encoding="utf-8"))
+    assert set(stored["checks"].values()) == {"yes"}
+    whats = [row["what"] for row in stored["rows"]]
+    assert whats[0] == "member-step, float32 (32 channels, 32 x 32, 5 members)"
+    assert whats.count("kernels of a sampling step") == 2
+    missed = [row for row in stored["rows"] if row["reached"] == "no"]
+    printed = capsys.readouterr()
+    assert code == (1 if missed else 0)
+    assert printed.err.count("not reached") == len(missed)
+    for row in stored["rows"]:
+        if row["ours"] is None:
+            assert row["remark"] == "the CPU has no bfloat16"
+        else:
+            assert row["ours"] > 0
+    assert document.read_text(encoding="utf-8").count("\n| ") == len(whats) + 2  # head and rule
+
+
+def test_a_missed_target_and_a_wrong_answer_end_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")
+    files = (tmp_path / "results.json", document)
+    monkeypatch.setattr(run, "checks", lambda scale: {"answers are equal": []})
+    missed, noisy = replace(ROW, ratio=Spread(1, 1, 1)), replace(ROW, ratio=Spread(2.3, 2.3, 2.3))
+    assert run.main(SMALL, {"good": lambda: [ROW, noisy]}, *files) == 0
+    assert run.main(SMALL, {"bad": lambda: [ROW, missed]}, *files) == 1
+    assert "error: step, peer: not reached" in capsys.readouterr().err
+    monkeypatch.setattr(run, "checks", lambda scale: {"answers are equal": ["by 3 mm", "by 4 mm"]})
+    assert run.main(SMALL, {"good": lambda: [ROW]}, *files) == 1
+    assert "error: answers are equal: no, by 3 mm; by 4 mm" in capsys.readouterr().err
+    assert "* answers are equal: by 3 mm; by 4 mm" in document.read_text(encoding="utf-8")
+
+
+# -- On a GPU --------------------------------------------------------------------------------------------------------
+
+
+def test_the_gpu_s_measurement_runs_on_a_small_network(configured) -> None:
+    network = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], crop=[16, 24], batch=2)
+    method = configured("method", "ddpm")
+    rows = gpu.all_formats(network, method, torch.device("cpu"), 3, 0.01, ["float32", "float16"])
+    assert rows[0]["training_images_per_second"] > 0
+    assert rows[0]["member_steps_per_second"] > 0
+    assert rows[0]["fraction_of_peak"] is None
+    images, flops = rows[0]["training_images_per_second"], gpu.forward_flops(network)
+    assert rows[0]["tflops"]["training"] == pytest.approx(3 * flops * images / 1e12)
+    assert rows[1]["precision"] == "float16"
+    assert "float16" in rows[1]["missing"]
+
+
+def test_the_paper_s_denoiser_takes_186_gflop_for_an_image(configured) -> None:
+    assert gpu.forward_flops(configured("network", "denoiser")) / 1e9 == pytest.approx(186.1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("card", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.0),
+        ("NVIDIA H100 PCIe", "bfloat16", 756.0),
+        ("Tesla V100-SXM2-32GB", "float16", 125.0),
+        ("Tesla V100-SXM2-32GB", "bfloat16", None),
+        ("NVIDIA A100-SXM4-40GB", "tf32", 156.0),
+        ("NVIDIA A10", "tf32", None),
+    ],
+)
+def test_the_peak_is_that_of_the_card(card: str, precision: str, peak: float | None) -> None:
+    assert gpu.peak_tflops(card, precision) == peak
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_measurement_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([]) == 1
+    assert capsys.readouterr().err == (
+        "error: PyTorch sees no CUDA device here; run `make bench-gpu` on a machine that has one.\n"
+    )
