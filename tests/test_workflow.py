@@ -246,6 +246,38 @@ def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_f
     assert "networks/denoiser/split-1_seed-0" in run.stdout + run.stderr
 
 
+def test_number_formats_are_tested_once_for_each_network_where_they_may_be_used(finished: Path, fresh: Path) -> None:
+    target = "results/table1.csv"
+    planned = jobs(snakemake(finished, "-n", "--forceall", target, "--configfile", "small.yaml"))  # precision: float32
+    assert "gate" not in planned
+    (fresh / "auto.yaml").write_text("sampling: {precision: auto}\n", encoding="utf-8")
+    planned = jobs(snakemake(fresh, "-n", target, "--configfile", "small.yaml", "auto.yaml"))
+    assert (planned["gate"], planned["train"], planned["sample"]) == (7, 7, 9)
+    assert "sample_shard" not in planned
+
+
+def test_cases_are_dealt_out_among_shards_and_another_number_re_runs_nothing(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "more.yaml").write_text("sampling: {shards: 3}\n", encoding="utf-8")
+    files = ("--configfile", "small.yaml", "more.yaml")
+    assert jobs(snakemake(folder, "-n", *files)) == {}  # it was drawn in one
+
+    drawn = "results/phantom/predictions/pd-ddpm/split-0_seed-0"
+    shutil.rmtree(folder / drawn)
+    run = snakemake(folder, f"{drawn}/predictions.csv", *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    images = [path.name for path in (finished / drawn).glob("*.nii.gz")]
+    assert len(images) == 2 * 3
+    for name in images:
+        assert (folder / drawn / name).read_bytes() == (finished / drawn / name).read_bytes()
+    times = folder / "results/benchmarks/sample/phantom/pd-ddpm/split-0_seed-0"
+    assert sorted(path.name for path in times.iterdir()) == [f"shard-{shard}-of-3.tsv" for shard in (1, 2, 3)]
+    for number in (1, 2, 3):
+        (folder / "more.yaml").write_text(f"sampling: {{shards: {number}}}\n", encoding="utf-8")
+        assert jobs(snakemake(folder, "-n", f"{drawn}/predictions.csv", *files)) == {}
+
+
 def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
     small_cohort(fresh)
     target = "results/own/splits.csv"
