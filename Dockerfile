@@ -23,8 +23,8 @@ WORKDIR /pd-ddpm
 COPY requirements.lock ./
 RUN python -m pip install --no-cache-dir --requirement requirements.lock
 
-# Whoever runs it has no home in here.
-ENV HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache PYTHONUNBUFFERED=1
+# Whoever runs it by number has neither a name nor a home in here, and Python and Snakemake ask for both.
+ENV USER=user HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/tmp/cache PYTHONUNBUFFERED=1
 
 
 FROM environment

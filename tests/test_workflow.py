@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from workflow_runs import ROOT, copy_of_the_repository, small_cohort, snakemake
 
+from pd_ddpm.provenance import code_version
+
 pytestmark = pytest.mark.workflow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -128,6 +130,27 @@ def test_figures_come_with_the_numbers_that_they_show(finished: Path) -> None:
     assert own["network_evaluations"].item() == ours.loc["PD-DDPM", "network_evaluations"]
     pixels = exhibit(finished, "fig2_uncertainty")
     assert pixels["case"].nunique() == 2
+
+
+def test_every_network_prediction_and_table_says_how_it_came_about(finished: Path) -> None:
+    made = exhibit(finished, "provenance")
+    shown = {path.stem for path in (finished / "results").glob("*.json")}
+    assert set(made.loc[made["kind"] == "exhibit", "name"]) == shown
+    assert {"table1", "table2", "uncertainty", "claims", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"} <= shown
+    runs = made[made["kind"] != "exhibit"]
+    assert runs["kind"].value_counts().to_dict() == {"prediction": 21, "network": 7}
+    assert (runs["precision"] == "float32").all()
+    assert runs[["config", "code", "device", "seed", "seconds", "torch", "python"]].notna().all(axis=None)
+    assert made["config"].nunique() == 1
+    for kind, name in (("network", "train"), ("prediction", "sample")):
+        assert set(runs.loc[runs["kind"] == kind, "code"]) == {code_version(finished / "workflow/scripts" / f"{name}.py")}
+    table = json.loads((finished / "results" / "table1.json").read_text(encoding="utf-8"))
+    behind = [run["file"].split("/")[1:3] for run in table["made_from"]["runs"]]
+    assert [kind for kind, _ in behind] == ["networks"] * 7 + ["predictions"] * 9
+    assert table["made_from"]["summary"]["mixed"] == []
+    for record in (finished / "results").rglob("*.json"):
+        assert str(finished) not in record.read_text(encoding="utf-8"), record
+    assert "All of one configuration" in (finished / "results" / "provenance.html").read_text(encoding="utf-8")
 
 
 def test_members_of_the_pool_begin_with_those_of_the_tables(finished: Path, tmp_path: Path) -> None:
