@@ -5,13 +5,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pd_ddpm import checkpoint
+from pd_ddpm import checkpoint, distributed
 from pd_ddpm.build.network import model
 from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
 from pd_ddpm.files import file_sha256, replacing, sweep
 from pd_ddpm.precision import choose_device, choose_format
 from pd_ddpm.prepared import cases_of_split
+from pd_ddpm.ranks import on_ranks
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices, read_slices
 from pd_ddpm.training_states import TrainingStates
@@ -68,7 +69,8 @@ def main(
         save_every_seconds=save_every_seconds,
         changed=changed_training,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
-
+    if distributed.rank():
+        return  # of several processes the first writes
     sweep(Path(history).parent)
     with replacing(Path(history)) as table:
         pd.DataFrame(fitted.history).to_csv(table, index=False)
@@ -78,6 +80,7 @@ def main(
     description |= {"split": split, "seed": seed, "training_cases": roles["train"], "code": code, "threads": threads}
     description |= {
         "selected_step": fitted.selected_step,
+        "processes": distributed.size(),
         "early": [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early],
         "device": str(where),
         "number_format": str(number_format),
@@ -88,12 +91,8 @@ def main(
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        snakemake.log[0],
-        **snakemake.input,
-        **snakemake.output,
-        **snakemake.params,
-        **{key: snakemake.config[key] for key in ("device", "save_every_seconds", "changed_training")},  # they re-run nothing
-        threads=snakemake.threads,
-    )
+    config = snakemake.config
+    free = {key: config[key] for key in ("device", "save_every_seconds", "changed_training")}  # they re-run nothing
+    arguments = {**snakemake.input, **snakemake.output, **snakemake.params, **free, "threads": snakemake.threads}
+    gpus, processes = config["resources"]["train"]["gpu"], config["training_processes"]
+    run(on_ranks, snakemake.log[0], job=main, gpus=gpus, processes=processes, log_path=snakemake.log[0], arguments=arguments)
