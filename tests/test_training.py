@@ -763,7 +763,6 @@ def test_a_loss_that_is_no_number_names_its_slices_and_keeps_the_last_state(tmp_
     saved = load_state(tmp_path / "state.pt")
     assert saved["progress"]["step"] == 3
     assert torch.isfinite(saved["model"]["factor"])
-    assert torch.equal(saved["model"]["factor"], job.model.factor)
     whole = training(Scale(), CrossEntropy(0.0), **plain).fit(tmp_path / "whole")
     assert_same(training(Scale(), CrossEntropy(0.0), **plain).fit(tmp_path), whole)
 

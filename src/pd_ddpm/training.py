@@ -99,6 +99,11 @@ class Fitted:
     history: list[dict[str, float]]
     early: list[EarlyCheckpoint]
 
+    def described(self) -> dict[str, Any]:
+        """Which validations the selected and the early weights come from."""
+        early = [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in self.early]
+        return {"selected_step": self.selected_step, "early": early}
+
 
 @dataclass
 class _State:
@@ -239,17 +244,14 @@ class Training:
 
     def _look(self) -> None:
         """Fetch the losses of the steps since the last look, all at once. Raises _NotANumber at the first that is none."""
-        state, phases = (
-            self.state,
-            {"loss": self.phases[0].name} | {_loss_column(phase): phase.name for phase in self.phases[1:]},
-        )
+        named = {"loss": self.phases[0].name} | {_loss_column(phase): phase.name for phase in self.phases[1:]}
         columns = [(step, column) for step, values in self._unseen.items() for column in values]
         numbers = torch.stack([value for values in self._unseen.values() for value in values.values()]).tolist()
         self._unseen = {}
         for (step, column), number in zip(columns, numbers, strict=True):
-            if column in phases and not math.isfinite(number):
-                raise _NotANumber(f"the {phases[column]} loss is {number}", step)
-            state.losses.setdefault(column, []).append(number)
+            if column in named and not math.isfinite(number):
+                raise _NotANumber(f"the {named[column]} loss is {number}", step)
+            self.state.losses.setdefault(column, []).append(number)
 
     def _minimise(self, phase: Phase, batch: Batch, draws: np.random.Generator, step: int) -> dict[str, Tensor]:
         """One optimiser step; returns the loss and what else is named."""
@@ -266,8 +268,8 @@ class Training:
         if self.settings.gradient_clip is not None:
             self.scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(phase.parameters, self.settings.gradient_clip)
-        # In float16 alone the scaler may wait here, once, to learn whether a gradient has overflowed; fused Adam is told on
-        # the device.
+        # With another optimiser the scaler of float16 would wait here to learn whether a gradient has overflowed, and leave the
+        # step out; fused Adam is told by a tensor, and leaves it out on the device.
         self.scaler.step(optimiser)
         self.scaler.update()
         return {name: value.detach() for name, value in found.items()}
@@ -286,9 +288,9 @@ class Training:
                     write_json(listed, {"finding": str(finding), "step": finding.step, "seed": self.seed, "batch": batch})
             shown = ", ".join(f"{one['case']} slice {one['slice']}" for one in batch[:_LISTED])
             raise TrainingError(
-                f"{finding} at step {finding.step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); lower "
-                f"'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), or use "
-                "'precision: float32'. The last saved state is kept"
+                f"{finding} at step {finding.step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); "
+                f"lower 'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), or "
+                "use 'precision: float32'. The last saved state is kept"
             ) from None
 
     @torch.no_grad()
@@ -379,7 +381,7 @@ class Training:
         return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
 
     def _resume(self, states: TrainingStates) -> bool:
-        """Whether there was a state to go on from. The first process chooses it, and may move files; the others then read it."""
+        """Whether there was a state to go on from. The first process chooses it and may move files; then the others read it."""
         saved = states.resumable(self.state.dependencies, self.changed) if distributed.rank() == 0 else None
         if not distributed.from_first(saved is not None):
             return False

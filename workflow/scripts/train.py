@@ -5,13 +5,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pd_ddpm import checkpoint
+from pd_ddpm import checkpoint, distributed
 from pd_ddpm.build.network import model
 from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
 from pd_ddpm.files import file_sha256, replacing, sweep
 from pd_ddpm.precision import choose_device, choose_format, device_name
 from pd_ddpm.prepared import cases_of_split
+from pd_ddpm.ranks import on_ranks
 from pd_ddpm.run_record import run_record
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices, read_slices
@@ -70,22 +71,16 @@ def main(
         save_every_seconds=save_every_seconds,
         changed=changed_training,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
-
+    if distributed.rank():
+        return  # of several processes the first writes
     sweep(Path(history).parent)
     with replacing(Path(history)) as table:
         pd.DataFrame(fitted.history).to_csv(table, index=False)
     checkpoint.save_weights(Path(weights), fitted.selected, own)
     checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early], own)
     description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
-    description |= {
-        "split": split,
-        "seed": seed,
-        "training_cases": roles["train"],
-        "threads": threads,
-        "device_type": where.type,
-    }
-    early_ones = [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in fitted.early]
-    description |= {"selected_step": fitted.selected_step, "early": early_ones, "device_type": where.type}
+    description |= {"split": split, "seed": seed, "training_cases": roles["train"], **fitted.described()}
+    description |= {"threads": threads, "processes": distributed.size(), "device_type": where.type}
     how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
     checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
@@ -93,13 +88,15 @@ def main(
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        snakemake.log[0],
+    config = snakemake.config
+    free = {key: config[key] for key in ("device", "save_every_seconds", "changed_training")}  # they re-run nothing
+    arguments = {
         **snakemake.input,
         **snakemake.output,
         **snakemake.params,
-        **{key: snakemake.config[key] for key in ("device", "save_every_seconds", "changed_training")},  # they re-run nothing
-        threads=snakemake.threads,
-        config=snakemake.config,
-    )
+        **free,
+        "threads": snakemake.threads,
+        "config": config,
+    }
+    gpus, processes = config["resources"]["train"]["gpu"], config["training_processes"]
+    run(on_ranks, snakemake.log[0], job=main, gpus=gpus, processes=processes, log_path=snakemake.log[0], arguments=arguments)
