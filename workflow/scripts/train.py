@@ -90,13 +90,7 @@ def main(
 if __name__ == "__main__":
     config = snakemake.config
     free = {key: config[key] for key in ("device", "save_every_seconds", "changed_training")}  # they re-run nothing
-    arguments = {
-        **snakemake.input,
-        **snakemake.output,
-        **snakemake.params,
-        **free,
-        "threads": snakemake.threads,
-        "config": config,
-    }
+    arguments = {**snakemake.input, **snakemake.output, **snakemake.params, **free}
+    arguments |= {"threads": snakemake.threads, "config": config}
     gpus, processes = config["resources"]["train"]["gpu"], config["training_processes"]
     run(on_ranks, snakemake.log[0], job=main, gpus=gpus, processes=processes, log_path=snakemake.log[0], arguments=arguments)
