@@ -351,6 +351,14 @@ def test_the_slurm_profile_plans_the_paper_and_shares_what_can_be_shared(fresh: 
     assert {key for key in keys & own if key.strip() and not key.startswith("#")} == set()
 
 
+def test_no_limit_of_this_machine_cuts_what_a_cluster_is_asked_for(fresh: Path) -> None:
+    (fresh / "two.yaml").write_text("resources: {train: {gpu: 2}}\n", encoding="utf-8")
+    target = "results/phantom/networks/unet/split-0_seed-0/model.json"
+    arguments = ("--cores", "8", "--profile", "slurm", "--config", "scale=demo", "--configfile", "two.yaml")
+    run = snakemake(fresh, "-n", target, *arguments)
+    assert "gpu=2, gpu_jobs=1" in run.stdout + run.stderr
+
+
 def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
     assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", "--config", "scale=paper"))
     assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
