@@ -5,6 +5,7 @@ results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
 results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   also .png and .csv, the numbers that are drawn
 results/cost.csv, .html, .md                              what the run took, by rule, network and method, beside the plan
 results/held_out.csv, .html, .md, .tex, held_out_groups.csv   Table 1 of held-out cases, locked until evaluate_held_out
+results/table1.json, ..., provenance.html, .csv, .md      how each exhibit, and every network and prediction behind it, came about
 results/{dataset}/cases.csv                               case, site, paths of its images
 results/{dataset}/check.csv                               what is wrong with them: severity, case, file, finding, remedy
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2, -3
@@ -13,8 +14,8 @@ results/{dataset}/splits.csv                              split, role, case, sit
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
                                                           precision.json, in which formats it may be sampled from
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
-results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case
-results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members
+results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case; .json
+results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members; .json
 results/{dataset}/exhibits/                               tables and figures, each figure with the numbers it shows
 results/logs/, results/benchmarks/                        of every job
 work/                                                     states of unfinished trainings
