@@ -48,11 +48,12 @@ def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
 
     The sentence names the file that holds the whole traceback.
     """
+    Path(log_file).write_text("", encoding="utf-8")
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
-        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(log_file, "w", "utf-8", errors="backslashreplace")],
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(log_file, "a", "utf-8", errors="backslashreplace")],
     )
     logging.captureWarnings(True)
     try:

@@ -54,12 +54,13 @@ def processes_for(device: str, gpus: int, processes: int | None, batch: int) -> 
     return wanted
 
 
-def on_ranks(job: Callable[..., None], processes: int, log_file: str, arguments: Mapping[str, Any]) -> None:
-    """Call the script's `main` in this process, or in so many processes that torchrun starts and that share `threads`.
+def on_ranks(job: Callable[..., None], gpus: int, processes: int | None, log_path: str, arguments: Mapping[str, Any]) -> None:
+    """Call the script's `main` in this process, or in several (`processes_for`) that torchrun starts and that share `threads`.
 
     What the ranks say is logged here, their tracebacks go into the log file. SIGTERM is passed on to them. Raises RankError
     where one of them fails or is killed, which ends the others; SystemExit, with its message, where they were asked to end.
     """
+    processes = processes_for(arguments["device"], gpus, processes, arguments["settings"]["batch"])
     if processes == 1:
         job(**arguments)
         return
@@ -77,8 +78,10 @@ def on_ranks(job: Callable[..., None], processes: int, log_file: str, arguments:
             "SIGINT",
         ]
         call = ["torch.distributed.run", *options, "-m", __spec__.name, job.__code__.co_filename, folder]
-        with Path(log_file).open("a", encoding="utf-8") as everything_else, _passing_on_sigterm() as started:
-            agent = subprocess.Popen(
+        with (
+            Path(log_path).open("a", encoding="utf-8") as everything_else,
+            _passing_on_sigterm() as started,
+            subprocess.Popen(
                 [sys.executable, "-m", *map(str, call)],
                 stdout=subprocess.PIPE,
                 stderr=everything_else,
@@ -86,13 +89,13 @@ def on_ranks(job: Callable[..., None], processes: int, log_file: str, arguments:
                 errors="backslashreplace",
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
                 preexec_fn=_leave_sigterm_to_the_job,
-            )
+            ) as agent,
+        ):
             started(agent)
             for line in agent.stdout:
                 log.info(line.rstrip("\n"))
-            code = agent.wait()
-        if code:
-            _raise_for(folder, processes, code)
+        if agent.returncode:
+            _raise_for(folder, processes, agent.returncode)
 
 
 def _raise_for(folder: Path, processes: int, code: int) -> None:
@@ -107,9 +110,9 @@ def _raise_for(folder: Path, processes: int, code: int) -> None:
     killed = sorted(set(range(processes)) - {word["rank"] for word in words})
     who = f"process {killed[0]}" if killed else "one"
     raise RankError(
-        f"{who} of {processes} was killed from outside, most often for want of memory, and the others have ended (torchrun's exit "
-        f"code is {code}); lower 'batch' or 'crop', or give the job more memory. A saved state is kept, and the next start goes on "
-        "from it"
+        f"{who} of {processes} was killed from outside, most often for want of memory, and the others have ended (torchrun's "
+        f"exit code is {code}); lower 'batch' or 'crop', or give the job more memory. A saved state is kept, and the "
+        "next start goes on from it"
     )
 
 

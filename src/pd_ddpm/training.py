@@ -289,8 +289,8 @@ class Training:
             shown = ", ".join(f"{one['case']} slice {one['slice']}" for one in batch[:_LISTED])
             raise TrainingError(
                 f"{finding} at step {finding.step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); "
-                f"lower 'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), or "
-                "use 'precision: float32'. The last saved state is kept"
+                f"lower 'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), "
+                "or use 'precision: float32'. The last saved state is kept"
             ) from None
 
     @torch.no_grad()
