@@ -29,7 +29,7 @@ from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.files import write_json
 from pd_ddpm.noise import MemberNoise
-from pd_ddpm.precision import autocast, choose_device, choose_format, place
+from pd_ddpm.precision import choose_device, choose_format, place
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices
 
@@ -140,7 +140,7 @@ def _chain(
     names = [("benchmark", member) for member in range(batch)]
 
     def chain() -> None:
-        with torch.inference_mode(), autocast(device, number_format):
+        with torch.inference_mode():
             draw(image, None, MemberNoise(names))
 
     return chain

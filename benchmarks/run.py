@@ -76,7 +76,9 @@ def main(scale: Scale, measured: dict[str, Callable[[], list[Row]]], results: Pa
     rows: list[Row] = []
     for name, measure in measured.items():
         print(f"{time.monotonic() - started:4.0f} s  {name}", file=sys.stderr, flush=True)
-        rows += measure()
+        for row in measure():
+            rows.append(row)
+            print(f"        {table.line(row)}", file=sys.stderr, flush=True)
     said = {name: "; ".join(wrong) or "yes" for name, wrong in found.items()}
     recorded = table.record(rows, said, time.monotonic() - started, here)
     table.write(recorded, rows, results, document)

@@ -23,7 +23,7 @@ from benchmarks.timing import Contestant, Spread, take_turns
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.masks import CODINGS
 from pd_ddpm.noise import MemberNoise
-from pd_ddpm.precision import autocast, choose_format, place
+from pd_ddpm.precision import choose_format, place
 from pd_ddpm.samplers import ancestral
 from pd_ddpm.schedule import Schedule
 from pd_ddpm.segmenters import DiffusionSegmenter
@@ -48,7 +48,7 @@ def our_draw(network: nn.Module, image: Tensor, members: int, steps: int, precis
     names = [("benchmark", member) for member in range(members)]
 
     def draw() -> Tensor:
-        with torch.inference_mode(), autocast(CPU, number_format):
+        with torch.inference_mode():
             return segmenter(image.expand(members, -1, -1, -1), None, MemberNoise(names))
 
     return draw

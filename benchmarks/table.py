@@ -71,9 +71,14 @@ def markdown(recorded: Mapping[str, Any], rows: Sequence[Row]) -> str:
         "",
         _line(HEAD),
         _line(["---", "---", "---:", "---:", "---:", "---:", "---:", "---"]),
-        *(_line(_cells(row)) for row in rows),
+        *(line(row) for row in rows),
     ]
     return "\n".join(lines)
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    return _line(_cells(row))
 
 
 def _line(cells: Iterable[str]) -> str:
