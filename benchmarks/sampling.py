@@ -7,8 +7,10 @@ DDPMScheduler, in eval and inference mode, on the same thread; their rows with a
 All networks have the same architecture (see `peers`) and start at random; time does not depend on the weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle
+from unittest.mock import patch
 
 import torch
 from diffusers import DDPMScheduler as DiffusersScheduler
@@ -127,14 +129,28 @@ def member_steps(channels: int, size: tuple[int, int], rounds: int) -> list[Row]
     return table
 
 
+class GivenNoise:
+    """Noise that is there already and takes no time. A chain writes into what it draws, so there are several in turn."""
+
+    def __init__(self, noise: Tensor):
+        self.turns = cycle([noise.clone() for _ in range(8)])
+
+    def draw(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        return next(self.turns)
+
+    def begin(self, shape: Sequence[int], device: torch.device) -> None:
+        pass
+
+
 def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
     """A reverse step whose network's answer is there already: the estimate of x0, the posterior and its noise.
 
-    All have the same answer of the network and draw their own noise: ours that of each member from its own stream, the peers
-    all of it from PyTorch's one generator, their default.
+    "noise given": the arithmetic alone, what the schedulers draw by `torch.randn` being there already. "noise included": ours
+    that of each member from its own stream, the same on every machine, the peers all of it from PyTorch's one generator, their
+    default; how ours is drawn is the price of results that depend on neither batch nor order.
     """
     torch.manual_seed(0)
-    x, answer = torch.randn(shape), torch.randn(shape)
+    x, answer, given = torch.randn(shape), torch.randn(shape), torch.randn(shape)
     t = 500
 
     class Answer(nn.Module):
@@ -142,32 +158,32 @@ def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
             return answer
 
     denoiser = Denoiser(Answer(), Schedule.cosine(T), CODINGS["signed"], "noise")
-    noise = MemberNoise([("benchmark", member) for member in range(shape[0])])
     image = torch.empty(shape[0], 0, *shape[2:])
     monai = MonaiScheduler(T, schedule="cosine", variance_type="fixed_large")
     diffusers = DiffusersScheduler(T, beta_schedule="squaredcos_cap_v2", variance_type="fixed_large")
+    noise = MemberNoise([("benchmark", member) for member in range(shape[0])])
 
-    def ours() -> Tensor:
+    def our_step(noise: MemberNoise | GivenNoise) -> Draw:
         chain = partial(ancestral, times=[t, t - 1], schedule=denoiser.schedule, noise=noise, variance="large")
-        return chain(lambda x_t, time: denoiser(x_t, image, time), x)
+        return lambda: chain(lambda x_t, time: denoiser(x_t, image, time), x)
 
+    their_steps = {
+        "MONAI": Contestant(lambda: monai.step(answer, t, x), 3),
+        "diffusers": Contestant(lambda: diffusers.step(answer, t, x), 3),
+    }
+    what, names = f"reverse step without the network ({' x '.join(map(str, shape))})", tuple(their_steps)
     with torch.inference_mode():
-        times = take_turns(
-            {
-                "ours": Contestant(ours, 3),
-                "again": Contestant(ours, 3),
-                "MONAI": Contestant(lambda: monai.step(answer, t, x), 3),
-                "diffusers": Contestant(lambda: diffusers.step(answer, t, x), 3),
-                "our noise": Contestant(lambda: noise.draw(shape[1:]), 3),
-                "their noise": Contestant(lambda: torch.randn(shape), 3),
-            },
-            rounds,
-        )
-    arithmetic = {name: times[name] - times["our noise"] for name in ("ours", "again")}
-    arithmetic |= {name: times[name] - times["their noise"] for name in ("MONAI", "diffusers")}
-    what = f"reverse step without the network ({' x '.join(map(str, shape))})"
-    table = [compared(times, f"{what}, noise included", name, name, target=2.5) for name in ("MONAI", "diffusers")]
-    table += [compared(arithmetic, "the same, the time of the noise subtracted", name, name) for name in ("MONAI", "diffusers")]
+        with patch("torch.randn", lambda *_, **__: given):
+            pair = {name: Contestant(our_step(GivenNoise(given)), 3) for name in ("ours", "again")}
+            arithmetic = take_turns(pair | their_steps, rounds)
+        pair = {name: Contestant(our_step(noise), 3) for name in ("ours", "again")}
+        draws = {
+            "our noise": Contestant(lambda: noise.draw(shape[1:]), 3),
+            "their noise": Contestant(lambda: torch.randn(shape), 3),
+        }
+        times = take_turns(pair | their_steps | draws, rounds)
+    table = [compared(arithmetic, f"{what}, noise given", name, name, target=2.5) for name in names]
+    table += [compared(times, "the same, noise included", name, name) for name in names]
     return [*table, compared(times, "noise of each member's own stream", "torch.randn", "their noise", "our noise")]
 
 
