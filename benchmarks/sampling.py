@@ -169,7 +169,8 @@ def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
     what = f"reverse step without the network ({' x '.join(map(str, shape))})"
     table = [compared(times, f"{what}, noise included", name, name, target=2.5) for name in ("MONAI", "diffusers")]
     table += [compared(arithmetic, "the same, the time of the noise subtracted", name, name) for name in ("MONAI", "diffusers")]
-    return [*table, compared(times, "noise of each member's own stream", "torch.randn", "their noise", "our noise", ("our noise", "our noise again"))]
+    same = ("our noise", "our noise again")
+    return [*table, compared(times, "noise of each member's own stream", "torch.randn", "their noise", "our noise", same)]
 
 
 class KernelCount(TorchDispatchMode):
