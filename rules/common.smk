@@ -39,9 +39,15 @@ START_SECONDS = 5  # that a run waits for the lines on its cost
 def tell_plan():
     """Say what has yet to run and what that costs, as far as it is known in some seconds; nothing here stops a run.
 
-    It is asked of a process of its own, since it may load PyTorch.
+    The cost is asked of a process of its own, since that may load PyTorch.
     """
-    jobs = [(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
+    from pd_ddpm import plan, plan_report
+
+    jobs = [plan.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
+    work = plan.planned(config, jobs)
+    print(f"Plan: {plan_report.jobs_line(jobs, work)}", file=sys.stderr, flush=True)
+    if not (work.trainings or work.samplings):
+        return
     asked = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "here": workflow.local_exec}
     command = [sys.executable, f"{workflow.basedir}/workflow/plan.py", "--start"]
     try:

@@ -97,14 +97,11 @@ def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.J
 
 def tell_start(config: Config, jobs: Sequence[plan.Job], cores: int, here: bool) -> None:
     """Line by line, the quickest first: whoever asks may stop listening. here: networks run on this machine."""
-    work = plan.planned(config, jobs)
-    print("Plan: " + plan_report.jobs_line(jobs, work), flush=True)
-    if work.trainings or work.samplings:
-        cohorts = cohorts_of(config, jobs)
-        print("Plan: " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
-        flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))
-        print("Plan: " + plan_report.flops_line(flops), flush=True)
-        print("Plan: " + plan_report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
+    work, cohorts = plan.planned(config, jobs), cohorts_of(config, jobs)
+    print("Plan: " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
+    flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))
+    print("Plan: " + plan_report.flops_line(flops), flush=True)
+    print("Plan: " + plan_report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
 
 
 def cohorts_of(config: Config, jobs: Sequence[plan.Job]) -> dict[str, CohortSizes]:
