@@ -41,6 +41,7 @@ device: cpu
 grid: {spacing_mm: 4.0}
 training: {batch: 2, crop: [16, 16], validate_every: 60, validation_slices: 4, precision: float32}
 networks: {unet: {channels: [4, 4, 4, 4, 4], steps: 120}}
+sampling: {precision: float32}
 save_every_seconds: 0.1
 resources: {train: {threads: 1}, sample: {gpu: 2, mem_mb: 500, threads: 1}}
 """
@@ -300,5 +301,6 @@ def test_the_demo_on_the_cluster_has_the_scores_of_a_local_run(
     jobs = cluster.jobs(folder)
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     rules = {job["Comment"].split("_wildcards_")[0] for job in jobs}
-    assert rules == {"rule_simulate_phantom", "rule_check", "rule_prepare", "rule_train", "rule_sample"}
+    gates = {"rule_gate"} if FULL else set()  # the small demo draws in float32, whatever the processor has
+    assert rules == {"rule_simulate_phantom", "rule_check", "rule_prepare", "rule_train", "rule_sample"} | gates
     assert not any("TresPerJob" in job for job in jobs)  # the demo's networks run on CPUs
