@@ -135,6 +135,7 @@ def test_the_process_that_fails_is_quoted_and_its_key_named(tmp_path, arguments)
         ("cuda", 1, 4, None, 1),
         ("cuda", 4, 0, None, 1),
         ("cuda:1", 4, 4, None, 1),
+        ("cuda", 0, 1, None, 1),  # which `choose_device` then refuses
         ("cuda", 4, 4, 2, 2),
     ],
 )
