@@ -25,6 +25,9 @@ def make(kind: str, settings: dict) -> Training:
     if kind in ("unet", "bayesian"):
         dropout = 0.3 if kind == "bayesian" else 0.0
         network = unet(spatial_dims=2, in_channels=2, channels=(8, 8, 8, 8, 8), dropout=dropout)
+        for name, parameter in network.named_parameters():
+            # In front of a batch normalisation it has no effect, and no gradient but rounding, of which Adam makes whole steps.
+            parameter.requires_grad_(not name.endswith("conv.bias"))
         return training(network, CrossEntropy(1.0), **changes)
     if kind == "noise":
         return training(denoiser("noise", dropout=0.2), Denoising(1000, "squared_error"), **changes)

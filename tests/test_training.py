@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pd_ddpm import checkpoint
 from pd_ddpm.build.segmenter import segmenter
@@ -344,6 +345,61 @@ def test_validation_dice_is_that_of_the_voxels_that_count():
 def test_validation_draws_the_same_noise_every_time():
     job = training(denoiser("noise"), Denoising(1000, "squared_error"))
     assert job.validation_dice() == job.validation_dice()
+
+
+# Waiting
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number is asked for, for which a GPU would have to finish all that it was given."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(
+    ("make", "objective", "number_format"),
+    [
+        (lambda: segmentation_network(unet, (8, 8, 8, 8, 8)), CrossEntropy(1.0), torch.float32),
+        (lambda: denoiser("noise", dropout=0.1), Denoising(1000, "squared_error"), torch.float32),
+        (lambda: denoiser("mask"), Denoising(1000, "cross_entropy_dice"), torch.bfloat16),
+        (Scale, CrossEntropy(1.0), torch.float16),
+    ],
+    ids=["unet", "noise", "mask, bfloat16", "float16"],
+)
+def test_no_step_waits_for_the_device(make, objective, number_format):
+    job = training(make(), objective, number_format=number_format, patches=PatchSettings((16, 32), 0.5, (), 0.0))
+    with Waits() as waits:
+        for step in (1, 2, 3):
+            job._unseen[step] = job._step(step)
+            job._follow(step)
+        assert waits.count == 0
+        job._look()
+    assert len(job.state.losses["loss"]) == 3
+    with Waits() as waits:
+        job.model.state_dict()
+        assert torch.ones(1).item() == 1
+    assert waits.count == 1
+
+
+def test_losses_that_are_looked_at_seldom_are_the_same(tmp_path):
+    """As on a GPU: the history, the weights, the step that is named and the state that stays."""
+
+    def job(objective, every):
+        made = training(Scale(), objective, save_every_seconds=1e-9)
+        made.look_every = every
+        return made
+
+    assert_same(job(CrossEntropy(1.0), 4).fit(tmp_path / "four"), job(CrossEntropy(1.0), 1).fit(tmp_path / "one"))
+    with pytest.raises(TrainingError, match="the training loss is nan at step 6, on"):
+        job(Broken(CrossEntropy(1.0), 6, math.nan), 4).fit(tmp_path / "nan")
+    assert load_state(tmp_path / "nan" / "state.pt")["progress"]["step"] == 4
+    with pytest.raises(Interrupted, match="step 12 of 20 is saved in"):
+        job(At(CrossEntropy(1.0), 9, ask_to_end), 4).fit(tmp_path / "parts")
+    assert_same(job(CrossEntropy(1.0), 4).fit(tmp_path / "parts"), job(CrossEntropy(1.0), 4).fit(tmp_path / "again"))
 
 
 # Phases

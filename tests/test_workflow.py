@@ -505,6 +505,19 @@ def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry
     assert (fresh / "work/own" / run / "finished.json").exists()
 
 
+def test_two_processes_train_under_the_workflow(fresh: Path) -> None:
+    small_cohort(fresh, lambda case: None)
+    (fresh / "training.yaml").write_text(SMALL_TRAINING, encoding="utf-8")
+    run = "own/networks/unet/split-0_seed-0"
+    arguments = ("--configfile", "own.yaml", "training.yaml", "--config", "scale=paper")
+    done = snakemake(fresh, f"results/{run}/model.safetensors", *arguments, "training_processes=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    card = json.loads((fresh / "results" / run / "model.json").read_text(encoding="utf-8"))
+    assert card["processes"] == 2
+    again = snakemake(fresh, f"results/{run}/model.safetensors", *arguments, "-n")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path) -> None:
     small_cohort(fresh)
     arguments = ("--configfile", "own.yaml", "--config", "device=cuda:7")

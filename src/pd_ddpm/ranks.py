@@ -40,7 +40,7 @@ def processes_for(device: str, gpus: int, processes: int | None, batch: int) -> 
     """
     import torch
 
-    on_gpus = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     there = torch.cuda.device_count() if on_gpus else 1
     wanted = processes or (max(1, min(gpus, there)) if on_gpus else 1)
     if on_gpus and wanted > there:
