@@ -186,10 +186,10 @@ def shards_of(wildcards, folder, files):
 
     Other inputs would make Snakemake gather again what is finished, and draw shards for it.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError):  # a card of an earlier version, too
         card = json.loads((folder / "method.json").read_text(encoding="utf-8"))
         made = (folder / "predictions.csv").stat().st_mtime
-        same = (card["settings"], card["code"]) == (method_parameters(wildcards), script_code("sample"))
+        same = (card["settings"], card["provenance"]["code"]) == (method_parameters(wildcards), script_code("sample"))
         cases = f"results/{wildcards.dataset}/cases/prepared.csv", f"results/{wildcards.dataset}/splits.csv"
         if same and all(Path(file).stat().st_mtime <= made for file in (*files.values(), *cases)):
             return card["shards"]
