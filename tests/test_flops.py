@@ -119,7 +119,7 @@ def test_a_rate_is_operations_over_time(monkeypatch: pytest.MonkeyPatch) -> None
     clock = iter(range(100))
     monkeypatch.setattr(flops.time, "perf_counter", lambda: float(next(clock)))
     batches = []
-    rate = flops.measured_rate(batches.append, 30, 8, torch.device("cpu"), torch.float32, seconds=20.0)
+    rate = flops.measured_rate(batches.append, 30, 8, torch.device("cpu"), seconds=20.0)
     # Every run takes one second of this clock: the batch may take four, so it is four, and 20 of them are timed.
     assert batches == [1, 1, 4, *[4] * 20]
     assert rate == 120

@@ -170,6 +170,7 @@ def sample_arguments(trained, prepared, folder, configured, verdict_file):
         "code": "",
         "batch": 6,
         "threads": 1,
+        "config": {},
         "gate": str(verdict_file),
     }
 
@@ -189,8 +190,8 @@ def test_a_verdict_decides_what_is_sampled_in(tmp_path, prepared, script, config
         (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
         script("sample")(**sample_arguments(trained, prepared, tmp_path / name, configured, tmp_path / f"{name}.json"))
         cards[name] = json.loads((tmp_path / name / "method.json").read_text(encoding="utf-8"))
-    assert (cards["passed"]["number_format"], cards["passed"]["float32_because"]) == ("bfloat16", None)
-    assert cards["failed"]["number_format"] == "float32"
+    assert (cards["passed"]["provenance"]["precision"], cards["passed"]["float32_because"]) == ("bfloat16", None)
+    assert cards["failed"]["provenance"]["precision"] == "float32"
     assert cards["failed"]["float32_because"].startswith("bfloat16 failed the test on this network")
     half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in cards)
     assert np.abs(half - full).max() > 0

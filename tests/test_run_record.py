@@ -14,6 +14,7 @@ import yaml
 
 from pd_ddpm import run_record as records
 from pd_ddpm.cost import Cost
+from pd_ddpm.precision import FORMATS
 from pd_ddpm.prediction_files import Presegmentations, drawing_seconds
 from pd_ddpm.run_record import WITHOUT_EFFECT, config_hash, gathered, git_state, recorded, run_record
 from pd_ddpm.tables.provenance import provenance_document, provenance_rows
@@ -109,7 +110,7 @@ def test_no_commit_outside_a_checkout_and_without_git(checkout: Path, tmp_path: 
 
 
 def test_a_record_says_everything_and_names_nobody(config: dict[str, Any]) -> None:
-    own = run_record(config, "abc", seed=3, precision=torch.bfloat16, seconds=1.26)["provenance"]
+    own = run_record(config, "abc", seed=3, precision=FORMATS["bfloat16"], seconds=1.26)["provenance"]
     assert own["config"] == config_hash(config)
     assert (own["code"], own["seed"], own["precision"], own["seconds"]) == ("abc", 3, "bfloat16", 1.3)
     assert own["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]

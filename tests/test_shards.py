@@ -48,6 +48,7 @@ def sampling(tmp_path, prepared, configured):
             "code": "",
             "batch": 4,
             "threads": 1,
+            "config": {},
             **(shard if "shard" in more else whole),
             **more,
         }
@@ -78,6 +79,7 @@ def test_shards_come_to_the_files_of_one_job_in_its_order(tmp_path, sampling, sc
     pd.testing.assert_frame_equal(one.drop(columns=SECONDS), other.drop(columns=SECONDS))
     cards = [json.loads((folder / "method.json").read_text(encoding="utf-8")) for folder in (whole, parts)]
     assert [card.pop("shards") for card in cards] == [1, of]
+    assert all(card["provenance"].pop("seconds") >= 0 for card in cards)
     assert cards[0] == cards[1]
 
 
@@ -104,9 +106,9 @@ def test_shards_that_do_not_make_up_a_whole_are_not_gathered(tmp_path, sampling,
     with pytest.raises(ValueError, match=r"predictions\.csv: five of its cases are not whole, .* --forcerun sample_shard`"):
         sample(**whole)
     other = json.loads(cards[1].read_text(encoding="utf-8"))
-    other["stamp"], other["method"]["device"] = "another", "cuda:0"
+    other["stamp"], other["method"]["provenance"]["device"] = "another", "a GPU"
     cards[1].write_text(json.dumps(other), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"drawn differently \(cpu in float32, cuda in float32\), .* set 'device'"):
+    with pytest.raises(ValueError, match=r"drawn differently \(.* in float32, a GPU in float32\), .* set 'device'"):
         sample(**whole)
     assert not (folder / "predictions.csv").exists()
 

@@ -879,7 +879,7 @@ def test_out_of_memory_names_what_to_lower_and_keeps_the_last_state(tmp_path, er
         training(Scale(), At(CrossEntropy(0.0), 4, fail), save_every_seconds=1e-9).fit(tmp_path, "unet, split 0, seed 1")
     assert str(caught.value) == (
         f"unet, split 0, seed 1, step 4 of 20: out of memory ({str(error).splitlines()[0]}); lower 'batch' (2) or 'crop' "
-        "([16, 24]), set 'precision' to 'bfloat16' where it is not (torch.float32 here), or give the job more memory. A saved "
+        "([16, 24]), set 'precision' to 'bfloat16' where it is not (float32 here), or give the job more memory. A saved "
         "state is kept, and goes on with the present values only"
     )
     whole = training(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")

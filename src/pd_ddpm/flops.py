@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from pd_ddpm.denoiser import Denoiser
 from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.objectives import Objective, Phase
-from pd_ddpm.precision import autocast
 from pd_ddpm.training_data import Batch
 
 META = torch.device("meta")
@@ -102,9 +101,7 @@ def empty_batch(image_channels: int, batch: int, size: tuple[int, int], device: 
     return Batch(image, mask, torch.ones_like(mask))
 
 
-def measured_rate(
-    work: Callable[[int], Any], flops: int, largest: int, device: torch.device, number_format: torch.dtype, seconds: float
-) -> float:
+def measured_rate(work: Callable[[int], Any], flops: int, largest: int, device: torch.device, seconds: float) -> float:
     """FLOP/s of `work(batch)`, where one of the batch takes `flops`: the mean over some seconds after a first run.
 
     The batch is `largest` on a GPU; on a CPU it is as large as a first, single run lets hope to be done in a fifth of the time.
@@ -112,8 +109,7 @@ def measured_rate(
 
     def timed(batch: int) -> float:
         started = time.perf_counter()
-        with autocast(device, number_format):
-            work(batch)
+        work(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started

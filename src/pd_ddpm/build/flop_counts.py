@@ -9,7 +9,7 @@ from torch import nn
 from pd_ddpm import flops
 from pd_ddpm.build.network import model
 from pd_ddpm.build.objective import objective
-from pd_ddpm.precision import choose_device, choose_format, place
+from pd_ddpm.precision import NumberFormat, autocast, choose_device, choose_format, place, use
 
 MEASURING_SECONDS = 1.0  # for training and for sampling
 Settings = Mapping[str, Any]
@@ -39,7 +39,7 @@ def _all_steps(network: nn.Module, chosen: Settings, channels: int) -> int:
     return sum(each * sum(phase.is_due(step, chosen["steps"]) for step in steps) for phase, each in phases)
 
 
-def device_at_hand(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[torch.dtype]]:
+def device_at_hand(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[NumberFormat]]:
     """The device that a configuration names, what it calls itself, and its formats for these precisions."""
     device = choose_device(name)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -47,7 +47,7 @@ def device_at_hand(name: str, precisions: Sequence[str]) -> tuple[torch.device, 
 
 
 def measure(
-    chosen: Settings, channels: int, batch: int, threads: int, device: torch.device, formats: Sequence[torch.dtype]
+    chosen: Settings, channels: int, batch: int, threads: int, device: torch.device, formats: Sequence[NumberFormat]
 ) -> tuple[float, float]:
     """FLOP/s of training and of sampling of a network with these settings, in these two formats.
 
@@ -59,18 +59,22 @@ def measure(
         empty = model(chosen, channels)
     each = sum(flops.evaluation(empty, channels, size))
     (_, step), *_ = flops.training_phases(empty, own, channels, 1, size)
-    network = place(model(chosen, channels), device, formats[1])
+    placed = place(model(chosen, channels), device, formats[1])
 
     @torch.inference_mode()
     def sample(number: int) -> None:
-        flops.forward(network, torch.zeros((number, channels, *size), device=device))
+        flops.forward(placed, torch.zeros((number, channels, *size), device=device))
 
-    sampling = flops.measured_rate(sample, each, batch, device, formats[1], MEASURING_SECONDS)
+    use(formats[1])
+    sampling = flops.measured_rate(sample, each, batch, device, MEASURING_SECONDS)
     if device.type == "cpu" and each > sampling:
         return sampling, sampling
-    phase, *_ = own.phases(network.train())
+    network = model(chosen, channels).to(device).train()
+    phase, *_ = own.phases(network)
 
     def train(number: int) -> None:
-        flops.backward(network, phase, flops.empty_batch(channels, number, size, device))
+        with autocast(device, formats[0]):
+            flops.backward(network, phase, flops.empty_batch(channels, number, size, device))
 
-    return flops.measured_rate(train, step, chosen["batch"], device, formats[0], MEASURING_SECONDS), sampling
+    use(formats[0])
+    return flops.measured_rate(train, step, chosen["batch"], device, MEASURING_SECONDS), sampling

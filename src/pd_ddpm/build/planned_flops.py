@@ -138,6 +138,6 @@ def rate_at_hand(config: Config, network: str, threads: int, kept: Path) -> Rate
     key = fingerprint([chosen, batch, channels, name, formats, threads, code_version(COUNTING)])
     if key not in known:
         rates = flop_counts.measure(chosen, channels, batch, threads, device, formats)
-        known[key] = Rate(name, str(formats[1]).removeprefix("torch."), *rates, measured=True)._asdict()
+        known[key] = Rate(name, str(formats[1]), *rates, measured=True)._asdict()
         write_json(kept, known)
     return Rate(**known[key])
