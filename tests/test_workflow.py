@@ -323,7 +323,7 @@ def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
 
 
 def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
-    """Where a dry run would make networks or predictions, "networks/denoiser/split-0_seed-0", each as often as it is planned."""
+    """Where a dry run would make networks or predictions, "networks/denoiser/split-0_seed-0", as often as it is planned."""
     lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
     made = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
     made = [path for path in made if not path.endswith("precision.json")]  # a verdict on a network is none
