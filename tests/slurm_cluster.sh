@@ -20,7 +20,7 @@ install() {
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin $policy
     trap "${as_root[*]} rm -f $policy" EXIT
   fi
-  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" apt-get update -qq -o Acquire::http::Timeout=30 -o Acquire::Retries=1
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client
 }
 
