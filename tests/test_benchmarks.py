@@ -247,15 +247,16 @@ def test_monai_s_tracking_is_as_it_was_after_a_measurement(monkeypatch: pytest.M
         assert seen[-1]["image"].shape == (2, 2, 16, 16)
 
 
-def test_the_scripts_of_the_overhead_s_measurement_only_touch_their_outputs(tmp_path: Path) -> None:
+def test_the_scripts_of_the_overhead_s_measurement_only_touch_their_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Snakemake:
         output = (str(tmp_path / "one.csv"), str(tmp_path / "two.csv"))
 
     (tmp_path / "console.py").write_text(f"from pathlib import Path\n{workflow.STAND_IN}", encoding="utf-8")
     stand_in = runpy.run_path(str(tmp_path / "console.py"))["run"]
-    script = {"snakemake": Snakemake}
-    exec("def main(): raise RuntimeError", script)
-    stand_in(script["main"], str(tmp_path / "log"), cases="x")
+    monkeypatch.setattr("__main__.snakemake", Snakemake, raising=False)
+    stand_in(lambda: pytest.fail("the script works"), str(tmp_path / "log"), cases="x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["console.py", "log", "one.csv", "two.csv"]
 
 
