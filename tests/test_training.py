@@ -363,15 +363,16 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("make", "objective", "number_format"),
     [
-        (lambda: segmentation_network(unet, (8, 8, 8, 8, 8)), CrossEntropy(1.0), torch.float32),
-        (lambda: denoiser("noise", dropout=0.1), Denoising(1000, "squared_error"), torch.float32),
-        (lambda: denoiser("mask"), Denoising(1000, "cross_entropy_dice"), torch.bfloat16),
-        (Scale, CrossEntropy(1.0), torch.float16),
+        (lambda: segmentation_network(unet, (8, 8, 8, 8, 8)), CrossEntropy(1.0), "float32"),
+        (lambda: denoiser("noise", dropout=0.1), Denoising(1000, "squared_error"), "float32"),
+        (lambda: denoiser("mask"), Denoising(1000, "cross_entropy_dice"), "bfloat16"),
+        (Scale, CrossEntropy(1.0), "float16"),
     ],
     ids=["unet", "noise", "mask, bfloat16", "float16"],
 )
 def test_no_step_waits_for_the_device(make, objective, number_format):
-    job = training(make(), objective, number_format=number_format, patches=PatchSettings((16, 32), 0.5, (), 0.0))
+    patches = PatchSettings((16, 32), 0.5, (), 0.0)
+    job = training(make(), objective, number_format=FORMATS[number_format], patches=patches)
     with Waits() as waits:
         for step in (1, 2, 3):
             job._unseen[step] = job._step(step)

@@ -129,12 +129,14 @@ def rate_at_hand(config: Config, network: str, threads: int, kept: Path) -> Rate
 
     Raises ValueError for a device or number format that is not there, ImportError without PyTorch.
     """
+    from pd_ddpm.batches import LARGEST
     from pd_ddpm.build import flop_counts
 
     chosen, channels = settings.network(config, network), len(config["datasets"][config["dataset"]]["channels"])
     precisions = [chosen["precision"], config["sampling"]["precision"]]
     device, name, formats = flop_counts.device_at_hand(config["device"], precisions)
     batch, known = config["sampling"]["batch"], read_kept(kept)
+    batch = LARGEST[device.type] if batch == "auto" else batch
     key = fingerprint([chosen, batch, channels, name, formats, threads, code_version(COUNTING)])
     if key not in known:
         rates = flop_counts.measure(chosen, channels, batch, threads, device, formats)
