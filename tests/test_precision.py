@@ -135,7 +135,7 @@ def test_a_forward_in_bfloat16_stays_near_float32_with_weights_and_activations_i
     for number_format in (FLOAT32, FORMATS["bfloat16"]):
         placed = place(copy.deepcopy(built), CPU, number_format)
         network, kept = placed.network if hasattr(placed, "schedule") else placed, []
-        network.register_forward_hook(lambda _, inputs, output, kept=kept: kept.append((inputs, output)))
+        network.register_forward_hook(lambda _, inputs, output, kept=kept: kept.append((inputs, output.clone())))
         convolution = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
         convolution.register_forward_hook(lambda _, __, output, key=number_format: seen.update({key: output.dtype}))
         with torch.inference_mode():

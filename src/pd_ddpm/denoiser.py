@@ -33,15 +33,19 @@ class Denoiser(nn.Module):
         """What the network itself says, in float32: noise or mask logits, (B, C, *S)."""
         return self.network(as_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
 
-    def clean(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The estimate of x0 that this output means, within the mask's own values."""
-        if self.predicts == "mask":
-            return self.coding.encode(output.sigmoid())
-        signal, noise_level = self.schedule.roots(t, x_t)
-        # At t near T the division amplifies by up to 2e4 (cosine); the clipping keeps the chain on the mask's scale.
-        amplified = signal.clamp(min=math.sqrt(math.ulp(1.0))).reciprocal()
-        return self.coding.clip_((amplified * x_t).addcmul_(amplified * noise_level, output, value=-1))
+    def expected(self, logits: Tensor) -> Tensor:
+        """The mask that is expected of its logits, in mask coding."""
+        return self.coding.encode(logits.sigmoid())
 
-    def forward(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
-        """x_t (B, C, *S), image (B, M, *S), t (B,) integers in 1..T -> estimate of x0 (B, C, *S) in mask coding."""
-        return self.clean(self.output(x_t, image, t), x_t, t)
+    def clean_(self, output: Tensor, x_t: Tensor, t: int) -> Tensor:
+        """The estimate of x0 that this output at time t means, within the mask's own values; output's memory may be taken."""
+        if self.predicts == "mask":
+            return self.expected(output)
+        signal = self.schedule.signal(t)
+        # At t near T the division amplifies by up to 2e4 (cosine); the clipping keeps the chain on the mask's scale.
+        amplified = 1 / math.sqrt(max(signal, math.ulp(1.0)))
+        return self.coding.clip_(output.mul_(-amplified * math.sqrt(1 - signal)).add_(x_t, alpha=amplified))
+
+    def forward(self, x_t: Tensor, image: Tensor, t: int) -> Tensor:
+        """x_t (B, C, *S) at time t in 1..T, image (B, M, *S) -> estimate of x0 (B, C, *S) in mask coding."""
+        return self.clean_(self.output(x_t, image, torch.full((len(x_t),), t, device=x_t.device)), x_t, t)

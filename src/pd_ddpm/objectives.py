@@ -97,15 +97,15 @@ class Denoising(Objective):
             return {"loss": losses.squared_error(output, noise, batch.counted)}
         if self.mask_loss == "squared_error":
             target = model.coding.encode(batch.mask)
-            return {"loss": losses.squared_error(model.clean(output, x_t, t), target, batch.counted)}
+            return {"loss": losses.squared_error(model.expected(output), target, batch.counted)}
         return _mask_losses(output, batch, dice_weight=1.0)
 
     def estimates(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
         """One-step estimates from five noise levels over the trained range."""
         estimates = []
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
-            t = torch.full((len(batch.mask),), max(1, round(share * self.t_max)), device=batch.mask.device)
-            x_t, _ = diffused(model, batch.mask, t, stream)
+            t = max(1, round(share * self.t_max))
+            x_t, _ = diffused(model, batch.mask, torch.full((len(batch.mask),), t, device=batch.mask.device), stream)
             estimates.append(model.coding.decode(model(x_t, batch.image, t)))
         return estimates
 

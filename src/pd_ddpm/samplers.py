@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from pd_ddpm.noise import MemberNoise
 from pd_ddpm.schedule import Schedule
 
-Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t (N, C, *S), t (N,) -> estimate of x0 (N, C, *S)
+Denoise = Callable[[Tensor, int], Tensor]  # x_t (N, C, *S) and its time t -> estimate of x0 (N, C, *S)
 
 
 def reverse_times(t_start: int, steps: int) -> list[int]:
@@ -70,7 +69,7 @@ def _step(denoise: Denoise, x_t: Tensor, t: int, weights: tuple[float, float], d
     """
     if deviation > 0:
         noise.begin(x_t.shape[1:], x_t.device)
-    x0 = denoise(x_t, torch.full((len(x_t),), t, device=x_t.device))
+    x0 = denoise(x_t, t)
     if deviation > 0:
         return noise.draw(x_t.shape[1:], x_t.device).mul_(deviation).add_(x0, alpha=weights[0]).add_(x_t, alpha=weights[1])
     return (weights[0] * x0).add_(x_t, alpha=weights[1])

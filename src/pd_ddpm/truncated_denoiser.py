@@ -55,4 +55,4 @@ class TruncatedDenoiser(Denoiser):
         if self.head == "direct":
             return output
         t = torch.full((len(image),), self.t_max, device=image.device)
-        return self.schedule.diffuse(self.coding.encode(output.sigmoid()), t, draw(shape))
+        return self.schedule.diffuse(self.expected(output), t, draw(shape))

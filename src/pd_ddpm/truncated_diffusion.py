@@ -104,7 +104,7 @@ class TruncatedDiffusion(Objective):
     def estimate(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> Tensor:
         """Lesion probabilities (B, 1, *S) of one reverse step from x_T' of the generator."""
         x = model.prior(batch.image, _drawing(batch.image, stream))
-        return model.coding.decode(model(x, batch.image, self._last_time(batch)))
+        return model.coding.decode(model(x, batch.image, self.t_max))
 
     def real_and_fake(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
         """A diffused mask and a generated map for each image, (B, 1, *S), equal where labels do not count."""
@@ -113,11 +113,9 @@ class TruncatedDiffusion(Objective):
         return real, torch.where(batch.counted > 0, fake, real)
 
     def _real(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> Tensor:
-        real, _ = diffused(model, batch.mask * batch.counted, self._last_time(batch), stream)
+        t = torch.full((len(batch.mask),), self.t_max, device=batch.mask.device)
+        real, _ = diffused(model, batch.mask * batch.counted, t, stream)
         return real
-
-    def _last_time(self, batch: Batch) -> Tensor:
-        return torch.full((len(batch.mask),), self.t_max, device=batch.mask.device)
 
 
 def _drawing(image: Tensor, stream: np.random.Generator) -> Callable[[Sequence[int]], Tensor]:
