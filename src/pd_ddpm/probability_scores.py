@@ -20,8 +20,8 @@ Voxels of other pathology (label 2) count nowhere.
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from pd_ddpm.ensemble import cut, ensemble_mask, uncertainty
 from pd_ddpm.metrics import LESION, OTHER_PATHOLOGY
@@ -93,7 +93,7 @@ def auroc(marker: np.ndarray, positive: np.ndarray) -> float:
     negatives = positive.size - positives
     if not positives or not negatives:
         return np.nan
-    ranks = rankdata(marker)[positive].sum()
+    ranks = pd.Series(marker).rank().to_numpy()[positive].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from pd_ddpm import checkpoint, distributed
@@ -426,6 +425,8 @@ def nearest_records(dice: Sequence[float], levels: Sequence[float]) -> list[int]
     distance = np.abs(np.subtract.outer(np.multiply(levels, dice[-1]), earlier))
     if len(earlier) < len(levels):
         return distance.argmin(axis=1).tolist()
+    from scipy.optimize import linear_sum_assignment  # whose import takes a second, which few trainings need
+
     _, chosen = linear_sum_assignment(distance)
     return np.sort(chosen)[np.argsort(np.argsort(levels))].tolist()
 
