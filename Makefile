@@ -18,7 +18,7 @@ plan: .venv/installed
 	python workflow/plan.py --scale $(SCALE) --configfile $(CONFIG)
 
 test: .venv/installed
-	python -m pytest
+	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The cluster profile on a real Slurm, which is started on this machine: preemption, time limits, memory, a small demo.
 slurm-test: slurm-installed .venv/installed

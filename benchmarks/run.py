@@ -64,7 +64,7 @@ def benchmarks(scale: Scale) -> dict[str, Callable[[], list[Row]]]:
         "masks": lambda: masks.scored_masks(scale.rounds),
         "patches": lambda: patches.batches_of_patches(scale.rounds),
         "dry run": lambda: [workflow.dry_run_of_the_paper()],
-        "overhead of jobs": lambda: [workflow.overhead_per_job()],
+        "overhead of jobs": workflow.overhead_per_job,
     }
 
 

@@ -14,12 +14,23 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from workflow_runs import ROOT, copy_of_the_repository, snakemake
 
 from pd_ddpm import settings
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run Snakemake come first, those on the cluster at once: beside them, which mostly wait, the others run."""
+    ranks = {"slurm": 0, "workflow": 1}
+    of_file = {item.path: 2 for item in items}
+    for item in items:
+        for mark in item.iter_markers():
+            of_file[item.path] = min(of_file[item.path], ranks.get(mark.name, 2))
+    items.sort(key=lambda item: of_file[item.path])
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +112,14 @@ def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository in which the small workflow has run. Tests may not change its results."""
-    folder = copy_of_the_repository(tmp_path_factory.mktemp("finished"))
-    run = snakemake(folder, "--configfile", "small.yaml")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A copy of the repository in which the small workflow has run, one for all test processes. Tests may not change it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own if worker_id == "master" else own.parent) / "finished"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            folder = copy_of_the_repository(tmp_path_factory.mktemp("small"))
+            run = snakemake(folder, "--configfile", "small.yaml")
+            assert run.returncode == 0, run.stdout + run.stderr
+            shared.symlink_to(folder)
+    return shared.resolve()

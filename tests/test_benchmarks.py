@@ -253,11 +253,12 @@ def test_the_scripts_of_the_overhead_s_measurement_only_touch_their_outputs(
     class Snakemake:
         output = (str(tmp_path / "one.csv"), str(tmp_path / "two.csv"))
 
-    (tmp_path / "console.py").write_text(f"from pathlib import Path\n{workflow.STAND_IN}", encoding="utf-8")
+    (tmp_path / "console.py").write_text(f"import sys\nfrom pathlib import Path\n{workflow.STAND_IN}", encoding="utf-8")
     stand_in = runpy.run_path(str(tmp_path / "console.py"))["run"]
     monkeypatch.setattr("__main__.snakemake", Snakemake, raising=False)
     stand_in(lambda: pytest.fail("the script works"), str(tmp_path / "log"), cases="x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["console.py", "log", "one.csv", "two.csv"]
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "torch"  # which is imported here
 
 
 def test_the_number_of_jobs_is_read_from_snakemake_s_statistics() -> None:
