@@ -15,9 +15,11 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
+from torch import nn
 from workflow_runs import ROOT, copy_of_the_repository, snakemake
 
-from pd_ddpm import settings
+from pd_ddpm import checkpoint, settings
+from pd_ddpm.build.network import model
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
@@ -106,6 +108,52 @@ def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str
             "changed_training": "stop",
             "threads": 1,
             "config": {},
+        }
+
+    return arguments
+
+
+@pytest.fixture
+def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Writes a network of these settings with random weights; returns where, as the scripts are told it."""
+
+    def write(settings: dict[str, Any]) -> dict[str, str]:
+        folder = tmp_path / "networks" / "a" / "run"
+        folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        network = model(settings, 2)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.2)
+        weights, card = folder / "model.safetensors", folder / "model.json"
+        checkpoint.save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
+        checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
+        return {"weights": str(weights), "card": str(card)}
+
+    return write
+
+
+@pytest.fixture
+def sample_arguments(prepared: Path) -> Callable[..., dict[str, Any]]:
+    """The arguments of the script sample for a method's settings, with what it writes in one folder, and with changes."""
+
+    def arguments(folder: Path, network: dict[str, str], name: str, method: dict[str, Any], **more: Any) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        whole = {"predictions": str(folder / "predictions.csv"), "method_card": str(folder / "method.json")}
+        shard = {"shard_card": str(folder / "shards" / f"{more.get('shard')}-of-{more.get('of')}.json")}
+        return {
+            **network,
+            "cases": str(prepared / "prepared.csv"),
+            "splits": str(prepared / "splits.csv"),
+            "name": name,
+            "split": 0,
+            "seed": 0,
+            "settings": method,
+            "device": "cpu",
+            "code": "",
+            "threads": 1,
+            "config": {},
+            **(shard if "shard" in more else whole),
+            **more,
         }
 
     return arguments

@@ -13,11 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import GRID, ROOT
-from torch import nn
+from conftest import ROOT
 
-from pd_ddpm import case_sampling, checkpoint
-from pd_ddpm.build.network import model
+from pd_ddpm import case_sampling
 from pd_ddpm.checkpoint import load_state
 from pd_ddpm.files import DiskFullError, file_sha256
 from pd_ddpm.memory import MemoryShortageError
@@ -50,36 +48,13 @@ def training(train_arguments, configured):
 
 
 @pytest.fixture
-def sampling(tmp_path, prepared, configured):
+def sampling(random_network, sample_arguments, configured):
     """The arguments of the script sample, for two test cases of two members."""
-    settings = small_network(configured)
-    torch.manual_seed(0)
-    network = model(settings, 2)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
-    checkpoint.save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
-    checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
+    network = random_network(small_network(configured))
 
     def arguments(folder, steps=3):
-        folder.mkdir(exist_ok=True)
-        return {
-            "weights": str(weights),
-            "card": str(card),
-            "cases": str(prepared / "prepared.csv"),
-            "splits": str(prepared / "splits.csv"),
-            "predictions": str(folder / "predictions.csv"),
-            "method_card": str(folder / "method.json"),
-            "name": "ddpm",
-            "split": 0,
-            "seed": 0,
-            "settings": configured("method", "ddpm", reverse_steps=steps, samples=2, pool=2),
-            "device": "cpu",
-            "code": "",
-            "batch": 12,
-            "threads": 1,
-            "config": {},
-        }
+        method = configured("method", "ddpm", reverse_steps=steps, samples=2, pool=2)
+        return sample_arguments(folder, network, "ddpm", method, batch=12)
 
     return arguments
 

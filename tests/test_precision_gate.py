@@ -10,7 +10,7 @@ import torch
 from conftest import GRID
 from torch import nn
 
-from pd_ddpm import checkpoint, precision, precision_gate
+from pd_ddpm import precision, precision_gate
 from pd_ddpm.build.network import model
 from pd_ddpm.build.segmenter import segmenter
 from pd_ddpm.precision import FLOAT32, FORMATS
@@ -130,13 +130,9 @@ def test_a_format_that_the_device_lacks_is_refused_whatever_the_verdict(monkeypa
 
 
 @pytest.fixture
-def trained(tmp_path, network, configured):
-    """The files of the network, and the arguments of the script gate."""
-    weights, card = tmp_path / "networks/denoiser/run/model.safetensors", tmp_path / "networks/denoiser/run/model.json"
-    settings = configured("network", "denoiser", **TINY)
-    checkpoint.save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
-    checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
-    return {"weights": str(weights), "card": str(card)}
+def trained(random_network, configured):
+    """The files of a network."""
+    return random_network(configured("network", "denoiser", **TINY))
 
 
 def gate_arguments(trained, prepared, verdict_file):
@@ -155,27 +151,7 @@ def gate_arguments(trained, prepared, verdict_file):
     }
 
 
-def sample_arguments(trained, prepared, folder, configured, verdict_file):
-    return {
-        **trained,
-        "cases": str(prepared / "prepared.csv"),
-        "splits": str(prepared / "splits.csv"),
-        "predictions": str(folder / "predictions.csv"),
-        "method_card": str(folder / "method.json"),
-        "name": "ddpm",
-        "split": 0,
-        "seed": 0,
-        "settings": configured("method", "ddpm", reverse_steps=3, samples=2, pool=2) | {"precision": "auto"},
-        "device": "cpu",
-        "code": "",
-        "batch": 6,
-        "threads": 1,
-        "config": {},
-        "gate": str(verdict_file),
-    }
-
-
-def test_a_verdict_decides_what_is_sampled_in(tmp_path, prepared, script, configured, trained, monkeypatch):
+def test_a_verdict_decides_what_is_sampled_in(tmp_path, prepared, script, configured, trained, sample_arguments, monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     main = script("gate")
     monkeypatch.setitem(main.__globals__, "only_float32", lambda device: False)
@@ -184,11 +160,12 @@ def test_a_verdict_decides_what_is_sampled_in(tmp_path, prepared, script, config
     assert (found["device"], found["role"], found["cases"]) == ("cpu", "validation", ["three"])
     assert found["formats"]["bfloat16"]["passed"]
 
-    cards = {}
+    method, cards = configured("method", "ddpm", reverse_steps=3, samples=2, pool=2, precision="auto"), {}
     for name, passed in (("passed", True), ("failed", False)):
         found["formats"]["bfloat16"]["passed"] = passed
-        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
-        script("sample")(**sample_arguments(trained, prepared, tmp_path / name, configured, tmp_path / f"{name}.json"))
+        verdict_file = tmp_path / f"{name}.json"
+        verdict_file.write_text(json.dumps(found), encoding="utf-8")
+        script("sample")(**sample_arguments(tmp_path / name, trained, "ddpm", method, batch=6, gate=str(verdict_file)))
         cards[name] = json.loads((tmp_path / name / "method.json").read_text(encoding="utf-8"))
     assert (cards["passed"]["provenance"]["precision"], cards["passed"]["float32_because"]) == ("bfloat16", None)
     assert cards["failed"]["provenance"]["precision"] == "float32"

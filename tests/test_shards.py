@@ -6,54 +6,26 @@ import os
 import pandas as pd
 import pytest
 import torch
-from conftest import GRID
 from torch import nn
 
-from pd_ddpm import batches, checkpoint
+from pd_ddpm import batches
 from pd_ddpm.batches import fitting_batch
-from pd_ddpm.build.network import model
 from pd_ddpm.memory import available_memory
 
 SECONDS = ["seconds_shared", "seconds_per_member"]
 
 
 @pytest.fixture
-def sampling(tmp_path, prepared, configured):
+def sampling(prepared, random_network, sample_arguments, configured):
     """The arguments of the script sample for four test cases, whole or of a shard."""
     splits = prepared / "splits.csv"
     rows = pd.read_csv(splits)
     rows.loc[rows["case"] != "two", "role"] = "test"
     rows.to_csv(splits, index=False)
-    torch.manual_seed(0)
-    network = model(settings := configured("network", "attunet", channels=[4, 8]), 2)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
-    checkpoint.save_weights(weights, network.state_dict())
-    checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
-
-    def arguments(folder, **more):
-        whole = {"predictions": str(folder / "predictions.csv"), "method_card": str(folder / "method.json")}
-        shard = {"shard_card": str(folder / "shards" / f"{more.get('shard')}-of-{more.get('of')}.json")}
-        return {
-            "weights": str(weights),
-            "card": str(card),
-            "cases": str(prepared / "prepared.csv"),
-            "splits": str(splits),
-            "name": "attunet",
-            "split": 0,
-            "seed": 0,
-            "settings": configured("method", "attunet"),
-            "device": "cpu",
-            "code": "",
-            "batch": 4,
-            "threads": 1,
-            "config": {},
-            **(shard if "shard" in more else whole),
-            **more,
-        }
-
-    return arguments
+    network = random_network(configured("network", "attunet", channels=[4, 8]))
+    return lambda folder, **more: sample_arguments(
+        folder, network, "attunet", configured("method", "attunet"), **{"batch": 4} | more
+    )
 
 
 def files(folder):
