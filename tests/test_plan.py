@@ -141,12 +141,14 @@ def test_the_sizes_of_the_challenge_are_stated(tmp_path: Path) -> None:
 
 
 def test_a_phantom_yet_to_be_made_is_as_large_as_its_scanners_say(tmp_path: Path) -> None:
-    cohort = cohort_sizes(configured("demo"), "phantom", tmp_path)
+    config = configured("demo")
+    config["grid"]["spacing_mm"] = 2.25
+    cohort = cohort_sizes(config, "phantom", tmp_path)
     assert len(cohort.cases) == 18
     sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
     assert sizes["Amsterdam/GE3T"] == ((132, 256, 48), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
     own = {"layout": "table", "folder": "own", "table": str(tmp_path / "cohort.csv"), "channels": ["FLAIR", "T1"]}
-    config = configured("demo") | {"datasets": {"own": own}}
+    config |= {"datasets": {"own": own}}
     with pytest.raises(ValueError, match=r"cohort\.csv"):
         cohort_sizes(config, "own", tmp_path)
 

@@ -345,8 +345,11 @@ def _same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> bool:
 
 
 def _distance_mm(mask: np.ndarray, spacing: tuple[float, float, float], in_plane: bool = False) -> np.ndarray:
-    sampling = (*spacing[:2], 1e6) if in_plane else spacing
-    return ndimage.distance_transform_edt(mask, sampling=sampling)
+    """From each voxel of the mask to the nearest outside of it, in its slice only (inf where that has none) or in all."""
+    if not in_plane:
+        return ndimage.distance_transform_edt(mask, sampling=spacing)
+    slices = [ndimage.distance_transform_edt(plane, sampling=spacing[:2]) for plane in np.moveaxis(mask, 2, 0)]
+    return np.where(mask.all(axis=(0, 1)), np.inf, np.stack(slices, axis=2))
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
