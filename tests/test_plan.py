@@ -144,7 +144,7 @@ def test_a_phantom_yet_to_be_made_is_as_large_as_its_scanners_say(tmp_path: Path
     config = configured("demo")
     config["grid"]["spacing_mm"] = 2.25
     cohort = cohort_sizes(config, "phantom", tmp_path)
-    assert len(cohort.cases) == 18
+    assert len(cohort.cases) == 15
     sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
     assert sizes["Amsterdam/GE3T"] == ((132, 256, 48), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
     own = {"layout": "table", "folder": "own", "table": str(tmp_path / "cohort.csv"), "channels": ["FLAIR", "T1"]}
@@ -212,7 +212,7 @@ def test_a_run_says_at_its_start_what_the_networks_will_cost(tmp_path: Path) -> 
     unet = plan.Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
     run = start(tmp_path, [unet])
     first, second, third = run.stdout.splitlines()
-    assert first == "Plan: 144 network evaluations of a slice in sampling"  # four cases, 36 of 48 slices
+    assert first == "Plan: 108 network evaluations of a slice in sampling"  # three cases, 36 of 48 slices
     assert second.startswith("Plan: 0 GFLOP in training and ")
     assert third.startswith("Plan: hours of network time, estimated: ")
 

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")  # a schedule has numbers even where a network without any is built, on the device "meta"
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -30,12 +32,12 @@ class Schedule:
     @classmethod
     def from_betas(cls, beta: Tensor) -> "Schedule":
         """From the step variances beta[0..T-1] of times 1..T (PD-DDPM Eq. 1)."""
-        return cls(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)]))
+        return cls(torch.cat([torch.ones(1, dtype=torch.float64, device=beta.device), torch.cumprod(1 - beta, dim=0)]))
 
     @classmethod
     def cosine(cls, T: int = 1000, offset: float = 0.008, largest_beta: float = 0.999) -> "Schedule":
         """Nichol & Dhariwal 2021, Eq. 17; the clipping of beta is theirs too and alpha_bar follows from the clipped ones."""
-        angle = (torch.arange(T + 1, dtype=torch.float64) / T + offset) / (1 + offset) * math.pi / 2
+        angle = (torch.arange(T + 1, dtype=torch.float64, device=CPU) / T + offset) / (1 + offset) * math.pi / 2
         level = torch.cos(angle) ** 2
         return cls.from_betas((1 - level[1:] / level[:-1]).clamp(max=largest_beta))
 
@@ -43,7 +45,8 @@ class Schedule:
     def linear(cls, T: int = 1000) -> "Schedule":
         """Ho et al. 2020, Sec. 4: beta from 1e-4 to 0.02 at T = 1000, scaled so that other T end at the same noise."""
         scale = 1000 / T
-        return cls.from_betas(torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999))
+        beta = torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64, device=CPU)
+        return cls.from_betas(beta.clamp(max=0.999))
 
     def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Draw from q(x_t | x_0), the closed form of PD-DDPM Eq. 1.
