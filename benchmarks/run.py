@@ -4,7 +4,7 @@
 
 One process, one thread. Contestants take turns in random order, each after an untimed call; CPU time; ratios are formed within
 a round and given as median and quartiles; each row has an A/A pair, our code against itself, whose spread is the noise. Peers
-are the installed packages, set up as their users would: `sampling`, `training`, `masks` and `patches` say how. Only the two
+are the installed packages, set up as their users would: `sampling`, `training`, `masks` and `patches` say how. Only the
 rows on Snakemake use the wall clock and processes of their own; they want a machine that does nothing else.
 
 It writes benchmarks/results.json and the table in docs/performance.md. The exit code is 1 where an answer differs from a
