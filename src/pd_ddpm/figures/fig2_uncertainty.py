@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
@@ -272,7 +273,8 @@ class _Page:
     def colour_bar(self, mappable: ScalarMappable, label: str) -> None:
         left, bottom = self._share(self.size[0] - 2.8, self.size[1] - self.BOTTOM + 0.15)
         axis = self.figure.add_axes((left, bottom, 2.7 / self.size[0], 0.1 / self.size[1]))
-        bar = self.figure.colorbar(mappable, cax=axis, orientation="horizontal")
+        ticks = MaxNLocator(5)  # more would crowd at the upper end, where the scale is narrow
+        bar = self.figure.colorbar(mappable, cax=axis, orientation="horizontal", ticks=ticks)
         bar.set_label(label, fontsize=7, labelpad=2)
         bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
         bar.outline.set_linewidth(0.5)
