@@ -52,8 +52,8 @@ SITE = {
     'gpu_model: ""': "gpu_model: test",
 }
 
-# What the interpreter of each job runs at its start: the disk is slow, so that each step is saved and a training takes a minute
-# without much computing; and the GPUs that a job sees are written down.
+# What the interpreter of each job runs at its start: the disk is slow, so that each step is saved and a training takes two minutes
+# without much computing, longer than Slurm needs to notice that its time is up; and the GPUs that a job sees are written down.
 SLOW_DISK = """\
 import os, time
 whole = os.replace
@@ -61,7 +61,7 @@ def replace(source, target, **more):
     if str(target).endswith(("state.pt", "_samples.nii.gz")):
         with open("gpus-of-" + os.environ.get("SLURM_JOB_ID", "none"), "w") as seen:
             seen.write(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-        time.sleep(0.4 if str(target).endswith("state.pt") else 2)
+        time.sleep(0.8 if str(target).endswith("state.pt") else 2)
     return whole(source, target, **more)
 os.replace = replace
 """
