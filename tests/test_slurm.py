@@ -52,8 +52,9 @@ SITE = {
     'gpu_model: ""': "gpu_model: test",
 }
 
-# What the interpreter of each job runs at its start: the disk is slow, so that each step is saved and a training takes two minutes
-# without much computing, longer than Slurm needs to notice that its time is up; and the GPUs that a job sees are written down.
+# What the interpreter of each job runs at its start: the disk is slow, so that each step is saved and a training takes two
+# minutes without much computing, longer than Slurm needs to notice that its time is up; and the GPUs that a job sees are
+# written down.
 SLOW_DISK = """\
 import os, time
 whole = os.replace
