@@ -96,16 +96,16 @@ def overhead_per_job() -> list[Row]:
         planning, _ = snakemake(folder, "-n", *arguments)
         seconds, output = snakemake(folder, *arguments)
         with_torch = [path.read_text(encoding="utf-8") for path in (folder / "results" / "logs").rglob("*.log")].count("torch")
-    jobs, torch = job_count(output), import_of_torch()
+    jobs, importing = job_count(output), import_of_torch()
     total = seconds - planning
     return [
         Row(
             f"the workflow's own time per job ({jobs} jobs of Table 1), PyTorch's import apart",
             "",
             "s",
-            (total - with_torch * torch) / jobs,
+            (total - with_torch * importing) / jobs,
             target=2.0,
         ),
         Row(f"the same with PyTorch's import in {with_torch} of the jobs", "", "s", total / jobs),
-        Row("PyTorch's import", "", "s", torch),
+        Row("PyTorch's import", "", "s", importing),
     ]

@@ -113,6 +113,15 @@ def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str
     return arguments
 
 
+def with_random_weights(settings: dict[str, Any]) -> nn.Module:
+    """A network of these settings for two channels, none of whose layers is zero."""
+    torch.manual_seed(0)
+    network = model(settings, 2)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network
+
+
 @pytest.fixture
 def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, str]]:
     """Writes a network of these settings with random weights; returns where, as the scripts are told it."""
@@ -120,10 +129,7 @@ def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, str]]
     def write(settings: dict[str, Any]) -> dict[str, str]:
         folder = tmp_path / "networks" / "a" / "run"
         folder.mkdir(parents=True)
-        torch.manual_seed(0)
-        network = model(settings, 2)
-        for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.2)
+        network = with_random_weights(settings)
         weights, card = folder / "model.safetensors", folder / "model.json"
         checkpoint.save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
         checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})

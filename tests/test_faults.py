@@ -160,7 +160,7 @@ def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tm
     (code, message), (code_then, message_then) = runs
     assert code == 1
     said = re.search(
-        rf"DiskFullError: {disk}/work/(state\.pt|early/step-\d+\.safetensors): there is no room .* it needs (\S+) (k|M)B",
+        rf"DiskFullError: {disk / 'work'}/(state\.pt|early/step-\d+\.safetensors): there is no room .* it needs (\S+) (k|M)B",
         message,
     )
     assert 0.1 * state < {"k": 1e3, "M": 1e6}[said[3]] * float(said[2]) <= 1.1 * state

@@ -7,8 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import GRID
-from torch import nn
+from conftest import GRID, with_random_weights
 
 from pd_ddpm import precision, precision_gate
 from pd_ddpm.build.network import model
@@ -28,11 +27,7 @@ CHAIN |= {"variance": "small", "eta": 0.0}
 
 @pytest.fixture
 def network(configured):
-    torch.manual_seed(0)
-    built = model(configured("network", "denoiser", **TINY), 2)
-    for parameter in built.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return built
+    return with_random_weights(configured("network", "denoiser", **TINY))
 
 
 @pytest.fixture
