@@ -26,6 +26,12 @@ def configured(scale: str) -> settings.Config:
     return config | {"datasets": settings.datasets(config)}
 
 
+@pytest.fixture(autouse=True)
+def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty folder: data sets have relative paths, and the clone may hold data and results."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository in an empty folder, by links, so that nothing has been computed in it."""

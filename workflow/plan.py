@@ -8,14 +8,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pd_ddpm import plan, plan_report
+from pd_ddpm import plan, plan_report, settings
 from pd_ddpm.build.planned_flops import PlannedFlops, network_evaluations, rate_at_hand
 from pd_ddpm.case_sizes import CohortSizes, cohort_sizes
 from pd_ddpm.device_rates import Rate
 from pd_ddpm.settings import Config, method
+
+if TYPE_CHECKING:
+    from snakemake.settings.types import ConfigSettings
 
 KEPT = Path("work", "plan")
 
@@ -34,36 +38,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tell_plan(*planned_jobs(given.scale, given.configfile))
 
 
-def planned_jobs(scale: str, files: Sequence[Path]) -> tuple[Config, list[plan.Job], list[plan.Job]]:
-    """The configuration, all jobs of the workflow as Snakemake plans them, and those of them that have yet to run.
+def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list[plan.Job], list[plan.Job]]:
+    """Return the configuration, all jobs of the workflow, and those of them that are not up to date.
 
-    Raises ValueError where Snakemake cannot plan.
+    Raises:
+        ValueError: Snakemake cannot plan the workflow.
     """
-    from snakemake.api import SnakemakeApi
     from snakemake.exceptions import WorkflowError
-    from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
+    from snakemake.settings.types import ConfigSettings
 
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    try:
+        overlay = ConfigSettings(config={"scale": scale}, configfiles=config_files)
+        jobs, pending = _dry_run(overlay, forceall=True), _dry_run(overlay, forceall=False)
+    except WorkflowError as error:
+        raise ValueError(str(error)) from None
+    config = settings.read(Path("config", "config.yaml"), overlay.overwrite_config)
+    return config | {"datasets": settings.datasets(config)}, jobs, pending
+
+
+def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[plan.Job]:
+    """Return the jobs that a dry run reports in its log, in the order in which they would start."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.logging import logger
+    from snakemake.settings.types import DAGSettings, ExecutionSettings, OutputSettings, Quietness, ResourceSettings
+    from snakemake_interface_logger_plugins.common import LogEvent
+
+    log = BufferingHandler(capacity=sys.maxsize)
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL}, enable_file_logging=False)) as api:
+        logger.addHandler(log)  # not earlier: SnakemakeApi removes the handlers that it finds
         workflow = api.workflow(
-            resource_settings=ResourceSettings(cores=os.cpu_count()),
-            config_settings=ConfigSettings(config={"scale": scale}, configfiles=files),
-            snakefile=Path("Snakefile"),
+            resource_settings=ResourceSettings(cores=os.cpu_count()), config_settings=overlay, snakefile=Path("Snakefile")
         )
-        # The way of `snakemake --summary`, which prints the plan in a form that does not tell jobs apart.
-        try:
-            workflow.dag(DAGSettings())
-            internal = workflow._workflow
-            internal._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
-            internal._build_dag()
-        except WorkflowError as problem:
-            raise ValueError(str(problem)) from None
-        pending = set(internal.dag.needrun_jobs())
-        jobs = [(_described(job), job in pending) for job in internal.dag.jobs]
-        return internal.config, [job for job, _ in jobs], [job for job, due in jobs if due]
-
-
-def _described(job: Any) -> plan.Job:
-    return plan.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input)))
+        # A plan is also possible during a run, which holds the lock and has incomplete files.
+        during_a_run = ExecutionSettings(lock=False, ignore_incomplete=True)
+        workflow.dag(DAGSettings(forceall=forceall)).execute_workflow("dryrun", execution_settings=during_a_run)
+        records = [record for record in log.buffer if getattr(record, "event", None) == LogEvent.JOB_INFO]
+    return [plan.Job(record.rule_name, dict(record.wildcards), list(record.input)) for record in records]
 
 
 def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.Job]) -> None:
