@@ -217,6 +217,7 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
         ({"methods": {"pd-ddpm": {"network": "denoiser@skip=mean"}}}, ["network 'denoiser@skip=mean'", "'mean' is not one of"]),
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_max=200"}}}, ["trained up to t_max = 200 only"]),
         ({"splits": [0, 7]}, ["key 'splits'", "[7]"]),
+        ({"resources": {"train": {"gpu": 2}}}, ["'resources.train.gpu'", "is 2, but a training uses one GPU", "set it to 1"]),
         ({"datasets": {"wmh": {"layout": "table"}}}, ["datasets.wmh.table"]),
         ({"datasets": {"wmh": {"masks": "*_mask.nii.gz"}}}, ["datasets.wmh.masks", "layout 'bids' only"]),
         ({"datasets": {"own": {"like": "whm"}}}, ["datasets.own.like", "'whm' is not one of datasets", "did you mean 'wmh'"]),

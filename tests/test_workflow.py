@@ -353,8 +353,8 @@ def test_the_slurm_profile_plans_the_paper_and_shares_what_can_be_shared(fresh: 
 
 
 def test_no_limit_of_this_machine_cuts_what_a_cluster_is_asked_for(fresh: Path) -> None:
-    (fresh / "two.yaml").write_text("resources: {train: {gpu: 2}}\n", encoding="utf-8")
-    target = "results/phantom/networks/unet/split-0_seed-0/model.json"
+    (fresh / "two.yaml").write_text("resources: {sample: {gpu: 2}}\n", encoding="utf-8")
+    target = "results/phantom/scores/unet/split-0_seed-0.csv"
     arguments = ("--cores", "8", "--profile", "slurm", "--config", "scale=demo", "--configfile", "two.yaml")
     run = snakemake(fresh, "-n", target, *arguments)
     assert "gpu=2, gpu_jobs=1" in run.stdout + run.stderr
@@ -504,19 +504,6 @@ def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry
     assert not (fresh / "full").exists()
     assert (fresh / target).exists()
     assert (fresh / "work/own" / run / "finished.json").exists()
-
-
-def test_two_processes_train_under_the_workflow(fresh: Path) -> None:
-    small_cohort(fresh, lambda case: None)
-    (fresh / "training.yaml").write_text(SMALL_TRAINING, encoding="utf-8")
-    run = "own/networks/unet/split-0_seed-0"
-    arguments = ("--configfile", "own.yaml", "training.yaml", "--config", "scale=paper")
-    done = snakemake(fresh, f"results/{run}/model.safetensors", *arguments, "training_processes=2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    card = json.loads((fresh / "results" / run / "model.json").read_text(encoding="utf-8"))
-    assert card["processes"] == 2
-    again = snakemake(fresh, f"results/{run}/model.safetensors", *arguments, "-n")
-    assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path) -> None:

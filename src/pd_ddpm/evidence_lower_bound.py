@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from torch.nn import functional
 
-from pd_ddpm.distributed import mean
 from pd_ddpm.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.objectives import Objective, normal
 from pd_ddpm.training_data import Batch
@@ -30,8 +29,8 @@ class EvidenceLowerBound(Objective):
         """One draw of z from the posterior. "cross_entropy" is per pixel; "kl" is in nats per image."""
         posterior = model.posterior(batch.image, batch.mask * batch.counted)
         logits = model.decode(model.features(batch.image), _draw(posterior, stream)).float()
-        cross_entropy = mean(functional.binary_cross_entropy_with_logits(logits, batch.mask, batch.counted, reduction="none"))
-        kl = mean(kl_divergence(posterior, model.prior(batch.image)))
+        cross_entropy = functional.binary_cross_entropy_with_logits(logits, batch.mask, batch.counted, reduction="none").mean()
+        kl = kl_divergence(posterior, model.prior(batch.image)).mean()
         pixels = batch.mask[0].numel()
         return {"loss": cross_entropy + self.kl_weight * kl / pixels, "cross_entropy": cross_entropy, "kl": kl}
 

@@ -5,8 +5,8 @@ FlopCounterMode does: normalisations, activations and sums take time, but hardly
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def training_phases(
     model.train()
     found = []
     for phase in objective.phases(model):
-        with _Counter() as counter, _autocast_off():
+        with _Counter() as counter:
             backward(model, phase, empty_batch(image_channels, batch, crop))
         found.append((phase, counter.get_total_flops()))
     return found
@@ -90,7 +90,7 @@ def backward(model: nn.Module, phase: Phase, batch: Batch) -> None:
 def validation(model: nn.Module, objective: Objective, image_channels: int, crop: tuple[int, int]) -> int:
     """FLOPs of the estimates of one validation slice as large as a training patch. model: on the meta device."""
     model.eval()
-    with torch.inference_mode(), _Counter() as counter, _autocast_off():
+    with torch.inference_mode(), _Counter() as counter:
         objective.estimates(model, empty_batch(image_channels, 1, crop), np.random.default_rng(0))
     return counter.get_total_flops()
 
@@ -123,13 +123,3 @@ def measured_rate(work: Callable[[int], Any], flops: int, largest: int, device: 
         taken += timed(batch)
         runs += 1
     return runs * batch * flops / taken
-
-
-@contextmanager
-def _autocast_off() -> Iterator[None]:
-    """PyTorch has no autocast on the meta device, not even one that is turned off, which one of the losses asks for."""
-    before, torch.autocast = torch.autocast, lambda *_, **__: nullcontext()
-    try:
-        yield
-    finally:
-        torch.autocast = before

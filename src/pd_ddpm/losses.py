@@ -1,12 +1,7 @@
-"""Losses over the voxels that count. All arguments are (B, C, *S); `counted` is 1 or 0.
-
-Where processes share a batch, each has its own rows and all have the loss of the whole batch (`distributed`).
-"""
+"""Losses over the voxels that count. All arguments are (B, C, *S); `counted` is 1 or 0."""
 
 from torch import Tensor
 from torch.nn import functional
-
-from pd_ddpm.distributed import total
 
 
 def cross_entropy(logits: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
@@ -20,7 +15,7 @@ def soft_dice_loss(probability: Tensor, mask: Tensor, counted: Tensor) -> Tensor
     One ratio over the batch, since many slices have no lesion; the 1 keeps an empty batch defined.
     """
     probability, mask = probability * counted, mask * counted
-    overlap, volumes = total((probability * mask).sum()), total(probability.sum() + mask.sum())
+    overlap, volumes = (probability * mask).sum(), probability.sum() + mask.sum()
     return 1 - (2 * overlap + 1) / (volumes + 1)
 
 
@@ -31,4 +26,4 @@ def squared_error(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor
 
 def mean(values: Tensor, counted: Tensor) -> Tensor:
     """Mean of the values that count; 0 where none does."""
-    return total((values * counted).sum()) / total(counted.sum()).clamp(min=1)
+    return (values * counted).sum() / counted.sum().clamp(min=1)

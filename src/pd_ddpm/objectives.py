@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pd_ddpm import losses
 from pd_ddpm.denoiser import Denoiser
-from pd_ddpm.distributed import of_rows
 from pd_ddpm.training_data import Batch
 from pd_ddpm.transfer import on_device
 
@@ -90,7 +89,7 @@ class Denoising(Objective):
     mask_loss: Literal["squared_error", "cross_entropy_dice"]
 
     def loss(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        t = on_device(of_rows(lambda rows: stream.integers(1, self.t_max + 1, rows), len(batch.mask)), batch.mask.device)
+        t = on_device(stream.integers(1, self.t_max + 1, len(batch.mask)), batch.mask.device)
         x_t, noise = diffused(model, batch.mask, t, stream)
         output = model.output(x_t, batch.image, t)
         if model.predicts == "noise":
@@ -118,7 +117,7 @@ def diffused(model: Denoiser, mask: Tensor, t: Tensor, stream: np.random.Generat
 
 def normal(stream: np.random.Generator, rows: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Standard normal noise (rows, *shape) for the rows of a batch, in float32 on the device."""
-    return on_device(of_rows(lambda n: stream.standard_normal((n, *shape), dtype=np.float32), rows), device)
+    return on_device(stream.standard_normal((rows, *shape), dtype=np.float32), device)
 
 
 def _mask_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:

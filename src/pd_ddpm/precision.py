@@ -1,6 +1,6 @@
 """Number formats of the network's arithmetic; schedule, noise, losses and the state of the chain stay float32."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +93,12 @@ def use(number_format: NumberFormat) -> None:
 
 
 def autocast(device: torch.device, number_format: NumberFormat) -> AbstractContextManager:
-    """Train networks in this format inside the block: weights stay float32."""
+    """Train networks in this format inside the block: weights stay float32.
+
+    PyTorch's device "meta", on which FLOPs are counted, has no autocast, not even one that is turned off.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
     return torch.autocast(device.type, dtype=number_format.dtype, enabled=number_format.is_half)
 
 

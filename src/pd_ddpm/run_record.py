@@ -24,13 +24,7 @@ PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "pandas"
 # saves. "*" stands for any name. Two runs that differ in these alone have the same hash.
 WITHOUT_EFFECT = (
     *(("device",), ("resources",), ("retries",), ("save_every_seconds",), ("changed_training",), ("evaluate_held_out",)),
-    *(
-        ("training_processes",),
-        ("sampling", "batch"),
-        ("sampling", "shards"),
-        ("datasets", "*", "folder"),
-        ("datasets", "*", "table"),
-    ),
+    *(("sampling", "batch"), ("sampling", "shards"), ("datasets", "*", "folder"), ("datasets", "*", "table")),
     *(("datasets", "*", "download", key) for key in ("accept_licence", "server", "source", "connections")),
 )
 

@@ -314,6 +314,9 @@ def _contradictions(config: Config) -> Iterator[str]:
     too_high = [split for split in config["splits"] if split >= config["folds"]["count"]]
     if too_high:
         yield f"key 'splits': {too_high} are not among the {config['folds']['count']} folds, which count from 0"
+    gpus = config["resources"]["train"]["gpu"]
+    if gpus > 1:
+        yield f"key 'resources.train.gpu': it is {gpus}, but a training uses one GPU; set it to 1: trainings run side by side"
     for name in config["networks"]:
         settings = network(config, name)
         if settings.get("t_max", 0) > settings.get("T", 0):

@@ -2,9 +2,6 @@
 
 Everything random in step n is drawn from streams named (seed, n), so the state of a training is its weights, its
 optimisers and its step, and a run that was killed and continued equals an unbroken one bit for bit on the same machine.
-
-Several processes, one for each GPU, may share each batch (`distributed`). All of them have the same weights, losses and
-state; the first one alone writes.
 """
 
 import copy
@@ -13,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pd_ddpm import checkpoint, distributed
+from pd_ddpm import checkpoint
 from pd_ddpm.console import log, progress
 from pd_ddpm.files import held, sweep, write_json
 from pd_ddpm.memory import enough_memory
@@ -140,7 +137,6 @@ class Training:
         save_every_seconds: float = 60.0,
         changed: ChangedTraining = "stop",
     ):
-        model = distributed.share_layers(model) if distributed.size() > 1 else model
         self.model = model.to(device)
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.objective = objective
@@ -178,13 +174,11 @@ class Training:
         Raises TrainingError when the loss becomes infinite or NaN, OtherTrainingError where an unfinished training of other
         dependencies is in the way, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
         """
-        states, first = TrainingStates(folder), distributed.rank() == 0
-        with _asked_to_end() as asked, ExitStack() as lock:
-            if first:
-                lock.enter_context(held(folder))
-                sweep(folder)
-                sweep(folder / "early")
-            if not self._resume(states) and first:
+        states = TrainingStates(folder)
+        with _asked_to_end() as asked, held(folder):
+            sweep(folder)
+            sweep(folder / "early")
+            if not self._resume(states):
                 shutil.rmtree(folder / "early", ignore_errors=True)
             state, steps = self.state, self.settings.steps
             started = time.monotonic() - state.seconds
@@ -200,13 +194,13 @@ class Training:
                     state.step, state.seconds = step, time.monotonic() - started
                     if validating:
                         self._validate(folder, name)
-                    ending = distributed.of_any(asked())
-                    if first and (ending or step == steps or time.monotonic() - saved > self.save_every_seconds):
+                    ending = asked()
+                    if ending or step == steps or time.monotonic() - saved > self.save_every_seconds:
                         self._save(states)
                         saved = time.monotonic()
                 if ending:
                     raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {states.path}")
-            early = self._early(folder, name) if first else []
+            early = self._early(folder, name)
         if self.settings.select == "best" and state.records:
             return Fitted(state.best, state.records[-1][0], state.history, early)
         return Fitted(_copy(self.judged), state.step, state.history, early)
@@ -228,17 +222,15 @@ class Training:
         """
         seed, draws = self._draws(step)
         torch.manual_seed(seed)
-        whole = self.slices.batch(draws, self.settings.batch, self.settings.patches)
+        batch = self.slices.batch(draws, self.settings.batch, self.settings.patches).to(self.device)
         self.model.train()
         values = {}
-        with distributed.sharing(self.settings.batch) as rows:
-            batch = Batch(*(part[rows] for part in whole)).to(self.device)
-            for phase in self.phases:
-                if phase.is_due(step, self.settings.steps):
-                    found = self._minimise(phase, batch, draws, step)
-                    if phase is not self.phases[0]:
-                        found[_loss_column(phase)] = found.pop("loss")
-                    values |= found
+        for phase in self.phases:
+            if phase.is_due(step, self.settings.steps):
+                found = self._minimise(phase, batch, draws, step)
+                if phase is not self.phases[0]:
+                    found[_loss_column(phase)] = found.pop("loss")
+                values |= found
         return values
 
     def _look(self) -> None:
@@ -263,7 +255,7 @@ class Training:
         with autocast(self.device, self.number_format):
             found = phase.loss(self.model, batch, draws)
         optimiser.zero_grad(set_to_none=True)
-        distributed.backward(self.scaler.scale(found["loss"]), phase.parameters)
+        self.scaler.scale(found["loss"]).backward()
         if self.settings.gradient_clip is not None:
             self.scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(phase.parameters, self.settings.gradient_clip)
@@ -283,8 +275,7 @@ class Training:
             batch = [{"case": self.slices.cases[c].case, "slice": self.slices.cases[c].numbers[z]} for c, z in names]
             listed = folder / "not-a-number.json"
             with suppress(OSError):  # a full disk is the lesser trouble
-                if distributed.rank() == 0:
-                    write_json(listed, {"finding": str(finding), "step": finding.step, "seed": self.seed, "batch": batch})
+                write_json(listed, {"finding": str(finding), "step": finding.step, "seed": self.seed, "batch": batch})
             shown = ", ".join(f"{one['case']} slice {one['slice']}" for one in batch[:_LISTED])
             raise TrainingError(
                 f"{finding} at step {finding.step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); "
@@ -312,7 +303,7 @@ class Training:
             if complete and (not state.records or dice > state.records[-1][1]):
                 state.records.append((state.step, dice))
                 state.best = _copy(self.judged)
-                if self.settings.early_levels and distributed.rank() == 0:
+                if self.settings.early_levels:
                     checkpoint.save_weights(_early_path(folder, state.step), state.best)
         means = {column: float(np.mean(values)) for column, values in state.losses.items()}
         row = {
@@ -330,11 +321,7 @@ class Training:
     def validation_dice(self) -> float:
         """Mean over cases and estimates of the Dice at 0.5, on evenly spaced slices. The noise is the same at every call."""
         model = self.judged.eval()
-        mine = range(distributed.rank(), len(self.validation), distributed.size())
-        scores = {}
-        for told in distributed.of_all({n: self._validate_case(model, self.validation[n]) for n in mine}):
-            scores |= told
-        return float(np.mean([score for n in sorted(scores) for score in scores[n]]))
+        return float(np.mean([score for case in self.validation for score in self._validate_case(model, case)]))
 
     def _validate_case(self, model: nn.Module, case: CaseSlices) -> list[float]:
         """Dice of each estimate of one case."""
@@ -380,12 +367,10 @@ class Training:
         return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
 
     def _resume(self, states: TrainingStates) -> bool:
-        """Whether there was a state to go on from. The first process chooses it and may move files; then the others read it."""
-        saved = states.resumable(self.state.dependencies, self.changed) if distributed.rank() == 0 else None
-        if not distributed.from_first(saved is not None):
-            return False
+        """Whether there was a state to go on from."""
+        saved = states.resumable(self.state.dependencies, self.changed)
         if saved is None:
-            saved, _ = checkpoint.last_good_state(states.path)
+            return False
         for name, part in self._parts.items():
             part.load_state_dict(saved[name])
         self.state = _State(**saved["progress"])

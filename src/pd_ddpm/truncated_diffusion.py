@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pd_ddpm import losses
-from pd_ddpm.distributed import count, mean, total
 from pd_ddpm.objectives import Denoising, Objective, Phase, diffused, normal
+from pd_ddpm.precision import FORMATS, autocast
 from pd_ddpm.training_data import Batch
 from pd_ddpm.truncated_denoiser import TruncatedDenoiser
 
@@ -64,14 +64,14 @@ class TruncatedDiffusion(Objective):
     def generator_loss(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
         """The non-saturating loss softplus(-D(image, G(image, z))), mean over patches and batch (Goodfellow et al. 2014)."""
         _, fake = self.real_and_fake(model, batch, stream)
-        return {"loss": mean(functional.softplus(-model.discriminator(batch.image, fake).float()))}
+        return {"loss": functional.softplus(-model.discriminator(batch.image, fake).float()).mean()}
 
     def discriminator_loss(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
         """softplus(-D(real)) + softplus(D(fake)); 2 log 2 = 1.39 where it cannot tell them apart."""
         with torch.no_grad():
             real, fake = self.real_and_fake(model, batch, stream)
         judged_real, judged_fake = (model.discriminator(batch.image, x).float() for x in (real, fake))
-        return {"loss": mean(functional.softplus(-judged_real)) + mean(functional.softplus(judged_fake))}
+        return {"loss": functional.softplus(-judged_real).mean() + functional.softplus(judged_fake).mean()}
 
     def penalty(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
         """R1, gamma / 2 |grad_x D(image, x)|^2 at real x (Mescheder et al. 2018), times `penalty_every` as it is that rare.
@@ -88,10 +88,10 @@ class TruncatedDiffusion(Objective):
             "true_empty_masks": _share_of_empty(batch.mask, batch),
             "generated_variance": losses.mean((one - other) ** 2 / 2, batch.counted),
         }
-        with torch.autocast(real.device.type, enabled=False):  # gradients of gradients are too small for short formats
+        with autocast(real.device, FORMATS["float32"]):  # gradients of gradients are too small for short formats
             logits = model.discriminator(batch.image, real.requires_grad_())
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-        squared = total((slope * batch.counted).square().sum()) / count(logits)
+        squared = (slope * batch.counted).square().sum() / logits.numel()
         return {"loss": self.gradient_penalty / 2 * self.penalty_every * squared} | found
 
     def estimates(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
@@ -125,4 +125,4 @@ def _drawing(image: Tensor, stream: np.random.Generator) -> Callable[[Sequence[i
 
 def _share_of_empty(probability: Tensor, batch: Batch) -> Tensor:
     lesion = (probability >= 0.5) & (batch.counted > 0)
-    return 1 - mean(lesion.flatten(1).any(dim=1).float())
+    return 1 - lesion.flatten(1).any(dim=1).float().mean()

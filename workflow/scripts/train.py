@@ -5,14 +5,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pd_ddpm import checkpoint, distributed
+from pd_ddpm import checkpoint
 from pd_ddpm.build.network import model
 from pd_ddpm.build.objective import objective, training_settings
 from pd_ddpm.console import run
 from pd_ddpm.files import file_sha256, replacing, sweep
 from pd_ddpm.precision import choose_device, choose_format, device_name
 from pd_ddpm.prepared import cases_of_split
-from pd_ddpm.ranks import on_ranks
 from pd_ddpm.run_record import run_record
 from pd_ddpm.training import Training
 from pd_ddpm.training_data import TrainingSlices, read_slices
@@ -71,8 +70,6 @@ def main(
         save_every_seconds=save_every_seconds,
         changed=changed_training,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
-    if distributed.rank():
-        return  # of several processes the first writes
     sweep(Path(history).parent)
     with replacing(Path(history)) as table:
         pd.DataFrame(fitted.history).to_csv(table, index=False)
@@ -80,7 +77,7 @@ def main(
     checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early], own)
     description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
     description |= {"split": split, "seed": seed, "training_cases": roles["train"], **fitted.described()}
-    description |= {"threads": threads, "processes": distributed.size(), "device_type": where.type}
+    description |= {"threads": threads, "device_type": where.type}
     how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
     checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
@@ -92,5 +89,4 @@ if __name__ == "__main__":
     free = {key: config[key] for key in ("device", "save_every_seconds", "changed_training")}  # they re-run nothing
     arguments = {**snakemake.input, **snakemake.output, **snakemake.params, **free}
     arguments |= {"threads": snakemake.threads, "config": config}
-    gpus, processes = config["resources"]["train"]["gpu"], config["training_processes"]
-    run(on_ranks, snakemake.log[0], job=main, gpus=gpus, processes=processes, log_path=snakemake.log[0], arguments=arguments)
+    run(main, snakemake.log[0], **arguments)
