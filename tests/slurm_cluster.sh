@@ -12,7 +12,7 @@ NODES=${NODES:-2} CPUS=${CPUS:-8} MEM=${MEM:-200000} GPUS=${GPUS:-2}
 DEVICES=(/dev/null /dev/zero /dev/full /dev/random)      # Slurm counts a GPU only with a character device of its own
 PATH=$PATH:/usr/sbin:/sbin
 
-install() {
+install_packages() {
   local as_root=() policy=/usr/sbin/policy-rc.d
   [ "$(id -u)" = 0 ] || as_root=(sudo -n)
   # The packages start no daemons of their own: the cluster of a test starts its own.
@@ -37,7 +37,7 @@ free_ports() {       # the first of as many free ports in a row
 
 all_idle() { [ "$(sinfo -h -N -p gpu -o %t 2> /dev/null | grep -c '^idle$')" = "$NODES" ]; }
 
-up() {
+start_cluster() {
   rm -rf "$FOLDER"; mkdir -p "$FOLDER"/{bin,log,run,spool,state}
   local host port node; host=$(hostname -s) port=$(free_ports $((NODES + 1)))
   cat > "$SLURM_CONF" <<EOD
@@ -97,9 +97,9 @@ EOD
   echo "the cluster does not come up:" >&2; tail -v -n 15 "$FOLDER"/log/*.log >&2; return 1
 }
 
-env() { printf 'export SLURM_CONF=%q PATH=%q:$PATH\n' "$SLURM_CONF" "$FOLDER/bin"; }
+print_environment() { printf 'export SLURM_CONF=%q PATH=%q:$PATH\n' "$SLURM_CONF" "$FOLDER/bin"; }
 
-down() {
+stop_cluster() {
   local environment process file
   scancel --user="$(id -un)" 2> /dev/null || true
   for _ in $(seq 150); do [ -z "$(squeue -h 2> /dev/null)" ] && break; sleep 0.1; done
@@ -115,11 +115,17 @@ down() {
   done
 }
 
+in_folder() {        # arguments: a function, and the folder of the cluster
+  FOLDER=$(realpath -m "${2:?the folder of the cluster is missing}")
+  export SLURM_CONF=$FOLDER/slurm.conf
+  "$1"
+}
+
+# A function called `install` or `env` would replace the command of that name in the functions above.
 case $COMMAND in
-  install) install ;;
-  up | env | down)
-    FOLDER=$(realpath -m "${2:?the folder of the cluster}")
-    export SLURM_CONF=$FOLDER/slurm.conf
-    "$COMMAND" ;;
+  install) install_packages ;;
+  up) in_folder start_cluster "${2:-}" ;;
+  env) in_folder print_environment "${2:-}" ;;
+  down) in_folder stop_cluster "${2:-}" ;;
   *) echo "$COMMAND: install, up, env or down" >&2; exit 2 ;;
 esac

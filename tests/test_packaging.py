@@ -1,7 +1,9 @@
 """Versions stand in several places, which must agree, and each job's environment holds what its script imports (below 5 s)."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -116,3 +118,21 @@ def test_environments_hold_nothing_that_no_job_imports() -> None:
     for script, environment in environments_of_scripts().items():
         needed.setdefault(environment, set()).update(foreign_imports(ROOT / "workflow" / "scripts" / f"{script}.py"))
     assert {path.stem: pins(conda(path)[1]).keys() for path in ENVIRONMENTS} == needed
+
+
+# Logs its name and arguments, in place of a command that changes the machine.
+STUB = """\
+#!/bin/sh
+echo "${0##*/} $*" >> "$CALLS"
+"""
+
+
+def test_slurm_install_as_root_calls_commands_of_the_system(tmp_path: Path) -> None:
+    stubs = {"id": "#!/bin/sh\necho 0\n", "apt-get": STUB, "install": STUB, "rm": STUB}
+    for command, content in stubs.items():
+        (tmp_path / command).write_text(content, encoding="utf-8")
+        (tmp_path / command).chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)}
+    subprocess.run(["bash", ROOT / "tests" / "slurm_cluster.sh", "install"], check=True, env=environment)
+    assert re.search(r"^apt-get install .*\bslurmctld slurmd slurm-client$", text(calls), re.MULTILINE)
