@@ -1,7 +1,5 @@
 """Table 1: scores of all methods beside what the paper prints, and how they differ from PD-DDPM."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from pd_ddpm.console import run
@@ -26,9 +24,7 @@ def main(
     rows, of_groups = table1(found, labels, pd.read_csv(printed), against), table1_groups(found, labels)
     rows.to_csv(table, index=False, float_format="%.6g")
     of_groups.to_csv(groups, index=False, float_format="%.6g")
-    document = table1_document(rows, of_groups, labels[against], remark)
-    document.write(page, markdown)
-    Path(latex).write_text(document.latex(), encoding="utf-8")
+    table1_document(rows, of_groups, labels[against], remark).write(page, markdown, latex)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,6 @@ import pandas as pd
 from pd_ddpm.device_rates import Rate
 from pd_ddpm.tables.document import Document, Part
 
-COLUMNS = [
-    *("level", "rule", "name", "jobs", "jobs_without_time", "planned_evaluations", "planned_flops", "planned_hours"),
-    *("hours", "planned_over_real", "gpu_hours", "teraflops_per_second", "peak_memory_mb", "device", "number_format"),
-]
-
 NOTES = (
     "Hours are summed over jobs, whatever ran side by side. They are those of Snakemake's benchmark file, which holds the last "
     "attempt of a job only, unless the job's own record is longer: the seconds that a network was trained, and those that the "
@@ -89,7 +84,7 @@ def cost_table(jobs: Sequence[JobCost]) -> pd.DataFrame:
     for level, rule in (("network", "train"), ("method", "sample")):
         groups = table[table["rule"] == rule].groupby("name", sort=False)
         rows += [_row(level, rule, name, group) for name, group in groups]
-    return pd.DataFrame([*rows, _row("total", "", "", table)], columns=COLUMNS)
+    return pd.DataFrame([*rows, _row("total", "", "", table)])
 
 
 def _row(level: str, rule: str, name: str, jobs: pd.DataFrame) -> dict[str, object]:

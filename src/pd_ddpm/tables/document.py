@@ -15,15 +15,9 @@ STYLE = (
 )
 
 LATEX_CHARACTERS = str.maketrans(
-    {
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {
         "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "<": "$<$",
@@ -81,10 +75,12 @@ class Document:
     remark: str
     parts: Sequence[Part]
 
-    def write(self, page: str | Path, markdown: str | Path) -> None:
-        """Write the document as an HTML page and as Markdown."""
+    def write(self, page: str | Path, markdown: str | Path, latex: str | Path | None = None) -> None:
+        """Write the document as an HTML page, as Markdown, and as LaTeX if a path is given."""
         Path(page).write_text(self.html(), encoding="utf-8")
         Path(markdown).write_text(self.markdown(), encoding="utf-8")
+        if latex is not None:
+            Path(latex).write_text(self.latex(), encoding="utf-8")
 
     def markdown(self) -> str:
         """The document as Markdown with pipe tables."""

@@ -132,14 +132,9 @@ def _differences_part(table: pd.DataFrame, against: str) -> Part:
     others = table[table["dice_difference"].notna()]
     shown = pd.DataFrame({"Method": others["method"]})
     for metric, heading in PAPER_METRICS.items():
-        shown[heading] = [
-            ", ".join(
-                filter(
-                    None, [effect_and_interval(row, f"{metric}_difference", decimals(metric)), p_value(row[f"{metric}_p_holm"])]
-                )
-            )
-            for _, row in others.iterrows()
-        ]
+        effects = [effect_and_interval(row, f"{metric}_difference", decimals(metric)) for _, row in others.iterrows()]
+        p_values = others[f"{metric}_p_holm"].map(p_value)
+        shown[heading] = [f"{effect}, {p}" if p else effect for effect, p in zip(effects, p_values, strict=True)]
     notes = [
         f"Mean over cases of (method − {against}), paired: a negative Dice means that {against} is better, a negative HD95 "
         "that it is worse. In parentheses the 95 % percentile bootstrap interval over cases (10,000 resamples); then p of "

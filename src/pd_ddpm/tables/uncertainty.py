@@ -52,12 +52,9 @@ def uncertainty_document(table: pd.DataFrame, margin_mm: float, remark: str, bin
     shown["Cases"] = table["cases"]
     shown["K"] = ["" if pd.isna(samples) else str(samples) for samples in table["samples"]]
     for name, heading in MEASURES.items():
-        scale = 1000 if name in SMALL else 1
-        scaled = table[[name, f"{name}_sd"]] * scale
-        shown[f"{heading} [10⁻³]" if name in SMALL else heading] = [
-            "" if pd.isna(row[name]) else mean_and_deviation(row, name, 2 if name in SMALL else 3)
-            for _, row in scaled.iterrows()
-        ]
+        scale, digits, unit = (1000, 2, " [10⁻³]") if name in SMALL else (1, 3, "")
+        rows = [row for _, row in (table[[name, f"{name}_sd"]] * scale).iterrows()]
+        shown[heading + unit] = ["" if pd.isna(row[name]) else mean_and_deviation(row, name, digits) for row in rows]
     notes = [
         "Mean ± standard deviation over test cases; empty: undefined for this row. The paper prints none of these but the "
         "uncertainty, in its Figure 3.",
