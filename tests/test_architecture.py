@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "pd_ddpm"
 SCRIPTS = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
@@ -57,20 +55,28 @@ def test_scripts_do_not_import_each_other_and_are_short() -> None:
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 100, script
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
-        *("command_line", "check", "dataverse", "files", "memory", "processes", "devices", "prepared", "run_record"),
-        *("plan", "plan_report", "case_sizes", "device_rates", "build.planned_flops", "tables.cost"),
-        *("cohort", "bids", "nnunet", "splits", "preparation", "images"),
-        *("prediction_formats.conversion", "prediction_formats.bids", "tables.claims", "tables.table1", "tables.provenance"),
-        *("figures.fig2_uncertainty", "figures.quality", "quality_page", "bundle", "model_card", "scan_files", "lesion_table"),
-    ],
-)
-def test_light_modules_do_not_load_torch(module: str) -> None:
-    check = f"import sys, pd_ddpm.{module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+LIGHT_MODULES = [
+    *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
+    *("command_line", "check", "dataverse", "files", "memory", "processes", "devices", "prepared", "run_record"),
+    *("plan", "plan_report", "case_sizes", "device_rates", "build.planned_flops", "tables.cost"),
+    *("cohort", "bids", "nnunet", "splits", "preparation", "images"),
+    *("prediction_formats.conversion", "prediction_formats.bids", "tables.claims", "tables.table1", "tables.provenance"),
+    *("figures.fig2_uncertainty", "figures.quality", "quality_page", "bundle", "model_card", "scan_files", "lesion_table"),
+]
+
+# Imports the modules one after another and prints the first that has loaded one of the libraries.
+IMPORT_ALL = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(f"pd_ddpm.{module}")
+    if loaded := {"torch", "monai"} & sys.modules.keys():
+        sys.exit(f"pd_ddpm.{module} loads {sorted(loaded)}")
+"""
+
+
+def test_light_modules_do_not_load_torch() -> None:
+    process = subprocess.run([sys.executable, "-c", IMPORT_ALL, *LIGHT_MODULES], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 def test_medpy_is_not_needed_to_run() -> None:
