@@ -1,0 +1,184 @@
+"""Problems of a configuration: what a section's types reject, in sentences that name the key and a remedy."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from pd_ddpm.config.sections.base import Section
+
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a section with keys",
+    "model_type": "a section with keys",
+    "model_attributes_type": "a section with keys",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "of at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "of at most"),
+}
+_LENGTHS = {"too_short": ("min_length", ("too few", "at least")), "too_long": ("max_length", ("too many", "at most"))}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a key (`training.batch`), and what to do about it."""
+
+    key: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"`{self.key}`: {self.problem}. {self.remedy}."
+
+
+def problems_from(error: ValidationError, section: type[Section], prefix: Sequence[str] = ()) -> list[Problem]:
+    """Translate an error of pydantic.
+
+    Args:
+        error: raised by the validation of `section`.
+        section: the type that was validated.
+        prefix: keys that lead to the section, such as ("networks", "unet").
+
+    Returns:
+        One problem per key.
+    """
+    return [_problem(details, section, prefix) for details in error.errors(include_url=False)]
+
+
+def suggestion(name: object, valid: Iterable[str]) -> str:
+    """Return the valid name closest to this one, if any is close, and the list of all."""
+    names = list(valid)
+    close = get_close_matches(str(name), names, n=1)
+    nearest = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{nearest}Valid: {', '.join(names)}"
+
+
+@dataclass
+class _Place:
+    """Where an error is: the keys, the section that holds the last of them, the annotation and examples of its value."""
+
+    keys: list[str]
+    section: type[Section]
+    annotation: Any
+    examples: Sequence[Any] = ()
+
+
+def _problem(details: ErrorDetails, section: type[Section], prefix: Sequence[str]) -> Problem:
+    place = _locate(section, details["loc"])
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    keys = [*prefix, *place.keys]
+    if kind.startswith("union_tag"):
+        keys.append(context["discriminator"].strip("'"))
+    key = ".".join(keys)
+    if kind == "contradiction":
+        return Problem(key, context["problem"], context["remedy"])
+    if kind == "extra_forbidden":
+        return Problem(key, "unknown key", suggestion(keys[-1], sorted(place.section.model_fields)))
+    if kind == "missing":
+        meaning = place.section.model_fields[place.keys[-1]].description
+        return Problem(key, "missing", f"Add it ({meaning.rstrip('.')})" if meaning else "Add it")
+    if kind == "union_tag_not_found":
+        return Problem(key, "missing", f"Add it. Valid: {', '.join(_tags(place.annotation))}")
+    if kind == "union_tag_invalid":
+        return Problem(key, f"'{context['tag']}' is not valid", suggestion(context["tag"], _tags(place.annotation)))
+    if kind == "literal_error":
+        return Problem(key, f"{_shown(value)} is not valid", suggestion(value, _literals(place.annotation)))
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return Problem(key, f"{_shown(value)} is out of range", f"Set a number {words} {context[bound]:g}")
+    if kind in _LENGTHS:
+        bound, words = _LENGTHS[kind]
+        entries = "entry" if context[bound] == 1 else "entries"
+        return Problem(key, f"{_shown(value)} has {words[0]} entries", f"Set {words[1]} {context[bound]} {entries}")
+    if kind in _KINDS:
+        return Problem(key, f"{_shown(value)} is not {_KINDS[kind]}", _remedy_for_type(kind, value))
+    if kind == "string_pattern_mismatch":
+        examples = ", ".join(f"'{example}'" for example in place.examples)
+        return Problem(key, f"{_shown(value)} does not have the required form", f"Set text such as {examples}")
+    if kind == "invalid_key":
+        return Problem(key, "the name of a key must be text", "Put it in quotes")
+    return Problem(key, details["msg"], "Correct the value")
+
+
+def _remedy_for_type(kind: str, value: Any) -> str:
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            pass
+        else:
+            return f"Write it without quotes and, if it has an exponent, with a decimal point and a sign, as in {number:.1e}"
+    if kind == "string_type" and isinstance(value, int | float):
+        return "Put it in quotes"
+    return f"Set {_KINDS[kind]}"
+
+
+def _locate(section: type[Section], location: Sequence[int | str]) -> _Place:
+    """Follow the location of an error from a section; parts that are no keys (tags of a union, "[key]") are left out."""
+    place = _Place([], section, section)
+    for part in location:
+        annotation, place.examples = _bare(place.annotation)
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            place.section = annotation
+            field = annotation.model_fields.get(str(part))
+            place.annotation = None if field is None else Annotated[field.annotation, field]
+        elif get_origin(annotation) in (list, dict) and part != "[key]":
+            place.annotation = get_args(annotation)[-1]
+        else:
+            variants = [variant for variant in get_args(annotation) if part in _tags(variant)]
+            place.annotation = variants[0] if variants else annotation
+            continue
+        place.keys.append(str(part))
+    place.annotation, place.examples = _bare(place.annotation)
+    return place
+
+
+def _bare(annotation: Any) -> tuple[Any, Sequence[Any]]:
+    """Return an annotation without `Annotated` and `| None`, and the examples that its metadata give."""
+    examples: Sequence[Any] = ()
+    while True:
+        variants = [variant for variant in get_args(annotation) if variant is not type(None)]
+        if get_origin(annotation) is Annotated:
+            fields = [one for one in annotation.__metadata__ if isinstance(one, FieldInfo) and one.examples]
+            examples = fields[0].examples if fields else examples
+            annotation = annotation.__origin__
+        elif get_origin(annotation) in (Union, UnionType) and len(variants) == 1:
+            annotation = variants[0]
+        else:
+            return annotation, examples
+
+
+def _literals(annotation: Any) -> list[str]:
+    """Return the values of all `Literal`s in an annotation."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for inner in get_args(annotation) for value in _literals(inner)]
+
+
+def _tags(annotation: Any) -> list[str]:
+    """Return the tags of a union's sections: the architectures of networks, the segmenters of methods."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        tagged = [name for name in ("architecture", "segmenter") if name in annotation.model_fields]
+        return [value for name in tagged for value in _literals(annotation.model_fields[name].annotation)]
+    return [value for inner in get_args(annotation) for value in _tags(inner)]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it stands in a configuration, shortened."""
+    names = {None: "null", True: "true", False: "false"}
+    text = names[value] if value is None or isinstance(value, bool) else repr(value)
+    return textwrap.shorten(text, 80, placeholder=" ...")

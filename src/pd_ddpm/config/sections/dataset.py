@@ -1,0 +1,128 @@
+"""Section `datasets`: where scans come from."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section
+
+Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
+FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
+
+
+class Download(Section):
+    """Where the files of the WMH challenge are downloaded from, and which."""
+
+    accept_licence: bool = Field(
+        description="true: I have read the licence and agree to it. Nothing is downloaded while it is false."
+    )
+    licence: str = Field(description="The licence and where it can be read.")
+    server: Annotated[str, Field(pattern="^https?://", examples=["https://dataverse.nl"])] = Field(
+        description="A Dataverse server."
+    )
+    doi: Annotated[str, Field(pattern=r"^10\.[0-9]+/", examples=["10.34894/AECRSD"])] = Field(
+        description="DOI of the dataset, without doi: before it."
+    )
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", examples=["1.0"])] = Field(
+        description="Published version, which never changes. Put it in quotes."
+    )
+    files: Literal["needed", "all"] = Field(
+        description=(
+            "needed: what the layout wmh_challenge reads of the cases of this part, with the masks of observers O3 and O4 if "
+            "there are any; all: everything that is published, of both parts."
+        )
+    )
+    connections: Annotated[int, Field(ge=1, le=4), WHOLE] = Field(description="Files that are downloaded at a time.")
+    source: str | None = Field(
+        None,
+        description=(
+            "A folder or zip with the data, which is read instead of the server; null downloads. Its files are verified with "
+            "the server's listing if the folder has one (dataverse.json); otherwise each is read to its end."
+        ),
+    )
+
+
+class Simulation(Section):
+    """How many phantoms are simulated, and how finely."""
+
+    cases_per_site: Annotated[int, Field(ge=1, le=50), WHOLE] = Field(description="Cases of each of the three scanners.")
+    seed: Index = Field(description="Seed of the simulation.")
+    resolution_mm: Annotated[float, Field(ge=0.8, le=4)] = Field(description="Voxel size of the simulated anatomy, in mm.")
+
+
+class Dataset(Section):
+    """A dataset: its layout, folder and channels."""
+
+    layout: Literal["wmh_challenge", "bids", "nnunet", "table"] = Field(
+        description=(
+            "wmh_challenge: the folders of the WMH challenge; bids: a BIDS dataset with lesion masks below derivatives/; "
+            "nnunet: the training cases of a raw nnU-Net dataset; table: the csv file that the key table names."
+        )
+    )
+    folder: str = Field(description="Folder of the scans; paths in the table are relative to it.")
+    table: str = Field(
+        None,
+        description="csv file with one row per case: case, site, one column per channel, mask; optional: patient, role, fold.",
+    )
+    part: Literal["training", "held_out"] = Field(
+        "training",
+        description=(
+            "Which cases of the WMH challenge. training: its training cases; held_out: its test cases, which are "
+            "locked until evaluate_held_out is true and need networks_of."
+        ),
+    )
+    networks_of: str | None = Field(
+        None,
+        description=(
+            "The dataset whose networks segment all cases of this one, in every split: for external validation or held-out "
+            "cases. Nothing is trained on this dataset then. null: it has networks of its own."
+        ),
+    )
+    masks: Annotated[str, Field(pattern="^[^/]", examples=["manual/**/*label-WMH*_mask.nii.gz"])] = Field(
+        None,
+        description=(
+            "Glob of the lesion masks below derivatives/ of a BIDS dataset. Without it every *_mask and *_dseg may be a lesion "
+            "mask, and each session must have exactly one."
+        ),
+    )
+    images: dict[str, FileNamePattern] = Field(
+        None,
+        description=(
+            "For each channel, a glob that the names of its images in a BIDS dataset match, such as FLAIR: '*acq-3D*'. A "
+            "channel without a glob must have exactly one image per session."
+        ),
+    )
+    channels: Annotated[list[Channel], Field(min_length=1), *UNIQUE] = Field(
+        description=(
+            "Images of a case, in the order of the networks' input channels. All are resampled onto the first. They are "
+            "suffixes in a BIDS dataset and channel names in an nnU-Net dataset; T1, T2 and PD also match T1w, T2w and PDw."
+        )
+    )
+    download: Download | None = Field(
+        None,
+        description=(
+            "Download of the WMH challenge, which runs only while the folder holds no scans. Each file is verified, and files "
+            "that are present are not downloaded again. null: the scans are in the folder."
+        ),
+    )
+    simulate: Simulation = Field(None, description="The phantom generator makes the scans in the folder.")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield keys that do not belong to the layout."""
+        published = self.layout == "wmh_challenge" and self.simulate is None
+        if "part" in self.model_fields_set and not published:
+            yield Contradiction("part", "it requires layout 'wmh_challenge' and no `simulate`", "Remove it")
+        if self.download is not None and not published:
+            yield Contradiction("download", "it requires layout 'wmh_challenge' and no `simulate`", "Set it to null")
+        if self.layout == "table" and self.table is None:
+            yield Contradiction("table", "it is missing, but layout 'table' reads it", "Set it to the csv file of the cases")
+        if self.layout != "table" and self.table is not None:
+            yield Contradiction("table", f"layout '{self.layout}' does not read it", "Remove it, or set `layout: table`")
+        for key in ("masks", "images"):
+            if getattr(self, key) is not None and self.layout != "bids":
+                yield Contradiction(key, "it requires layout 'bids' only", "Remove it, or set `layout: bids`")
+        unknown = sorted(set(self.images or ()) - set(self.channels))
+        if unknown:
+            channels = ", ".join(self.channels)
+            yield Contradiction("images", f"{', '.join(unknown)} is not one of channels", f"Use one of {channels}")

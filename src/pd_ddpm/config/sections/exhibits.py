@@ -1,0 +1,102 @@
+"""Sections `evaluation` and `exhibits`: scores, tables and figures."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section
+from pd_ddpm.config.sections.method import Variance
+
+StartTimesteps = Annotated[list[Count], Field(min_length=1), *UNIQUE]
+Respacings = Annotated[list[Count], *UNIQUE]
+
+
+class Evaluation(Section):
+    """How ensembles are scored."""
+
+    band_mm: NonNegative = Field(
+        description="Calibration and error detection are scored in the brain and this far around it, in mm."
+    )
+    calibration_bins: Count = Field(description="Equal-width bins of probability in the expected calibration error.")
+
+
+class PresegmentationRow(Section):
+    """A row of Table 2."""
+
+    method: str = Field(description="One of methods, or zero.")
+    printed: str | None = Field(description="The row of config/printed_values.csv shown next to it; null: none.")
+
+
+class Table2(Section):
+    """Table 2: one method from several pre-segmentations."""
+
+    method: str = Field(description="The method that starts from the pre-segmentations.")
+    presegmentations: Annotated[list[PresegmentationRow], Field(min_length=1)] = Field(
+        description="Rows of the table, worst first."
+    )
+
+
+class UncertaintyFigure(Section):
+    """Figure 2: uncertainty maps."""
+
+    cases: Count = Field(description="Test cases shown, from the lowest to the highest lesion load.")
+
+
+class StartTimestepFigure(Section):
+    """Figure 3: scores against T'."""
+
+    method: str = Field(description="The method whose T' varies.")
+    t_start: StartTimesteps = Field(description="T' values.")
+
+
+class EnsembleFigure(Section):
+    """Figure 4: scores against the size of the ensemble."""
+
+    method: str = Field(description="The method whose ensemble varies.")
+    pool: Count = Field(description="Members that are sampled, from which ensembles are resampled; at least samples.")
+    subsets: Count = Field(description="Largest number of ensembles of each size.")
+
+
+class RespacedSteps(Section):
+    """Numbers of reverse steps for each sampler, as in sampling.reverse_steps."""
+
+    ancestral: Respacings = Field(None, description="Reverse steps with the sampler ancestral.")
+    ddim: Respacings = Field(None, description="Reverse steps with the sampler ddim.")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield an empty section."""
+        if self.ancestral is None and self.ddim is None:
+            yield Contradiction("ancestral", "no sampler has reverse steps", "Set `ancestral`, `ddim` or both")
+
+
+class ParetoFigure(Section):
+    """Dice against cost."""
+
+    methods: Annotated[list[str], Field(min_length=1)] = Field(description="Diffusion methods.")
+    t_start: StartTimesteps = Field(description="T' of the methods that start from a pre-segmentation.")
+    reverse_steps: RespacedSteps = Field(description="Reverse steps of each sampler, as in sampling.reverse_steps.")
+    variance: Variance = Field(description="sampling.variance of the shortened ancestral chains.")
+    members: Annotated[list[Count], Field(min_length=1), *UNIQUE] = Field(description="Ensemble sizes shown.")
+
+
+class Claims(Section):
+    """Which row of Table 1 has which role in the paper's claims; null: claims about that role are not tested."""
+
+    pd_ddpm: str = Field(description="The paper's method.")
+    vanilla: str | None = Field(description="Diffusion from pure noise.")
+    tdpm: str | None = Field(description="TDPM.")
+    es_ddpm: str | None = Field(description="ES-DDPM.")
+
+
+class Exhibits(Section):
+    """Which methods tables and figures show."""
+
+    table1: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(description="Methods that are the rows of Table 1.")
+    compared_with: str = Field(description="The method that the paired tests compare each row of Table 1 with.")
+    table2: Table2
+    fig2_uncertainty: UncertaintyFigure
+    fig3_tprime: StartTimestepFigure
+    fig4_ensemble: EnsembleFigure
+    pareto: ParetoFigure
+    claims: Claims

@@ -1,0 +1,150 @@
+"""Section `methods` and the settings that methods share, section `sampling`."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from pd_ddpm.config.sections.base import Contradiction, Count, NonNegative, Section, Share
+from pd_ddpm.config.sections.network import Precision
+
+Members = Annotated[Count, Field(description="Members K of the ensemble.")]
+Checkpoint = Annotated[
+    str,
+    Field(
+        pattern="^(selected|early-[1-9][0-9]*)$",
+        examples=["selected", "early-1"],
+        description="Which weights of the network: the selected ones, or one of its early_levels, counted from early-1.",
+    ),
+]
+Variance = Literal["large", "small"]
+
+
+def _count_or_auto(value: Any, validate: Any) -> Any:
+    """Return a count or "auto", and raise one error instead of one for each."""
+    try:
+        return validate(value)
+    except ValidationError:
+        context = {"problem": f"{value!r} is not a whole number", "remedy": "Set a whole number of at least 1, or `auto`"}
+        raise PydanticCustomError("contradiction", "{problem}. {remedy}.", context) from None
+
+
+class _Chain(Section):
+    """How a chain of reverse steps is sampled."""
+
+    samples: Members
+    reverse_steps: Count = Field(
+        description="Network evaluations of a chain from T; a chain from T' takes the share T'/T of them, at least one."
+    )
+    sampler: Literal["ancestral", "ddim"] = Field(description="Sampler of the reverse steps.")
+    variance: Variance = Field(
+        description=(
+            "Variance of an ancestral step: that of the forward step (large) or of the posterior (small). Prefer small for few "
+            "steps and a network that predicts the noise."
+        )
+    )
+    eta: Share = Field(description="Randomness of ddim: 0 is deterministic, 1 is as random as ancestral with variance small.")
+    checkpoint: Checkpoint
+    precision: Precision
+
+
+class ForwardError(Section):
+    """Largest error of the network's output for each precision."""
+
+    tf32: NonNegative
+    bfloat16: NonNegative
+    float16: NonNegative
+
+
+class Gate(Section):
+    """How each trained network is tested in the precisions that the device supports besides float32."""
+
+    cases: Count = Field(description="Validation cases, or training cases in a split that has no validation cases.")
+    slices: Count = Field(description="Slices of each case, evenly spaced.")
+    members: Count = Field(description="Ensemble members of each slice.")
+    reverse_steps: Count = Field(description="Reverse steps of a denoiser's chain.")
+    forward_error: ForwardError = Field(
+        description="Largest relative L2 error of the network's output against float32, over all passes of the chains."
+    )
+    flipped_share: Share = Field(
+        description=(
+            "Voxels in which the members' masks may differ from those of float32 with the same noise, as a share of those in "
+            "which two seeds differ. A deterministic network has no such limit."
+        )
+    )
+
+
+class SamplingSettings(_Chain):
+    """How methods are sampled."""
+
+    batch: Annotated[Count | Literal["auto"], WrapValidator(_count_or_auto)] = Field(
+        description=(
+            "Members of slices that go through the network together, with any method. Changes speed, memory, and the last bit "
+            "of float32 only. auto: as many as fit into the free memory, up to 20 on a CPU and 128 on a GPU."
+        )
+    )
+    shards: Count = Field(
+        description=(
+            "Jobs over which the test cases of each method, split and seed are distributed. Changes no result and re-runs "
+            "nothing."
+        )
+    )
+    gate: Gate = Field(
+        description="How each trained network is tested in other precisions than float32. A precision that fails is not used."
+    )
+
+
+class _Method(Section):
+    """What every method has."""
+
+    label: str = Field(description="Name in tables and figures.")
+    network: str = Field(description="One of networks, or a variation such as denoiser@t_max=300.")
+    checkpoint: Checkpoint
+    precision: Precision
+
+
+class DeterministicMethod(_Method):
+    """One mask per scan."""
+
+    segmenter: Literal["deterministic"]
+
+
+class StochasticMethod(_Method):
+    """An ensemble from a network that is itself random."""
+
+    segmenter: Literal["dropout", "latent"] = Field(
+        description="dropout: the network's dropout stays on; latent: the latent variable is sampled from its prior."
+    )
+    samples: Members
+
+
+class DiffusionMethod(_Method, _Chain):
+    """An ensemble from a denoiser's chain of reverse steps."""
+
+    segmenter: Literal["diffusion"]
+    start: Literal["noise", "presegmentation", "learned_prior"] = Field(
+        description=(
+            "Where the chain starts. noise: pure noise at T; presegmentation: another method's mask, diffused to t_start; "
+            "learned_prior: one step of the network itself from noise to t_start."
+        )
+    )
+    presegmentation: str = Field(None, description="Method that gives the pre-segmentation; zero: a mask without lesion.")
+    presegmentation_members: Literal["mean", "each"] = Field(
+        None, description="mean: all members start from the ensemble mean of the pre-segmentation; each: one from each member."
+    )
+    harden: bool = Field(
+        None,
+        description="true: the pre-segmentation is thresholded at 0.5 on the scan's grid; false: probabilities are diffused.",
+    )
+    t_start: Count = Field(description="Start timestep T' of the paper; T if the chain starts from noise.")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield the keys that a start from a pre-segmentation lacks."""
+        if self.start == "presegmentation":
+            for key in ("presegmentation", "presegmentation_members", "harden"):
+                if getattr(self, key) is None:
+                    yield Contradiction(key, "it must be set, since the chain starts from a pre-segmentation", f"Set `{key}`")
+
+
+Method = Annotated[DeterministicMethod | StochasticMethod | DiffusionMethod, Field(discriminator="segmenter")]

@@ -1,0 +1,162 @@
+"""Section `networks` and the settings that all networks share, section `training`."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pd_ddpm.config.sections.base import WHOLE, Contradiction, Count, NonNegative, Positive, Section, Share
+
+Precision = Annotated[
+    Literal["auto", "float32", "tf32", "bfloat16", "float16"],
+    Field(
+        description=(
+            "Precision of the networks' arithmetic. auto: bfloat16 if the device supports it, else float32. float32: all bits. "
+            "tf32: GPUs from compute capability 8.0, multiplies with ten bits of each factor. float16: GPUs only. In training "
+            "the weights stay float32. Any precision but float32 is sampled in only after the network has passed sampling.gate."
+        )
+    ),
+]
+Level = Annotated[float, Field(gt=0, lt=1)]
+Axis = Annotated[int, Field(ge=0, le=1), WHOLE]
+Widths = Annotated[list[Count], Field(min_length=2)]
+
+
+class TrainingSettings(Section):
+    """How a network is trained."""
+
+    steps: Count = Field(description="Optimiser steps.")
+    batch: Count = Field(description="Patches in a step.")
+    crop: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(
+        description="Size of a training patch along X and Y of the scan, in pixels of the working grid."
+    )
+    learning_rate: Positive = Field(description="Step size of Adam.")
+    learning_rate_decay: Literal["none", "cosine"] = Field(description="cosine: falls to 0 at the last step.")
+    weight_decay: NonNegative = Field(description="L2 penalty of Adam.")
+    gradient_clip: Positive | None = Field(description="Largest norm of the gradient; null does not clip.")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Decay of the exponential moving average of the weights, per step."
+    )
+    weights: Literal["raw", "ema"] = Field(description="Which weights are validated and sampled from.")
+    select: Literal["best", "last"] = Field(
+        description="best: the weights with the best validation Dice, after any warm-up; last: those of the last step."
+    )
+    validate_every: Count = Field(description="Steps between validations.")
+    validation_slices: Count = Field(description="Slices that are validated on, over all validation cases.")
+    lesion_share: Share | None = Field(
+        description="Share of patches from slices with lesion; the others come from all slices with brain. null: all alike."
+    )
+    flip: list[Axis] = Field(description="In-plane axes (0 is X, 1 is Y) that are mirrored with probability 0.5.")
+    intensity_jitter: NonNegative = Field(description="Standard deviation of a random gain and offset of each channel.")
+    precision: Precision
+    early_levels: list[Level] = Field(
+        description=(
+            "Early checkpoints, kept in addition to the selected weights as weaker pre-segmentations. For each level, the "
+            "weights whose validation Dice came nearest to this share of the best one."
+        )
+    )
+    initialise_from: str | None = Field(
+        description="A network of the same architecture and size whose trained weights are loaded first; null: random weights."
+    )
+
+
+class _Network(TrainingSettings):
+    """What every network has."""
+
+    spatial_dims: Annotated[Literal[2], WHOLE] = Field(description="2: slices.")
+
+
+class _SupervisedNetwork(_Network):
+    """What every deterministic network has."""
+
+    channels: Widths = Field(description="Width of each level, finest first.")
+    dice_weight: NonNegative = Field(description="Weight of the soft Dice loss; that of the cross-entropy is 1.")
+
+
+class UNet(_SupervisedNetwork):
+    """U-Net, with dropout if `dropout` is above 0."""
+
+    architecture: Literal["unet"]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Dropout probability at eight sites: after pooling and after concatenation."
+    )
+
+
+class SegmentationNetwork(_SupervisedNetwork):
+    """Attention U-Net or U-Net++."""
+
+    architecture: Literal["attention_unet", "unet_plus_plus"]
+
+
+class ProbabilisticUNet(_Network):
+    """Probabilistic U-Net."""
+
+    architecture: Literal["probabilistic_unet"]
+    channels: Widths = Field(description="Width of each level, finest first.")
+    latent: Count = Field(description="Dimensions of the latent variable.")
+    kl_weight: NonNegative = Field(
+        description=(
+            "Weight (beta) of the divergence between posterior and prior; the cross-entropy is summed over an image and has "
+            "weight 1."
+        )
+    )
+
+
+class _Denoiser(_Network):
+    """What every denoising network has."""
+
+    channels: Count = Field(description="Width at full resolution.")
+    multipliers: Annotated[list[Count], Field(min_length=1)] = Field(
+        description="Width of each level as a multiple of channels, finest first."
+    )
+    residual_blocks: Count = Field(description="Residual blocks per level of the encoder.")
+    attention_at: list[Count] = Field(description="Down-sampling factors at which attention follows each residual block.")
+    heads: Count = Field(description="Attention heads.")
+    skip: Literal["concatenate", "average"] = Field(
+        description="How the decoder uses the encoder's features: concatenate, or average as PatchDDM does."
+    )
+    scale_shift: bool = Field(description="true: the timestep embedding scales and shifts the features; false: it is added.")
+    dropout: Share = Field(description="Dropout probability in residual blocks.")
+    schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
+    T: Count = Field(description="Steps of the whole diffusion process.")
+    t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")
+    mask_coding: Literal["signed", "binary"] = Field(description="signed: masks are diffused as -1 and 1; binary: as 0 and 1.")
+    predicts: Literal["noise", "mask"] = Field(description="What the network's output is.")
+    mask_loss: Literal["squared_error", "cross_entropy_dice"] = Field(
+        description="Loss of a network that predicts the mask; unused if it predicts the noise."
+    )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield a `t_max` above T."""
+        if self.t_max > self.T:
+            yield Contradiction("t_max", f"{self.t_max} is above T = {self.T}", "Lower `t_max` or raise `T`")
+
+
+class DenoisingUNet(_Denoiser):
+    """The denoiser of DDPM, ES-DDPM and PD-DDPM."""
+
+    architecture: Literal["denoising_unet"]
+
+
+class TruncatedDenoisingUNet(_Denoiser):
+    """The denoiser of TDPM, which also samples x at T' from noise in one step."""
+
+    architecture: Literal["truncated_denoising_unet"]
+    head: Literal["direct", "mean_plus_noise"] = Field(
+        description=(
+            "How the network samples x at T' from noise in one step. direct: its output is x (TDPM); mean_plus_noise: its "
+            "output is the logit of a mask, which is then diffused to T'."
+        )
+    )
+    generator_learning_rate: Positive = Field(description="Step size of Adam for sampling x at T'.")
+    discriminator_learning_rate: Positive = Field(description="Step size of Adam for the discriminator.")
+    discriminator_channels: Count = Field(description="Width of the discriminator's first level.")
+    gradient_penalty: NonNegative = Field(description="Weight gamma of the discriminator's R1 penalty, gamma/2 |grad D|^2.")
+    penalty_every: Count = Field(description="Steps between R1 penalties; each is weighted by this number.")
+    warm_up: Share = Field(description="Share of the steps that train the denoising only.")
+
+
+Network = Annotated[
+    UNet | SegmentationNetwork | ProbabilisticUNet | DenoisingUNet | TruncatedDenoisingUNet,
+    Field(discriminator="architecture"),
+]

@@ -1,0 +1,42 @@
+"""Sections `preparation`, `grid` and `folds`: what happens to scans before anything is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pd_ddpm.config.sections.base import WHOLE, Index, NonNegative, Positive, Section
+
+
+class Preparation(Section):
+    """How scans are preprocessed."""
+
+    interpolator: Literal["linear", "bspline"] = Field(description="For images that are resampled onto the first channel.")
+    normalisation: Literal["zscore_brain", "percentile", "none"] = Field(
+        description="zscore_brain: mean 0 and standard deviation 1 in the brain; percentile: 1 % to 99 % become 0 to 1."
+    )
+    orientation: Annotated[str, Field(pattern="^[LRAPIS]{3}$", examples=["LPS"])] | None = Field(
+        description="Voxel axes that every case is turned to, without interpolation, such as LPS; null keeps each scan's own."
+    )
+
+
+class Grid(Section):
+    """The working grid, on which networks see the slices."""
+
+    spacing_mm: Positive | None = Field(description="In-plane pixel size, in mm; null keeps the scan's own.")
+    region: Literal["slice", "brain_box"] = Field(
+        description="Part of a slice that the networks see: all of it, or the bounding box of the brain."
+    )
+    margin_mm: NonNegative = Field(description="Margin around the bounding box, in mm.")
+    minimum_brain_cm2: NonNegative = Field(
+        description="Slices with less brain area than this, in cm2, are segmented as empty without being sampled."
+    )
+
+
+class Folds(Section):
+    """How cases are assigned to folds."""
+
+    count: Annotated[int, Field(ge=3), WHOLE] = Field(
+        description="Number of folds: one is tested, one is validated on, the others are trained on."
+    )
+    seed: Index = Field(description="Seed of the assignment.")
+    stratify_by_site: bool = Field(description="true: each fold has about the same number of cases from every site.")

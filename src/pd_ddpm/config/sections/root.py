@@ -1,0 +1,80 @@
+"""The whole configuration."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Index, Positive, Section
+from pd_ddpm.config.sections.dataset import Dataset
+from pd_ddpm.config.sections.exhibits import Evaluation, Exhibits
+from pd_ddpm.config.sections.method import Method, SamplingSettings
+from pd_ddpm.config.sections.network import Network, TrainingSettings
+from pd_ddpm.config.sections.preparation import Folds, Grid, Preparation
+from pd_ddpm.config.sections.resources import Resources
+
+
+def _free_name(name: str) -> str:
+    if name == "zero":
+        context = {"problem": "the name stands for a mask without lesion", "remedy": "Rename the method"}
+        raise PydanticCustomError("contradiction", "{problem}. {remedy}.", context)
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_free_name), WithJsonSchema({"type": "string", "not": {"const": "zero"}})]
+
+
+class Configuration(Section):
+    """A configuration whose networks, methods and datasets are resolved: `like` and common settings are written out."""
+
+    scale: Literal["demo", "paper"] = Field(description="demo lays config/demo.yaml over config/config.yaml; paper does not.")
+    dataset: str = Field(description="The dataset whose exhibits lie at the top of the results folder.")
+    datasets: Annotated[dict[str, Dataset], Field(min_length=1)] = Field(
+        description="Datasets by name. `like: x` inherits every key of dataset x that is not overridden."
+    )
+    preparation: Preparation
+    grid: Grid
+    folds: Folds
+    splits: Annotated[list[Index], Field(min_length=1), *UNIQUE] = Field(
+        description="Splits that are trained and tested; split i has fold i as its test fold."
+    )
+    seeds: Annotated[list[Index], Field(min_length=1), *UNIQUE] = Field(
+        description="Seeds of training and sampling; every one listed is run."
+    )
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:0"])] = Field(
+        description="auto: the GPU if there is one. Otherwise cpu, cuda or cuda:N."
+    )
+    training: TrainingSettings = Field(description="Settings of every network that does not override them.")
+    networks: Annotated[dict[str, Network], Field(min_length=1)] = Field(
+        description="Networks by name. `like: x` inherits every key of network x that is not overridden."
+    )
+    sampling: SamplingSettings = Field(description="Settings of every method that does not override them.")
+    methods: Annotated[dict[MethodName, Method], Field(min_length=1)] = Field(
+        description="Methods by name. `like: x` inherits every key of method x that is not overridden."
+    )
+    evaluation: Evaluation
+    exhibits: Exhibits
+    resources: Resources
+    evaluate_held_out: bool = Field(
+        description=(
+            "false: nothing is computed for datasets whose part is held_out. true, once all choices are made: their scores are "
+            "part of the exhibits, as held_out.csv."
+        )
+    )
+    save_every_seconds: Positive = Field(description="Time between saved states of a training, in seconds.")
+    changed_training: Literal["stop", "restart"] = Field(
+        description=(
+            "What happens if an unfinished training of other settings, data or code has left its state in work/. stop: the job "
+            "ends and names what differs; restart: that state is moved to set-aside/ and the training starts again. A state "
+            "that was set aside is resumed when its settings are back. Changes no result and re-runs nothing."
+        )
+    )
+    retries: Index = Field(description="Further attempts after a failed one.")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield splits without a fold."""
+        too_high = [split for split in self.splits if split >= self.folds.count]
+        if too_high:
+            last = self.folds.count - 1
+            yield Contradiction("splits", f"{too_high} have no fold", f"Use 0 to {last}, or raise `folds.count`")
