@@ -152,20 +152,27 @@ def on_small_disk(tmp_path):
     return run
 
 
+def state_in(folder):
+    """The last state of the only training in a job's folder."""
+    (state,) = (folder / "work").glob("*/state.pt")
+    return state
+
+
 def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tmp_path, training, script, on_small_disk):
     whole, disk = tmp_path / "whole", on_small_disk.disk
     script("train")(**training(whole))
-    state = (whole / "work" / "state.pt").stat().st_size
+    state = state_in(whole).stat().st_size
     first, second, runs = on_small_disk(command("train", tmp_path / "log", training(disk)), int(2.7 * state))
     (code, message), (code_then, message_then) = runs
     assert code == 1
     said = re.search(
-        rf"DiskFullError: {disk / 'work'}/(state\.pt|early/step-\d+\.safetensors): there is no room .* it needs (\S+) (k|M)B",
+        rf"DiskFullError: {disk / 'work'}/\w+/(state\.pt|early/step-\d+\.safetensors): there is no room .* it needs (\S+) "
+        "(k|M)B",
         message,
     )
     assert 0.1 * state < {"k": 1e3, "M": 1e6}[said[3]] * float(said[2]) <= 1.1 * state
     assert "make room and start again: what is finished is kept" in message
-    step = load_state(first / "work" / "state.pt")["progress"]["step"]
+    step = load_state(state_in(first))["progress"]["step"]
     assert 2 <= step < 12
     assert not list(first.rglob(".partial.*"))
     assert not (first / "model.safetensors").exists()

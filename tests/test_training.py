@@ -118,6 +118,11 @@ def training(
     )
 
 
+def states_of(folder, dependencies=THESE):
+    """The folder of the states of a training of these dependencies."""
+    return TrainingStates(folder, dependencies).folder
+
+
 def assert_same(one, other):
     """Two outcomes agree to the last bit, but for the time they took."""
     assert [replace(early, weights={}) for early in one.early] == [replace(early, weights={}) for early in other.early]
@@ -229,7 +234,7 @@ def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp
     changes["number_format"] = FORMATS["float16"]
     with pytest.raises(Interrupted):
         training(Scale(), At(CrossEntropy(0.0), 10, ask_to_end), **changes).fit(tmp_path / "float16")
-    assert load_state(tmp_path / "float16" / "state.pt")["scaler"]["_growth_tracker"] == 10
+    assert load_state(states_of(tmp_path / "float16") / "state.pt")["scaler"]["_growth_tracker"] == 10
     job = training(Scale(), CrossEntropy(0.0), **changes)
     fitted = job.fit(tmp_path / "float16")
     assert job.scaler.state_dict()["_growth_tracker"] == 20
@@ -397,7 +402,7 @@ def test_losses_that_are_looked_at_seldom_are_the_same(tmp_path):
     assert_same(job(CrossEntropy(1.0), 4).fit(tmp_path / "four"), job(CrossEntropy(1.0), 1).fit(tmp_path / "one"))
     with pytest.raises(TrainingError, match="the training loss is nan at step 6, on"):
         job(Broken(CrossEntropy(1.0), 6, math.nan), 4).fit(tmp_path / "nan")
-    assert load_state(tmp_path / "nan" / "state.pt")["progress"]["step"] == 4
+    assert load_state(states_of(tmp_path / "nan") / "state.pt")["progress"]["step"] == 4
     with pytest.raises(Interrupted, match="step 12 of 20 is saved in"):
         job(At(CrossEntropy(1.0), 9, ask_to_end), 4).fit(tmp_path / "parts")
     assert_same(job(CrossEntropy(1.0), 4).fit(tmp_path / "parts"), job(CrossEntropy(1.0), 4).fit(tmp_path / "again"))
@@ -571,7 +576,7 @@ def test_several_optimisers_and_early_checkpoints_are_resumed(tmp_path):
     whole = job().fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
         job(ask_to_end).fit(tmp_path / "parts")
-    state = load_state(tmp_path / "parts" / "state.pt")
+    state = load_state(states_of(tmp_path / "parts") / "state.pt")
     assert {"training optimiser", "second optimiser"} <= state.keys()
     assert_same(job().fit(tmp_path / "parts"), whole)
 
@@ -628,7 +633,7 @@ def test_early_checkpoints_are_the_weights_of_their_validation(tmp_path):
         assert early.validation_dice == dice[early.step]
         assert early.weights["factor"].item() == objective.judged[early.step // 2 - 1]
         assert early.weights.keys() == fitted.selected.keys()
-    assert {path.name for path in (tmp_path / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
+    assert {path.name for path in (states_of(tmp_path) / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
 
 
 def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
@@ -644,21 +649,22 @@ def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
 def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
     changes = {"validation": VALIDATION[:1], "steps": 2, "validate_every": 1, "save_every_seconds": 1e-9}
     training(Scale(), Scripted([0, 1]), dependencies=OTHERS, early_levels=[0.9], **changes).fit(tmp_path)
-    TrainingStates(tmp_path).finish(OTHERS)
-    assert len(list((tmp_path / "early").iterdir())) == 2
+    TrainingStates(tmp_path, OTHERS).finish()
+    assert len(list((states_of(tmp_path, OTHERS) / "early").iterdir())) == 2
     job = training(Scale(), Scripted([1, 0]), early_levels=[0.9], **changes)
     job.fit(tmp_path)
-    assert [path.name for path in (tmp_path / "early").iterdir()] == ["step-1.safetensors"]
+    assert not states_of(tmp_path, OTHERS).exists()
+    assert [path.name for path in (states_of(tmp_path) / "early").iterdir()] == ["step-1.safetensors"]
     again = training(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
     assert [early.step for early in again.early] == [1]
-    (tmp_path / "early" / "step-1.safetensors").unlink()
+    (states_of(tmp_path) / "early" / "step-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"step-1\.safetensors cannot be read .*; delete its folder and train again"):
         training(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
 
 
 def test_nothing_is_kept_early_without_levels(tmp_path):
     assert training(Scale(), CrossEntropy(0.0), steps=2, validate_every=1).fit(tmp_path).early == []
-    assert not (tmp_path / "early").exists()
+    assert not list(tmp_path.rglob("early"))
 
 
 def test_without_validation_cases_nothing_is_kept_early_and_that_is_reported(tmp_path, caplog):
@@ -686,7 +692,7 @@ def test_20_steps_are_10_steps_and_10_steps_more(tmp_path, make, objective, weig
     whole = training(make(), objective, weights=weights).fit(tmp_path / "whole")
     with pytest.raises(Interrupted, match="step 10 of 20 is saved in"):
         training(make(), At(objective, 10, ask_to_end), weights=weights).fit(tmp_path / "parts")
-    assert load_state(tmp_path / "parts" / "state.pt")["progress"]["step"] == 10
+    assert load_state(states_of(tmp_path / "parts") / "state.pt")["progress"]["step"] == 10
     torch.manual_seed(12345)
     counted = At(objective, 0, None)
     parts = training(make(), counted, weights=weights).fit(tmp_path / "parts")
@@ -718,7 +724,7 @@ def test_sigterm_means_what_it_meant_after_the_training(tmp_path):
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     with held(tmp_path), pytest.raises(BusyError, match=rf"in use by another run \(process {os.getpid()} on"):
         training(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
-    assert not (tmp_path / "state.pt").exists()
+    assert not list(tmp_path.rglob("state.pt"))
 
 
 # Faults
@@ -743,7 +749,7 @@ def test_a_changed_training_restarts_where_that_is_asked_for(tmp_path):
     anew = training(Scale(), counted, changed="restart", early_levels=[0.5]).fit(tmp_path)
     assert counted.calls == 20
     assert_same(anew, whole)
-    TrainingStates(tmp_path).finish(THESE)
+    TrainingStates(tmp_path, THESE).finish()
     counted = At(CrossEntropy(0.0), 0, None)
     old = training(Scale(), counted, dependencies=OTHERS, early_levels=[0.5]).fit(tmp_path)
     assert counted.calls == 12
@@ -764,7 +770,7 @@ def test_after_damage_to_the_last_state_the_one_before_leads_to_the_same_end(tmp
     whole = training(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
         training(Scale(), At(CrossEntropy(0.0), 9, ask_to_end), save_every_seconds=1e-9).fit(tmp_path)
-    path = tmp_path / "state.pt"
+    path = states_of(tmp_path) / "state.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content if damage == "bit" else content[:-100])
@@ -773,17 +779,17 @@ def test_after_damage_to_the_last_state_the_one_before_leads_to_the_same_end(tmp
         assert_same(training(Scale(), counted).fit(tmp_path), whole)
     assert counted.calls == 12
     assert f"{path} cannot be read" in caplog.text
-    assert f"The state before it is taken instead: {tmp_path / 'state.previous.pt'}" in caplog.text
+    assert f"The state before it is taken instead: {states_of(tmp_path) / 'state.previous.pt'}" in caplog.text
     assert "continuing after step 8 of 20" in caplog.text
 
 
 def test_without_a_state_that_can_be_read_the_training_stops(tmp_path):
     with pytest.raises(Interrupted):
         training(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
-    (tmp_path / "state.pt").write_bytes(b"half")
+    (states_of(tmp_path) / "state.pt").write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"no state of this training is left.*\n.*delete it to start this training anew"):
         training(Scale(), CrossEntropy(0.0)).fit(tmp_path)
-    assert (tmp_path / "state.pt").read_bytes() == b"half"
+    assert (states_of(tmp_path) / "state.pt").read_bytes() == b"half"
 
 
 class Broken(At):
@@ -812,12 +818,12 @@ def test_a_loss_that_is_no_number_names_its_slices_and_keeps_the_last_state(tmp_
     words = rf"the training loss is {value} at step 4, on [ab] slice 1\d, [ab] slice 1\d \(listed in .*not-a-number\.json\); "
     with pytest.raises(TrainingError, match=words + r"lower 'learning_rate' \(0\.002\), set 'gradient_clip' \(1\.0\)"):
         job.fit(tmp_path)
-    told = json.loads((tmp_path / "not-a-number.json").read_text(encoding="utf-8"))
+    told = json.loads((states_of(tmp_path) / "not-a-number.json").read_text(encoding="utf-8"))
     assert (told["step"], told["finding"]) == (4, f"the training loss is {value}")
     slices = {one.case: one.image[:, 0].amax(dim=(1, 2)).tolist() for one in CASES}
     assert [slices[one["case"]][one["slice"] - 10] for one in told["batch"]] == seen[-1]
 
-    saved = load_state(tmp_path / "state.pt")
+    saved = load_state(states_of(tmp_path) / "state.pt")
     assert saved["progress"]["step"] == 3
     assert torch.isfinite(saved["model"]["factor"])
     whole = training(Scale(), CrossEntropy(0.0), **plain).fit(tmp_path / "whole")
@@ -843,7 +849,7 @@ def test_weights_that_are_no_numbers_do_not_replace_a_good_state(tmp_path):
     job = training(Scale(), NotANumber(CrossEntropy(0.0), 4, lambda: None), save_every_seconds=1e-9)
     with pytest.raises(TrainingError, match="the weights are not finite any more at step 4, on"):
         job.fit(tmp_path)
-    assert load_state(tmp_path / "state.pt")["progress"]["step"] == 3
+    assert load_state(states_of(tmp_path) / "state.pt")["progress"]["step"] == 3
 
 
 def test_float16_passes_over_a_step_whose_gradient_overflows_but_not_over_a_loss(tmp_path):
@@ -899,7 +905,7 @@ def test_another_error_is_not_taken_for_want_of_memory(tmp_path):
 
 def test_a_disk_that_is_full_leaves_the_last_state_and_the_training_goes_on_from_it(tmp_path, monkeypatch):
     whole = training(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
-    write, path = checkpoint._Hashing.write, tmp_path / "state.pt"
+    write, path = checkpoint._Hashing.write, states_of(tmp_path) / "state.pt"
 
     def full(self, content):
         if path.exists() and load_state(path)["progress"]["step"] == 4:
@@ -910,17 +916,17 @@ def test_a_disk_that_is_full_leaves_the_last_state_and_the_training_goes_on_from
     with pytest.raises(DiskFullError, match=r"state\.pt: there is no room .* needs \d+\.\d kB or more, and .* are free"):
         training(Scale(), CrossEntropy(0.0), save_every_seconds=1e-9).fit(tmp_path)
     monkeypatch.setattr(checkpoint._Hashing, "write", write)
-    assert load_state(tmp_path / "state.pt")["progress"]["step"] == 4
-    assert load_state(tmp_path / "state.previous.pt")["progress"]["step"] == 3
-    assert not list(tmp_path.glob(".partial.*"))
+    assert load_state(states_of(tmp_path) / "state.pt")["progress"]["step"] == 4
+    assert load_state(states_of(tmp_path) / "state.previous.pt")["progress"]["step"] == 3
+    assert not list(tmp_path.rglob(".partial.*"))
     counted = At(CrossEntropy(0.0), 0, None)
     assert_same(training(Scale(), counted).fit(tmp_path), whole)
     assert counted.calls == 16
 
 
 def test_what_a_killed_training_left_half_written_is_swept(tmp_path):
-    for folder in (tmp_path, tmp_path / "early"):
-        folder.mkdir(exist_ok=True)
+    for folder in (states_of(tmp_path), states_of(tmp_path) / "early"):
+        folder.mkdir()
         (folder / ".partial.state.pt").write_bytes(b"half")
     with pytest.raises(Interrupted):
         training(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
@@ -951,18 +957,22 @@ def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(t
 
     def started(folder):
         """The script in a process of its own, once it has saved a state that was not there before."""
-        state = folder / "work" / "state.pt"
-        before = state.stat().st_mtime_ns if state.exists() else 0
+
+        def saved():
+            return {state: state.stat().st_mtime_ns for state in (folder / "work").glob("*/state.pt")}
+
+        before = saved()
         call = "import json, runpy, sys; runpy.run_path(sys.argv[1])['main'](**json.loads(sys.argv[2]))"
         path = str(ROOT / "workflow" / "scripts" / "train.py")
         job = subprocess.Popen(
             [sys.executable, "-c", call, path, json.dumps(arguments(folder))], stderr=subprocess.PIPE, text=True
         )
         patience = time.monotonic() + 120
-        while not (state.exists() and state.stat().st_mtime_ns > before):
+        while saved() == before:
             assert job.poll() is None, job.communicate()[1]
             assert time.monotonic() < patience
             time.sleep(0.005)
+        (state,) = saved()
         return job, state
 
     parts, whole = tmp_path / "parts", tmp_path / "whole"

@@ -6,7 +6,6 @@ optimisers and its step, and a run that was killed and continued equals an unbro
 
 import copy
 import math
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,7 +102,7 @@ class Fitted:
 
 @dataclass
 class _State:
-    """What a training has come to. `dependencies` says what it depends on, so that no stale state is taken up."""
+    """What a training has come to. `dependencies` says what it depends on."""
 
     dependencies: dict[str, Any]
     steps: int  # of the whole training
@@ -118,8 +117,8 @@ class _State:
 class Training:
     """One network being fitted to one set of cases.
 
-    dependencies: all that the outcome depends on, plain values by their names, "learning_rate" or "grid.spacing_mm"; a saved
-    state of other values is not taken up, see `training_states`. changed: what then becomes of it.
+    dependencies: all that the outcome depends on, plain values by their names, "learning_rate" or "grid.spacing_mm"; each set
+    of values has a folder of states. changed: what happens if an unfinished training of other values lies there.
     """
 
     def __init__(
@@ -167,24 +166,24 @@ class Training:
     def fit(self, folder: Path, name: str = "training") -> Fitted:
         """Train to the last step, from where an earlier run of the same dependencies stopped.
 
-        folder: where the resumable states live; one run at a time may use it (BusyError). The state of the last step is saved
-        too, and stays until `training_states.finish` is told that the outcome is written: whatever happens in between, the
-        next run has it at once. On SIGTERM the state is saved and the process ends with a non-zero code.
+        folder: of the training, with a folder of states for each set of dependencies (`training_states`); one run at a time
+        may use it (BusyError). The state of the last step is saved too: if the outcome is lost, the next run has it at once.
+        On SIGTERM the state is saved and the process ends with a non-zero code.
 
-        Raises TrainingError when the loss becomes infinite or NaN, OtherTrainingError where an unfinished training of other
-        dependencies is in the way, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
+        Raises TrainingError when the loss becomes infinite or NaN, OtherTrainingError if an unfinished training of other
+        dependencies lies there, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
         """
-        states = TrainingStates(folder)
+        states = TrainingStates(folder, self.state.dependencies)
         with _asked_to_end() as asked, held(folder):
-            sweep(folder)
-            sweep(folder / "early")
+            sweep(states.folder)
+            sweep(states.folder / "early")
             if not self._resume(states):
-                shutil.rmtree(folder / "early", ignore_errors=True)
+                states.begin()
             state, steps = self.state, self.settings.steps
             started = time.monotonic() - state.seconds
             saved = time.monotonic()
             for step in progress(range(state.step + 1, steps + 1), name, total=steps, done=state.step):
-                with self._enough_memory(name, step), self._naming_the_batch(folder):
+                with self._enough_memory(name, step), self._naming_the_batch(states.folder):
                     self._unseen[step] = self._step(step)
                     self._follow(step)
                     validating = step % self.settings.validate_every == 0 or step == steps
@@ -193,14 +192,14 @@ class Training:
                     self._look()
                     state.step, state.seconds = step, time.monotonic() - started
                     if validating:
-                        self._validate(folder, name)
+                        self._validate(states.folder, name)
                     ending = asked()
                     if ending or step == steps or time.monotonic() - saved > self.save_every_seconds:
                         self._save(states)
                         saved = time.monotonic()
                 if ending:
                     raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {states.path}")
-            early = self._early(folder, name)
+            early = self._early(states.folder, name)
         if self.settings.select == "best" and state.records:
             return Fitted(state.best, state.records[-1][0], state.history, early)
         return Fitted(_copy(self.judged), state.step, state.history, early)
@@ -368,7 +367,7 @@ class Training:
 
     def _resume(self, states: TrainingStates) -> bool:
         """Whether there was a state to go on from."""
-        saved = states.resumable(self.state.dependencies, self.changed)
+        saved = states.resumable(self.changed)
         if saved is None:
             return False
         for name, part in self._parts.items():

@@ -1,8 +1,7 @@
-"""The saved states of one training, and what becomes of them when the training's settings, data or code have changed.
+"""The saved states of a training, and what becomes of them when the training's settings, data or code have changed.
 
-A folder holds state.pt and the state before it, of a training that is unfinished or has come to its last step; finished.json
-once the outcome of that training is written, which frees its states; and set-aside/, where the states of trainings that were
-broken off for others lie, each under a hash of what it depends on, until those others are wanted again.
+A training's folder holds a folder for each set of settings, data and code, named by its fingerprint. That holds state.pt and
+the state before it, and finished.json once the outcome is written.
 """
 
 import json
@@ -20,77 +19,76 @@ _LISTED = 12
 
 
 class OtherTrainingError(RuntimeError):
-    """An unfinished training of other settings, data or code is in the way; the message says in what they differ."""
+    """An unfinished training of other settings, data or code lies there; the message says in what they differ."""
 
 
 class TrainingStates:
-    """The states of one training in their folder, which one run at a time may use."""
+    """The states of one training in the folder of its fingerprint; one run at a time may use the training's folder.
 
-    def __init__(self, folder: Path):
-        self.folder, self.path = folder, folder / "state.pt"
+    training: the folder of the training, whatever its settings. dependencies: plain values by name.
+    """
 
-    def resumable(self, dependencies: Mapping[str, Any], changed: ChangedTraining) -> dict[str, Any] | None:
-        """The state to go on from, None to start anew.
+    def __init__(self, training: Path, dependencies: Mapping[str, Any]):
+        self.training, self.dependencies = training, _plain(dependencies)
+        self.folder = training / fingerprint(self.dependencies)
+        self.path = self.folder / "state.pt"
 
-        dependencies: plain values by name. A state of others is left to be overwritten if its training is finished. If not,
-        raises OtherTrainingError, or with "restart" sets it aside. One of these dependencies that was set aside comes back.
-        Raises CheckpointError if there are states and none of them can be read.
+    def resumable(self, changed: ChangedTraining) -> dict[str, Any] | None:
+        """Return the state to resume from, or None to start anew.
+
+        Unfinished states of other dependencies stay untouched. If one of them would be left behind by a new training, raises
+        OtherTrainingError, or with "restart" logs a warning. Raises CheckpointError if there are states, its own or such
+        others, and none of them can be read.
         """
-        aside = self._aside(dependencies)
-        found = checkpoint.last_good_state(self.path)
-        if found is not None:
-            state, file = found
-            before = _plain(state["progress"]["dependencies"])
-            if before == _plain(dependencies):
-                _move(aside / "early", self.folder / "early")  # where setting aside was broken off
-                return state
-            if not self._is_finished(before):
-                self._make_way(state["progress"], file, dependencies, changed)
-        if not (aside / "state.pt").exists():
-            return None
-        log.info("taking up the training that was set aside in %s", aside)
-        checkpoint.previous_of(self.path).unlink(missing_ok=True)  # of another training
-        _move(aside / "early", self.folder / "early")
-        _move(aside / "state.pt", self.path)
-        return checkpoint.load_state(self.path)
+        last = checkpoint.last_good_state(self.path)
+        if last is not None:
+            return last[0]
+        sentences = [sentence for folder in self._others() if not _is_finished(folder) for sentence in self._describe(folder)]
+        if sentences and changed == "stop":
+            remedy = f"run with --config changed_training=restart, which begins anew in {self.folder}"
+            raise OtherTrainingError("\n".join(sentences) + f"; or {remedy}")
+        for sentence in sentences:
+            log.warning("%s", sentence)
+        return None
 
-    def finish(self, dependencies: Mapping[str, Any]) -> None:
-        """Say that the outcome is written. The last state stays, in case the outcome is lost; the one before it goes."""
-        write_json(self._finished, {"dependencies": _hash(dependencies)})
+    def begin(self) -> None:
+        """Remove the finished trainings of other dependencies, and the record that this one, which begins anew, is finished."""
+        _finished(self.folder).unlink(missing_ok=True)
+        for folder in self._others():
+            if _is_finished(folder):
+                for state in (folder / self.path.name, checkpoint.previous_of(folder / self.path.name)):
+                    state.unlink(missing_ok=True)  # first: without finished.json they would be of an unfinished training
+                rmtree(folder)
+
+    def finish(self) -> None:
+        """Record that the outcome is written. The last state stays, in case the outcome is lost; the one before it goes."""
+        write_json(_finished(self.folder), {"dependencies": self.dependencies})
         checkpoint.previous_of(self.path).unlink(missing_ok=True)
 
-    @property
-    def _finished(self) -> Path:
-        return self.folder / "finished.json"
+    def _others(self) -> list[Path]:
+        """The folders of other dependencies."""
+        return sorted(path for path in self.training.glob("*/") if path != self.folder)
 
-    def _is_finished(self, dependencies: Mapping[str, Any]) -> bool:
-        try:
-            return json.loads(self._finished.read_text(encoding="utf-8"))["dependencies"] == _hash(dependencies)
-        except (OSError, ValueError, KeyError):
-            return False
-
-    def _aside(self, dependencies: Mapping[str, Any]) -> Path:
-        return self.folder / "set-aside" / _hash(dependencies)
-
-    def _make_way(
-        self, progress: Mapping[str, Any], file: Path, dependencies: Mapping[str, Any], changed: ChangedTraining
-    ) -> None:
-        """Set the state of an unfinished training aside, or raise OtherTrainingError."""
-        step, steps = progress["step"], progress["steps"]
-        found = list(differences(progress["dependencies"], dependencies))
-        text = "; ".join(found[:_LISTED]) + (f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
-        if changed == "stop":
-            raise OtherTrainingError(
+    def _describe(self, folder: Path) -> Iterator[str]:
+        """A sentence on the unfinished training in the folder of other dependencies, if it has saved a state."""
+        last = checkpoint.last_good_state(folder / self.path.name)
+        if last is not None:
+            state, file = last
+            step, steps = state["progress"]["step"], state["progress"]["steps"]
+            changes = list(differences(state["progress"]["dependencies"], self.dependencies))
+            text = "; ".join(changes[:_LISTED]) + (f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else "")
+            yield (
                 f"{file} holds an unfinished training, at step {step} of {steps}, of other settings, data or code: {text}. It "
-                "is kept. Put these back, and it goes on from there; or run with --config changed_training=restart, which sets "
-                "it aside and begins anew"
+                "is kept. Put these back, and it goes on from there"
             )
-        aside = self._aside(progress["dependencies"])
-        _move(self.folder / "early", aside / "early")
-        _move(file, aside / "state.pt")
-        for left in (self.path, checkpoint.previous_of(self.path)):
-            left.unlink(missing_ok=True)
-        log.warning("an unfinished training, at step %d of %d, is set aside in %s, since %s", step, steps, aside, text)
+
+
+def _finished(folder: Path) -> Path:
+    return folder / "finished.json"
+
+
+def _is_finished(folder: Path) -> bool:
+    return _finished(folder).exists()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -117,16 +115,3 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 def _plain(dependencies: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON holds it, where a tuple is a list."""
     return json.loads(json.dumps(dict(dependencies), default=str))
-
-
-def _hash(dependencies: Mapping[str, Any]) -> str:
-    return fingerprint(_plain(dependencies))
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename a file or folder, over what stands there; nothing where there is no source."""
-    if source.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            rmtree(target)
-        source.replace(target)

@@ -81,7 +81,7 @@ def main(
     how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
     checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
-    TrainingStates(Path(state)).finish(depends_on)
+    TrainingStates(Path(state), depends_on).finish()
 
 
 if __name__ == "__main__":
