@@ -66,8 +66,8 @@ class Configuration(Section):
     changed_training: Literal["stop", "restart"] = Field(
         description=(
             "What happens if an unfinished training of other settings, data or code has left its state in work/. stop: the job "
-            "ends and names what differs; restart: that state is moved to set-aside/ and the training starts again. A state "
-            "that was set aside is resumed when its settings are back. Changes no result and re-runs nothing."
+            "ends and names what differs; restart: the training starts again in a folder of its own. The state stays untouched "
+            "either way, and is resumed when its settings are back. Changes no result and re-runs nothing."
         )
     )
     retries: Index = Field(description="Further attempts after a failed one.")
