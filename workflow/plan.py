@@ -57,7 +57,7 @@ def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list
 
 
 def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[plan.Job]:
-    """Return the jobs that a dry run reports in its log, in the order in which they would start."""
+    """Return the jobs that a dry run reports in its log, by Snakemake's number of each, the target first."""
     from snakemake.api import SnakemakeApi
     from snakemake.logging import logger
     from snakemake.settings.types import DAGSettings, ExecutionSettings, OutputSettings, Quietness, ResourceSettings
@@ -73,6 +73,7 @@ def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[plan.Job]:
         during_a_run = ExecutionSettings(lock=False, ignore_incomplete=True)
         workflow.dag(DAGSettings(forceall=forceall)).execute_workflow("dryrun", execution_settings=during_a_run)
         records = [record for record in log.buffer if getattr(record, "event", None) == LogEvent.JOB_INFO]
+    records.sort(key=lambda record: record.jobid)
     return [plan.Job(record.rule_name, dict(record.wildcards), list(record.input)) for record in records]
 
 
