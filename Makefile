@@ -1,9 +1,9 @@
-# make demo: the environment, then every exhibit of the demo.   make test: the tests.   Both work on a fresh clone.
+# make demo: the environment, then every exhibit of the demo.   make test: the fast tests.   Both work on a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo report test slurm-test slurm-demo slurm-installed lint bench bench-gpu clean
+.PHONY: plan demo report test test-workflow slurm-test test-all slurm-demo slurm-installed lint bench bench-gpu clean
 
 demo: .venv/installed
 	snakemake --config scale=demo
@@ -17,16 +17,28 @@ SCALE ?= paper
 plan: .venv/installed
 	python workflow/plan.py --scale $(SCALE) --configfile $(CONFIG)
 
-test: .venv/installed
-	python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The tests have three tiers; the markers in pyproject.toml say to which a test belongs.
+PYTEST := python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# The cluster profile on a real Slurm, which is started on this machine: preemption, time limits, memory, a small demo.
+# Tier 1, at most five minutes on two cores: no Snakemake run longer than a dry run, no Slurm.
+test: .venv/installed
+	$(PYTEST) -m "not workflow and not slurm"
+
+# Tier 2: Snakemake runs small workflows.
+test-workflow: .venv/installed
+	$(PYTEST) -m workflow
+
+# Tier 3: the cluster profile on a real Slurm on this machine, with preemption, time limits, memory limits and a small demo.
 slurm-test: slurm-installed .venv/installed
-	python -m pytest tests/test_slurm.py
+	python -m pytest -m slurm
+
+# All tiers in one run, as in .ci/run; TEST_OPTIONS are further options of pytest.
+test-all: slurm-installed .venv/installed
+	$(PYTEST) $(TEST_OPTIONS)
 
 # The whole demo, on this machine and through that cluster: the scores must be the same.
 slurm-demo: slurm-installed .venv/installed
-	DEMO=full python -m pytest tests/test_slurm.py -k demo
+	DEMO=full python -m pytest -m slurm -k demo
 
 slurm-installed:
 	@PATH="$$PATH:/usr/sbin" command -v slurmctld > /dev/null || \

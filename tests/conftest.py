@@ -4,6 +4,7 @@ Besides, a small folder of prepared cases, the workflow's scripts as functions o
 """
 
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from pd_ddpm.build.network import model
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "a clone in which `snakemake --configfile tests/small.yaml` has run: tests read its results instead of running it"
+    parser.addoption("--small-run", metavar="FOLDER", help=text)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -166,14 +172,18 @@ def sample_arguments(prepared: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, pytestconfig: pytest.Config) -> Path:
     """A copy of the repository in which the small workflow has run, one for all test processes. Tests may not change it."""
     own = tmp_path_factory.getbasetemp()
     shared = (own if worker_id == "master" else own.parent) / "finished"
     with FileLock(f"{shared}.lock"):
         if not shared.exists():
             folder = copy_of_the_repository(tmp_path_factory.mktemp("small"))
-            run = snakemake(folder, "--configfile", "small.yaml")
-            assert run.returncode == 0, run.stdout + run.stderr
+            if small_run := pytestconfig.getoption("--small-run"):
+                for part in ("data", "results", "work", ".snakemake"):
+                    shutil.copytree(Path(small_run) / part, folder / part, symlinks=True)
+            else:
+                run = snakemake(folder, "--configfile", "small.yaml")
+                assert run.returncode == 0, run.stdout + run.stderr
             shared.symlink_to(folder)
     return shared.resolve()

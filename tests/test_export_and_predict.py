@@ -26,7 +26,7 @@ import torch
 import yaml
 from torch import nn
 
-from pd_ddpm import checkpoint, scan_prediction, settings
+from pd_ddpm import checkpoint, scan_files, scan_prediction, settings
 from pd_ddpm.build.network import model
 from pd_ddpm.bundle import BundleError, read_bundle, vary, write_checksums
 from pd_ddpm.command_line import main
@@ -163,6 +163,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def bundle(made: SimpleNamespace, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may damage."""
     return shutil.copytree(made.bundle, tmp_path / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def _short_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the page of a scan, whose figures take most of a prediction's time, except in the tests that read it."""
+    if "quality_page" not in request.fixturenames:
+        monkeypatch.setattr(scan_files, "quality_page", lambda *_: "<!doctype html>")
+
+
+@pytest.fixture
+def quality_page(tmp_path: Path) -> Path:
+    """The page of the scan that is written to `out`."""
+    return tmp_path / "out" / "quality.html"
 
 
 @pytest.fixture
@@ -421,9 +434,9 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_stands_by_itself(made, predict, tmp_path):
+def test_the_page_stands_by_itself(predict, quality_page):
     predict("--name", "<b>A & B</b>")
-    page = Page((tmp_path / "out" / "quality.html").read_text(encoding="utf-8"))
+    page = Page(quality_page.read_text(encoding="utf-8"))
     assert len(page.sources) == 2
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
     text = " ".join(" ".join(page.words).split())
@@ -438,7 +451,7 @@ def test_the_page_stands_by_itself(made, predict, tmp_path):
     assert "What is doubtful about the scan the networks were trained on 3 cases only" in text
 
 
-def test_doubts_about_a_scan_are_said_on_its_page(made, predict, tmp_path):
+def test_doubts_about_a_scan_are_said_on_its_page(made, predict, quality_page, tmp_path):
     scan = shutil.copytree(made.scans / "p3", tmp_path / "thick")
     for name in ("FLAIR", "T1"):
         image = nib.load(scan / f"{name}.nii.gz")
@@ -446,7 +459,7 @@ def test_doubts_about_a_scan_are_said_on_its_page(made, predict, tmp_path):
     code, printed = predict(scan=scan)
     assert code == 0
     assert "doubt(s) about the scan" in printed
-    text = (tmp_path / "out" / "quality.html").read_text(encoding="utf-8")
+    text = quality_page.read_text(encoding="utf-8")
     assert "its distance of slices of 6.5 mm lies outside the 5 to 5 mm of the training scans" in text
 
 
