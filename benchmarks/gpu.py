@@ -23,15 +23,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.table import commit, machine
 from benchmarks.training import made_up_slices
-from pd_ddpm import settings
-from pd_ddpm.build.network import model
-from pd_ddpm.build.objective import objective, training_settings
-from pd_ddpm.build.segmenter import segmenter
-from pd_ddpm.files import write_json
-from pd_ddpm.noise import MemberNoise
-from pd_ddpm.precision import choose_device, choose_format, place
-from pd_ddpm.training import Training
-from pd_ddpm.training_data import TrainingSlices
+from pd_ddpm.config import resolve
+from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.models.factory import model
+from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.precision import choose_device, choose_format, place
+from pd_ddpm.training.factory import objective, training_settings
+from pd_ddpm.training.patches import TrainingSlices
+from pd_ddpm.training.trainer import Training
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     device = choose_device("auto")
-    work = (settings.network(config, "denoiser"), settings.method(config, "ddpm"), device, chosen.batch, chosen.seconds)
+    work = (resolve.network(config, "denoiser"), resolve.method(config, "ddpm"), device, chosen.batch, chosen.seconds)
     rows = all_formats(*work, PRECISIONS)
     card = torch.cuda.get_device_name(device)
     write_json(chosen.output, {"card": card, "commit": commit(), "machine": machine(), "rows": rows})

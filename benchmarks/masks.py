@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from benchmarks.rows import Row, compared
 from benchmarks.timing import Contestant, take_turns
-from pd_ddpm.mask_geometry import MaskGeometry
-from pd_ddpm.metrics import ReferenceMask, hd95_medpy_mm, hd95_mm, lesion_detection, score
+from pd_ddpm.evaluation.mask_geometry import MaskGeometry
+from pd_ddpm.evaluation.metrics import ReferenceMask, hd95_medpy_mm, hd95_mm, lesion_detection, score
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -15,8 +15,8 @@ from monai.transforms import Compose, RandFlipd, RandSpatialCropd
 from benchmarks.rows import Row, compared
 from benchmarks.timing import Contestant, take_turns
 from benchmarks.training import made_up_slices
-from pd_ddpm.noise import stream
-from pd_ddpm.training_data import PatchSettings, TrainingSlices
+from pd_ddpm.diffusion.noise import stream
+from pd_ddpm.training.patches import PatchSettings, TrainingSlices
 
 SIZE, CROP, BATCH = (200, 240), (128, 192), 12
 CASES, SLICES = 6, 40

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
-from pd_ddpm.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
 
 MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # PD-DDPM's
 ATTENTION_LEVEL = 4  # down-sampling factor 16

@@ -21,14 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import peers
 from benchmarks.rows import Row, compared
 from benchmarks.timing import Contestant, Spread, take_turns
-from pd_ddpm.denoiser import Denoiser
-from pd_ddpm.masks import CODINGS
-from pd_ddpm.noise import MemberNoise
-from pd_ddpm.precision import choose_format, place
-from pd_ddpm.samplers import ancestral
-from pd_ddpm.schedule import Schedule
-from pd_ddpm.segmenters import DiffusionSegmenter
-from pd_ddpm.starts import NoiseStart
+from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import CODINGS
+from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.diffusion.samplers import ancestral
+from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.diffusion.starts import NoiseStart
+from pd_ddpm.inference.segmenters import DiffusionSegmenter
+from pd_ddpm.runtime.precision import choose_format, place
 
 CPU = torch.device("cpu")
 T = 1000

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.rows import Row
 from benchmarks.timing import Spread
-from pd_ddpm.files import replacing, write_json
+from pd_ddpm.runtime.files import replacing, write_json
 
 BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

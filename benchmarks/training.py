@@ -16,13 +16,14 @@ from torch.nn import functional
 from benchmarks import peers
 from benchmarks.rows import Row, compared
 from benchmarks.timing import Contestant, take_turns
-from pd_ddpm.denoiser import Denoiser
-from pd_ddpm.masks import CODINGS
-from pd_ddpm.objectives import Denoising
-from pd_ddpm.precision import choose_format
-from pd_ddpm.schedule import Schedule
-from pd_ddpm.training import Training, TrainingSettings
-from pd_ddpm.training_data import CaseSlices, PatchSettings, TrainingSlices
+from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import CODINGS
+from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.runtime.precision import choose_format
+from pd_ddpm.training.objectives.denoising import Denoising
+from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
+from pd_ddpm.training.settings import TrainingSettings
+from pd_ddpm.training.trainer import Training
 
 CPU = torch.device("cpu")
 T = 1000

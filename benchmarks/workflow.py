@@ -90,7 +90,7 @@ def import_of_torch(rounds: int = 5) -> float:
 def overhead_per_job() -> list[Row]:
     """Seconds around the work of a job, the mean over the jobs of Table 1, without and with PyTorch's import."""
     with copied_repository() as folder:
-        console = folder / "src" / "pd_ddpm" / "console.py"
+        console = folder / "src" / "pd_ddpm" / "runtime" / "job.py"
         console.write_text(console.read_text(encoding="utf-8") + STAND_IN, encoding="utf-8")
         arguments = ("--configfile", "small.yaml", "--cores", "1", TARGET)
         planning, _ = snakemake(folder, "-n", *arguments)

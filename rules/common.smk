@@ -6,15 +6,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pd_ddpm import cohort, settings
-from pd_ddpm.provenance import code_version
+from pd_ddpm.config import consistency, methods, resolve, validate
+from pd_ddpm.data.cases import find, wmh
+from pd_ddpm.runtime.code_version import code_version
 from snakemake.exceptions import WorkflowError
 
 try:
-    settings.check(config)
-except settings.ConfigError as problems:
+    validate.check(config)
+except resolve.ConfigError as problems:
     raise WorkflowError(str(problems)) from None
-config["datasets"] = settings.datasets(config)
+config["datasets"] = resolve.datasets(config)
 
 
 def require_device():
@@ -25,7 +26,7 @@ def require_device():
     networks = any(job.rule.name in ("train", "gate", "sample", "sample_shard") for job in workflow.dag.needrun_jobs())
     if config["device"].startswith("cuda") and workflow.local_exec and networks:
         with suppress(ImportError):
-            from pd_ddpm.precision import choose_device
+            from pd_ddpm.runtime.precision import choose_device
 
             try:
                 choose_device(config["device"])
@@ -41,10 +42,10 @@ def tell_plan():
 
     The cost is asked of a process of its own, since that may load PyTorch.
     """
-    from pd_ddpm import plan, plan_report
+    from pd_ddpm.planning import jobs as planning, report as plan_report
 
-    jobs = [plan.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
-    work = plan.planned(config, jobs)
+    jobs = [planning.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
+    work = planning.planned(config, jobs)
     print(f"Plan: {plan_report.jobs_line(jobs, work)}", file=sys.stderr, flush=True)
     if not (work.trainings or work.samplings):
         return
@@ -69,7 +70,7 @@ def escalating(amount):
 
 
 # The data set whose Table 1 is published beside the exhibits of the active one, since its cases were held out from them.
-HELD_OUT = settings.held_out(config)
+HELD_OUT = methods.held_out(config)
 
 # Files of each exhibit, the one for the report first, and where it stands there.
 EXHIBITS = {
@@ -121,7 +122,7 @@ def fetched(dataset):
         return False
     folder = Path(source["folder"])
     begun = any((folder / name).is_file() for name in ("dataverse.json", "downloaded.json"))
-    return begun or next(cohort.wmh_masks(folder, source.get("part", "training")), None) is None
+    return begun or next(wmh.wmh_masks(folder, source.get("part", "training")), None) is None
 
 
 def made_by_workflow(dataset):
@@ -134,39 +135,39 @@ def made_by_workflow(dataset):
 
 def tables_of_cases(wildcards):
     """What rule list_cases reads beside the names of the scans; here ends whatever is asked of cases that are locked."""
-    if reason := settings.locked(config, wildcards.dataset):
+    if reason := methods.locked(config, wildcards.dataset):
         raise WorkflowError(reason)
-    return cohort.tables_of_cases(config["datasets"][wildcards.dataset])
+    return find.tables_of_cases(config["datasets"][wildcards.dataset])
 
 
 def training_files(wildcards):
     """The trained network that another one begins with, where it does."""
-    trained = settings.networks_from(config, wildcards.dataset)
+    trained = methods.networks_from(config, wildcards.dataset)
     if trained != wildcards.dataset:
         raise WorkflowError(
             f"results/{wildcards.dataset}/networks: nothing is trained on {wildcards.dataset}, whose networks_of is {trained}; "
             f"ask for results/{trained}/networks."
         )
-    first = settings.network(config, wildcards.network)["initialise_from"]
+    first = resolve.network(config, wildcards.network)["initialise_from"]
     folder = f"results/{wildcards.dataset}/networks/{first}/split-{wildcards.split}_seed-{wildcards.seed}"
     return {"first_weights": f"{folder}/model.safetensors", "first_card": f"{folder}/model.json"} if first else {}
 
 
 def drawing_files(wildcards):
     """What a method is sampled from: the trained network, how it passed its gate, and the members of its pre-segmentation."""
-    problems = list(settings.method_problems(config, wildcards.method))
+    problems = list(consistency.method_problems(config, wildcards.method))
     if problems:
         raise WorkflowError("\n".join(problems))
-    chosen = settings.method(config, wildcards.method)
+    chosen = resolve.method(config, wildcards.method)
     run = f"split-{wildcards.split}_seed-{wildcards.seed}"
-    trained = settings.networks_from(config, wildcards.dataset)
+    trained = methods.networks_from(config, wildcards.dataset)
     network = f"results/{trained}/networks/{chosen['network']}/{run}"
     weights = "model" if chosen["checkpoint"] == "selected" else "early"
     files = {"weights": f"{network}/{weights}.safetensors", "card": f"{network}/model.json"}
     if chosen["precision"] != "float32":
         files["gate"] = f"{network}/precision.json"
-    if chosen.get("start") == "presegmentation" and chosen["presegmentation"] != settings.NO_PRESEGMENTATION:
-        before = settings.canonical(config, chosen["presegmentation"])
+    if chosen.get("start") == "presegmentation" and chosen["presegmentation"] != resolve.NO_PRESEGMENTATION:
+        before = resolve.canonical(config, chosen["presegmentation"])
         files["presegmentation"] = f"results/{wildcards.dataset}/predictions/{before}/{run}/predictions.csv"
     return files
 
@@ -198,7 +199,7 @@ def shards_of(wildcards, folder, files):
 
 def method_parameters(wildcards):
     """A method's settings as far as they change a sample, which its name in tables does not."""
-    chosen = settings.method(config, wildcards.method) | {"pool": settings.pool(config, wildcards.method)}
+    chosen = resolve.method(config, wildcards.method) | {"pool": methods.pool(config, wildcards.method)}
     return {key: value for key, value in chosen.items() if key != "label"}
 
 
@@ -206,7 +207,7 @@ def result_files(kind, dataset, methods):
     """The scores or ensembles (`kind`) of these methods over all splits and seeds."""
     return [
         f"results/{dataset}/{kind}/{name}/split-{split}_seed-{seed}.csv"
-        for name in dict.fromkeys(settings.canonical(config, method) for method in methods)
+        for name in dict.fromkeys(resolve.canonical(config, method) for method in methods)
         for split in config["splits"]
         for seed in config["seeds"]
     ]
@@ -224,62 +225,62 @@ def result_identity(wildcards):
 
 def presegmentation_of(name):
     """The method whose masks another one starts from, if there is one."""
-    before = settings.method(config, name).get("presegmentation")
-    return None if before in (None, settings.NO_PRESEGMENTATION) else settings.canonical(config, before)
+    before = resolve.method(config, name).get("presegmentation")
+    return None if before in (None, resolve.NO_PRESEGMENTATION) else resolve.canonical(config, before)
 
 
 def figure3_methods():
     """The methods of Fig. 3's curve and the two that it is compared with: the pre-segmentation and the whole chain."""
     figure = config["exhibits"]["fig3_tprime"]
     before = presegmentation_of(figure["method"])
-    whole = [name for name in config["exhibits"]["table1"] if settings.method(config, name).get("start") == "noise"]
-    return [*settings.figure3_methods(config), *([before] if before else []), *whole]
+    whole = [name for name in config["exhibits"]["table1"] if resolve.method(config, name).get("start") == "noise"]
+    return [*methods.figure3_methods(config), *([before] if before else []), *whole]
 
 
 def table2_rows():
     """The rows of Table 2: label, method, its pre-segmentation (None for no lesion), and the row that the paper prints."""
     printed = {row["method"]: row["printed"] for row in config["exhibits"]["table2"]["presegmentations"]}
     rows = []
-    for before, method in settings.table2_methods(config):
-        label = "No lesion" if before == settings.NO_PRESEGMENTATION else settings.method(config, before)["label"]
+    for before, method in methods.table2_methods(config):
+        label = "No lesion" if before == resolve.NO_PRESEGMENTATION else resolve.method(config, before)["label"]
         rows.append([label, method, presegmentation_of(method), printed[before]])
     return rows
 
 
 def table2_scores():
     """The methods whose scores Table 2 needs: those of its rows, and their pre-segmentations."""
-    rows = settings.table2_methods(config)
-    return [name for row in rows for name in row if name != settings.NO_PRESEGMENTATION]
+    rows = methods.table2_methods(config)
+    return [name for row in rows for name in row if name != resolve.NO_PRESEGMENTATION]
 
 
 def first_results(pattern, dataset):
     """Files of Table 1's methods for the first split and seed, in the order of its rows."""
     run = f"split-{config['splits'][0]}_seed-{config['seeds'][0]}"
-    rows = (settings.canonical(config, method) for method in config["exhibits"]["table1"])
+    rows = (resolve.canonical(config, method) for method in config["exhibits"]["table1"])
     return [pattern.format(dataset=dataset, method=method, run=run) for method in rows]
 
 
 def pareto_points():
     """The methods of the Pareto figure and what they are: those that are sampled for it, and Table 1's own."""
     points = []
-    rows = (settings.canonical(config, name) for name in config["exhibits"]["table1"])
-    for name in dict.fromkeys([*settings.pareto_methods(config), *rows]):
-        chosen = settings.method(config, name)
+    rows = (resolve.canonical(config, name) for name in config["exhibits"]["table1"])
+    for name in dict.fromkeys([*methods.pareto_methods(config), *rows]):
+        chosen = resolve.method(config, name)
         point = {"method": name, "label": chosen["label"]}
         if chosen["segmenter"] == "diffusion":
             point |= {key: chosen[key] for key in ("t_start", "sampler")}
-            point["reverse_steps"] = settings.steps_of_chain(config, name)
+            point["reverse_steps"] = methods.steps_of_chain(config, name)
         points.append(point)
     return points
 
 
 def claims_roles():
     """Who is who in the paper's claims."""
-    named = {role: name and settings.canonical(config, name) for role, name in config["exhibits"]["claims"].items()}
+    named = {role: name and resolve.canonical(config, name) for role, name in config["exhibits"]["claims"].items()}
     return named | dict(
         presegmentation=presegmentation_of(named["pd_ddpm"]),
-        ensemble=settings.canonical(config, config["exhibits"]["fig4_ensemble"]["method"]),
-        grid=dict(zip(config["exhibits"]["fig3_tprime"]["t_start"], settings.figure3_methods(config), strict=True)),
+        ensemble=resolve.canonical(config, config["exhibits"]["fig4_ensemble"]["method"]),
+        grid=dict(zip(config["exhibits"]["fig3_tprime"]["t_start"], methods.figure3_methods(config), strict=True)),
         table2=table2_rows(),
     )
 
@@ -295,8 +296,8 @@ def labels(methods):
     """Names in tables and figures; a variation says in which keys it differs."""
     names = {}
     for method in methods:
-        base, *overrides = settings.canonical(config, method).split("@")
-        label = settings.method(config, method)["label"]
+        base, *overrides = resolve.canonical(config, method).split("@")
+        label = resolve.method(config, method)["label"]
         names["@".join([base, *overrides])] = f"{label} ({', '.join(overrides)})" if overrides else label
     return names
 
@@ -304,12 +305,12 @@ def labels(methods):
 def figure3_labels():
     """Names in Fig. 3, where the points of the curve are one method."""
     name = config["exhibits"]["fig3_tprime"]["method"]
-    return labels(figure3_methods()) | dict.fromkeys(settings.figure3_methods(config), *labels([name]).values())
+    return labels(figure3_methods()) | dict.fromkeys(methods.figure3_methods(config), *labels([name]).values())
 
 
 def case_sources(dataset):
     """Where the scans of a searched folder lie, which tells that it has other cases than before; a csv is an input."""
-    return [] if made_by_workflow(dataset) else cohort.case_files(config["datasets"][dataset])
+    return [] if made_by_workflow(dataset) else find.case_files(config["datasets"][dataset])
 
 
 def remark(dataset):
@@ -343,19 +344,19 @@ def planned_methods():
     """Every method that an exhibit shows, and those whose masks one of them starts from."""
     exhibits = config["exhibits"]
     shown = [*exhibits["table1"], *table2_scores(), *figure3_methods(), *claims_methods(), exhibits["fig4_ensemble"]["method"]]
-    shown = [settings.canonical(config, name) for name in shown] + [point["method"] for point in pareto_points()]
+    shown = [resolve.canonical(config, name) for name in shown] + [point["method"] for point in pareto_points()]
     return list(dict.fromkeys([*shown, *filter(None, map(presegmentation_of, shown))]))
 
 
 def cost_files(wildcards):
     """The cards of all networks and predictions of a data set, and every other exhibit, so that the cost comes last."""
-    dataset, methods = wildcards.dataset, planned_methods()
+    dataset, planned = wildcards.dataset, planned_methods()
     runs = [f"split-{split}_seed-{seed}" for split in config["splits"] for seed in config["seeds"]]
-    networks = dict.fromkeys(settings.method(config, name)["network"] for name in methods)
-    trained = settings.networks_from(config, dataset) == dataset
+    networks = dict.fromkeys(resolve.method(config, name)["network"] for name in planned)
+    trained = methods.networks_from(config, dataset) == dataset
     others = [files[0] for name, (files, *_) in EXHIBITS.items() if name not in ("cost", "held_out")]
     return {
         "cards": [f"results/{dataset}/networks/{name}/{run}/model.json" for name in networks for run in runs if trained],
-        "method_cards": [f"results/{dataset}/predictions/{name}/{run}/method.json" for name in methods for run in runs],
+        "method_cards": [f"results/{dataset}/predictions/{name}/{run}/method.json" for name in planned for run in runs],
         "exhibits": [f"results/{dataset}/exhibits/{file}" for file in others],
     }

@@ -72,7 +72,7 @@ rule list_cases:
             if key not in ("simulate", "download", "networks_of")
         },
         sources=lambda wildcards: case_sources(wildcards.dataset),
-        code=code_version(cohort.__file__),
+        code=code_version(find.__file__),
     script:
         "../workflow/scripts/list_cases.py"
 
@@ -146,7 +146,7 @@ rule split:
         "../envs/scans-and-tables.yaml"
     params:
         folds=config["folds"],
-        no_training=lambda wildcards: settings.networks_from(config, wildcards.dataset) != wildcards.dataset,
+        no_training=lambda wildcards: methods.networks_from(config, wildcards.dataset) != wildcards.dataset,
         code=script_code("split"),
     script:
         "../workflow/scripts/split.py"

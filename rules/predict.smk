@@ -26,7 +26,7 @@ rule gate:
     params:
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
-        settings=lambda wildcards: settings.gate_method(config, wildcards.network),
+        settings=lambda wildcards: methods.gate_method(config, wildcards.network),
         gate=config["sampling"]["gate"],
         code=script_code("gate"),
     script:

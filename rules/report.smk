@@ -21,7 +21,7 @@ rule table1:
         "../envs/scans-and-tables.yaml"
     params:
         labels=labels(config["exhibits"]["table1"]),
-        against=settings.canonical(config, config["exhibits"]["compared_with"]),
+        against=resolve.canonical(config, config["exhibits"]["compared_with"]),
         remark=lambda wildcards: remark(wildcards.dataset),
         code=script_code("table1"),
     script:
@@ -149,7 +149,7 @@ rule fig3_tprime:
         "../envs/scans-and-tables.yaml"
     params:
         curve=lambda wildcards: dict(
-            zip(settings.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
+            zip(methods.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
         ),
         labels=figure3_labels(),
         remark=figure_remark,
@@ -177,7 +177,7 @@ rule fig4_ensemble:
         "../envs/scans-and-tables.yaml"
     params:
         labels=labels([config["exhibits"]["fig4_ensemble"]["method"]]),
-        chosen=settings.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
+        chosen=resolve.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
         remark=figure_remark,
         code=script_code("fig4_ensemble"),
     script:

@@ -31,7 +31,7 @@ rule train:
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
-        settings=lambda wildcards: settings.network(config, wildcards.network),
+        settings=lambda wildcards: resolve.network(config, wildcards.network),
         grid=config["grid"],
         code=script_code("train"),
     script:

@@ -19,8 +19,9 @@ from filelock import FileLock
 from torch import nn
 from workflow_runs import ROOT, copy_of_the_repository, snakemake
 
-from pd_ddpm import checkpoint, settings
-from pd_ddpm.build.network import model
+from pd_ddpm.config import resolve
+from pd_ddpm.models.factory import model
+from pd_ddpm.models.weights import save_card, save_weights
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
@@ -56,7 +57,7 @@ def script() -> Callable[[str], Callable[..., None]]:
 def configured() -> Callable[..., dict[str, Any]]:
     """The settings of a network or a method in config/config.yaml, with changes."""
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    return lambda kind, name, **changes: getattr(settings, kind)(config, name) | {"precision": "float32"} | changes
+    return lambda kind, name, **changes: getattr(resolve, kind)(config, name) | {"precision": "float32"} | changes
 
 
 @pytest.fixture
@@ -137,8 +138,8 @@ def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, str]]
         folder.mkdir(parents=True)
         network = with_random_weights(settings)
         weights, card = folder / "model.safetensors", folder / "model.json"
-        checkpoint.save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
-        checkpoint.save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
+        save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
+        save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
         return {"weights": str(weights), "card": str(card)}
 
     return write

@@ -1,13 +1,33 @@
-"""Who may import whom (docs of the package layout): small rules that keep the parts apart."""
+"""Import directions: which package may import which, and what stays free of PyTorch."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "pd_ddpm"
 SCRIPTS = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
+
+# Package -> packages that it may import.
+MAY_IMPORT = {
+    "runtime": set(),
+    "config": {"runtime"},
+    "data": {"config", "runtime"},
+    "diffusion": {"runtime"},
+    "models": {"diffusion", "runtime"},
+    "training": {"data", "diffusion", "models", "runtime"},
+    "inference": {"config", "data", "diffusion", "models", "runtime"},
+    "evaluation": {"data", "inference", "runtime"},
+    "planning": {"config", "data", "diffusion", "inference", "models", "runtime", "training"},
+    "exhibits": {"config", "data", "evaluation", "inference", "planning", "runtime"},
+    "deployment": {"config", "data", "diffusion", "evaluation", "exhibits", "inference", "models", "runtime"},
+    "commands": {"config", "data", "deployment", "exhibits", "inference", "models", "runtime"},
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -29,54 +49,81 @@ def modules(folder: str = "") -> list[Path]:
     return sorted((PACKAGE / folder).rglob("*.py"))
 
 
-def test_the_package_never_sees_the_workflow() -> None:
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_packages_are_those_listed_here() -> None:
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(MAY_IMPORT)
+    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_package_imports_only_packages_below_it(package: str) -> None:
+    for path in modules(package):
+        others = {name.split(".")[1] for name in uses(path, "pd_ddpm") if "." in name} - {package}
+        assert others <= MAY_IMPORT[package], f"{path}: {others - MAY_IMPORT[package]}"
+
+
+def test_package_directions_have_no_cycle() -> None:
+    order = list(TopologicalSorter(MAY_IMPORT).static_order())
+    assert order[0] == "runtime"
+
+
+def test_modules_import_each_other_without_cycle() -> None:
+    graph = {module_name(path): uses(path, "pd_ddpm") for path in modules()}
+    graph = {name: {other for other in others if other in graph and other != name} for name, others in graph.items()}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as cycle:
+        pytest.fail(" -> ".join(cycle.args[1]))
+
+
+def test_package_never_imports_the_workflow() -> None:
     for path in modules():
         assert not uses(path, "snakemake"), path
-        # The commands' help shows paths as a user types them.
+        # The help of the commands shows paths as a user types them.
         assert path.parent.name == "commands" or "results/" not in path.read_text(encoding="utf-8"), path
 
 
-def test_only_scripts_and_commands_build_objects_from_names() -> None:
-    for path in modules():
-        if path.parent.name not in ("build", "commands"):
-            assert not uses(path, "pd_ddpm.build"), path
+def test_networks_import_no_other_part_of_the_package() -> None:
+    for path in modules("models/networks"):
+        others = {name for name in uses(path, "pd_ddpm") if not name.startswith("pd_ddpm.models.networks")}
+        assert others <= {"pd_ddpm.models"}, path
 
 
-def test_networks_know_nothing_of_diffusion() -> None:
-    for path in modules("networks"):
-        own = {name for name in uses(path, "pd_ddpm") if not name.startswith("pd_ddpm.networks")}
-        assert not own, path
-
-
-def test_scripts_do_not_import_each_other_and_are_short() -> None:
+def test_scripts_import_no_other_script_and_are_short() -> None:
     names = {script.stem for script in SCRIPTS}
     for script in SCRIPTS:
         assert not {name.split(".")[0] for name in imported(script)} & names, script
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 100, script
 
 
-LIGHT_MODULES = [
-    *("settings", "provenance", "metrics", "probability_scores", "ensemble_curve", "scores", "prediction_files"),
-    *("command_line", "check", "dataverse", "files", "memory", "processes", "devices", "prepared", "run_record"),
-    *("plan", "plan_report", "case_sizes", "device_rates", "build.planned_flops", "tables.cost"),
-    *("cohort", "bids", "nnunet", "splits", "preparation", "images"),
-    *("prediction_formats.conversion", "prediction_formats.bids", "tables.claims", "tables.table1", "tables.provenance"),
-    *("figures.fig2_uncertainty", "figures.quality", "quality_page", "bundle", "model_card", "scan_files", "lesion_table"),
+LIGHT = [
+    *("config", "data.cases", "data.check", "data.download", "data.nifti", "data.preparation", "data.phantom"),
+    *("exhibits", "evaluation", "commands.main", "deployment.bundle", "deployment.model_card", "deployment.scan_folder"),
+    *("deployment.review_page", "deployment.formats", "planning.jobs", "planning.report", "planning.case_sizes"),
+    *("planning.device_rates", "planning.planned_flops", "inference.prediction_store", "data.prepared", "data.splits"),
+    *("runtime.files", "runtime.memory", "runtime.process_pool", "runtime.cpu_info", "runtime.run_record"),
+    *("runtime.job", "runtime.code_version"),
 ]
 
-# Imports the modules one after another and prints the first that has loaded one of the libraries.
-IMPORT_ALL = """
-import importlib, sys
-for module in sys.argv[1:]:
-    importlib.import_module(f"pd_ddpm.{module}")
-    if loaded := {"torch", "monai"} & sys.modules.keys():
-        sys.exit(f"pd_ddpm.{module} loads {sorted(loaded)}")
-"""
 
-
-def test_light_modules_do_not_load_torch() -> None:
-    process = subprocess.run([sys.executable, "-c", IMPORT_ALL, *LIGHT_MODULES], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+def test_light_modules_do_not_import_torch() -> None:
+    """All in one process, one after another: the first one that loads PyTorch or MONAI is named."""
+    names = []
+    for light in LIGHT:
+        path = PACKAGE.joinpath(*light.split("."))
+        names += [module_name(one) for one in (path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")])]
+    assert all(importlib.util.find_spec(name) for name in names)
+    check = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    if {'torch', 'monai'} & set(sys.modules): sys.exit(name)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", check, *names], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_medpy_is_not_needed_to_run() -> None:

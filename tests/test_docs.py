@@ -24,7 +24,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def named_tests(row: dict[str, str]) -> list[tuple[str, str]]:
-    return re.findall(r"`(tests/test_\w+\.py)::(\w+)`", row["test"])
+    return re.findall(r"`(tests/(?:\w+/)?test_\w+\.py)::(\w+)`", row["test"])
 
 
 def source(path: str, name: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pd_ddpm import provenance
+from pd_ddpm.runtime import code_version
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -96,7 +96,7 @@ def foreign_imports(script: Path) -> set[str]:
         if path in seen:
             continue
         seen.add(path)
-        waiting.extend(provenance._read(path)[1])
+        waiting.extend(code_version._read(path)[1])
         for node in ast.walk(ast.parse(text(path))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}

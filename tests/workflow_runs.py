@@ -67,3 +67,15 @@ def small_cohort(folder: Path, damage: Callable[[Path], None] = lambda case: Non
         "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n",
         encoding="utf-8",
     )
+
+
+def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Rule -> number of jobs in the statistics of a dry run; empty if there is nothing to do."""
+    assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
+    lines = (dry_run.stdout + dry_run.stderr).splitlines()
+    if "job count" not in [" ".join(line.split()) for line in lines]:
+        assert any("Nothing to be done" in line for line in lines)
+        return {}
+    first = [" ".join(line.split()) for line in lines].index("job count") + 2
+    table = [line.split() for line in lines[first : lines.index("", first)]]
+    return {rule: int(count) for rule, count in table if rule != "total"}

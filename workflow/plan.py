@@ -12,11 +12,13 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_ddpm import plan, plan_report, settings
-from pd_ddpm.build.planned_flops import PlannedFlops, network_evaluations, rate_at_hand
-from pd_ddpm.case_sizes import CohortSizes, cohort_sizes
-from pd_ddpm.device_rates import Rate
-from pd_ddpm.settings import Config, method
+from pd_ddpm.config import load, resolve
+from pd_ddpm.config.resolve import Config, method
+from pd_ddpm.planning import report
+from pd_ddpm.planning.case_sizes import CohortSizes, cohort_sizes
+from pd_ddpm.planning.device_rates import Rate
+from pd_ddpm.planning.jobs import Job, Work, naive, planned
+from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, rate_at_hand
 
 if TYPE_CHECKING:
     from snakemake.settings.types import ConfigSettings
@@ -33,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.start:
         asked = json.load(sys.stdin)
-        tell_start(asked["config"], [plan.Job(*job) for job in asked["jobs"]], asked["cores"], asked["here"])
+        tell_start(asked["config"], [Job(*job) for job in asked["jobs"]], asked["cores"], asked["here"])
     else:
         tell_plan(*planned_jobs(given.scale, given.configfile))
 
 
-def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list[plan.Job], list[plan.Job]]:
+def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list[Job], list[Job]]:
     """Return the configuration, all jobs of the workflow, and those of them that are not up to date.
 
     Raises:
@@ -52,11 +54,11 @@ def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list
         jobs, pending = _dry_run(overlay, forceall=True), _dry_run(overlay, forceall=False)
     except WorkflowError as error:
         raise ValueError(str(error)) from None
-    config = settings.read(Path("config", "config.yaml"), overlay.overwrite_config)
-    return config | {"datasets": settings.datasets(config)}, jobs, pending
+    config = load.read(Path("config", "config.yaml"), overlay.overwrite_config)
+    return config | {"datasets": resolve.datasets(config)}, jobs, pending
 
 
-def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[plan.Job]:
+def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:
     """Return the jobs that a dry run reports in its log, by Snakemake's number of each, the target first."""
     from snakemake.api import SnakemakeApi
     from snakemake.logging import logger
@@ -74,59 +76,59 @@ def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[plan.Job]:
         workflow.dag(DAGSettings(forceall=forceall)).execute_workflow("dryrun", execution_settings=during_a_run)
         records = [record for record in log.buffer if getattr(record, "event", None) == LogEvent.JOB_INFO]
     records.sort(key=lambda record: record.jobid)
-    return [plan.Job(record.rule_name, dict(record.wildcards), list(record.input)) for record in records]
+    return [Job(record.rule_name, dict(record.wildcards), list(record.input)) for record in records]
 
 
-def tell_plan(config: Config, jobs: Sequence[plan.Job], pending: Sequence[plan.Job]) -> None:
+def tell_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> None:
     """All of the plan: work, hours, disk, and the naive plan beside it."""
-    work, cohorts = plan.planned(config, jobs), cohorts_of(config, jobs)
+    work, cohorts = planned(config, jobs), cohorts_of(config, jobs)
     runs = f"splits {config['splits']}, seeds {config['seeds']}"
     print(f"Plan of the {config['scale']} scale, data set {config['dataset']}, {runs}")
-    print(f"  {plan_report.jobs_line(jobs, work)}\n  {plan_report.rules_line(jobs)}")
+    print(f"  {report.jobs_line(jobs, work)}\n  {report.rules_line(jobs)}")
     for cohort in cohorts.values():
         if cohort.assumed:
             print(f"  assumed of {cohort.assumed}")
     prices = PlannedFlops(config, cohorts, KEPT / "flops.json")
     flops = flops_of(work, prices)
-    print("  " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)))
-    print("  " + plan_report.flops_line(flops))
+    print("  " + report.evaluations_line(evaluations_of(config, cohorts, work)))
+    print("  " + report.flops_line(flops))
     if len(pending) < len(jobs):
-        left = plan.planned(config, pending)
-        print("Still to run\n  " + plan_report.jobs_line(pending, left))
-        print("  " + plan_report.evaluations_line(evaluations_of(config, cohorts, left)))
-        print("  " + plan_report.flops_line(flops_of(left, prices)))
-    print("\n".join(["Hours", *(f"  {line}" for line in plan_report.hours_lines(flops, *at_hand(config, os.cpu_count())))]))
+        left = planned(config, pending)
+        print("Still to run\n  " + report.jobs_line(pending, left))
+        print("  " + report.evaluations_line(evaluations_of(config, cohorts, left)))
+        print("  " + report.flops_line(flops_of(left, prices)))
+    print("\n".join(["Hours", *(f"  {line}" for line in report.hours_lines(flops, *at_hand(config, os.cpu_count())))]))
     print("  Start of jobs, scores and figures come besides. Networks as small as the demo's are far slower on a GPU.")
-    naive = plan.naive(config, jobs)
-    drawn = [prices.sampling(one) for one in naive.samplings]
-    without = plan_report.Flops(sum(map(prices.training, naive.trainings)), sum(drawn))
-    by_exhibit = plan_report.exhibit_flops(naive.samplings, drawn)
-    print("\n".join(["Without sharing", *(f"  {line}" for line in plan_report.naive_lines(flops, without, by_exhibit))]))
+    unshared = naive(config, jobs)
+    drawn = [prices.sampling(one) for one in unshared.samplings]
+    without = report.Flops(sum(map(prices.training, unshared.trainings)), sum(drawn))
+    by_exhibit = report.exhibit_flops(unshared.samplings, drawn)
+    print("\n".join(["Without sharing", *(f"  {line}" for line in report.naive_lines(flops, without, by_exhibit))]))
     parameters = {training: prices.parameters(training) for training in work.trainings}
-    print("\n".join(["Disk", *(f"  {line}" for line in plan_report.disk_lines(config, work, cohorts, parameters))]))
+    print("\n".join(["Disk", *(f"  {line}" for line in report.disk_lines(config, work, cohorts, parameters))]))
 
 
-def tell_start(config: Config, jobs: Sequence[plan.Job], cores: int, here: bool) -> None:
+def tell_start(config: Config, jobs: Sequence[Job], cores: int, here: bool) -> None:
     """Line by line, the quickest first: whoever asks may stop listening. here: networks run on this machine."""
-    work, cohorts = plan.planned(config, jobs), cohorts_of(config, jobs)
-    print("Plan: " + plan_report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
+    work, cohorts = planned(config, jobs), cohorts_of(config, jobs)
+    print("Plan: " + report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
     flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))
-    print("Plan: " + plan_report.flops_line(flops), flush=True)
-    print("Plan: " + plan_report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
+    print("Plan: " + report.flops_line(flops), flush=True)
+    print("Plan: " + report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
 
 
-def cohorts_of(config: Config, jobs: Sequence[plan.Job]) -> dict[str, CohortSizes]:
+def cohorts_of(config: Config, jobs: Sequence[Job]) -> dict[str, CohortSizes]:
     """The cases of every data set whose cases networks see."""
     names = dict.fromkeys(job.wildcards["dataset"] for job in jobs if job.rule in ("train", "sample"))
     return {name: cohort_sizes(config, name, Path("results", name)) for name in names}
 
 
-def flops_of(work: plan.Work, prices: PlannedFlops) -> plan_report.Flops:
+def flops_of(work: Work, prices: PlannedFlops) -> report.Flops:
     """Operations of all trainings and all samplings."""
-    return plan_report.Flops(sum(map(prices.training, work.trainings)), sum(map(prices.sampling, work.samplings)))
+    return report.Flops(sum(map(prices.training, work.trainings)), sum(map(prices.sampling, work.samplings)))
 
 
-def evaluations_of(config: Config, cohorts: dict[str, CohortSizes], work: plan.Work) -> int:
+def evaluations_of(config: Config, cohorts: dict[str, CohortSizes], work: Work) -> int:
     """Network evaluations of all samplings."""
     return sum(network_evaluations(config, cohorts, sampling) for sampling in work.samplings)
 

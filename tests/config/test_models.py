@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from pd_ddpm import settings
+from pd_ddpm.config import load, resolve
 from pd_ddpm.config.problems import problems_from
 from pd_ddpm.config.sections.root import Configuration
 
@@ -20,10 +20,10 @@ REMOVED = object()
 
 def resolved(scale: str) -> dict[str, Any]:
     """Return a shipped configuration with `like` and common settings written out."""
-    config = settings.read(None, {"scale": scale})
-    config["datasets"] = settings.datasets(config)
-    networks = {name: settings.network(config, name) for name in config["networks"]}
-    methods = {name: settings.method(config, name) for name in config["methods"]}
+    config = load.read(None, {"scale": scale})
+    config["datasets"] = resolve.datasets(config)
+    networks = {name: resolve.network(config, name) for name in config["networks"]}
+    methods = {name: resolve.method(config, name) for name in config["methods"]}
     return config | {"networks": networks, "methods": methods}
 
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from pd_ddpm.check import Requirements, check_cases
-from pd_ddpm.cohort import read_table
-from pd_ddpm.console import log, run
+from pd_ddpm.data.cases.table import read_table
+from pd_ddpm.data.check.dataset import check_cases
+from pd_ddpm.data.check.report import Requirements
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.progress import log
 
 
 def main(table: str, findings: str, dataset: str, config: dict, processes: int) -> None:

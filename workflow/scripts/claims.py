@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from pd_ddpm.console import run
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
-from pd_ddpm.tables.claims import Roles, claims, claims_document
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.claims.claim import Roles
+from pd_ddpm.exhibits.claims.table import claims, claims_document
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from pd_ddpm.build.planned_flops import PlannedFlops, network_evaluations, read_kept
-from pd_ddpm.case_sizes import cohort_sizes
-from pd_ddpm.console import run
-from pd_ddpm.device_rates import Rate
-from pd_ddpm.plan import Sampling, Training
-from pd_ddpm.run_record import recorded
-from pd_ddpm.settings import pool
-from pd_ddpm.tables import cost
+from pd_ddpm.config.methods import pool
+from pd_ddpm.exhibits.tables import cost
+from pd_ddpm.planning.case_sizes import cohort_sizes
+from pd_ddpm.planning.device_rates import Rate
+from pd_ddpm.planning.jobs import Sampling, Training
+from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_kept
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(

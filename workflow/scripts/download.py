@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pd_ddpm.console import run
-from pd_ddpm.dataverse import obtain
-from pd_ddpm.files import write_json
+from pd_ddpm.data.download.obtain import obtain
+from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.job import run
 
 
 def main(record: str, dataset: str, download: dict, part: str) -> None:

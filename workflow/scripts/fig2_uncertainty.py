@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pd_ddpm import style
-from pd_ddpm.console import run
-from pd_ddpm.figures.fig2_uncertainty import ShownCase, ShownMethod, choose_cases, fig2_numbers, fig2_uncertainty
-from pd_ddpm.images import read_array
-from pd_ddpm.prediction_files import read_predictions
-from pd_ddpm.prepared import read_scan, read_truth
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
+from pd_ddpm.data.nifti.read import read_array
+from pd_ddpm.data.prepared import read_scan, read_truth
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.figures.fig2_uncertainty import ShownCase, ShownMethod, choose_cases, fig2_numbers, fig2_uncertainty
+from pd_ddpm.inference.prediction_store import read_predictions
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from pd_ddpm import style
-from pd_ddpm.console import run
-from pd_ddpm.figures.fig3_tprime import fig3_numbers, fig3_tprime
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(

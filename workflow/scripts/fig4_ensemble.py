@@ -1,10 +1,10 @@
 """Figure 4: Dice against the size of the ensemble."""
 
-from pd_ddpm import style
-from pd_ddpm.console import run
-from pd_ddpm.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(ensembles: list[str], pdf: str, png: str, numbers: str, labels: dict[str, str], chosen: int, remark: str) -> None:

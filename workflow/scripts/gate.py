@@ -3,10 +3,11 @@
 import time
 from pathlib import Path
 
-from pd_ddpm.console import log, run
-from pd_ddpm.devices import only_float32
-from pd_ddpm.files import write_json
-from pd_ddpm.prepared import cases_of_split, read_scan
+from pd_ddpm.data.prepared import cases_of_split, read_scan
+from pd_ddpm.runtime.cpu_info import only_float32
+from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.progress import log
 
 
 def main(
@@ -31,11 +32,11 @@ def main(
 
     import torch  # it takes seconds to load, which a CPU without short formats is spared
 
-    from pd_ddpm.build.network import trained_model
-    from pd_ddpm.build.segmenter import segmenter
-    from pd_ddpm.precision import choose_device
-    from pd_ddpm.precision_gate import Gate
-    from pd_ddpm.working_grid import GridSettings
+    from pd_ddpm.data.working_grid import GridSettings
+    from pd_ddpm.inference.factory import segmenter
+    from pd_ddpm.inference.precision_gate import Gate
+    from pd_ddpm.models.factory import trained_model
+    from pd_ddpm.runtime.precision import choose_device
 
     started = time.perf_counter()
     torch.set_num_threads(threads)

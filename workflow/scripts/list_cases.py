@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pd_ddpm.check import check_dataset
-from pd_ddpm.cohort import CohortError, find_cases, write_table
-from pd_ddpm.console import run
+from pd_ddpm.data.cases.find import find_cases
+from pd_ddpm.data.cases.table import CohortError, write_table
+from pd_ddpm.data.check.dataset import check_dataset
+from pd_ddpm.runtime.job import run
 
 
 def main(table: str, dataset: str, settings: dict, config: dict, processes: int) -> None:

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from pd_ddpm import style
-from pd_ddpm.console import run
-from pd_ddpm.figures.pareto import pareto, pareto_numbers
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.figures.pareto import pareto, pareto_numbers
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(ensembles: list[str], pdf: str, png: str, numbers: str, points: list[dict], members: list[int], remark: str) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pd_ddpm.cohort import read_table
-from pd_ddpm.console import run
-from pd_ddpm.files import write_json
-from pd_ddpm.preparation import prepare_cohort
-from pd_ddpm.run_record import run_record
+from pd_ddpm.data.cases.table import read_table
+from pd_ddpm.data.preparation.case import prepare_cohort
+from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import run_record
 
 
 def main(

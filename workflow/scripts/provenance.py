@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from pd_ddpm.console import run
-from pd_ddpm.tables.provenance import provenance_document, provenance_rows
+from pd_ddpm.exhibits.tables.provenance import provenance_document, provenance_rows
+from pd_ddpm.runtime.job import run
 
 
 def main(records: list[str], table: str, page: str, markdown: str, titles: dict[str, str]) -> None:

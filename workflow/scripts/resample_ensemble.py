@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.console import progress, run
-from pd_ddpm.cost import Cost
-from pd_ddpm.ensemble_curve import curve, subsets
-from pd_ddpm.metrics import ReferenceMask
-from pd_ddpm.prediction_files import read_predictions, read_samples
-from pd_ddpm.prepared import read_scan, read_truth
-from pd_ddpm.run_record import recorded
+from pd_ddpm.data.prepared import read_scan, read_truth
+from pd_ddpm.evaluation.ensemble_curve import curve, subsets
+from pd_ddpm.evaluation.metrics import ReferenceMask
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.prediction_store import read_predictions, read_samples
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.progress import progress
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(cases: str, predictions: str, ensembles: str, identity: dict, most_subsets: int) -> None:

@@ -6,11 +6,12 @@ A killed job goes on with the next case.
 import json
 from pathlib import Path
 
-from pd_ddpm.console import progress, run
-from pd_ddpm.files import file_sha256, fingerprint, write_json
-from pd_ddpm.prediction_files import PredictionFolder, Presegmentations, drawing_seconds, finish
-from pd_ddpm.prepared import cases_of_split
-from pd_ddpm.run_record import run_record
+from pd_ddpm.data.prepared import cases_of_split
+from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, drawing_seconds, finish
+from pd_ddpm.runtime.files import file_sha256, fingerprint, write_json
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.progress import progress
+from pd_ddpm.runtime.run_record import run_record
 
 
 def main(
@@ -43,12 +44,12 @@ def main(
 
     import torch  # gathering is spared the seconds that it takes to load
 
-    from pd_ddpm.build.network import trained_model
-    from pd_ddpm.build.segmenter import segmenter
-    from pd_ddpm.case_sampling import CaseSampling
-    from pd_ddpm.precision import choose_device, device_name, place
-    from pd_ddpm.precision_gate import gated_format
-    from pd_ddpm.working_grid import GridSettings
+    from pd_ddpm.data.working_grid import GridSettings
+    from pd_ddpm.inference.factory import segmenter
+    from pd_ddpm.inference.precision_gate import gated_format
+    from pd_ddpm.inference.sample_cases import CaseSampling
+    from pd_ddpm.models.factory import trained_model
+    from pd_ddpm.runtime.precision import choose_device, device_name, place
 
     torch.set_num_threads(threads)
     where = choose_device(device)

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pd_ddpm.console import progress, run
-from pd_ddpm.cost import Cost
-from pd_ddpm.ensemble import ensemble_mask, uncertainty
-from pd_ddpm.metrics import ReferenceMask, score
-from pd_ddpm.prediction_files import read_predictions, read_samples
-from pd_ddpm.prepared import read_further_raters, read_scan, read_truth
-from pd_ddpm.probability_scores import band, probability_scores, rater_scores
-from pd_ddpm.run_record import recorded
+from pd_ddpm.data.prepared import read_further_raters, read_scan, read_truth
+from pd_ddpm.evaluation.metrics import ReferenceMask, score
+from pd_ddpm.evaluation.probability_scores import band, probability_scores, rater_scores
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.inference.prediction_store import read_predictions, read_samples
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.progress import progress
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(cases: str, predictions: str, scores: str, identity: dict, settings: dict) -> None:

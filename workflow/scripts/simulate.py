@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pd_ddpm.console import run
-from pd_ddpm.phantom.cohort import simulate_cohort
+from pd_ddpm.data.phantom.cohort import simulate_cohort
+from pd_ddpm.runtime.job import run
 
 
 def main(done: str, settings: dict, processes: int) -> None:

@@ -1,8 +1,8 @@
 """Assign every case a role in every split."""
 
-from pd_ddpm.cohort import read_table
-from pd_ddpm.console import run
-from pd_ddpm.splits import all_tested, make_splits
+from pd_ddpm.data.cases.table import read_table
+from pd_ddpm.data.splits import all_tested, make_splits
+from pd_ddpm.runtime.job import run
 
 
 def main(table: str, splits: str, folds: dict, no_training: bool) -> None:

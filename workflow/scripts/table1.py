@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from pd_ddpm.console import run
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
-from pd_ddpm.tables.table1 import table1, table1_document, table1_groups
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.tables.table1 import table1, table1_document, table1_groups
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(

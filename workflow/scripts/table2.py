@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from pd_ddpm.console import run
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
-from pd_ddpm.tables.table2 import table2, table2_document
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.tables.table2 import table2, table2_document
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(scores: list[str], printed: str, table: str, page: str, markdown: str, rows: list[list], remark: str) -> None:

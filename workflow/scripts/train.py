@@ -5,18 +5,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pd_ddpm import checkpoint
-from pd_ddpm.build.network import model
-from pd_ddpm.build.objective import objective, training_settings
-from pd_ddpm.console import run
-from pd_ddpm.files import file_sha256, replacing, sweep
-from pd_ddpm.precision import choose_device, choose_format, device_name
-from pd_ddpm.prepared import cases_of_split
-from pd_ddpm.run_record import run_record
-from pd_ddpm.training import Training
-from pd_ddpm.training_data import TrainingSlices, read_slices
-from pd_ddpm.training_states import TrainingStates
-from pd_ddpm.working_grid import GridSettings
+from pd_ddpm.data.prepared import cases_of_split
+from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.models.factory import model
+from pd_ddpm.models.weights import architecture, fill, load_weights, save_card, save_early, save_weights
+from pd_ddpm.runtime.files import file_sha256, replacing, sweep
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.precision import choose_device, choose_format, device_name
+from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.training.factory import objective, training_settings
+from pd_ddpm.training.patches import TrainingSlices, read_slices
+from pd_ddpm.training.resume import TrainingStates
+from pd_ddpm.training.trainer import Training
 
 
 def main(
@@ -52,8 +52,8 @@ def main(
     own = settings | {"image_channels": training[0].image.shape[1]}
     network = model(settings, own["image_channels"])
     if first_weights:
-        tensors, first = checkpoint.load_weights(Path(first_weights), Path(first_card))
-        checkpoint.fill(network, tensors, Path(first_weights), own, checkpoint.architecture(first))
+        tensors, first = load_weights(Path(first_weights), Path(first_card))
+        fill(network, tensors, Path(first_weights), own, architecture(first))
     data = {"cases": file_sha256(Path(cases)), "first_weights": first_weights and file_sha256(Path(first_weights))} | roles
     depends_on = settings | {"grid": grid, "seed": seed, "code": code, "data": data}
     depends_on |= {"number_format": str(number_format), "device": where.type}
@@ -73,14 +73,14 @@ def main(
     sweep(Path(history).parent)
     with replacing(Path(history)) as table:
         pd.DataFrame(fitted.history).to_csv(table, index=False)
-    checkpoint.save_weights(Path(weights), fitted.selected, own)
-    checkpoint.save_early(Path(early), [kept.weights for kept in fitted.early], own)
+    save_weights(Path(weights), fitted.selected, own)
+    save_early(Path(early), [kept.weights for kept in fitted.early], own)
     description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
     description |= {"split": split, "seed": seed, "training_cases": roles["train"], **fitted.described()}
     description |= {"threads": threads, "device_type": where.type}
     how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
-    checkpoint.save_card(Path(card), [Path(weights), Path(early)], description)
+    save_card(Path(card), [Path(weights), Path(early)], description)
     TrainingStates(Path(state), depends_on).finish()
 
 

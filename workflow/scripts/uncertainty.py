@@ -1,9 +1,9 @@
 """Calibration, detection of errors and distance to the raters of every method."""
 
-from pd_ddpm.console import run
-from pd_ddpm.run_record import recorded
-from pd_ddpm.scores import read_scores
-from pd_ddpm.tables.uncertainty import uncertainty_document, uncertainty_table
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.tables.uncertainty import uncertainty_document, uncertainty_table
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.run_record import recorded
 
 
 def main(scores: list[str], table: str, page: str, markdown: str, labels: dict[str, str], settings: dict, remark: str) -> None:

@@ -1,1 +1,1 @@
-"""The subcommands of `pd-ddpm`, a module each: what its help says, its options, and the calls that it is made of."""
+"""The subcommands of `pd-ddpm`: one module each with its help, its options and its calls."""

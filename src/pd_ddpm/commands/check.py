@@ -56,9 +56,10 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the findings; 1 if there are errors, else 0."""
-    from pd_ddpm import settings
-    from pd_ddpm.check import check_dataset
-    from pd_ddpm.cohort import channels_of_table, clean_name
+    from pd_ddpm.config import load, resolve, validate
+    from pd_ddpm.data.cases.csv_table import channels_of_table
+    from pd_ddpm.data.cases.table import clean_name
+    from pd_ddpm.data.check.dataset import check_dataset
 
     path = given.data
     configured = path.suffix in (".yaml", ".yml")
@@ -69,7 +70,7 @@ def run(given: argparse.Namespace) -> int:
         )
     changes = {"scale": given.scale} if given.scale else {}
     if configured:
-        config = settings.read(path, changes | ({"dataset": given.dataset} if given.dataset else {}))
+        config = load.read(path, changes | ({"dataset": given.dataset} if given.dataset else {}))
     else:
         name = clean_name(path.absolute().name.removesuffix(".csv")) or "cases"
         if path.is_dir():
@@ -78,9 +79,9 @@ def run(given: argparse.Namespace) -> int:
         else:
             chosen = {"layout": "table", "table": str(path), "folder": str(given.folder or path.parent)}
             chosen["channels"] = given.channels or channels_of_table(path) or ["FLAIR", "T1"]
-        config = settings.read(None, changes | {"dataset": name, "datasets": {name: chosen}})
-    settings.check(config)
-    config["datasets"] = settings.datasets(config)
+        config = load.read(None, changes | {"dataset": name, "datasets": {name: chosen}})
+    validate.check(config)
+    config["datasets"] = resolve.datasets(config)
     splits = config["splits"] if configured else None
     report = check_dataset(config, config["dataset"], given.results, splits, max(1, given.processes))
     if given.output:
@@ -91,8 +92,8 @@ def run(given: argparse.Namespace) -> int:
 
 def _of_folder(path: Path, channels: list[str] | None) -> dict[str, Any]:
     """The entry of datasets for a folder of one of the known layouts."""
-    from pd_ddpm.cohort import layout_of
-    from pd_ddpm.nnunet import nnunet_channels
+    from pd_ddpm.data.cases.find import layout_of
+    from pd_ddpm.data.cases.nnunet import nnunet_channels
 
     layout = layout_of(path)
     if channels is None and layout == "nnunet":

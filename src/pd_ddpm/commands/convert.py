@@ -50,9 +50,9 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Convert, and say what was written where."""
-    from pd_ddpm.prediction_formats import bids, nnunet, submission
-    from pd_ddpm.prediction_formats.conversion import convert
-    from pd_ddpm.prediction_formats.predictions import find_predictions
+    from pd_ddpm.deployment.formats import bids, nnunet, submission
+    from pd_ddpm.deployment.formats.conversion import convert
+    from pd_ddpm.deployment.formats.predictions import find_predictions
 
     meant_for = {"label": ("bids", "nnunet"), "source_dataset": ("bids",)}
     if useless := [option for option, formats in meant_for.items() if getattr(given, option) and given.to not in formats]:

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the bundle and say what is in it."""
-    from pd_ddpm.export import export
+    from pd_ddpm.deployment.export import export
 
     bundle = export(
         given.results,

@@ -12,10 +12,10 @@ from pd_ddpm.commands.parsing import Commands, add_command
 if TYPE_CHECKING:
     import torch
 
-    from pd_ddpm.bundle import Bundle, Stage
-    from pd_ddpm.check import Finding
-    from pd_ddpm.scan_files import ScanFolder
-    from pd_ddpm.scan_prediction import ReadyStage
+    from pd_ddpm.data.check.report import Finding
+    from pd_ddpm.deployment.bundle import Bundle, Stage
+    from pd_ddpm.deployment.predict_scan import ReadyStage
+    from pd_ddpm.deployment.scan_folder import ScanFolder
 
 DESCRIPTION = """\
 Segment the lesions of one scan with a bundle that `pd-ddpm export` has made. Research only: not a medical device.
@@ -76,8 +76,8 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the results and say what was found; 1 if the scan cannot be used."""
-    from pd_ddpm.bundle import read_bundle, vary
-    from pd_ddpm.scan_files import ScanFolder, scan_of_arguments
+    from pd_ddpm.deployment.bundle import read_bundle, vary
+    from pd_ddpm.deployment.scan_folder import ScanFolder, scan_of_arguments
 
     for option in ("members", "batch", "threads"):
         value = getattr(given, option)
@@ -118,11 +118,11 @@ def _segment(
 ) -> int:
     import torch
 
-    from pd_ddpm.memory import enough_memory
-    from pd_ddpm.precision import choose_device, device_name
-    from pd_ddpm.provenance import code_version
-    from pd_ddpm.run_record import run_record
-    from pd_ddpm.scan_prediction import draw_members
+    from pd_ddpm.deployment.predict_scan import draw_members
+    from pd_ddpm.runtime.code_version import code_version
+    from pd_ddpm.runtime.memory import enough_memory
+    from pd_ddpm.runtime.precision import choose_device, device_name
+    from pd_ddpm.runtime.run_record import run_record
 
     torch.set_num_threads(given.threads)
     device = choose_device(given.device)
@@ -150,13 +150,13 @@ def _segment(
 
 def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", precision: str | None) -> "ReadyStage":
     """A stage with its network on the device; raises BundleError if its settings are none."""
-    from pd_ddpm.build.network import trained_model
-    from pd_ddpm.build.segmenter import segmenter
-    from pd_ddpm.bundle import BundleError
-    from pd_ddpm.precision import choose_format, place
-    from pd_ddpm.precision_gate import gated_format
-    from pd_ddpm.scan_prediction import ReadyStage
-    from pd_ddpm.working_grid import GridSettings
+    from pd_ddpm.data.working_grid import GridSettings
+    from pd_ddpm.deployment.bundle import BundleError
+    from pd_ddpm.deployment.predict_scan import ReadyStage
+    from pd_ddpm.inference.factory import segmenter
+    from pd_ddpm.inference.precision_gate import gated_format
+    from pd_ddpm.models.factory import trained_model
+    from pd_ddpm.runtime.precision import choose_format, place
 
     try:
         network, trained = trained_model(*bundle.network_files(stage))

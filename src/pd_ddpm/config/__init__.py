@@ -1,1 +1,1 @@
-"""The configuration: its keys, what they mean, how entries are resolved, and what is wrong with them. Never imports torch."""
+"""The configuration: its schema, its resolution into networks and methods, and its checks."""

@@ -1,0 +1,1 @@
+"""From scans on disk to arrays on the working grid: download, cases, checks, preparation, splits."""

@@ -1,0 +1,1 @@
+"""Tables of cases from the folder layouts that the pipeline reads."""

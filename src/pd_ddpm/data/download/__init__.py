@@ -1,0 +1,1 @@
+"""Download of the WMH challenge from Dataverse."""

@@ -1,0 +1,1 @@
+"""NIfTI images: reading, writing, geometry."""

@@ -1,0 +1,63 @@
+"""Geometry of NIfTI images: spacing, orientation, equality of grids."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message names the file, the finding and the remedy."""
+
+
+def spacing_mm(image: nib.Nifti1Image) -> tuple[float, float, float]:
+    """Voxel size in mm along the three array axes, without the rounding noise of the header's float32."""
+    x, y, z = np.round(voxel_sizes(image.affine), 6).tolist()
+    return x, y, z
+
+
+def turned(array: np.ndarray, like: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """An array (H, W, D) or (H, W, D, C) on the grid of `like`, as an image whose voxel axes point to these codes (as "LPS").
+
+    Axes are swapped and mirrored, nothing is interpolated. Raises ValueError for codes that are none.
+    """
+    image = nib.Nifti1Image(array, like.affine).as_reoriented(ornt_transform(io_orientation(like.affine), _orientation(codes)))
+    # nibabel resets both codes when it changes an affine.
+    image.header.set_qform(image.affine, int(like.header["qform_code"]))
+    image.header.set_sform(image.affine, int(like.header["sform_code"]))
+    return image
+
+
+def turned_back(array: np.ndarray, like: nib.Nifti1Image, codes: str) -> np.ndarray:
+    """An array whose voxel axes point to these codes, with the axes of `like`: the way back from `turned`."""
+    return apply_orientation(array, ornt_transform(_orientation(codes), io_orientation(like.affine)))
+
+
+def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, str], tolerance: float = 1e-3) -> None:
+    """Raise ImageError unless both images have one shape and, entry by entry, one affine within `tolerance` mm."""
+    if a.shape[:3] != b.shape[:3]:
+        raise ImageError(
+            f"{names[1]}: its shape {b.shape[:3]} differs from {a.shape[:3]} of {names[0]}; "
+            "resample the one onto the grid of the other."
+        )
+    difference = np.abs(a.affine - b.affine).max()
+    if not difference <= tolerance:
+        corners = np.array(np.meshgrid(*[(0, size - 1) for size in a.shape[:3]])).reshape(3, -1)
+        apart = np.linalg.norm((a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
+        raise ImageError(
+            f"{names[1]}: its affine differs from that of {names[0]} by up to {difference:.3g} mm, which puts voxels "
+            f"up to {apart.max():.3g} mm apart; resample the one onto the grid of the other, or correct its header."
+        )
+
+
+def _orientation(codes: str) -> np.ndarray:
+    """nibabel's array (3, 2) of axes and directions for three letters."""
+    try:
+        target = axcodes2ornt(codes)
+    except ValueError:
+        target = np.full((3, 2), np.nan)
+    if target.shape != (3, 2) or np.isnan(target).any() or len(set(target[:, 0])) != 3:
+        raise ValueError(f"orientation: {codes!r} is none; use three letters such as LPS or RAS.")
+    return target

@@ -1,0 +1,133 @@
+"""The three scanners: their grids and contrasts, slice thickness, artefacts and noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import affine_transform, gaussian_filter
+
+from pd_ddpm.data.phantom.fields import Lattice, random_field
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A site: FLAIR matrix and voxel size (mm), T1 matrix (A-P, S-I, R-L; 1 mm), contrasts relative to white matter."""
+
+    site: str
+    first_id: int
+    flair_shape: tuple[int, int, int]
+    flair_spacing: tuple[float, float, float]
+    t1_shape: tuple[int, int, int]
+    flair_fluid: float
+    flair_grey: float
+    flair_lesion: float
+    flair_fat: float
+    flair_noise: float
+    flair_blur: float
+    bias: float
+    flair_level: float
+    t1_grey: float
+    t1_noise: float
+    t1_level: float
+
+
+SCANNERS = (
+    Scanner(
+        site="Utrecht",
+        first_id=0,
+        flair_shape=(240, 240, 48),
+        flair_spacing=(0.96, 0.96, 3.0),
+        t1_shape=(212, 192, 172),
+        flair_fluid=0.24,
+        flair_grey=1.24,
+        flair_lesion=0.62,
+        flair_fat=1.25,
+        flair_noise=0.048,
+        flair_blur=0.45,
+        bias=0.09,
+        flair_level=420,
+        t1_grey=0.71,
+        t1_noise=0.028,
+        t1_level=610,
+    ),
+    Scanner(
+        site="Singapore",
+        first_id=50,
+        flair_shape=(232, 256, 48),
+        flair_spacing=(1.0, 1.0, 3.0),
+        t1_shape=(212, 196, 176),
+        flair_fluid=0.20,
+        flair_grey=1.28,
+        flair_lesion=0.70,
+        flair_fat=1.45,
+        flair_noise=0.045,
+        flair_blur=0.40,
+        bias=0.07,
+        flair_level=260,
+        t1_grey=0.68,
+        t1_noise=0.024,
+        t1_level=380,
+    ),
+    Scanner(
+        site="Amsterdam/GE3T",
+        first_id=100,
+        flair_shape=(132, 256, 48),
+        flair_spacing=(1.2, 0.98, 3.0),
+        t1_shape=(212, 190, 170),
+        flair_fluid=0.28,
+        flair_grey=1.20,
+        flair_lesion=0.58,
+        flair_fat=0.70,
+        flair_noise=0.055,
+        flair_blur=0.35,
+        bias=0.10,
+        flair_level=900,
+        t1_grey=0.73,
+        t1_noise=0.034,
+        t1_level=1450,
+    ),
+)
+
+
+def resample(volume: np.ndarray, lattice: Lattice, affine: np.ndarray, shape: tuple, offsets: tuple = (0.0,)) -> np.ndarray:
+    """Linear interpolation of a patient-space volume on the voxels of `affine` (voxel to patient mm), zero outside.
+
+    `offsets` (in slices) are averaged: with more than one the slice gets a thickness. Returns float32 `shape`.
+    """
+    to_lattice = np.diag([*(1 / np.asarray(lattice.spacing)), 1.0])
+    to_lattice[:3, 3] = -np.asarray(lattice.origin) / lattice.spacing
+    result = np.zeros(shape, np.float32)
+    for offset in offsets:
+        total = to_lattice @ affine
+        start = total[:3, 3] + total[:3, 2] * offset
+        result += affine_transform(volume, total[:3, :3], start, shape, np.float32, order=1)
+    return result / np.float32(len(offsets))
+
+
+SLAB = (-1 / 3, 0.0, 1 / 3)
+
+
+def acquire_flair(signal: np.ndarray, scanner: Scanner, random: np.random.Generator) -> np.ndarray:
+    """Turn the noise-free signal on the scanner's grid into the stored image (uint16): blur, ghosts, bias, noise."""
+    signal = gaussian_filter(signal, (scanner.flair_blur, scanner.flair_blur, 0))
+    if random.random() < 0.15:
+        shift = int(random.uniform(0.25, 0.5) * signal.shape[1])
+        signal = signal + np.float32(random.uniform(0.015, 0.04)) * np.roll(signal, shift, axis=1)
+    return _stored(signal, scanner.flair_spacing, scanner.bias, scanner.flair_noise, scanner.flair_level, random)
+
+
+def acquire_t1(signal: np.ndarray, scanner: Scanner, random: np.random.Generator) -> np.ndarray:
+    """Turn the noise-free signal on the T1 grid into the stored image (uint16): bias and noise."""
+    return _stored(signal, (1.0, 1.0, 1.0), scanner.bias, scanner.t1_noise, scanner.t1_level, random)
+
+
+def _stored(
+    signal: np.ndarray, spacing: tuple, bias: float, noise: float, level: float, random: np.random.Generator
+) -> np.ndarray:
+    """Receive field, Rician noise and scaling; what both sequences have in common."""
+    grid = Lattice(signal.shape, (0.0, 0.0, 0.0), spacing)
+    signal = signal * np.exp(np.float32(bias) * random_field(random, grid, 75))
+    deviation = np.float32(noise * random.uniform(0.85, 1.15))
+    real = signal + deviation * random.standard_normal(signal.shape, dtype=np.float32)
+    imaginary = deviation * random.standard_normal(signal.shape, dtype=np.float32)
+    magnitude = np.sqrt(real**2 + imaginary**2)
+    return np.round(magnitude * np.float32(level * random.uniform(0.85, 1.15))).astype(np.uint16)

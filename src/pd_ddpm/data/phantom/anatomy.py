@@ -1,0 +1,98 @@
+"""One person's head: the template's maps warped, aged and sharpened on the working lattice."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from pd_ddpm.data.phantom.fields import Lattice, random_field, smooth_step
+from pd_ddpm.data.phantom.template import TemplateMaps
+
+# The head in the patient's own frame (mm, RAS, origin near the anterior commissure), neck included.
+LOWER, UPPER = (-86.0, -118.0, -104.0), (86.0, 94.0, 96.0)
+# MNI space is larger than a living head; the head must also fit the narrowest scanner's field of view (158 mm).
+MEAN_SCALE = 0.925
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Tissue fractions in [0, 1], distances in mm and places, all float32 (X, Y, Z) on `lattice` (patient mm)."""
+
+    lattice: Lattice
+    age: float
+    maps: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.maps[name]
+
+
+def individual_anatomy(template: TemplateMaps, random: np.random.Generator, resolution_mm: float) -> Anatomy:
+    """Draw one person; `age` in [0, 1] widens ventricles and sulci.
+
+    Besides the template's maps (see `build_template_maps`) the result holds `fluid`, the CSF fraction.
+    """
+    lattice = Lattice.covering(LOWER, UPPER, resolution_mm)
+    age = float(random.beta(2.2, 2.2))
+    coordinates = _warp(random, lattice)
+    _enlarge_ventricles(template, random, lattice, coordinates, age)
+    maps = {name: template.sample(name, coordinates) for name in template.maps}
+    _individual_tissues(random, lattice, maps, age)
+    return Anatomy(lattice, age, maps)
+
+
+def _warp(random: np.random.Generator, lattice: Lattice) -> np.ndarray:
+    """MNI coordinates (3, X, Y, Z) in mm of each voxel: affine part and two scales of smooth deformation."""
+    scale = MEAN_SCALE * (1 + 0.03 * random.standard_normal() + 0.015 * random.standard_normal(3))
+    # A wider head than this would leave the field of view of the narrowest scanner.
+    scale[0] = min(scale[0], 0.95)
+    angles = np.deg2rad(3) * random.standard_normal(3)
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    rotation = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    rotation = rotation @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    matrix = (rotation / scale[:, None]).astype(np.float32)
+    axes = lattice.axes()
+    coordinates = np.empty((3, *lattice.shape), np.float32)
+    for axis in range(3):
+        coordinates[axis] = sum(matrix[axis, other] * axes[other] for other in range(3))
+        coordinates[axis] += 2.2 * random_field(random, lattice, 45)
+        coordinates[axis] += 0.8 * random_field(random, lattice, 17)
+    return coordinates
+
+
+def _enlarge_ventricles(
+    template: TemplateMaps, random: np.random.Generator, lattice: Lattice, coordinates: np.ndarray, age: float
+) -> None:
+    """Pull the coordinates near the lateral ventricles towards them, in place, by up to 6 mm."""
+    distance = template.sample("ventricle", coordinates)
+    strength = np.float32(0.8 + 5.2 * age) * np.clip(1 + 0.25 * random_field(random, lattice, 30), 0.3, 1.6)
+    # Never past the far wall: a voxel that already is in the ventricle hardly moves.
+    shift = np.clip(np.minimum(strength * np.exp(-np.maximum(distance, 0) / 14), distance + 1), 0, None)
+    direction = np.gradient(gaussian_filter(distance, 2.0 / lattice.spacing[0]))
+    length = np.sqrt(sum(component**2 for component in direction)) + np.float32(1e-3)
+    for axis in range(3):
+        coordinates[axis] -= shift * direction[axis] / length
+
+
+def _individual_tissues(random: np.random.Generator, lattice: Lattice, maps: dict, age: float) -> None:
+    """Turn averaged probabilities into one brain's crisp tissues with its own sulci, in place; adds `fluid`."""
+    inside = smooth_step(maps["hull"], 2.0, 0.5)
+    fluid = np.clip(maps["brain"] - maps["grey"] - maps["white"], 0, 1)
+    outer = np.clip(inside - maps["brain"], 0, 1)
+    # An average of 152 brains hides the sulci; a random field decides where this one's are, age how wide.
+    sulci = np.exp((0.4 + 1.5 * age) + 0.8 * random_field(random, lattice, 4) + 0.5 * random_field(random, lattice, 11))
+    folds = np.exp(0.8 * random_field(random, lattice, 3.5))
+    power = np.float32(2.5)
+    grey = np.maximum(maps["grey"], 0) ** power * folds
+    white = np.maximum(maps["white"], 0) ** power
+    fluid = fluid**power * sulci * np.where(maps["ventricle"] < 2, np.float32(4), np.float32(1))
+    total = grey + white + fluid + np.float32(1e-4)
+    parenchyma = np.clip(maps["brain"], 0, 1)
+    maps["grey"] = grey / total * parenchyma
+    maps["white"] = white / total * parenchyma
+    maps["fluid"] = (fluid + np.float32(1e-4)) / total * parenchyma + outer
+    # The template's cerebellum is smooth: its folia lie parallel to the surface, a few millimetres apart.
+    phase = maps["hull"] * np.float32(2 * np.pi / 4.4) + 2.2 * random_field(random, lattice, 9)
+    fissures = np.maximum(np.cos(phase), 0) ** 2 * maps["cerebellum"] * maps["grey"]
+    fissures *= np.clip(0.28 + 0.14 * random_field(random, lattice, 7), 0, 0.6)
+    maps["grey"] -= fissures
+    maps["fluid"] += fissures

@@ -1,0 +1,223 @@
+"""Write a simulated cohort in the folder layout of the WMH challenge."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import label
+from scipy.special import ndtri
+
+from pd_ddpm.data.phantom.acquisition import SCANNERS, SLAB, Scanner, acquire_flair, acquire_t1, resample
+from pd_ddpm.data.phantom.anatomy import individual_anatomy
+from pd_ddpm.data.phantom.contrast import compose_flair, compose_t1
+from pd_ddpm.data.phantom.geometry import draw_motion, elastix_transform, flair_geometry, t1_geometry
+from pd_ddpm.data.phantom.lesions import LOAD_RANGE_ML, LOAD_SPREAD, MEDIAN_LOAD_ML, draw_lesions
+from pd_ddpm.data.phantom.raters import outline
+from pd_ddpm.data.phantom.template import TEMPLATE_FILE, build_template_maps
+from pd_ddpm.runtime.code_version import code_version
+from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.process_pool import in_processes
+
+SUMMARY = "simulated.json"
+IDS_PER_SITE = 50
+SECOND_RATER = Path("additional_annotations", "observer_o3")
+
+NOTICE = f"""\
+The images in this folder are simulated. No patient was scanned.
+
+They are derived from the ICBM 152 non-linear template, file {TEMPLATE_FILE}
+(with its grey and white matter maps), as distributed with nilearn. Its notice:
+
+Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
+University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose and
+without fee is hereby granted, provided that the above copyright notice appear in all copies. The authors and McGill
+University make no representations about the suitability of this software for any purpose. It is provided "as is"
+without express or implied warranty. The authors are not responsible for any data loss, equipment damage, property
+loss, or injury to subjects or patients resulting from the use or misuse of this software package.
+
+Please cite:
+Fonov V, Evans AC, Botteron K, Almli CR, McKinstry RC, Collins DL. Unbiased average age-appropriate atlases for
+pediatric studies. NeuroImage 54(1):313-327 (2011).
+Fonov VS, Evans AC, McKinstry RC, Almli CR, Collins DL. Unbiased nonlinear average age-appropriate brain templates
+from birth to adulthood. NeuroImage 47, Supplement 1:S102 (2009).
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What has to be simulated: everything a case depends on besides the package's version."""
+
+    scanner: Scanner
+    number: int
+    seed: int
+    resolution_mm: float
+
+    @property
+    def place(self) -> Path:
+        return Path("training", self.scanner.site, str(self.number))
+
+    def settings(self) -> dict:
+        return {
+            "case": self.number,
+            "site": self.scanner.site,
+            "seed": self.seed,
+            "resolution_mm": self.resolution_mm,
+            "code": code_version(__file__),
+        }
+
+    def random(self, purpose: int) -> np.random.Generator:
+        """Random stream of one part of the simulation, the same in whatever order the cases are made."""
+        return np.random.default_rng([self.seed, self.number, purpose])
+
+
+def simulate_cohort(
+    folder: Path,
+    cases_per_site: int,
+    seed: int,
+    resolution_mm: float = 1.5,
+    processes: int = 1,
+) -> list[Path]:
+    """Simulate a WMH challenge cohort of three scanners and return the case folders, in the order of their ids.
+
+    `resolution_mm` is the working lattice's voxel size: finer is sharper and slower (1.5 mm takes a few CPU seconds
+    per case). A case that is already there with the same seed and settings is kept, so that an interrupted run goes
+    on. Each case depends on its own id and the seed alone, not on `processes` (which are forked). `simulated.json`
+    is written last and describes the cohort: lesion volumes in ml, number of lesions, inter-rater Dice.
+
+    Raises ValueError for settings out of range and for a folder that holds cases of another, larger cohort.
+    """
+    folder = Path(folder)
+    if not 1 <= cases_per_site <= IDS_PER_SITE:
+        raise ValueError(f"cases_per_site must be 1 to {IDS_PER_SITE} (the challenge's ids), not {cases_per_site}")
+    if not 0.8 <= resolution_mm <= 4:
+        raise ValueError(f"resolution_mm must be 0.8 to 4, not {resolution_mm}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, but is {seed}")
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, not {processes}")
+    cases = [
+        Case(scanner, scanner.first_id + index, seed, float(resolution_mm))
+        for scanner in SCANNERS
+        for index in range(cases_per_site)
+    ]
+    _refuse_leftovers(folder, cases)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
+    missing = [case for case in cases if _summary_of(folder, case) is None]
+    if missing:
+        (folder / SUMMARY).unlink(missing_ok=True)
+        build_template_maps()  # before the processes are forked, which then share its memory and do not make it again
+        in_processes(partial(_simulate_case, folder), missing, processes, "simulating cases")
+    summary = {
+        "seed": seed,
+        "cases_per_site": cases_per_site,
+        "resolution_mm": float(resolution_mm),
+        "code": code_version(__file__),
+        "cases": [_summary_of(folder, case) for case in cases],
+    }
+    write_json(folder / SUMMARY, summary)
+    return [folder / case.place for case in cases]
+
+
+def _refuse_leftovers(folder: Path, cases: list[Case]) -> None:
+    """Raise ValueError if the folder holds cases that this cohort does not have."""
+    wanted = {folder / case.place for case in cases}
+    for mask in sorted(folder.glob("training/**/wmh.nii.gz")):
+        if mask.parent not in wanted and not mask.parent.name.startswith("."):
+            raise ValueError(f"{mask.parent} is not part of this cohort: remove it or choose an empty folder")
+
+
+def _summary_of(folder: Path, case: Case) -> dict | None:
+    """Summary of a finished case, or None if it is missing or was made with other settings."""
+    path = folder / case.place / SUMMARY
+    if not path.is_file():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    return summary if case.settings().items() <= summary.items() else None
+
+
+def _simulate_case(folder: Path, case: Case) -> None:
+    """Simulate one case and put its two folders in place, the one that marks it as finished last."""
+    scanner = case.scanner
+    anatomy = individual_anatomy(build_template_maps(), case.random(0), case.resolution_mm)
+    lesions = draw_lesions(anatomy, _load_ml(case), case.random(1))
+
+    geometry = case.random(2)
+    flair_to_patient = flair_geometry(scanner, geometry)
+    t1_to_patient = t1_geometry(scanner, geometry)
+    table = np.eye(4)
+    table[:3, 3] = geometry.normal(0, 8, 3)
+    flair_affine = table @ flair_to_patient
+    motion, found = draw_motion(flair_affine, scanner.flair_shape, geometry)
+    # The T1 scanner coordinates do not know that the patient has moved since the FLAIR.
+    t1_affine = motion.matrix() @ table @ t1_to_patient
+
+    noise = case.random(3)
+    slabs = [
+        resample(volume, anatomy.lattice, flair_to_patient, scanner.flair_shape, SLAB)
+        for volume in (
+            compose_flair(anatomy, lesions, scanner, noise),
+            lesions.visible(),
+            lesions.infarct,
+        )
+    ]
+    flair = acquire_flair(slabs[0], scanner, noise)
+    t1 = resample(compose_t1(anatomy, lesions, scanner, noise), anatomy.lattice, t1_to_patient, scanner.t1_shape)
+    t1 = acquire_t1(t1, scanner, noise)
+    first, second = (outline(*slabs[1:], scanner.flair_spacing, case.random(4 + rater)) for rater in range(2))
+
+    place, second_place = folder / case.place, folder / SECOND_RATER / case.place
+    with _replacing(place) as target, _replacing(second_place) as second_target:
+        _save(target / "pre" / "FLAIR.nii.gz", flair, flair_affine)
+        _save(target / "orig" / "3DT1.nii.gz", t1, t1_affine)
+        _save(target / "wmh.nii.gz", first.astype(np.float32), flair_affine)
+        _save(second_target / "result.nii.gz", second.astype(np.float32), flair_affine)
+        transform = elastix_transform(found, scanner.flair_shape, flair_affine)
+        (target / "orig" / "reg_3DT1_to_FLAIR.txt").write_text(transform, encoding="ascii")
+        voxel_ml = float(np.prod(scanner.flair_spacing)) / 1e3
+        overlap = 2 * np.sum((first == 1) & (second == 1)) / max(np.sum(first == 1) + np.sum(second == 1), 1)
+        summary = case.settings() | {
+            "lesion_volume_ml": round(float(np.sum(first == 1)) * voxel_ml, 3),
+            "other_pathology_volume_ml": round(float(np.sum(first == 2)) * voxel_ml, 3),
+            "lesions": int(label(first == 1, np.ones((3, 3, 3)))[1]),
+            "inter_rater_dice": round(float(overlap), 4),
+        }
+        write_json(target / SUMMARY, summary)
+
+
+def _load_ml(case: Case) -> float:
+    """Lesion load in ml: log-normal over the ids, spread evenly so that a small cohort has light and heavy cases."""
+    start = np.random.default_rng(case.seed).random()
+    rank = (case.number % IDS_PER_SITE) * len(SCANNERS) + SCANNERS.index(case.scanner)
+    golden_ratio = (np.sqrt(5) - 1) / 2
+    quantile = np.clip((start + rank * golden_ratio) % 1, 1e-6, 1 - 1e-6)
+    return float(np.clip(MEDIAN_LOAD_ML * np.exp(LOAD_SPREAD * ndtri(quantile)), *LOAD_RANGE_ML))
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write into, which takes the place of `folder` when all went well."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    # The challenge's images are compressed too; the fastest level costs least and is hardly larger.
+    with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as stream:
+        image.to_stream(stream)

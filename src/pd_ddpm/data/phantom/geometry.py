@@ -1,0 +1,125 @@
+"""Where the scans lie: oblique grids, the patient's motion between FLAIR and T1, and elastix's file about it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pd_ddpm.data.phantom.acquisition import Scanner
+
+# From nibabel's RAS millimetres to the LPS millimetres of ITK and elastix, and back.
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def flair_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
+    """Affine (4, 4) from FLAIR voxels to patient mm (RAS): axial slices (axes L, P, S), tilted as a technician would."""
+    pitch, roll, yaw = np.deg2rad([random.normal(-9, 4), random.normal(0, 2.5), random.normal(0, 2.5)])
+    centre = np.array([0.0, -13.0, 11.0]) + random.normal(0, [1.0, 3.0, 2.0])
+    directions = euler_matrix(pitch, roll, yaw) @ np.diag([-1.0, -1.0, 1.0])
+    return _centred_affine(directions, scanner.flair_spacing, scanner.flair_shape, centre)
+
+
+def t1_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
+    """Affine (4, 4) from T1 voxels to patient mm (RAS): sagittal 1 mm slices (axes P, I, R), almost straight."""
+    directions = euler_matrix(*np.deg2rad(random.normal(0, 1.5, 3)))
+    directions = directions @ np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    centre = np.array([0.0, -13.0, -3.0]) + random.normal(0, 1.5, 3)
+    return _centred_affine(directions, (1.0, 1.0, 1.0), scanner.t1_shape, centre)
+
+
+def _centred_affine(directions: np.ndarray, spacing: tuple, shape: tuple, centre: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = directions @ np.diag(spacing)
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
+    return affine
+
+
+def euler_matrix(angle_x: float, angle_y: float, angle_z: float) -> np.ndarray:
+    """Rotation (3, 3) from angles in radians in ITK's default order: about y first, then x, then z."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos([angle_x, angle_y, angle_z]), np.sin([angle_x, angle_y, angle_z])
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_x @ about_y
+
+
+@dataclass(frozen=True)
+class RigidMotion:
+    """Rotation by `angles` (radians, about x, y, z) around `centre`, then `translation`; mm, LPS as in ITK."""
+
+    angles: tuple[float, float, float]
+    translation: tuple[float, float, float]
+    centre: tuple[float, float, float]
+
+    def matrix(self) -> np.ndarray:
+        """The same motion as a matrix (4, 4) on RAS mm."""
+        motion = np.eye(4)
+        motion[:3, :3] = euler_matrix(*self.angles)
+        motion[:3, 3] = np.asarray(self.centre) + self.translation - motion[:3, :3] @ self.centre
+        return LPS @ motion @ LPS
+
+
+def draw_motion(flair_affine: np.ndarray, shape: tuple, random: np.random.Generator) -> tuple[RigidMotion, RigidMotion]:
+    """Motion of the patient from the FLAIR to the T1 scan (1-2 degrees, 1-3 mm), and what a registration finds of it.
+
+    The second differs from the first by about 0.3 mm, an error that a good registration leaves.
+    """
+    centre = (LPS @ flair_affine @ np.array([*((np.asarray(shape) - 1) / 2), 1.0]))[:3]
+    angles = _of_length(random, np.deg2rad(random.uniform(1, 2)))
+    translation = _of_length(random, random.uniform(1, 3))
+    found_angles = angles + np.deg2rad(0.07) * random.standard_normal(3)
+    found_translation = translation + 0.14 * random.standard_normal(3)
+    return (
+        RigidMotion(tuple(angles), tuple(translation), tuple(centre)),
+        RigidMotion(tuple(found_angles), tuple(found_translation), tuple(centre)),
+    )
+
+
+def _of_length(random: np.random.Generator, length: float) -> np.ndarray:
+    vector = random.standard_normal(3)
+    return vector / np.linalg.norm(vector) * length
+
+
+def elastix_transform(motion: RigidMotion, shape: tuple, flair_affine: np.ndarray) -> str:
+    """Text of an elastix EulerTransform parameter file: maps FLAIR (fixed) points to T1 (moving) points, LPS mm."""
+    to_lps = LPS @ flair_affine
+    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    # elastix lists the direction matrix column by column.
+    direction = (to_lps[:3, :3] / spacing).T.ravel()
+
+    def numbers(values, digits: int) -> str:
+        return " ".join(f"{value:.{digits}f}" for value in values)
+
+    return f"""\
+(Transform "EulerTransform")
+(NumberOfParameters 6)
+(TransformParameters {numbers([*motion.angles, *motion.translation], 6)})
+(InitialTransformParametersFileName "NoInitialTransform")
+(HowToCombineTransforms "Compose")
+
+// Image specific
+(FixedImageDimension 3)
+(MovingImageDimension 3)
+(FixedInternalImagePixelType "float")
+(MovingInternalImagePixelType "float")
+(Size {" ".join(map(str, shape))})
+(Index 0 0 0)
+(Spacing {numbers(spacing, 10)})
+(Origin {numbers(to_lps[:3, 3], 10)})
+(Direction {numbers(direction, 10)})
+(UseDirectionCosines "true")
+
+// EulerTransform specific
+(CenterOfRotationPoint {numbers(motion.centre, 10)})
+(ComputeZYX "false")
+
+// ResampleInterpolator specific
+(ResampleInterpolator "FinalBSplineInterpolator")
+(FinalBSplineInterpolationOrder 3)
+
+// Resampler specific
+(Resampler "DefaultResampler")
+(DefaultPixelValue 0.000000)
+(ResultImageFormat "nii.gz")
+(ResultImagePixelType "short")
+(CompressResultImage "false")
+"""

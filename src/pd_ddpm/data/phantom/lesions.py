@@ -1,0 +1,180 @@
+"""White matter hyperintensities, infarcts and small vessel spaces of one person."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pd_ddpm.data.phantom.anatomy import Anatomy
+from pd_ddpm.data.phantom.fields import Lattice, random_field, sigmoid, smooth_step
+
+MEDIAN_LOAD_ML, LOAD_SPREAD, LOAD_RANGE_ML = 15.0, 0.9, (2.5, 70.0)
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Fractions of each voxel in [0, 1], float32 (X, Y, Z) on the anatomy's lattice.
+
+    `white_matter` is the lesion itself, `contrast` the same weighted by how bright it is (1 = typical), `halo` the
+    faintly changed tissue around it. `infarct` is other pathology, of which `cavity` is filled with fluid.
+    `spaces` are enlarged perivascular spaces.
+    """
+
+    white_matter: np.ndarray
+    contrast: np.ndarray
+    halo: np.ndarray
+    infarct: np.ndarray
+    cavity: np.ndarray
+    spaces: np.ndarray
+
+    def visible(self) -> np.ndarray:
+        """What a rater goes by: the lesion's fraction of the voxel, counting less where the lesion is faint."""
+        return 0.55 * self.white_matter + 0.45 * self.contrast
+
+
+def draw_lesions(anatomy: Anatomy, load_ml: float, random: np.random.Generator) -> Lesions:
+    """Place lesions of about `load_ml` in all: caps and bands at the ventricles, the rest in the deep white matter."""
+    share = float(random.beta(6, 2.4))
+    periventricular, halo = _periventricular(anatomy, share * load_ml, random)
+    white_matter, contrast = _deep(anatomy, (1 - share) * load_ml, periventricular, random)
+    infarct, cavity = _other_pathology(anatomy, random)
+    spaces = _perivascular_spaces(anatomy, random)
+    return Lesions(white_matter * (1 - infarct), contrast * (1 - infarct), halo * (1 - infarct), infarct, cavity, spaces)
+
+
+def _periventricular(anatomy: Anatomy, volume_ml: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Lesion and halo fractions: a noisy distance to the ventricles, cut where the volume is right."""
+    lattice, distance = anatomy.lattice, anatomy["ventricle"]
+    reach = np.float32(3.8 + 0.42 * np.sqrt(volume_ml))
+    x = lattice.axes()[0]
+    score = 0.75 * random_field(random, lattice, 11) + 0.6 * random_field(random, lattice, 5.5)
+    score += 0.35 * random_field(random, lattice, 3)
+    score += random.normal(1.7, 0.35) * anatomy["frontal_cap"] + random.normal(1.5, 0.35) * anatomy["occipital_cap"]
+    score += random.normal(0.8, 0.4) * anatomy["band"] + random.normal(0, 0.4) * x / 60
+    # Without this term the caps of both sides meet in the corpus callosum.
+    score -= 2.6 * anatomy["midline"] + 1.2 * anatomy["tract"] + 1.5 * smooth_step(anatomy["deep_grey"], 0.1, 0.6)
+    score = reach * score - np.maximum(distance, 0)
+    place = anatomy["white"] * anatomy["cerebrum"] * smooth_step(anatomy["cortex"], 2.0, 4.5)
+    place *= smooth_step(distance, -1.0, 0.0) * smooth_step(distance, 45, 30)
+    border = np.float32(random.uniform(0.5, 0.9) + 0.14 * np.sqrt(volume_ml))
+    threshold = _threshold_for_volume(score, place, border, volume_ml / np.prod(lattice.spacing) * 1e3)
+    lesion = sigmoid((score - threshold) / border) * place
+    halo = sigmoid((score - threshold + 3.2) / 1.8) * place
+    return lesion, halo
+
+
+def _threshold_for_volume(score: np.ndarray, place: np.ndarray, border: float, voxels: float) -> float:
+    """Threshold at which the soft lesion fills as many voxels as wanted, by bisection."""
+    candidates = place > 0.05
+    score, place = score[candidates], place[candidates]
+    low, high = float(score.min()), float(score.max())
+    for _ in range(25):
+        middle = 0.5 * (low + high)
+        if float((sigmoid((score - middle) / border) * place).sum(dtype=np.float64)) > voxels:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+def _deep(
+    anatomy: Anatomy, volume_ml: float, periventricular: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add lesions away from the ventricles; returns fraction and brightness-weighted fraction of all lesions."""
+    lattice, distance = anatomy.lattice, anatomy["ventricle"]
+    place = anatomy["white"] * smooth_step(anatomy["cortex"], 1.5, 4.0) * anatomy["cerebrum"]
+    upper = 0.12 + 0.88 * smooth_step(lattice.axes()[2], -2, 14)
+    weight = place * upper * (distance > 4) * np.exp(-np.maximum(distance, 0) / 25)
+    weight *= (1 - anatomy["midline"]) * (1 - 0.7 * anatomy["tract"])
+    weight *= np.clip(1 + 0.6 * random_field(random, lattice, 30), 0.05, None)
+    pons = anatomy["brainstem"] * anatomy["white"] * (random.random() < 0.3) * 0.4
+    weight = np.where(place > 0.6, weight, 0) + np.where(pons > 0.2, pons, 0) * 0.15
+    volumes = _deep_volumes(volume_ml * 1e3, random)
+    positions = _draw_positions(weight, len(volumes), random)
+    lesion, contrast = periventricular.copy(), periventricular * np.float32(random.uniform(0.88, 1.08))
+    allowed = np.clip(place + pons * 2, 0, 1)
+    for volume, position in zip(volumes, positions, strict=True):
+        radius = (volume * 3 / (4 * np.pi)) ** (1 / 3)
+        box, depth = rough_ellipsoid(lattice, position, radius, random)
+        blob = sigmoid(depth / 0.55) * allowed[box]
+        # Faint lesions are what raters disagree on.
+        brightness = np.float32(random.uniform(0.6, 1.08))
+        lesion[box] = np.maximum(lesion[box], blob)
+        contrast[box] = np.maximum(contrast[box], blob * brightness)
+    return lesion, contrast
+
+
+def _deep_volumes(total: float, random: np.random.Generator) -> np.ndarray:
+    """Log-normal lesion volumes in mm3 that add up to about `total`, at least 4 and at most 60 lesions."""
+    median = 45 * max(total / 3000, 0.8) ** 0.5
+    drawn = np.clip(median * np.exp(1.15 * random.standard_normal(60)), 12, 3000)
+    count = int(np.clip(np.searchsorted(np.cumsum(drawn), total) + 1, 4, len(drawn)))
+    return drawn[:count]
+
+
+def _draw_positions(weight: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Voxel indices (count, 3) drawn with probability proportional to `weight`."""
+    cumulative = np.cumsum(weight.ravel(), dtype=np.float64)
+    drawn = np.searchsorted(cumulative, random.random(count) * cumulative[-1], side="right")
+    return np.stack(np.unravel_index(np.minimum(drawn, weight.size - 1), weight.shape), axis=1)
+
+
+def rough_ellipsoid(
+    lattice: Lattice, voxel: np.ndarray, radius: float, random: np.random.Generator, roughness: float = 0.28
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Blob of about `radius` mm around a voxel: its box in the lattice and the depth in mm below its rough surface."""
+    axes_ratio = np.exp(0.25 * random.standard_normal(3))
+    semi_axes = radius * axes_ratio / np.prod(axes_ratio) ** (1 / 3)
+    angles = random.uniform(0, np.pi, 2)
+    jitter = random.uniform(-0.5, 0.5, 3)
+    reach = np.ceil((1.5 * semi_axes.max() + 2) / np.asarray(lattice.spacing)).astype(int)
+    low = np.maximum(voxel - reach, 0)
+    high = np.minimum(voxel + reach + 1, lattice.shape)
+    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+    x, y, z = np.meshgrid(
+        *[
+            (np.arange(start, stop) - centre - offset) * step
+            for start, stop, centre, offset, step in zip(low, high, voxel, jitter, lattice.spacing, strict=True)
+        ],
+        indexing="ij",
+    )
+    x, y = x * np.cos(angles[0]) - y * np.sin(angles[0]), x * np.sin(angles[0]) + y * np.cos(angles[0])
+    y, z = y * np.cos(angles[1]) - z * np.sin(angles[1]), y * np.sin(angles[1]) + z * np.cos(angles[1])
+    depth = 1 - np.sqrt((x / semi_axes[0]) ** 2 + (y / semi_axes[1]) ** 2 + (z / semi_axes[2]) ** 2)
+    local = Lattice(depth.shape, (0.0, 0.0, 0.0), lattice.spacing)
+    rough = random_field(random, local, max(0.7 * radius, 1.5))
+    return box, (depth * radius + roughness * radius * rough).astype(np.float32)
+
+
+def _other_pathology(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Infarct and cavity fractions: about a third of the people have one, cortical or lacunar."""
+    lattice = anatomy.lattice
+    infarct, cavity = np.zeros(lattice.shape, np.float32), np.zeros(lattice.shape, np.float32)
+    kind = random.random()
+    if kind > 0.36:
+        return infarct, cavity
+    parenchyma = np.clip(anatomy["grey"] + anatomy["white"], 0, 1)
+    z = lattice.axes()[2]
+    if kind < 0.19:
+        near_surface = (anatomy["hull"] < -4) & (anatomy["hull"] > -10) & (z > -20)
+        weight = anatomy["grey"] * anatomy["cerebrum"] * near_surface * (1 - anatomy["midline"])
+        radii = [float(np.clip(12 * np.exp(0.35 * random.standard_normal()), 6, 20))]
+    else:
+        weight = (anatomy["deep_grey"] + 0.3 * anatomy["tract"]) * parenchyma * (anatomy["ventricle"] > 4)
+        radii = np.clip(4.5 * np.exp(0.25 * random.standard_normal(random.integers(1, 4))), 3.0, 8).tolist()
+    for radius, position in zip(radii, _draw_positions(weight, len(radii), random), strict=True):
+        box, depth = rough_ellipsoid(lattice, position, radius, random, roughness=0.45)
+        infarct[box] = np.maximum(infarct[box], sigmoid(depth / 0.6) * parenchyma[box])
+        # The centre of an old infarct is a hole filled with fluid, its border a bright scar.
+        share = random.uniform(0.0, 1.0) if kind < 0.19 else random.uniform(0.7, 1.0)
+        cavity[box] = np.maximum(cavity[box], sigmoid((depth - 0.3 * radius) / 0.6) * share * parenchyma[box])
+    return infarct, cavity
+
+
+def _perivascular_spaces(anatomy: Anatomy, random: np.random.Generator) -> np.ndarray:
+    """Fractions of about 25 thin fluid-filled tubes and dots, most of them in the basal ganglia."""
+    spaces = np.zeros(anatomy.lattice.shape, np.float32)
+    weight = anatomy["deep_grey"] + 0.06 * anatomy["white"] * (anatomy["cortex"] > 3)
+    for position in _draw_positions(weight, int(random.poisson(25)), random):
+        box, depth = rough_ellipsoid(anatomy.lattice, position, float(random.uniform(0.6, 1.2)), random)
+        spaces[box] = np.maximum(spaces[box], sigmoid(depth / 0.5))
+    return spaces

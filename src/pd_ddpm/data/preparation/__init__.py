@@ -1,0 +1,1 @@
+"""Preprocessing: one grid per case, a brain mask, normalised intensities."""

@@ -1,0 +1,66 @@
+"""Resample an image onto the grid of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid
+from pd_ddpm.data.nifti.read import read_image
+from pd_ddpm.data.preparation.transforms import read_transform
+
+Interpolator = Literal["linear", "bspline"]
+
+_INTERPOLATORS = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}
+
+
+def resample_to(
+    reference: str | Path | nib.Nifti1Image,
+    moving: str | Path | nib.Nifti1Image,
+    transform: str | Path | None = None,
+    interpolator: Interpolator = "linear",
+) -> np.ndarray:
+    """Resample an image onto the grid of another: float32 array of the reference's shape (H, W, D), 0 outside.
+
+    `transform` maps points of the reference to points of the moving image; without one the headers decide. An image
+    that is on the grid already is returned unchanged.
+
+    Raises ImageError for files that cannot be used, ValueError for an unknown interpolator.
+    """
+    if interpolator not in _INTERPOLATORS:
+        raise ValueError(f"interpolator: {interpolator!r} is unknown; use {' or '.join(_INTERPOLATORS)}.")
+    reference = reference if isinstance(reference, nib.Nifti1Image) else read_image(reference)
+    moving = moving if isinstance(moving, nib.Nifti1Image) else read_image(moving)
+    if transform is None and _same_grid(reference, moving):
+        return np.asarray(moving.dataobj).astype(np.float32)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(_as_sitk(np.zeros(reference.shape, np.uint8), reference.affine))
+    resampler.SetInterpolator(_INTERPOLATORS[interpolator])
+    resampler.SetTransform(sitk.Transform(3, sitk.sitkIdentity) if transform is None else read_transform(transform))
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    resampler.SetDefaultPixelValue(0)
+    resampled = resampler.Execute(_as_sitk(np.asarray(moving.dataobj).astype(np.float32), moving.affine))
+    return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampled).T)
+
+
+def _as_sitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    # Voxels come through nibabel, whose reading is checked; NIfTI's RAS frame becomes ITK's LPS frame.
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def _same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> bool:
+    try:
+        check_same_grid(a, b, ("a", "b"))
+    except ImageError:
+        return False
+    return True

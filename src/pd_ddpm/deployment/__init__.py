@@ -1,0 +1,1 @@
+"""Trained methods outside the workflow: bundles, prediction of single scans, export formats."""

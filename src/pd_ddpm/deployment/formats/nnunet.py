@@ -1,0 +1,41 @@
+"""Masks as `nnUNetv2_predict` leaves them, and the folds on which nnU-Net can be trained to be compared with.
+
+Source: nnU-Net v2's documentation of its data sets (dataset.json) and of splits of one's own (splits_final.json).
+"""
+
+import pandas as pd
+
+from pd_ddpm.deployment.formats.layout import Layout
+from pd_ddpm.deployment.formats.predictions import Predictions
+
+
+def layout(predictions: Predictions, label: str) -> Layout:
+    """`{case}.nii.gz` (1 is `label`), dataset.json, and splits_final.json with one entry for each split, in their order.
+
+    A split's test cases are in neither of its lists.
+    """
+    return Layout(
+        images={prediction.case: {f"{prediction.case}.nii.gz": "mask"} for prediction in predictions.cases},
+        documents={
+            "dataset.json": {
+                "name": predictions.dataset,
+                "channel_names": {str(number): name for number, name in enumerate(predictions.channels)},
+                "labels": {"background": 0, label: 1},
+                "numTraining": int(predictions.splits["case"].nunique()),
+                "file_ending": ".nii.gz",
+            },
+            "splits_final.json": [
+                {"train": _cases(rows, "train"), "val": _cases(rows, "validation")}
+                for _, rows in predictions.splits.groupby("split")
+            ],
+        },
+    )
+
+
+def splits_without_validation(predictions: Predictions) -> list[int]:
+    """Those that nnU-Net cannot be trained on, because it validates after every epoch."""
+    return [int(split) for split, rows in predictions.splits.groupby("split") if not _cases(rows, "validation")]
+
+
+def _cases(rows: pd.DataFrame, role: str) -> list[str]:
+    return sorted(rows.loc[rows["role"] == role, "case"])

@@ -1,0 +1,1 @@
+"""The diffusion process: mask coding, noise, schedule, denoiser, start, sampler."""

@@ -1,0 +1,1 @@
+"""The claims of the PD-DDPM paper, tested on our own scores."""

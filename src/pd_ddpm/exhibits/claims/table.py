@@ -1,0 +1,63 @@
+"""Table of the claims and their verdicts."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from pd_ddpm.evaluation.scores import per_case
+from pd_ddpm.exhibits.claims.catalogue import all_claims
+from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Evidence, Roles, plain_number
+from pd_ddpm.exhibits.document import Document, Part
+from pd_ddpm.exhibits.tables.cells import interval
+
+
+def claims(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, printed: pd.DataFrame) -> pd.DataFrame:
+    """The paper's claims, a row each, tested on score rows and ensemble rows (an empty frame if there are none).
+
+    Columns: claim, statement, paper (where it is made), effect (mean over cases), effect_low, effect_high (95 %),
+    effect_paper (from the paper's printed values, where they give it), unit, cases, verdict ("holds", "does not hold",
+    "undecided at this scale", "not run"), detail (what was compared). How a verdict is reached: see the module docstring.
+    """
+    evidence = Evidence(per_case(scores), ensembles, roles)
+    return pd.DataFrame([claim.row(evidence) for claim in all_claims(printed)])
+
+
+def claims_document(table: pd.DataFrame, remark: str) -> Document:
+    """The table of claims for reading."""
+    rows = [row for _, row in table.iterrows()]
+    shown = pd.DataFrame(
+        {
+            "Claim": table["statement"],
+            "Paper": table["paper"],
+            "Verdict": table["verdict"],
+            "Effect (95 %)": [_effect_text(row) for row in rows],
+            "[paper's]": ["" if pd.isna(row["effect_paper"]) else f"[{plain_number(row['effect_paper'])}]" for row in rows],
+            "Unit": table["unit"],
+            "Cases": table["cases"],
+            "What was compared": table["detail"],
+        }
+    )
+    counts = table["verdict"].value_counts()
+    tally = ", ".join(f"{verdict}: {counts.get(verdict, 0)}" for verdict in (HOLDS, FAILS, UNDECIDED, NOT_RUN))
+    notes = [
+        f"Of {len(table)} claims — {tally}.",
+        "A claim is one number per case, its effect. Holds: the whole 95 % interval of the mean effect lies on the claimed "
+        "side. Does not hold: all of it lies on the other side, or the claim says something else besides that is not so. "
+        "Undecided: the interval reaches over the bound; that does not mean that there is no effect, only that these cases "
+        "cannot tell. Not run: a method that the claim compares is not among those that were run, or has no scores. The bound "
+        "is zero (for a ratio: one) where the claim names no other.",
+        "The interval is Student's t over cases, not the bootstrap of the other tables: with a handful of cases the bootstrap "
+        "is too narrow. Cases vary in it, trainings do not; several seeds are averaged. Claims are not corrected for their "
+        "number: of 40 claims without any effect, one would be found to hold.",
+        "[paper's]: the same effect from the paper's printed means; it prints neither intervals nor scores of single cases.",
+    ]
+    left = ("Paper", "Verdict", "Unit", "What was compared")
+    return Document("The paper's claims, tested", remark, [Part("Claims", shown, notes, left)])
+
+
+def _effect_text(row: Mapping[str, float]) -> str:
+    if pd.isna(row["effect"]):
+        return ""
+    if pd.isna(row["effect_low"]):
+        return plain_number(row["effect"])
+    return f"{plain_number(row['effect'])} {interval(plain_number(row['effect_low']), plain_number(row['effect_high']))}"

@@ -1,0 +1,70 @@
+"""Figure 3 of PD-DDPM: Dice and uncertainty against T'."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pd_ddpm.evaluation.scores import of_method, per_case
+from pd_ddpm.exhibits.figures import style
+
+
+def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping[str, str]) -> pd.DataFrame:
+    """What Fig. 3 of PD-DDPM shows: a row per method, `t_start` filled for those on the curve (method -> T').
+
+    Dice of the ensemble and uncertainty (mean variance of the members in the brain), each with the standard error over cases.
+    Raises ValueError if a method has no score.
+    """
+    cases = per_case(scores)
+    rows = []
+    for method, label in labels.items():
+        shown = of_method(cases, method)
+        rows.append(
+            {
+                "label": label,
+                "method": method,
+                "t_start": curve.get(method),
+                "dice": shown["dice"].mean(),
+                "dice_standard_error": shown["dice"].sem(),
+                "uncertainty": shown["uncertainty"].mean(),
+                "uncertainty_standard_error": shown["uncertainty"].sem(),
+                "network_evaluations": shown["network_evaluations"].mean(),
+                "cases": len(shown),
+            }
+        )
+    return pd.DataFrame(rows).astype({"t_start": "Int64"})
+
+
+def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figure:
+    """Dice and uncertainty against T' (PD-DDPM Fig. 3), with the methods that have no T' as level lines.
+
+    papers_best: the T' that the paper found best; remark: what data and scale the numbers are of.
+    """
+    style.apply()
+    curve = numbers[numbers["t_start"].notna()].sort_values("t_start")
+    levels = numbers[numbers["t_start"].isna()]
+    figure, axes = plt.subplots(2, 1, sharex=True, figsize=(4.4, 4.8), height_ratios=(3, 2), layout="constrained")
+    label = curve["label"].iloc[0]
+    looks = style.looks([label, *levels["label"]])
+    colour = looks[label].colour
+    t = curve["t_start"].astype(float)
+    for axis, name, scale in zip(axes, ("dice", "uncertainty"), (1, 1000), strict=True):
+        middle, spread = scale * curve[name], scale * curve[f"{name}_standard_error"].fillna(0)
+        axis.fill_between(t, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(t, middle, marker=looks[label].marker, color=colour, label=label)
+        for _, level in levels.dropna(subset=[name]).iterrows():
+            look = looks[level["label"]]
+            axis.axhline(scale * level[name], label=level["label"], color=look.colour, linestyle=look.line)
+        axis.axvline(papers_best, color="grey", linewidth=0.8, label=f"best in the paper: {papers_best:g}")
+    best = curve.loc[curve["dice"].idxmax()]
+    star = {"marker": "*", "markersize": 13, "color": colour, "markeredgecolor": "white", "linestyle": "none"}
+    axes[0].plot(float(best["t_start"]), best["dice"], label=f"best here: {best['t_start']}", **star)
+    axes[0].set_ylabel("Dice")
+    axes[1].set_ylabel("Uncertainty (variance\nin the brain, $10^{-3}$)")
+    axes[1].set_ylim(bottom=0)
+    axes[1].set_xlabel("T', noising steps of the pre-segmentation")
+    axes[0].set_title(f"{remark}; bands: standard error over cases", fontsize="small", loc="left")
+    figure.align_ylabels(axes)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    return figure

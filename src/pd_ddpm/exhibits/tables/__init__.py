@@ -1,0 +1,1 @@
+"""Tables: the numbers of each, and the same as HTML, Markdown and LaTeX."""

@@ -1,0 +1,80 @@
+"""How good the probabilities and the spread of each method are, beside how well human raters agree. Not in the paper."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from pd_ddpm.evaluation.probability_scores import CALIBRATION_BINS
+from pd_ddpm.evaluation.scores import of_method, per_case
+from pd_ddpm.exhibits.document import Document, Part
+from pd_ddpm.exhibits.tables.cells import mean_and_deviation
+
+MEASURES = {
+    "ece": "ECE",
+    "brier": "Brier",
+    "error_auroc_variance": "Error AUROC, variance",
+    "error_auroc_predictive": "Error AUROC, p(1−p)",
+    "ged_squared": "GED²",
+    "uncertainty": "Uncertainty",
+    "dice": "Dice",
+}
+SMALL = {"ece", "brier", "uncertainty"}  # shown in thousandths
+INTER_RATER = "Inter-rater"
+
+
+def uncertainty_table(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """A row per method in the order of `labels` (method -> name), then one of the raters among themselves.
+
+    Mean and standard deviation over cases (n - 1) of expected calibration error, Brier score, both AUROCs of error
+    detection, squared generalised energy distance, uncertainty and Dice; empty where undefined. The row "Inter-rater" holds
+    the mean Dice over pairs of raters under `dice`, over the cases that have several; it is missing if no case has.
+    """
+    cases = per_case(scores)
+    rows = []
+    for method, label in labels.items():
+        of_this = of_method(cases, method)
+        row = {"method": label, "cases": len(of_this), "samples": of_this["samples"].max(), "raters": of_this["raters"].max()}
+        for name in MEASURES:
+            row |= {name: of_this[name].mean(), f"{name}_sd": of_this[name].std(ddof=1)}
+        rows.append(row)
+    agreement = cases.groupby("case")[["interrater_dice", "raters"]].mean().dropna(subset=["interrater_dice"])
+    if len(agreement):
+        dice = agreement["interrater_dice"]
+        row = {"method": INTER_RATER, "cases": len(dice), "samples": np.nan, "raters": agreement["raters"].max()}
+        rows.append(row | {"dice": dice.mean(), "dice_sd": dice.std(ddof=1)})
+    return pd.DataFrame(rows).astype({"samples": "Int64", "raters": "Int64"})
+
+
+def uncertainty_document(table: pd.DataFrame, margin_mm: float, remark: str, bins: int = CALIBRATION_BINS) -> Document:
+    """The table for reading. margin_mm: how far beyond the brain the region reaches; bins: of the calibration error."""
+    shown = pd.DataFrame({"Method": table["method"]})
+    shown["Cases"] = table["cases"]
+    shown["K"] = ["" if pd.isna(samples) else str(samples) for samples in table["samples"]]
+    for name, heading in MEASURES.items():
+        scale, digits, unit = (1000, 2, " [10⁻³]") if name in SMALL else (1, 3, "")
+        rows = [row for _, row in (table[[name, f"{name}_sd"]] * scale).iterrows()]
+        shown[heading + unit] = ["" if pd.isna(row[name]) else mean_and_deviation(row, name, digits) for row in rows]
+    notes = [
+        "Mean ± standard deviation over test cases; empty: undefined for this row. The paper prints none of these but the "
+        "uncertainty, in its Figure 3.",
+        f"Region of the first four: the brain mask and {margin_mm:g} mm around it, without label 2 (other pathology). Nearly "
+        "all of its voxels are easy background, which makes ECE and Brier small and AUROC high: compare the rows with each "
+        "other, not with other work.",
+        f"ECE, expected calibration error: how far the mean probability is from the share of lesion, in {bins} bins of equal "
+        "width, averaged over voxels. Brier: mean squared difference of probability and truth. Lower is better for both.",
+        "Error AUROC: the chance that a wrong voxel of the mask is given more uncertainty than a right one; 0.5 is chance, 1 "
+        "perfect. By the variance of the members, which needs two or more; and by p(1−p) of the mean probability p, which "
+        "every method has: only the latter compares a single network with an ensemble.",
+        "GED², squared generalised energy distance (Kohl et al. 2018) between the members, each cut at 0.5, and all raters, "
+        "with distance 1 − Jaccard: 0 if the members vary as the raters do. It is taken over all pairs of K members, a member "
+        "with itself included, which adds the mean distance between members divided by K: the smaller K, the larger GED². ECE, "
+        "too, is larger for few members that are nearly binary (K + 1 levels of probability). Compare rows of equal K only.",
+        "Uncertainty: variance of the members, mean over the brain. It is not better when high or low.",
+        f"{INTER_RATER}: Dice between raters, mean over their pairs: how well the raters agree with each other. It is no "
+        "upper bound of a method's Dice, since methods learn from, and are scored against, one reference only.",
+    ]
+    counts = table.loc[table["method"] == INTER_RATER, "cases"]
+    if len(counts) and counts.item() != table["cases"].max():
+        notes.append(f"Only {counts.item()} cases have more than one rater: their Dice and GED² are those of these cases.")
+    return Document("Uncertainty, calibration and agreement with raters", remark, [Part("Per method", shown, notes)])

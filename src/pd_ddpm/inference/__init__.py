@@ -1,0 +1,1 @@
+"""Inference: segmenters, ensembles, cases, stored predictions."""

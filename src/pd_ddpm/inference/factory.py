@@ -1,0 +1,39 @@
+"""A method's settings and its trained model to a segmenter."""
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from pd_ddpm.config.methods import chain_steps
+from pd_ddpm.diffusion.samplers import ancestral, ddim
+from pd_ddpm.diffusion.starts import LearnedPriorStart, NoiseStart, PresegmentationStart
+from pd_ddpm.inference.segmenters import (
+    DeterministicSegmenter,
+    DiffusionSegmenter,
+    DropoutSegmenter,
+    LatentSegmenter,
+    Segmenter,
+)
+
+
+def segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
+    """The segmenter of these method settings (one entry of `methods` in the configuration) over its trained model."""
+    if settings["segmenter"] == "deterministic":
+        return DeterministicSegmenter(model)
+    if settings["segmenter"] == "dropout":
+        return DropoutSegmenter(model, members=settings["pool"])
+    if settings["segmenter"] == "latent":
+        return LatentSegmenter(model, members=settings["pool"])
+    t_start = settings["t_start"]
+    start = {
+        "noise": lambda: NoiseStart(t_start),
+        "presegmentation": lambda: PresegmentationStart(t_start, model.schedule, model.coding),
+        "learned_prior": lambda: LearnedPriorStart(t_start, model),
+    }[settings["start"]]()
+    sampler = {
+        "ancestral": partial(ancestral, variance=settings.get("variance")),
+        "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
+    }[settings["sampler"]]
+    steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
+    return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, members=settings["pool"])

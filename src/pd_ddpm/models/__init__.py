@@ -1,0 +1,1 @@
+"""Networks, their construction from the configuration, and their weights."""

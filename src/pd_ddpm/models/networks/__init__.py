@@ -1,0 +1,1 @@
+"""Network architectures. They know nothing of diffusion, of the configuration or of files."""

@@ -1,1 +1,0 @@
-"""Networks: images in, images out. They know nothing of diffusion, of the configuration or of files."""

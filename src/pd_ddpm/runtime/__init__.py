@@ -1,0 +1,1 @@
+"""What every job needs: files, logging, devices, memory, processes, provenance. Imports nothing else of the package."""

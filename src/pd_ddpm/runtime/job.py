@@ -1,0 +1,34 @@
+"""Run a script as a workflow job: log file, one-sentence errors, exit code."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pd_ddpm.runtime.progress import log
+
+
+def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
+    """Call `main` as a workflow job: messages to the console and to the log file, an error as one sentence and exit code 1.
+
+    The sentence names the file that holds the whole traceback.
+    """
+    Path(log_file).write_text("", encoding="utf-8")
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(log_file, "a", "utf-8", errors="backslashreplace")],
+    )
+    logging.captureWarnings(True)
+    try:
+        main(**arguments)
+    except Exception as error:
+        # A full disk must not hide what it has led to.
+        with suppress(OSError), Path(log_file).open("a", encoding="utf-8", errors="backslashreplace") as traceback_file:
+            traceback.print_exc(file=traceback_file)
+        log.error("%s: %s\n  (traceback: %s)", type(error).__name__, error, log_file)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Training: patches, objectives, the training loop, saved states."""

@@ -1,0 +1,42 @@
+"""A network's settings to what is minimised and how."""
+
+from typing import Any
+
+from pd_ddpm.training.objectives.base import Objective
+from pd_ddpm.training.objectives.denoising import Denoising
+from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
+from pd_ddpm.training.objectives.segmentation import CrossEntropy
+from pd_ddpm.training.objectives.tdpm import TruncatedDiffusion
+from pd_ddpm.training.patches import PatchSettings
+from pd_ddpm.training.settings import TrainingSettings
+
+
+def objective(settings: dict[str, Any]) -> Objective:
+    """The objective of these network settings."""
+    if settings["architecture"] == "denoising_unet":
+        return Denoising(settings["t_max"], settings["mask_loss"])
+    if settings["architecture"] == "truncated_denoising_unet":
+        return TruncatedDiffusion(
+            settings["t_max"],
+            settings["mask_loss"],
+            generator_factor=settings["generator_learning_rate"] / settings["learning_rate"],
+            discriminator_factor=settings["discriminator_learning_rate"] / settings["learning_rate"],
+            gradient_penalty=settings["gradient_penalty"],
+            penalty_every=settings["penalty_every"],
+            warm_up=settings["warm_up"],
+        )
+    if settings["architecture"] == "probabilistic_unet":
+        return EvidenceLowerBound(settings["kl_weight"])
+    return CrossEntropy(settings["dice_weight"])
+
+
+def training_settings(settings: dict[str, Any]) -> TrainingSettings:
+    """The optimisation of these network settings."""
+    patches = PatchSettings(
+        crop=tuple(settings["crop"]),
+        lesion_share=settings["lesion_share"],
+        flip=tuple(settings["flip"]),
+        intensity_jitter=settings["intensity_jitter"],
+    )
+    names = TrainingSettings.__dataclass_fields__.keys() & settings.keys()
+    return TrainingSettings(**{name: settings[name] for name in names}, patches=patches)

@@ -1,0 +1,1 @@
+"""Training objectives: the loss of a batch and the estimates that validation scores."""

@@ -1,0 +1,26 @@
+"""Settings of a training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pd_ddpm.training.patches import PatchSettings
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is fitted; the meaning of each is in config/schema.yaml."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    learning_rate_decay: Literal["none", "cosine"]
+    weight_decay: float
+    gradient_clip: float | None
+    ema_decay: float
+    weights: Literal["raw", "ema"]
+    select: Literal["best", "last"]
+    validate_every: int
+    validation_slices: int
+    patches: PatchSettings
+    early_levels: Sequence[float] = ()

@@ -1,0 +1,301 @@
+"""The configuration: the paper's numbers, what a name means, and what a wrong key says."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pd_ddpm.config import methods, resolve, validate
+
+CONFIG = Path(__file__).parents[2] / "config"
+BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
+
+
+def merged(base: dict, over: dict) -> dict:
+    result = deepcopy(base)
+    for key, value in over.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+    return result
+
+
+@pytest.fixture
+def paper() -> dict:
+    return yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def demo(paper: dict) -> dict:
+    return merged(paper, yaml.safe_load((CONFIG / "demo.yaml").read_text(encoding="utf-8")))
+
+
+def test_all_shipped_configurations_are_valid(paper: dict, demo: dict) -> None:
+    validate.check(paper)
+    validate.check(demo)
+    validate.check(merged(demo, yaml.safe_load((CONFIG / "open_ms.example.yaml").read_text(encoding="utf-8"))))
+
+
+def test_the_configuration_holds_the_papers_numbers(paper: dict) -> None:
+    denoiser = resolve.network(paper, "denoiser")
+    assert (denoiser["T"], denoiser["schedule"], denoiser["channels"], denoiser["heads"]) == (1000, "cosine", 128, 1)
+    assert denoiser["attention_at"] == [16]
+    for name in paper["networks"]:
+        network = resolve.network(paper, name)
+        assert (network["learning_rate"], network["weight_decay"], network["batch"]) == (1e-4, 1e-5, 12)
+        assert network["crop"] == [128, 192]
+    pd_ddpm = resolve.method(paper, "pd-ddpm")
+    assert (pd_ddpm["t_start"], pd_ddpm["samples"], pd_ddpm["presegmentation"]) == (300, 5, "attunet")
+    assert pd_ddpm["reverse_steps"] == 1000
+    assert paper["exhibits"]["fig3_tprime"]["t_start"] == [50, 100, 200, 300, 400, 500, 600, 700, 800, 1000]
+    assert paper["folds"]["count"] == 5
+
+
+def test_demo_changes_scale_and_data_set_only(paper: dict, demo: dict) -> None:
+    assert demo["methods"] == paper["methods"]
+    assert demo["folds"] == paper["folds"]
+    assert demo["evaluation"] == paper["evaluation"]
+    assert set(demo["networks"]) == set(paper["networks"])
+    assert demo["sampling"]["samples"] == paper["sampling"]["samples"]
+    for exhibit in ("table1", "compared_with", "table2", "fig2_uncertainty", "claims"):
+        assert demo["exhibits"][exhibit] == paper["exhibits"][exhibit]
+    assert set(demo["exhibits"]["fig3_tprime"]["t_start"]) <= set(paper["exhibits"]["fig3_tprime"]["t_start"])
+    assert demo["exhibits"]["fig4_ensemble"]["method"] == paper["exhibits"]["fig4_ensemble"]["method"]
+
+
+def test_nine_methods_are_the_rows_of_table_1_and_denoisers_are_shared(paper: dict) -> None:
+    rows = paper["exhibits"]["table1"]
+    printed = [
+        "U-Net",
+        "AttUNet",
+        "U-Net++",
+        "Bayesian U-Net",
+        "Probabilistic U-Net",
+        "Vanilla DDPM",
+        "TDPM",
+        "ES-DDPM",
+        "PD-DDPM",
+    ]
+    assert [resolve.method(paper, name)["label"] for name in rows] == printed
+    assert {resolve.method(paper, name)["network"] for name in ("ddpm", "es-ddpm", "pd-ddpm")} == {"denoiser"}
+    truncated, whole = resolve.network(paper, "truncated-denoiser"), resolve.network(paper, "denoiser")
+    assert {key for key in whole if truncated[key] != whole[key]} == {"architecture", "t_max"}
+    assert resolve.method(paper, "es-ddpm")["t_start"] == resolve.method(paper, "pd-ddpm")["t_start"]
+
+
+def test_like_takes_what_is_not_said_from_another(paper: dict) -> None:
+    more = {"methods": {"pd-ddpm-unet": {"like": "pd-ddpm", "label": "PD-DDPM (U-Net)", "presegmentation": "unet"}}}
+    config = merged(paper, more)
+    validate.check(config)
+    own = resolve.method(config, "pd-ddpm-unet")
+    assert own == resolve.method(paper, "pd-ddpm") | {"label": "PD-DDPM (U-Net)", "presegmentation": "unet"}
+    assert resolve.network(config, "bayesian-unet") == resolve.network(config, "unet") | {"dropout": 0.5}
+
+
+def test_members_are_drawn_once_for_table_1_and_figure_4(paper: dict) -> None:
+    assert methods.pool(paper, "pd-ddpm") == paper["exhibits"]["fig4_ensemble"]["pool"]
+    assert methods.pool(paper, "pd-ddpm@t_start=300") == methods.pool(paper, "pd-ddpm")
+    assert methods.pool(paper, "pd-ddpm@t_start=50") == 5
+    assert methods.pool(paper, "attunet") == 1
+    assert methods.pool(paper, "pd-ddpm@samples=20") == 20
+
+
+def test_the_pareto_figure_draws_each_number_of_steps_once(paper: dict) -> None:
+    figure = {"t_start": [10, 300], "reverse_steps": {"ancestral": [1000, 100, 90], "ddim": [100]}}
+    names = methods.pareto_methods(merged(paper, {"exhibits": {"pareto": figure}}))
+    small = "@variance=small"  # a long jump with the large variance is no fair rival
+    respaced = [f"ddpm@reverse_steps={steps}{small}" for steps in (100, 90)]
+    assert names[:4] == ["ddpm", *respaced, "ddpm@reverse_steps=100@sampler=ddim"]
+    # From T' = 10, 100 and 90 steps are one step both, which ddim takes as well.
+    assert [name for name in names if "t_start=10" in name] == [
+        "pd-ddpm@t_start=10",
+        f"pd-ddpm@reverse_steps=100@t_start=10{small}",
+    ]
+    assert "pd-ddpm" in names
+
+
+def test_figure_4_may_show_a_method_whose_members_start_from_members(paper: dict) -> None:
+    config = merged(paper, {"exhibits": {"fig4_ensemble": {"method": "es-ddpm", "pool": 12}}})
+    validate.check(config)
+    assert methods.pool(config, "es-ddpm") == methods.pool(config, "probabilistic-unet") == 12
+    assert resolve.method(config, "probabilistic-unet")["samples"] == 5
+
+
+def test_claims_need_not_be_about_methods_that_are_not_run(paper: dict) -> None:
+    rows = {"table1": ["attunet", "ddpm", "pd-ddpm"], "claims": {"tdpm": None, "es_ddpm": None}}
+    validate.check(merged(paper, {"exhibits": rows}))
+
+
+def test_a_network_may_begin_with_another_of_its_shape(paper: dict) -> None:
+    validate.check(merged(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
+    validate.check(merged(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
+
+
+def test_table_2_goes_from_no_lesion_to_the_papers_presegmentation(paper: dict) -> None:
+    rows = methods.table2_methods(paper)
+    assert rows[0] == ("zero", "pd-ddpm@presegmentation=zero")
+    assert rows[-1] == ("attunet", "pd-ddpm")
+    assert len(rows) == 5
+
+
+def test_a_variation_differs_in_its_key_only(paper: dict) -> None:
+    assert resolve.method(paper, "pd-ddpm@t_start=50") == resolve.method(paper, "pd-ddpm") | {"t_start": 50}
+    assert resolve.network(paper, "denoiser@t_max=300")["t_max"] == 300
+
+
+def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
+    assert resolve.canonical(paper, "pd-ddpm@t_start=300") == "pd-ddpm"
+    assert resolve.canonical(paper, "pd-ddpm@t_start=50@samples=5") == "pd-ddpm@t_start=50"
+    assert "pd-ddpm" in methods.figure3_methods(paper)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"trainin": {}}, ["unknown key 'trainin'", "did you mean 'training'"]),
+        ({"training": {"stepz": 3}}, ["unknown key 'training.stepz'", "did you mean 'steps'"]),
+        ({"networks": {"denoiser": {"multiplier": [1]}}}, ["networks.denoiser.multiplier", "did you mean 'multipliers'"]),
+        ({"networks": {"unet": {"T": 1000}}}, ["unknown key 'networks.unet.T'"]),
+        ({"training": {"batch": "many"}}, ["key 'training.batch'", "integer"]),
+        ({"training": {"learning_rate": 0}}, ["key 'training.learning_rate'"]),
+        ({"scale": "dmo"}, ["key 'scale'", "demo"]),
+        ({"dataset": "wnh"}, ["'wnh' is not one of datasets", "did you mean 'wmh'"]),
+        ({"methods": {"pd-ddpm": {"t_start": 3000}}}, ["t_start (T') is 3000", "from 1 to T = 1000"]),
+        ({"methods": {"pd-ddpm": {"t_start": 0}}}, ["key 'methods.pd-ddpm.t_start'"]),
+        ({"methods": {"ddpm": {"t_start": 300}}}, ["a chain from noise begins at T = 1000"]),
+        ({"methods": {"pd-ddpm": {"network": "unet"}}}, ["segmenter 'diffusion' cannot use the unet"]),
+        ({"methods": {"pd-ddpm": {"presegmentation": "atunet"}}}, ["'atunet' is not one of methods", "did you mean 'attunet'"]),
+        ({"methods": {"pd-ddpm": {"presegmentation": "pd-ddpm"}}}, ["starts from a pre-segmentation itself"]),
+        ({"networks": {"denoiser": {"t_max": 300}}}, ["trained up to t_max = 300 only"]),
+        ({"networks": {"denoiser": {"t_max": 2000}}}, ["t_max", "above T = 1000"]),
+        ({"sampling": {"reverse_steps": 4000}}, ["reverse_steps is 4000"]),
+        ({"exhibits": {"fig3_tprime": {"t_start": [50, 1200]}}}, ["t_start (T') is 1200"]),
+        ({"exhibits": {"table1": ["unett"]}}, ["'unett' is not one of methods", "did you mean 'unet'"]),
+        ({"exhibits": {"table1": ["pd-ddpm@tstart=3"]}}, ["sets 'tstart'", "did you mean 't_start'"]),
+        ({"exhibits": {"table1": ["ddpm@variance=larg"]}}, ["ddpm@variance=larg", "'larg' is not one of"]),
+        ({"exhibits": {"table1": ["ddpm@samples=many"]}}, ["ddpm@samples=many", "integer"]),
+        ({"exhibits": {"table1": ["attunet@samples=5"]}}, ["sets 'samples', which 'attunet' does not have"]),
+        ({"exhibits": {"table1": ["bayesian-unet@sampler=ddim"]}}, ["sets 'sampler', which 'bayesian-unet' does not have"]),
+        ({"methods": {"bayesian-unet": {"network": "unet"}}}, ["needs a network with dropout", "'unet' is 0"]),
+        ({"methods": {"bayesian-unet": {"network": "attunet"}}}, ["segmenter 'dropout' cannot use the attention_unet"]),
+        (
+            {"methods": {"tdpm": {"t_start": 200}}},
+            ["learned_prior needs a truncated_denoising_unet whose t_max is t_start = 200"],
+        ),
+        ({"methods": {"tdpm": {"network": "denoiser"}}}, ["'denoiser' is a denoising_unet with t_max = 1000"]),
+        ({"methods": {"attunet-early-3": {"checkpoint": "early-4"}}}, ["keeps 3 early checkpoints"]),
+        ({"methods": {"attunet-early-3": {"like": "atunet"}}}, ["methods.attunet-early-3.like", "did you mean 'attunet'"]),
+        ({"methods": {"attunet": {"like": "attunet-early-3"}}}, ["leads back to itself"]),
+        ({"methods": {"zero": {"like": "unet"}}}, ["zero"]),
+        (
+            {"methods": {"es-ddpm": {"samples": 9}}},
+            ["each of its 9 members starts from a member of 'probabilistic-unet', which has 5"],
+        ),
+        ({"networks": {"truncated-denoiser": {"initialise_from": "denoisr"}}}, ["initialise_from", "did you mean 'denoiser'"]),
+        ({"networks": {"attunet": {"initialise_from": "unet"}}}, ["attention_unet cannot begin with the weights of a unet"]),
+        (
+            {"networks": {"truncated-denoiser": {"initialise_from": "denoiser", "channels": 64, "skip": "average"}}},
+            ["'truncated-denoiser' and 'denoiser' must agree in channels, skip"],
+        ),
+        ({"exhibits": {"compared_with": "pd-ddpm@t_start=100"}}, ["exhibits.compared_with", "among the rows"]),
+        (
+            {"exhibits": {"table1": ["ddpm", "tdpm", "es-ddpm", "pd-ddpm", "pd-ddpm@t_start=300"]}},
+            ["pd-ddpm stands for two rows"],
+        ),
+        (
+            {"methods": {"ddpm": {"label": "PD-DDPM"}}},
+            ["the label PD-DDPM stands for two rows"],
+        ),
+        ({"exhibits": {"pareto": {"members": [2, 5]}}}, ["exhibits.pareto.members", "add 1"]),
+        ({"exhibits": {"pareto": {"methods": ["unet"]}}}, ["unet has no chain to shorten"]),
+        (
+            {"exhibits": {"table2": {"presegmentations": [{"method": "attunet@precision=float32", "printed": None}]}}},
+            ["make attunet@precision=float32 an entry of methods"],
+        ),
+        ({"exhibits": {"claims": {"tdpm": "pd-ddpm@t_start=50"}}}, ["must be among the rows of exhibits.table1"]),
+        ({"exhibits": {"fig4_ensemble": {"method": "attunet"}}}, ["of 'attunet' nothing is drawn"]),
+        ({"methods": {"pd-ddpm": {"network": "denoiser@t_maks=9"}}}, ["sets 't_maks'", "did you mean 't_max'"]),
+        ({"methods": {"pd-ddpm": {"network": "denoiser@skip=mean"}}}, ["network 'denoiser@skip=mean'", "'mean' is not one of"]),
+        ({"methods": {"pd-ddpm": {"network": "denoiser@t_max=200"}}}, ["trained up to t_max = 200 only"]),
+        ({"splits": [0, 7]}, ["key 'splits'", "[7]"]),
+        ({"resources": {"train": {"gpu": 2}}}, ["'resources.train.gpu'", "is 2, but a training uses one GPU", "set it to 1"]),
+        ({"datasets": {"wmh": {"layout": "table"}}}, ["datasets.wmh.table"]),
+        ({"datasets": {"wmh": {"masks": "*_mask.nii.gz"}}}, ["datasets.wmh.masks", "layout 'bids' only"]),
+        ({"datasets": {"own": {"like": "whm"}}}, ["datasets.own.like", "'whm' is not one of datasets", "did you mean 'wmh'"]),
+        ({"datasets": {"wmh": {"like": "wmh-held-out"}}}, ["datasets.wmh-held-out.like", "leads back to itself"]),
+        ({"datasets": {"own": {"like": "wmh", "networks_of": "wnh"}}}, ["datasets.own.networks_of", "did you mean 'wmh'"]),
+        (
+            {"datasets": {"own": {"like": "wmh", "networks_of": "wmh"}}},
+            ["'own' reads the very cases that the networks of 'wmh'"],
+        ),
+        ({"datasets": {"own": {"like": "wmh", "networks_of": "own"}}}, ["nothing is trained on 'own'"]),
+        ({"datasets": {"own": BIDS | {"networks_of": "wmh-held-out"}}}, ["nothing is trained on 'wmh-held-out'"]),
+        (
+            {"datasets": {"own": BIDS | {"networks_of": "wmh", "channels": ["T1", "FLAIR"]}}},
+            ["'own' and 'wmh' must have the same channels in the same order, not ['T1', 'FLAIR'] and ['FLAIR', 'T1']"],
+        ),
+        ({"datasets": {"wmh-held-out": {"networks_of": None}}}, ["held-out cases are only tested; name the data set"]),
+        ({"datasets": {"wmh-held-out": {"part": "heldout"}}}, ["key 'datasets.wmh-held-out.part'", "held_out"]),
+        ({"datasets": {"own": BIDS | {"part": "training"}}}, ["key 'datasets.own.part': goes with layout 'wmh_challenge'"]),
+        (
+            {"datasets": {"again": {"like": "wmh-held-out", "folder": "elsewhere"}}},
+            ["wmh-held-out and again would both be shown as held_out.csv"],
+        ),
+        ({"evaluate_held_out": "yes"}, ["key 'evaluate_held_out'", "boolean"]),
+        ({"evaluate_heldout": True}, ["unknown key 'evaluate_heldout'", "did you mean 'evaluate_held_out'"]),
+        ({"datasets": {"own": BIDS | {"mask": "*"}}}, ["unknown key 'datasets.own.mask'", "did you mean 'masks'"]),
+        ({"datasets": {"own": BIDS | {"masks": "/x/*_mask.nii"}}}, ["key 'datasets.own.masks'"]),
+        ({"datasets": {"own": BIDS | {"images": {"FLAR": "*"}}}}, ["'FLAR' is not one of channels", "did you mean 'FLAIR'"]),
+    ],
+)
+def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, words: list[str]) -> None:
+    with pytest.raises(resolve.ConfigError) as raised:
+        validate.check(merged(paper, change))
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_a_data_set_like_another_has_its_settings_key_by_key(paper: dict) -> None:
+    accepted = merged(paper, {"datasets": {"wmh": {"download": {"accept_licence": True}}}})
+    more = merged(accepted, {"datasets": {"wmh-held-out": {"download": {"source": "copy.zip"}}}})
+    validate.check(more)
+    first, held_out = resolve.datasets(more)["wmh"], resolve.datasets(more)["wmh-held-out"]
+    assert first == accepted["datasets"]["wmh"]
+    assert held_out["download"] == first["download"] | {"source": "copy.zip"}
+    assert held_out["download"]["accept_licence"]
+    assert {key: held_out[key] for key in ("layout", "channels", "part", "folder", "networks_of")} == {
+        "layout": "wmh_challenge",
+        "channels": ["FLAIR", "T1"],
+        "part": "held_out",
+        "folder": "data/wmh-held-out",
+        "networks_of": "wmh",
+    }
+    assert resolve.datasets(more | {"datasets": resolve.datasets(more)}) == resolve.datasets(more)
+
+
+def test_held_out_cases_are_locked_until_the_key_says_otherwise(paper: dict) -> None:
+    config = paper | {"datasets": resolve.datasets(paper)}
+    assert methods.networks_from(config, "wmh-held-out") == methods.networks_from(config, "wmh") == "wmh"
+    assert methods.held_out(config) == "wmh-held-out"
+    assert methods.held_out(config | {"dataset": "wmh-held-out"}) is None
+    assert methods.locked(config, "wmh") is None
+    assert "set evaluate_held_out: true once all choices are made" in methods.locked(config, "wmh-held-out")
+    assert methods.locked(config | {"evaluate_held_out": True}, "wmh-held-out") is None
+
+
+def test_a_method_may_use_a_variation_of_a_network(paper: dict) -> None:
+    """One denoiser for each T', as the paper can be read."""
+    exhibits = {"fig3_tprime": {"t_start": [50, 300]}, "pareto": {"t_start": [300]}}
+    validate.check(merged(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
+
+
+def test_all_problems_are_told_at_once(paper: dict) -> None:
+    with pytest.raises(resolve.ConfigError) as raised:
+        validate.check(merged(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
+    assert str(raised.value).count("\n  - ") == 3
+
+
+def test_every_key_of_the_schema_says_what_it_means_or_is_a_choice() -> None:
+    schema = yaml.safe_load((CONFIG / "schema.yaml").read_text(encoding="utf-8"))
+    for group in ("training", "sampling"):
+        for key, rule in schema["$defs"][group].items():
+            assert "description" in rule or "enum" in rule, key

@@ -1,0 +1,154 @@
+"""Cases of BIDS data sets: sessions, channels, masks and sites by names, and what is wrong with them in one go. About 1 s."""
+
+from pathlib import Path
+
+import pytest
+
+from pd_ddpm.data.cases.bids import bids_files, find_bids_cases
+from pd_ddpm.data.cases.find import find_cases
+from pd_ddpm.data.cases.table import CohortError, table_columns
+
+CHANNELS = ("FLAIR", "T1")
+SESSIONS = ("sub-01", "sub-02/ses-a", "sub-02/ses-b")
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def prefix(session: str) -> str:
+    return session.replace("/", "_")
+
+
+@pytest.fixture
+def bids(tmp_path: Path) -> Path:
+    """Two subjects, one with two sessions; uncompressed images of the first; a mask of each session."""
+    folder = tmp_path / "bids"
+    touch(folder / "dataset_description.json")
+    for session in SESSIONS:
+        ending = "nii" if session == "sub-01" else "nii.gz"
+        for suffix in ("FLAIR", "T1w", "T2w"):
+            touch(folder / session / "anat" / f"{prefix(session)}_{suffix}.{ending}")
+        touch(folder / session / "anat" / f"{prefix(session)}_FLAIR.json")
+        touch(folder / session / "anat" / f"._{prefix(session)}_FLAIR.nii.gz")
+        touch(folder / "derivatives/manual" / session / "anat" / f"{prefix(session)}_label-WMH_mask.nii.gz")
+    touch(folder / "sub-02/ses-c/func/sub-02_ses-c_bold.nii.gz")
+    (folder / "participants.tsv").write_text("participant_id\tage\tsite\nsub-02\t70\t Leiden \nsub-01\t61\tn/a\n", "utf-8-sig")
+    return folder
+
+
+def problems(*arguments: object, **named: object) -> list[str]:
+    with pytest.raises(CohortError) as caught:
+        find_bids_cases(*arguments, **named)
+    return caught.value.problems
+
+
+def test_sessions_are_cases_and_subjects_patients(bids: Path) -> None:
+    table = find_bids_cases(bids, CHANNELS)
+    assert list(table.columns) == table_columns(CHANNELS)
+    assert table["case"].tolist() == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
+    assert table["patient"].tolist() == ["sub-01", "sub-02", "sub-02"]
+    assert table["site"].tolist() == ["unknown", "Leiden", "Leiden"]
+    assert table["FLAIR"].tolist()[:2] == [
+        str(bids / "sub-01/anat/sub-01_FLAIR.nii"),
+        str(bids / "sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz"),
+    ]
+    assert table["T1"][2] == str(bids / "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz")
+    mask = bids / "derivatives/manual/sub-02/ses-b/anat/sub-02_ses-b_label-WMH_mask.nii.gz"
+    assert table["mask"][2] == str(mask)
+    assert (table[["role", "T1_transform", "observer_2"]] == "").all(axis=None)
+    assert find_bids_cases(bids, ["T2w"])["T2w"][0].endswith("sub-01_T2w.nii")
+    (bids / "participants.tsv").write_text("participant_id\tscanner\nsub-01\tA\n")
+    assert set(find_bids_cases(bids, CHANNELS)["site"]) == {"unknown"}
+
+
+def test_a_data_set_of_the_configuration_is_found_by_its_layout(bids: Path) -> None:
+    settings = {"layout": "bids", "folder": str(bids), "channels": ["FLAIR"], "masks": "manual/**/*_mask.nii.gz"}
+    assert find_cases("own", settings)["case"].tolist() == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
+    # Every image may be a candidate, so that each is listed; sidecars and AppleDouble files are not.
+    assert len(bids_files(bids)) == 3 * 3 + 3
+
+
+def test_labels_as_dseg_serve_too_and_masks_of_the_brain_do_not(bids: Path) -> None:
+    anat = bids / "derivatives/manual/sub-01/anat"
+    (anat / "sub-01_label-WMH_mask.nii.gz").rename(anat / "sub-01_dseg.nii")
+    touch(bids / "derivatives/fmriprep/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    touch(anat / "sub-01_probseg.nii.gz")
+    assert find_bids_cases(bids, CHANNELS)["mask"][0] == str(anat / "sub-01_dseg.nii")
+
+
+def test_a_second_candidate_for_the_mask_needs_the_key(bids: Path) -> None:
+    other = touch(bids / "derivatives/lst/sub-02/ses-a/anat/sub-02_ses-a_desc-lpa_mask.nii.gz")
+    (problem,) = problems(bids, CHANNELS, key="datasets.own")
+    assert problem.startswith(
+        "sub-02_ses-a: 2 files could be its mask: derivatives/lst/sub-02/ses-a/anat/sub-02_ses-a_desc-lpa_"
+    )
+    assert "derivatives/manual/sub-02/ses-a/anat/sub-02_ses-a_label-WMH_mask.nii.gz; decide by datasets.own.masks" in problem
+    assert "manual" in find_bids_cases(bids, CHANNELS, "manual/**/*label-WMH*_mask.nii.gz")["mask"][1]
+    # The key may name masks of any suffix and depth.
+    other.rename(touch(bids / "derivatives/lst/v2/sub-02/ses-a/anat/sub-02_ses-a_lesions.nii.gz"))
+    lacking = problems(bids, CHANNELS, "lst/**/*_lesions.nii.gz")
+    assert [text.partition(":")[0] for text in lacking] == ["sub-01", "sub-02_ses-b"]
+    with pytest.raises(ValueError, match=r"own\.masks: .*derivatives: nothing there is nowhere/\*"):
+        find_bids_cases(bids, CHANNELS, "nowhere/*", key="own")
+
+
+def test_a_second_image_needs_the_key(bids: Path) -> None:
+    first = bids / "sub-01/anat/sub-01_FLAIR.nii"
+    first.rename(first.with_name("sub-01_acq-3D_FLAIR.nii"))
+    touch(first.with_name("sub-01_acq-2D_run-1_FLAIR.nii.gz"))
+    touch(bids / "sub-02/ses-b/anat/sub-02_ses-b_T1.nii.gz")
+    found = problems(bids, CHANNELS, key="datasets.own")
+    assert len(found) == 2
+    assert "2 files could be its FLAIR: sub-01/anat/sub-01_acq-2D_run-1_FLAIR.nii.gz, sub-01/anat/sub-01_acq-3D_F" in found[0]
+    assert "decide by datasets.own.images, such as {FLAIR: '*acq-3D*'}" in found[0]
+    assert found[1].startswith("sub-02_ses-b: 2 files could be its T1: ")
+    # What a key names must be there in every session: nobody's 2D scan is taken among 3D ones.
+    only = problems(bids, ["FLAIR"], images={"FLAIR": "*acq-3D*"})
+    assert [text.partition(";")[0] for text in only] == [
+        f"{name}: there is no FLAIR by the name *acq-3D*" for name in ("sub-02_ses-a", "sub-02_ses-b")
+    ]
+    chosen = find_bids_cases(bids, CHANNELS, images={"FLAIR": "*[!1]_FLAIR*", "T1": "*_T1w.*"})
+    assert chosen["FLAIR"][0].endswith("acq-3D_FLAIR.nii")
+    assert chosen["T1"][2].endswith("ses-b_T1w.nii.gz")
+
+
+def test_everything_that_is_missing_is_listed_at_once(bids: Path) -> None:
+    (bids / "sub-01/anat/sub-01_T1w.nii").unlink()
+    flair = bids / "sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz"
+    flair.unlink()
+    flair.symlink_to(bids / ".git/annex/objects/absent")
+    for session in SESSIONS[:2]:
+        next((bids / "derivatives/manual" / session / "anat").iterdir()).unlink()
+    touch(bids / "sub-x y/anat/sub-x y_FLAIR.nii.gz")
+    with pytest.raises(CohortError, match=r"^datasets\.own\.folder: .*bids: 7 problem\(s\)") as caught:
+        find_bids_cases(bids, CHANNELS, key="datasets.own")
+    for text in (
+        "sub-01: there is no T1; add it to sub-01/anat, or list the cases that you want in a csv (layout: table).",
+        "sub-01: there is no mask; add it below derivatives/",
+        "sub-02_ses-a: sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz is a link to a file that is not there; fetch it",
+        "sub-02_ses-a: there is no mask",
+        "the case name 'sub-x y' is not safe in file names",
+        "sub-x y: there is no T1",
+        "sub-x y: there is no mask",
+    ):
+        assert text in str(caught.value), text
+    assert caught.value.table.set_index("case").loc["sub-02_ses-b", "mask"].endswith("_mask.nii.gz")
+    assert caught.value.table["FLAIR"][1] == ""
+
+
+def test_what_is_no_bids_data_set(bids: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"k\.folder: .*absent: there is no such folder"):
+        find_bids_cases(tmp_path / "absent", CHANNELS, key="k")
+    with pytest.raises(ValueError, match=r"no sub-\*/anat or sub-\*/ses-\*/anat lies in it"):
+        find_bids_cases(bids / "derivatives", CHANNELS)
+    for mask in bids.glob("derivatives/**/*.nii.gz"):
+        mask.unlink()
+    with pytest.raises(ValueError, match=r"k\.masks: .*derivatives: nothing there is \*_mask\.nii\.gz or \*_dseg\.nii\.gz"):
+        find_bids_cases(bids, CHANNELS, key="k")
+    (bids / "participants.tsv").write_bytes("sub-01\tsite\nZürich\t1\n".encode("cp1252"))
+    touch(bids / "derivatives/m/sub-01/anat/sub-01_mask.nii.gz")
+    with pytest.raises(ValueError, match=r"participants\.tsv: cannot be read as a table"):
+        find_bids_cases(bids, CHANNELS)

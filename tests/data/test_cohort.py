@@ -1,0 +1,213 @@
+"""Tables of cases: the WMH challenge's folders and a user's csv, checked in one go. About 1 s."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pd_ddpm.data.cases.csv_table import read_case_table
+from pd_ddpm.data.cases.find import case_files, find_cases
+from pd_ddpm.data.cases.table import OBSERVERS, clean_name, read_table, table_columns, write_table
+from pd_ddpm.data.cases.wmh import find_wmh_cases
+
+CHANNELS = ("FLAIR", "T1")
+PLACES = ("Utrecht/0", "Utrecht/19", "Utrecht/2", "Singapore/50", "Amsterdam/GE3T/100")
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+@pytest.fixture
+def challenge(tmp_path):
+    folder = tmp_path / "wmh data"
+    for place in (*(f"training/{place}" for place in PLACES), "test/Utrecht/3", "test/Amsterdam/Philips_VU .PETMR_01./160"):
+        for file in ("pre/FLAIR.nii.gz", "pre/T1.nii.gz", "orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt", "wmh.nii.gz"):
+            touch(folder / place / file)
+    touch(folder / "additional_annotations/observer_o3/training/Amsterdam/GE3T/100/result.nii.gz")
+    touch(folder / "additional_annotations/observer_o4/training/Utrecht/0/result.nii.gz")
+    touch(folder / "additional_annotations/observer_o4/test/Utrecht/3/result.nii.gz")
+    return folder
+
+
+def test_challenge_cases_are_found_at_any_depth_and_test_cases_are_not(challenge):
+    table = find_wmh_cases(challenge)
+    assert list(table.columns) == table_columns(CHANNELS)
+    assert list(table["case"]) == ["GE3T-100", "Singapore-50", "Utrecht-0", "Utrecht-2", "Utrecht-19"]
+    assert list(table["site"]) == ["GE3T", "Singapore", "Utrecht", "Utrecht", "Utrecht"]
+    first = table.iloc[0]
+    source = challenge / "training/Amsterdam/GE3T/100"
+    assert first["FLAIR"] == str(source / "pre/FLAIR.nii.gz")
+    assert first["T1"] == str(source / "orig/3DT1.nii.gz")
+    assert first["T1_transform"] == str(source / "orig/reg_3DT1_to_FLAIR.txt")
+    assert first["FLAIR_transform"] == first["role"] == ""
+    assert first["mask"] == str(source / "wmh.nii.gz")
+    assert first["observer_2"].endswith("observer_o3/training/Amsterdam/GE3T/100/result.nii.gz")
+    assert list(table["observer_2"][1:]) == [""] * 4
+    assert list(table["observer_3"] != "") == [False, False, True, False, False]
+    assert table["observer_3"][2].endswith("observer_o4/training/Utrecht/0/result.nii.gz")
+    assert table["fold"].isna().all()
+
+
+def test_held_out_cases_are_found_by_name_only_when_they_are_asked_for(challenge):
+    (challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/orig/3DT1.nii.gz").unlink()
+    table = find_wmh_cases(challenge, part="held_out")
+    assert list(table["case"]) == ["Philips_VU_.PETMR_01-160", "Utrecht-3"]
+    assert list(table["site"]) == ["Philips_VU_.PETMR_01", "Utrecht"]
+    assert table["mask"][0] == str(challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/wmh.nii.gz")
+    assert table["T1"][0] == str(challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/pre/T1.nii.gz")
+    assert table["T1_transform"][1] == str(challenge / "test/Utrecht/3/orig/reg_3DT1_to_FLAIR.txt")
+    assert list(table["observer_2"]) == ["", ""]
+    assert table["observer_3"][1].endswith("additional_annotations/observer_o4/test/Utrecht/3/result.nii.gz")
+    settings = {"layout": "wmh_challenge", "folder": str(challenge), "channels": ["FLAIR"], "part": "held_out"}
+    assert case_files(settings) == sorted(table["mask"])
+    assert list(find_cases("own", settings)["case"]) == list(table["case"])
+    shutil.rmtree(challenge / "test")
+    with pytest.raises(ValueError, match=r"no wmh\.nii\.gz lies below its test/\. .*unpack `test/`"):
+        find_wmh_cases(challenge, part="held_out")
+
+
+@pytest.mark.parametrize("missing", ["orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt"])
+def test_without_3d_t1_or_transform_the_resampled_t1_is_taken(challenge, missing):
+    (challenge / "training/Utrecht/2" / missing).unlink()
+    row = find_wmh_cases(challenge).set_index("case").loc["Utrecht-2"]
+    assert (row["T1"], row["T1_transform"]) == (str(challenge / "training/Utrecht/2/pre/T1.nii.gz"), "")
+
+
+def test_all_missing_files_are_listed(challenge):
+    for path in ("Utrecht/0/pre/FLAIR.nii.gz", "Utrecht/2/orig/3DT1.nii.gz", "Utrecht/2/pre/T1.nii.gz"):
+        (challenge / "training" / path).unlink()
+    with pytest.raises(ValueError, match=r"my\.key: .*2 problem\(s\)") as caught:
+        find_wmh_cases(challenge, key="my.key")
+    assert "Utrecht/0/pre/FLAIR.nii.gz: there is no such file" in str(caught.value)
+    assert "Utrecht/2/pre/T1.nii.gz: there is no such file" in str(caught.value)
+
+
+def test_only_some_channels_and_unknown_ones(challenge):
+    assert list(find_wmh_cases(challenge, ["FLAIR"]).columns) == table_columns(["FLAIR"])
+    with pytest.raises(ValueError, match="has the channels FLAIR and T1, not T2"):
+        find_wmh_cases(challenge, ["FLAIR", "T2"])
+
+
+def test_absent_data_say_how_to_get_them(tmp_path):
+    with pytest.raises(ValueError, match=r"^dataset\.folder: .*nowhere: there is no such folder") as caught:
+        find_wmh_cases(tmp_path / "nowhere")
+    for word in ("doi:10.34894/AECRSD", "CC BY-NC 4.0", "`training/`", "`additional_annotations/`"):
+        assert word in str(caught.value)
+    touch(tmp_path / "test/Utrecht/3/wmh.nii.gz")
+    with pytest.raises(ValueError, match=r"k: .*no wmh\.nii\.gz lies below its training/.*AECRSD"):
+        find_wmh_cases(tmp_path, key="k")
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [("Philips_VU .PETMR_01.", "Philips_VU_.PETMR_01"), ("GE3T", "GE3T"), ("sub-01", "sub-01"), ("Zürich / 3", "Z_rich_3")],
+)
+def test_clean_name(name, cleaned):
+    assert clean_name(name) == cleaned
+
+
+def write_csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    for name in ("f1", "f2", "f3", "t1", "t2", "t3", "m1", "m2", "m3", "o1"):
+        touch(folder / "scans" / f"{name}.nii.gz")
+    touch(folder / "scans/t1.tfm")
+    path = folder / "cases.csv"
+    path.write_text(text.replace("@", "scans/"), encoding=encoding)
+    return path
+
+
+def test_users_table(tmp_path):
+    path = write_csv(
+        tmp_path,
+        "case,age,site,FLAIR,T1,mask,T1_transform,observer_2,fold,patient,observer_3\n"
+        "a,71, X ,@f1.nii.gz,@t1.nii.gz,@m1.nii.gz,@t1.tfm,@o1.nii.gz,0,7 b,@o1.nii.gz\n"
+        f"NA,64,,{tmp_path}/scans/f2.nii.gz,@t2.nii.gz,@m2.nii.gz,,,1,,\n",
+        "utf-8-sig",
+    )
+    table = read_case_table(path, CHANNELS)
+    assert list(table.columns) == table_columns(CHANNELS)
+    assert list(table["case"]) == ["a", "NA"]
+    assert list(table["site"]) == ["X", "unknown"]
+    assert list(table["fold"]) == [0, 1]
+    assert list(table["patient"]) == ["7 b", ""]
+    assert list(table["FLAIR"]) == [str(tmp_path / f"scans/f{k}.nii.gz") for k in (1, 2)]
+    assert list(table["T1_transform"]) == [str(tmp_path / "scans/t1.tfm"), ""]
+    for observer in OBSERVERS:
+        assert list(table[observer]) == [str(tmp_path / "scans/o1.nii.gz"), ""]
+    moved = tmp_path / "elsewhere.csv"
+    moved.write_text(path.read_text(encoding="utf-8-sig").replace("scans/", "", 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"elsewhere\.csv: .*problem"):
+        read_case_table(moved, CHANNELS, folder=tmp_path)
+
+
+def test_paths_start_from_the_given_folder(tmp_path):
+    write_csv(tmp_path / "data", "")
+    (tmp_path / "cases.csv").write_text("case,site,FLAIR,mask\na,X,scans/f1.nii.gz,scans/m1.nii.gz\n")
+    table = read_case_table(tmp_path / "cases.csv", ["FLAIR"], folder=tmp_path / "data")
+    assert table["mask"][0] == str(tmp_path / "data/scans/m1.nii.gz")
+
+
+def test_everything_wrong_is_listed_at_once(tmp_path):
+    path = write_csv(
+        tmp_path,
+        "case,site,FLAIR,T1,mask,role,fold,FLAIR_transform\n"
+        "a,X,@f1.nii.gz,@gone.nii.gz,@m1.nii.gz,train,,\n"
+        "\n"
+        "b,X,@f2.nii.gz,@t2.nii.gz,@gone.nii.gz,trian\n"
+        "a,X,@f3.nii.gz,@t3.nii.gz,@m3.nii.gz,test,2,\n"
+        "c d,X,,@t3.nii.gz,@m3.nii.gz,,one,@t1.tfm\n",
+    )
+    with pytest.raises(ValueError, match=r"cases\.csv: 11 problem\(s\)") as caught:
+        read_case_table(path, CHANNELS)
+    expected = (
+        "line 2: case a: T1: there is no file",
+        "line 4: case b: mask: there is no file",
+        "line 4: case b: unknown role 'trian'; use train",
+        "line 5: case a: has a role and a fold",
+        "line 6: the case name 'c d' is not safe in file names",
+        "for instance to 'c_d'",
+        "line 6: case c d: no path under FLAIR",
+        "line 6: case c d: FLAIR defines the grid and takes no transform",
+        "line 6: case c d: fold 'one' is no number of a fold",
+        "case a occurs more than once: line 2, line 5",
+        "column role: given for 3 of 4 cases",
+        "column fold: given for 2 of 4 cases",
+    )
+    for text in expected:
+        assert text in str(caught.value), text
+
+
+@pytest.mark.parametrize(
+    ("header", "finding"),
+    [
+        ("case,site,Flair,T1,mask", r"column 'FLAIR' is missing; rename 'Flair'\."),
+        ("case,site,FLAIR,T1,masks", r"column 'mask' is missing; rename 'masks'\."),
+        ("case,FLAIR,T1,mask", r"column 'site' is missing; add it \(there are: case, FLAIR, T1, mask\)"),
+        ("case,site,FLAIR,T1,mask,observer2", "column 'observer2' is not known; rename it to 'observer_2'"),
+        ("case,site,FLAIR,T1,mask,T1_transfrom", "column 'T1_transfrom' is not known; rename it to 'T1_transform'"),
+        ("case,site,FLAIR,T1,mask,mask", "column 'mask' is there twice"),
+        ("case;site;FLAIR;T1;mask", "column 'case' is missing"),
+        ("case,site,FLAIR,T1,mask", "the table has no cases"),
+    ],
+)
+def test_wrong_columns(tmp_path, header, finding):
+    with pytest.raises(ValueError, match=rf"cases\.csv: [\s\S]*{finding}"):
+        read_case_table(write_csv(tmp_path, header + "\n"), CHANNELS)
+
+
+def test_files_that_are_no_table(tmp_path):
+    with pytest.raises(ValueError, match="no such table of cases"):
+        read_case_table(tmp_path / "absent.csv", CHANNELS)
+    for content in (b"", b"case,site\n\xff\xfe\x00,1\n", b"a,b\n1,2,3\n4,5,6,7\n", b"a,b\n1,2,3\n4,5,6\n"):
+        (tmp_path / "bad.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.csv: "):
+            read_case_table(tmp_path / "bad.csv", CHANNELS)
+
+
+def test_table_survives_writing_and_reading(tmp_path, challenge):
+    for table in (find_wmh_cases(challenge), find_wmh_cases(challenge).assign(fold=pd.array([0, 1, 2, 0, 1], "Int64"))):
+        write_table(table, tmp_path / "cases.csv")
+        pd.testing.assert_frame_equal(read_table(tmp_path / "cases.csv"), table)

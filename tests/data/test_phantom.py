@@ -1,0 +1,336 @@
+"""The simulated WMH cohort: layout, reproducibility, geometry, contrast and raters. About 45 s of CPU."""
+
+import json
+import re
+import shutil
+import socket
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.ndimage import binary_dilation
+
+from pd_ddpm.data.phantom import acquisition, anatomy, cohort, fields, geometry, lesions, raters, template
+
+COARSE_MM = 2.5
+SEED = 5
+PLACES = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """One case per scanner, made while no socket can be opened."""
+    folder = tmp_path_factory.mktemp("phantom")
+
+    def refuse(*_):
+        raise OSError("the phantom must not use the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        cases = cohort.simulate_cohort(folder, 1, SEED, COARSE_MM)
+    return folder, cases
+
+
+def second_rater_of(folder, place):
+    return folder / "additional_annotations" / "observer_o3" / "training" / place / "result.nii.gz"
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def elastix_values(text, key):
+    return [float(value) for value in re.search(rf"^\({key} ([^)\n]*)\)$", text, re.MULTILINE).group(1).split()]
+
+
+def elastix_to_itk(path):
+    """An independent reading of the file: ITK's own Euler transform, whose convention elastix uses."""
+    text = path.read_text()
+    transform = sitk.Euler3DTransform()
+    transform.SetComputeZYX('(ComputeZYX "true")' in text)
+    transform.SetCenter(elastix_values(text, "CenterOfRotationPoint"))
+    parameters = elastix_values(text, "TransformParameters")
+    transform.SetRotation(*parameters[:3])
+    transform.SetTranslation(parameters[3:])
+    return transform
+
+
+def mutual_information(first, second, bins=48):
+    """Normalised mutual information (Studholme 1999) of two images: 1 for independent ones, 2 for equal ones."""
+    joint, _, _ = np.histogram2d(first, second, bins)
+    joint /= joint.sum()
+
+    def entropy(p):
+        return -np.sum(p[p > 0] * np.log(p[p > 0]))
+
+    return (entropy(joint.sum(0)) + entropy(joint.sum(1))) / entropy(joint)
+
+
+def test_layout_is_the_challenge_s(simulated):
+    folder, cases = simulated
+    assert cases == [folder / "training" / place for place in PLACES]
+    expected = {"orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt", "pre/FLAIR.nii.gz", "wmh.nii.gz", "simulated.json"}
+    for case, place in zip(cases, PLACES, strict=True):
+        assert {str(path.relative_to(case)) for path in case.rglob("*") if path.is_file()} == expected
+        assert second_rater_of(folder, place).is_file()
+    assert {path.name for path in folder.iterdir()} == {
+        "training",
+        "additional_annotations",
+        "NOTICE.txt",
+        "simulated.json",
+    }
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_notice_and_summary(simulated):
+    folder, _ = simulated
+    notice = (folder / "NOTICE.txt").read_text()
+    for words in ("Louis Collins", "McConnell Brain Imaging Centre", 'provided "as is"', "Fonov", "2009", "2011"):
+        assert words in notice
+    assert template.TEMPLATE_FILE in notice
+    summary = json.loads((folder / "simulated.json").read_text())
+    assert (summary["seed"], summary["cases_per_site"], summary["resolution_mm"]) == (SEED, 1, COARSE_MM)
+    for case, place in zip(summary["cases"], PLACES, strict=True):
+        mask = nib.load(folder / "training" / place / "wmh.nii.gz")
+        lesion = np.asarray(mask.dataobj) == 1
+        assert case["lesion_volume_ml"] == pytest.approx(lesion.sum() * np.prod(mask.header.get_zooms()) / 1e3, rel=1e-3)
+        other = np.asarray(nib.load(second_rater_of(folder, place)).dataobj) == 1
+        assert case["inter_rater_dice"] == pytest.approx(2 * (lesion & other).sum() / (lesion.sum() + other.sum()), abs=1e-4)
+        assert 0.6 <= case["inter_rater_dice"] <= 0.95
+        assert case["lesions"] > 3
+        assert 0.5 < case["lesion_volume_ml"] < 90
+
+
+def test_grids(simulated):
+    folder, cases = simulated
+    expected = {scanner.first_id: (scanner.flair_shape, scanner.flair_spacing) for scanner in acquisition.SCANNERS}
+    for case, place in zip(cases, PLACES, strict=True):
+        flair, t1, mask = (nib.load(case / name) for name in ("pre/FLAIR.nii.gz", "orig/3DT1.nii.gz", "wmh.nii.gz"))
+        shape, spacing = expected[int(case.name)]
+        assert flair.shape == shape
+        np.testing.assert_allclose(flair.header.get_zooms(), spacing, rtol=1e-5)
+        assert nib.aff2axcodes(flair.affine) == ("L", "P", "S")
+        assert nib.aff2axcodes(t1.affine) == ("P", "I", "R")
+        np.testing.assert_allclose(t1.header.get_zooms(), 1, rtol=1e-5)
+        for image in (flair, t1):
+            np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
+            directions = image.affine[:3, :3] / image.header.get_zooms()
+            np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-5)
+            assert np.abs(np.abs(directions).max(0) - 1).max() > 1e-5
+        tilt = np.abs(flair.affine[:3, :3] / flair.header.get_zooms()).max(0)
+        assert np.rad2deg(np.arccos(tilt.min())) > 1
+        for labels in (mask, nib.load(second_rater_of(folder, place))):
+            assert labels.get_data_dtype() == np.float32
+            np.testing.assert_array_equal(labels.affine, flair.affine)
+            assert set(np.unique(labels.dataobj)) <= {0.0, 1.0, 2.0}
+
+
+def test_contrast_of_lesions(simulated):
+    _, cases = simulated
+    for case in cases:
+        flair_itk = sitk.ReadImage(case / "pre" / "FLAIR.nii.gz", sitk.sitkFloat32)
+        t1_itk = sitk.ReadImage(case / "orig" / "3DT1.nii.gz", sitk.sitkFloat32)
+        resampled = sitk.Resample(t1_itk, flair_itk, elastix_to_itk(case / "orig" / "reg_3DT1_to_FLAIR.txt"))
+        flair, t1 = (sitk.GetArrayFromImage(image).T for image in (flair_itk, resampled))
+        lesion = np.asarray(nib.load(case / "wmh.nii.gz").dataobj) == 1
+        # What lies a few voxels from a lesion is mostly white matter.
+        near = np.ones((5, 5, 1), bool)
+        around = binary_dilation(lesion, near, 2) & ~binary_dilation(lesion, near)
+        around &= t1 > 0.8 * np.median(t1[around])
+        assert np.median(flair[lesion]) > 1.15 * np.median(flair[around])
+        assert np.median(t1[lesion]) < 0.97 * np.median(t1[around])
+
+
+def test_transform_file_aligns_t1_better_than_headers(simulated):
+    _, cases = simulated
+    for case in cases:
+        flair = sitk.ReadImage(case / "pre" / "FLAIR.nii.gz", sitk.sitkFloat32)
+        t1 = sitk.ReadImage(case / "orig" / "3DT1.nii.gz", sitk.sitkFloat32)
+        registered = elastix_to_itk(case / "orig" / "reg_3DT1_to_FLAIR.txt")
+        fixed = sitk.GetArrayFromImage(flair)
+        head = fixed > 0.3 * np.percentile(fixed, 98)
+        scores = [
+            mutual_information(fixed[head], sitk.GetArrayFromImage(sitk.Resample(t1, flair, transform))[head])
+            for transform in (registered, sitk.Euler3DTransform(), registered.GetInverse())
+        ]
+        assert scores[0] > scores[1] + 0.003
+        assert scores[0] > scores[2] + 0.003
+
+
+def test_transform_file_describes_the_fixed_image(simulated):
+    _, cases = simulated
+    for case in cases:
+        text = (case / "orig" / "reg_3DT1_to_FLAIR.txt").read_text()
+        assert '(Transform "EulerTransform")' in text
+        assert elastix_values(text, "NumberOfParameters") == [6]
+        flair = sitk.ReadImage(case / "pre" / "FLAIR.nii.gz")
+        assert elastix_values(text, "Size") == list(flair.GetSize())
+        np.testing.assert_allclose(elastix_values(text, "Spacing"), flair.GetSpacing(), rtol=1e-5)
+        np.testing.assert_allclose(elastix_values(text, "Origin"), flair.GetOrigin(), atol=1e-3)
+        direction = np.reshape(elastix_values(text, "Direction"), (3, 3)).T
+        np.testing.assert_allclose(direction, np.reshape(flair.GetDirection(), (3, 3)), atol=1e-5)
+        angles, translation = np.split(np.array(elastix_values(text, "TransformParameters")), 2)
+        assert 0.6 < np.rad2deg(np.linalg.norm(angles)) < 2.4
+        assert 0.4 < np.linalg.norm(translation) < 3.6
+
+
+def test_same_bytes_with_two_processes_and_after_an_interruption(simulated, tmp_path, monkeypatch):
+    folder, cases = simulated
+    copy = tmp_path / "copy"
+    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, processes=2)
+    assert files_of(copy) == files_of(folder)
+
+    # A run that was killed has left one case unfinished and no summary; only that case is made again.
+    shutil.rmtree(copy / "training" / "Singapore" / "50")
+    (copy / "training" / "Singapore" / ".50.partial" / "orig").mkdir(parents=True)
+    (copy / "simulated.json").unlink()
+    made = []
+    simulate = cohort._simulate_case
+    monkeypatch.setattr(cohort, "_simulate_case", lambda *arguments: (made.append(arguments), simulate(*arguments)))
+    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
+    assert [case.number for _, case in made] == [50]
+    assert files_of(copy) == files_of(folder)
+    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
+    assert len(made) == 1
+
+    # Other settings are noticed, and give another person.
+    other = cohort.Case(acquisition.SCANNERS[1], 50, SEED + 1, COARSE_MM)
+    assert cohort._summary_of(copy, other) is None
+    simulate(copy, other)
+    assert cohort._summary_of(copy, other)["seed"] == SEED + 1
+    for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz", "orig/3DT1.nii.gz"):
+        assert (copy / "training/Singapore/50" / name).read_bytes() != (cases[1] / name).read_bytes()
+
+
+def test_refuses_bad_settings_and_foreign_cases(simulated, tmp_path):
+    folder, _ = simulated
+    for wrong, words in (
+        ({"cases_per_site": 0}, "cases_per_site"),
+        ({"cases_per_site": 51}, "cases_per_site"),
+        ({"resolution_mm": 9.0}, "resolution_mm"),
+        ({"seed": -1}, "seed"),
+        ({"processes": 0}, "processes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cohort.simulate_cohort(**{"folder": tmp_path, "cases_per_site": 1, "seed": 0} | wrong)
+    left_over = tmp_path / "training" / "Utrecht" / "7"
+    left_over.mkdir(parents=True)
+    shutil.copy(folder / "training" / "Utrecht" / "0" / "wmh.nii.gz", left_over)
+    with pytest.raises(ValueError, match="not part of this cohort"):
+        cohort.simulate_cohort(tmp_path, 1, SEED, COARSE_MM)
+
+
+def test_lesion_load_follows_the_request(simulated):
+    person = anatomy.individual_anatomy(template.build_template_maps(), np.random.default_rng(1), COARSE_MM)
+    voxel_ml = COARSE_MM**3 / 1e3
+    volumes = [
+        lesions.draw_lesions(person, load, np.random.default_rng(2)).white_matter.sum() * voxel_ml for load in (3.0, 12.0, 40.0)
+    ]
+    np.testing.assert_allclose(volumes, [3, 12, 40], rtol=0.35)
+    tissues = person["grey"] + person["white"] + person["fluid"]
+    assert tissues.max() < 1.01
+    assert person["white"].sum() * voxel_ml == pytest.approx(480, rel=0.4)
+    assert person["grey"].sum() * voxel_ml == pytest.approx(650, rel=0.4)
+
+
+def test_loads_are_log_normal_over_the_ids():
+    loads = [
+        cohort._load_ml(cohort.Case(scanner, scanner.first_id + index, SEED, 1.5))
+        for scanner in acquisition.SCANNERS
+        for index in range(20)
+    ]
+    assert np.median(loads) == pytest.approx(lesions.MEDIAN_LOAD_ML, rel=0.1)
+    assert np.std(np.log(loads)) == pytest.approx(lesions.LOAD_SPREAD, rel=0.15)
+
+
+def test_random_field_has_unit_variance_and_the_wanted_length():
+    random = np.random.default_rng(3)
+    grid = fields.Lattice((60, 50, 40), (0.0, 0.0, 0.0), (1.0, 2.0, 3.0))
+    many = np.stack([fields.random_field(random, grid, 6.0) for _ in range(60)])
+    assert many.shape == (60, 60, 50, 40)
+    assert many.dtype == np.float32
+    np.testing.assert_allclose(many.var(axis=0).mean(), 1, rtol=0.05)
+    assert abs(many.mean()) < 0.02
+    # A cubic B-spline of white coefficients correlates like the spline of degree seven: 1191/2416 one knot away.
+    assert np.corrcoef(many[:, :-6].ravel(), many[:, 6:].ravel())[0, 1] == pytest.approx(1191 / 2416, abs=0.02)
+    assert np.corrcoef(many[:, :-24].ravel(), many[:, 24:].ravel())[0, 1] == pytest.approx(0, abs=0.02)
+    loose = fields.random_field(random, grid, (6.0, 6.0, 0.0))
+    assert abs(np.corrcoef(loose[..., :-1].ravel(), loose[..., 1:].ravel())[0, 1]) < 0.05
+
+
+def test_rigid_motion_equals_itk():
+    motion = geometry.RigidMotion((0.02, -0.03, 0.025), (1.5, -2.0, 0.7), (3.0, -12.0, 30.0))
+    transform = sitk.Euler3DTransform()
+    transform.SetCenter(motion.centre)
+    transform.SetRotation(*motion.angles)
+    transform.SetTranslation(motion.translation)
+    point = np.array([40.0, 25.0, -18.0])
+    expected = geometry.LPS[:3, :3] @ transform.TransformPoint(geometry.LPS[:3, :3] @ point)
+    np.testing.assert_allclose((motion.matrix() @ [*point, 1])[:3], expected, atol=1e-9)
+
+
+def test_registration_error_is_about_a_third_of_a_millimetre():
+    random = np.random.default_rng(8)
+    scanner = acquisition.SCANNERS[0]
+    points = np.concatenate([random.uniform(-60, 60, (200, 3)), np.ones((200, 1))], axis=1)
+    errors = []
+    for _ in range(20):
+        affine = geometry.flair_geometry(scanner, random)
+        true, found = geometry.draw_motion(affine, scanner.flair_shape, random)
+        errors.append(np.linalg.norm(points @ (true.matrix() - found.matrix()).T, axis=1).mean())
+    assert 0.15 < np.mean(errors) < 0.45
+
+
+def test_resample_equals_itk():
+    random = np.random.default_rng(4)
+    lattice = fields.Lattice((40, 36, 30), (-30.0, -25.0, -20.0), (1.5, 1.5, 1.5))
+    volume = fields.random_field(random, lattice, 8.0)
+    scanner = replace(acquisition.SCANNERS[0], flair_shape=(18, 16, 6), flair_spacing=(1.0, 1.2, 3.0))
+    affine = geometry.flair_geometry(scanner, random)
+    affine[:3, 3] += -affine[:3, :3] @ [8.5, 7.5, 2.5] - affine[:3, 3] + [0.0, 1.0, 2.0]
+
+    image = sitk.GetImageFromArray(volume.T)
+    image.SetSpacing(lattice.spacing)
+    image.SetOrigin(lattice.origin)
+    # The volume's axes are taken as ITK's world, so no change of handedness comes in.
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    resampled = sitk.Resample(
+        image,
+        scanner.flair_shape,
+        sitk.Transform(),
+        sitk.sitkLinear,
+        affine[:3, 3].tolist(),
+        spacing.tolist(),
+        (affine[:3, :3] / spacing).ravel().tolist(),
+    )
+    found = acquisition.resample(volume, lattice, affine, scanner.flair_shape)
+    assert np.abs(found).min() > 0
+    np.testing.assert_allclose(found, sitk.GetArrayFromImage(resampled).T, atol=1e-4)
+    thick = acquisition.resample(volume, lattice, affine, scanner.flair_shape, acquisition.SLAB)
+    assert thick.std() < found.std()
+
+
+def test_raters_differ_at_the_border_only():
+    x, y, z = np.meshgrid(*[np.arange(40) - 20.0] * 2, np.arange(12) - 6.0, indexing="ij")
+    depth = 12 - np.sqrt(x**2 + y**2 + (3 * z) ** 2)
+    lesion = fields.sigmoid(depth / 1.2).astype(np.float32)
+    infarct = np.zeros_like(lesion)
+    infarct[:4] = 1
+    first, second = (raters.outline(lesion, infarct, (1.0, 1.0, 3.0), np.random.default_rng(seed)) for seed in (1, 2))
+    assert first.dtype == np.uint8
+    assert not np.array_equal(first, second)
+    for labels in (first, second):
+        assert (labels[:4] == 2).all()
+        assert (labels[depth > 3] == 1).all()
+        assert (labels[4:][depth[4:] < -3] == 0).all()
+
+
+def test_small_lesions_are_sometimes_overlooked():
+    lesion = np.zeros((60, 60, 20), np.float32)
+    lesion[5:55:5, 5:55:5, 5:15:5] = 1
+    infarct = np.zeros_like(lesion)
+    seen = [(raters.outline(lesion, infarct, (1.0, 1.0, 3.0), np.random.default_rng(seed)) == 1).sum() for seed in range(8)]
+    assert np.mean(seen) / (lesion == 1).sum() == pytest.approx(1 - raters.MISSED_SHARE, abs=0.04)

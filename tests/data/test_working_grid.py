@@ -1,0 +1,182 @@
+"""The in-plane grid of the networks: geometry there and back (below 1 s). Positions in mm, voxel centres."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from pd_ddpm.data.working_grid import GridSettings, WorkingGrid, pad_to_multiple, slices_with_brain
+
+SPACING = (0.96, 1.25, 3.0)
+SHAPE = (90, 70, 5)
+
+
+def ellipsoid(shape, spacing, centre_mm, radii_mm):
+    places = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) * mm for n, mm in zip(shape, spacing, strict=True)], indexing="ij"))
+    distance = (places - np.reshape(centre_mm, (3, 1, 1, 1))) / np.reshape(radii_mm, (3, 1, 1, 1))
+    return (distance**2).sum(axis=0) < 1
+
+
+BRAIN = ellipsoid(SHAPE, SPACING, (45, 42, 7.5), (30, 33, 30))
+
+
+def whole_slice(spacing_mm, shape=SHAPE, spacing=SPACING):
+    return WorkingGrid.of_case(np.ones(shape, bool), spacing, spacing_mm, "slice", 0.0)
+
+
+def test_without_resampling_slices_are_the_volumes_own_values_in_order():
+    volume = np.random.default_rng(0).standard_normal((*SHAPE, 2)).astype(np.float32)
+    slices = whole_slice(None).slices(volume)
+    assert slices.shape == (5, 2, 90, 70)
+    assert slices[3, 1, 20, 60].item() == volume[20, 60, 3, 1]
+    assert np.array_equal(slices.numpy(), volume.transpose(2, 3, 0, 1))
+    assert np.array_equal(whole_slice(None).volume(slices), volume)
+
+
+def test_one_channel_needs_no_axis():
+    volume = np.random.default_rng(0).random(SHAPE)
+    slices = whole_slice(2.0).slices(volume)
+    assert slices.dtype == torch.float32
+    assert torch.equal(slices, whole_slice(2.0).slices(volume[..., None]))
+
+
+@pytest.mark.parametrize("spacing_mm", [0.5, 1.0, 2.0, 3.0])
+def test_size_follows_the_spacing(spacing_mm):
+    grid = whole_slice(spacing_mm)
+    assert grid.size == (round(90 * 0.96 / spacing_mm), round(70 * 1.25 / spacing_mm))
+
+
+@pytest.mark.parametrize("margin_mm", [0.0, 8.0])
+def test_box_holds_the_brain_and_the_margin_on_every_side(margin_mm):
+    grid = WorkingGrid.of_case(BRAIN, SPACING, None, "brain_box", margin_mm)
+    first_x, end_x, first_y, end_y = grid.box
+    occupied_x, occupied_y = np.flatnonzero(BRAIN.any((1, 2))), np.flatnonzero(BRAIN.any((0, 2)))
+    for first, end, occupied, mm in ((first_x, end_x, occupied_x, 0.96), (first_y, end_y, occupied_y, 1.25)):
+        below, above = (occupied[0] - first) * mm, (end - 1 - occupied[-1]) * mm
+        assert margin_mm <= below < margin_mm + mm
+        assert margin_mm <= above < margin_mm + mm
+    assert grid.size == (end_x - first_x, end_y - first_y)
+
+
+def test_box_ends_at_the_scans_edge_and_an_empty_brain_has_the_whole_slice():
+    assert WorkingGrid.of_case(BRAIN, SPACING, None, "brain_box", 500.0).box == (0, 90, 0, 70)
+    assert WorkingGrid.of_case(np.zeros(SHAPE, bool), SPACING, None, "brain_box", 8.0).box == (0, 90, 0, 70)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("region", ["slice", "brain_box"])
+def test_constants_stay_and_nothing_is_written_outside_the_box(spacing_mm, region):
+    grid = WorkingGrid.of_case(BRAIN, SPACING, spacing_mm, region, 3.0)
+    slices = grid.slices(np.full(SHAPE, 0.75))
+    torch.testing.assert_close(slices, torch.full_like(slices, 0.75), rtol=0, atol=1e-6)
+    volume = grid.volume(slices)
+    assert volume.shape == (*SHAPE, 1)
+    assert volume.dtype == np.float32
+    first_x, end_x, first_y, end_y = grid.box
+    np.testing.assert_allclose(volume[first_x:end_x, first_y:end_y], 0.75, atol=1e-6)
+    volume[first_x:end_x, first_y:end_y] = 0
+    assert not volume.any()
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.5])
+def test_a_ramp_keeps_its_value_at_each_place_in_mm(spacing_mm):
+    """Pixel n of a resampled axis lies at (n + 1/2) size / count mm from the same edge: there is no shift."""
+    x_mm, y_mm = ((np.arange(n) + 0.5) * mm for n, mm in zip(SHAPE[:2], SPACING[:2], strict=True))
+    ramp = (0.3 * x_mm[:, None] - 0.7 * y_mm[None, :])[..., None].repeat(SHAPE[2], axis=2)
+    grid = whole_slice(spacing_mm)
+    places = [(np.arange(n) + 0.5) * length * mm / n for n, length, mm in zip(grid.size, SHAPE, SPACING, strict=False)]
+    expected = 0.3 * places[0][:, None] - 0.7 * places[1][None, :]
+    slices = grid.slices(ramp)
+    inner = (slice(3, -3), slice(3, -3))  # the border has no neighbours to interpolate with
+    pixel = 0.3 * 0.96 * 90 / grid.size[0] + 0.7 * 1.25 * 70 / grid.size[1]  # what the ramp rises by from pixel to pixel
+    for one in slices[:, 0].numpy():
+        # Anti-aliasing weighs whole voxels, which leaves a ripple of a few hundredths of a pixel, and no shift.
+        np.testing.assert_allclose(one[inner], expected[inner], atol=0.06 * pixel)
+        assert abs((one - expected)[inner].mean()) < 0.003 * pixel
+    back = grid.volume(slices)[..., 0]
+    far = (slice(9, -9), slice(9, -9))
+    assert np.abs(back[far] - ramp[far]).max() < 0.08 * pixel
+    assert abs((back - ramp)[far].mean()) < 0.003 * pixel
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("region", ["slice", "brain_box"])
+def test_a_blob_stays_where_it_is(spacing_mm, region):
+    places = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"))
+    centre, spacing = np.array([52.3, 30.8, 2.0]), np.array(SPACING)
+    squared_mm = (((places - centre.reshape(3, 1, 1, 1)) * spacing.reshape(3, 1, 1, 1)) ** 2).sum(axis=0)
+    blob = np.exp(-squared_mm / (2 * 5.0**2)).astype(np.float32)
+    grid = WorkingGrid.of_case(BRAIN, SPACING, spacing_mm, region, 8.0)
+    slices = grid.slices(blob)
+    back = grid.volume(slices)[..., 0]
+    assert np.abs(np.array(ndimage.center_of_mass(back)) - ndimage.center_of_mass(blob)).max() < 0.02
+    assert back.sum() == pytest.approx(blob.sum(), rel=0.01)
+    # On the working grid itself: the centre of mass in mm from the corner of the box.
+    _, _, row, column = ndimage.center_of_mass(slices.numpy())
+    pixel = [(grid.box[2 * axis + 1] - grid.box[2 * axis]) * SPACING[axis] / grid.size[axis] for axis in (0, 1)]
+    found = np.array([(row + 0.5) * pixel[0], (column + 0.5) * pixel[1]])
+    corner = np.array([grid.box[0] * SPACING[0], grid.box[2] * SPACING[1]])
+    np.testing.assert_allclose(found + corner, (np.array(ndimage.center_of_mass(blob))[:2] + 0.5) * spacing[:2], atol=0.03)
+
+
+def test_a_lesion_survives_the_way_there_and_back():
+    """Spheres of 6 mm on a 1 mm grid, cut at 0.5: what resampling alone costs in Dice."""
+    lesion = ellipsoid(SHAPE, SPACING, (40, 45, 7.5), (6, 6, 6))
+    for spacing_mm, least in ((0.7, 0.95), (1.0, 0.94), (2.0, 0.9)):
+        grid = whole_slice(spacing_mm)
+        back = grid.volume(grid.slices(lesion))[..., 0] >= 0.5
+        assert 2 * (back & lesion).sum() / (back.sum() + lesion.sum()) > least
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 0.7, 2.0])
+def test_probabilities_stay_probabilities(spacing_mm):
+    grid = whole_slice(spacing_mm)
+    slices = torch.from_numpy(np.random.default_rng(0).random((5, 3, *grid.size), dtype=np.float32))
+    volume = grid.volume(slices)
+    assert volume.shape == (*SHAPE, 3)
+    assert volume.min() >= 0
+    assert volume.max() <= 1
+
+
+def test_shares_are_the_native_masks_without_resampling_and_partial_volumes_with_it():
+    labels = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    native = whole_slice(None).shares(labels).numpy()
+    assert np.array_equal(native[:, 0], labels.transpose(2, 0, 1) == 1)
+    assert np.array_equal(native[:, 1], labels.transpose(2, 0, 1) == 2)
+    # Blocks of 6 x 6 voxels are 2 x 2 pixels: inside a large block the share is whole, and volume is kept.
+    blocks = np.random.default_rng(1).integers(0, 3, (15, 10, 2))
+    labels = blocks.repeat(6, axis=0).repeat(6, axis=1)
+    grid = WorkingGrid.of_case(np.ones(labels.shape, bool), (0.5, 0.5, 3.0), 1.5, "slice", 0.0)
+    reduced = grid.shares(labels).numpy()
+    assert reduced.shape == (2, 2, 30, 20)
+    assert ((reduced > 0.01) & (reduced < 0.99)).any()
+    for channel, label in enumerate((1, 2)):
+        assert reduced[:, channel].mean() == pytest.approx((labels == label).mean(), rel=0.03)
+        majority = (blocks == label).repeat(2, axis=0).repeat(2, axis=1).transpose(2, 0, 1)
+        assert ((reduced[:, channel] >= 0.5) == majority).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("size", "divisor", "padded"), [((90, 70), 32, (96, 96)), ((64, 96), 32, (64, 96)), ((3, 5), 8, (8, 8))]
+)
+def test_padding_repeats_the_far_edges(size, divisor, padded):
+    slices = torch.from_numpy(np.random.default_rng(0).random((2, 1, *size), dtype=np.float32))
+    wider = pad_to_multiple(slices, divisor)
+    assert wider.shape[2:] == padded
+    expected = np.pad(slices.numpy(), ((0, 0), (0, 0), (0, padded[0] - size[0]), (0, padded[1] - size[1])), mode="edge")
+    assert np.array_equal(wider.numpy(), expected)
+
+
+def test_slices_with_brain_hold_the_least_area_in_cm2():
+    brain = np.zeros((40, 40, 4), bool)
+    brain[:10, :10, 1] = True  # 100 voxels of 1.2 mm^2: 1.2 cm^2
+    brain[:9, :9, 2] = True  # 0.972 cm^2
+    assert slices_with_brain(brain, (0.96, 1.25, 3.0), 1.0).tolist() == [False, True, False, False]
+    assert slices_with_brain(brain, (0.96, 1.25, 3.0), 1.2).tolist() == [False, True, False, False]
+    assert slices_with_brain(brain, (0.96, 1.25, 3.0), 0.5).tolist() == [False, True, True, False]
+
+
+def test_settings_give_the_grid_and_the_slices_of_a_case():
+    grid, with_brain = GridSettings(2.0, "brain_box", 8.0, 1.0).of_case(BRAIN, SPACING)
+    assert grid == WorkingGrid.of_case(BRAIN, SPACING, 2.0, "brain_box", 8.0)
+    assert np.array_equal(with_brain, slices_with_brain(BRAIN, SPACING, 1.0))

@@ -1,0 +1,731 @@
+"""A trained method becomes a folder, and the folder segments scans as the workflow does (about 40 s).
+
+The networks have random weights; what runs is the workflow's own scripts over five made-up heads.
+"""
+
+import gzip
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from pd_ddpm.commands.main import main
+from pd_ddpm.config import resolve
+from pd_ddpm.data.preparation.resample import resample_to
+from pd_ddpm.deployment import predict_scan, scan_folder
+from pd_ddpm.deployment.bundle import BundleError, read_bundle, vary, write_checksums
+from pd_ddpm.models import weights
+from pd_ddpm.models.factory import model
+from pd_ddpm.runtime.files import write_json
+
+ROOT = Path(__file__).parents[2]
+SHAPE, AFFINE = (40, 58, 14), np.diag([3.2, 3.2, 5.0, 1.0])
+GRID = {"spacing_mm": 5.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 20}
+RUN = "split-0_seed-0"
+CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+NETWORKS = {
+    "attunet": {"channels": [4, 8]},
+    "denoiser": {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1},
+    "probabilistic-unet": {"channels": [4, 8], "latent": 2},
+}
+CHAIN = {"samples": 3, "pool": 4, "reverse_steps": 10, "precision": "float32"}
+METHODS = {
+    "attunet": {"pool": 1, "precision": "float32"},
+    "pd-ddpm": CHAIN,
+    "probabilistic-unet": {"samples": 3, "pool": 4, "precision": "float32"},
+    "es-ddpm": CHAIN,
+}
+
+
+def script(name: str) -> Callable[..., None]:
+    return runpy.run_path(str(ROOT / "workflow" / "scripts" / f"{name}.py"))["main"]
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return path
+
+
+def make_scans(folder: Path) -> pd.DataFrame:
+    """Five heads of 560 ml, voxel axes to right, anterior, superior; T1 on a coarser grid of its own."""
+    random = np.random.default_rng(0)
+    centre, radii = np.array([20, 29, 7]).reshape(3, 1, 1, 1), np.array([17, 25, 6.5]).reshape(3, 1, 1, 1)
+    distance = np.linalg.norm((np.indices(SHAPE) - centre) / radii, axis=0)
+    lesions = np.linalg.norm(
+        (np.indices(SHAPE) - np.array([13, 26, 8]).reshape(3, 1, 1, 1)) / [[[[2]]], [[[3]]], [[[2]]]], axis=0
+    )
+    rows = []
+    for number in range(5):
+        scan = 200 * (distance < 1) + 150 * (lesions < 1 + number / 5) + random.normal(0, 5, SHAPE)
+        place = folder / f"p{number}"
+        save(place / "FLAIR.nii.gz", scan.clip(0).astype(np.float32))
+        t1 = 300 * (distance < 1) + random.normal(0, 5, SHAPE)
+        save(place / "T1.nii.gz", t1[::2, ::2].clip(0).astype(np.float32), AFFINE @ np.diag([2, 2, 1, 1]))
+        save(place / "mask.nii.gz", (lesions < 1 + number / 5).astype(np.uint8))
+        role = ["train", "train", "train", "test", "test"][number]
+        row = {"case": f"p{number}", "site": "north" if number % 2 else "south", "role": role, "fold": pd.NA}
+        row |= {name: str(place / f"{name}.nii.gz") for name in ("FLAIR", "T1", "mask")}
+        rows.append(row | {"FLAIR_transform": "", "T1_transform": "", "observer_2": "", "observer_3": ""})
+    return pd.DataFrame(rows)
+
+
+def train(folder: Path, name: str) -> None:
+    """The files of a network with random weights that see lesions in the middle of the range."""
+    torch.manual_seed(len(name))
+    chosen = resolve.network(CONFIG, name) | NETWORKS[name]
+    network = model(chosen, 2)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    weights.save_weights(folder / "model.safetensors", network.state_dict())
+    card = {"settings": chosen, "image_channels": 2, "grid": GRID, "training_cases": ["p0", "p1", "p2"]}
+    weights.save_card(folder / "model.json", [folder / "model.safetensors"], card)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Scans, and the results of the workflow's scripts on them: `results` as of a data set's folder."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("made")
+    results = folder / "results" / "own"
+    table = make_scans(folder / "scans")
+    (results / "cases").mkdir(parents=True)
+    table.to_csv(results / "cases.csv", index=False)
+    preparation = {"interpolator": "linear", "normalisation": "zscore_brain", "orientation": "LPS"}
+    cases, splits = results / "cases" / "prepared.csv", results / "splits.csv"
+    script("prepare")(
+        table=str(results / "cases.csv"),
+        cases=str(cases),
+        card=str(results / "cases" / "preparation.json"),
+        channels=["FLAIR", "T1"],
+        settings=preparation,
+        dataset={"name": "own", "simulated": False, "licence": None},
+        code="",
+        config={},
+        processes=1,
+    )
+    script("split")(str(results / "cases.csv"), str(splits), {"count": 5, "seed": 0, "stratify_by_site": True}, False)
+    for name in NETWORKS:
+        train(results / "networks" / name / RUN, name)
+    for name, changes in METHODS.items():
+        chosen = resolve.method(CONFIG, name) | changes
+        chosen.pop("label")
+        target = results / "predictions" / name / RUN
+        target.mkdir(parents=True)
+        network = results / "networks" / chosen["network"] / RUN
+        before = chosen.get("presegmentation")
+        script("sample")(
+            weights=str(network / "model.safetensors"),
+            card=str(network / "model.json"),
+            cases=str(cases),
+            splits=str(splits),
+            predictions=str(target / "predictions.csv"),
+            method_card=str(target / "method.json"),
+            name=name,
+            split=0,
+            seed=0,
+            settings=chosen,
+            device="cpu",
+            code="",
+            batch=8,
+            threads=1,
+            config={},
+            presegmentation=before and str(results / "predictions" / before / RUN / "predictions.csv"),
+        )
+        scores = results / "scores" / name / f"{RUN}.csv"
+        scores.parent.mkdir(parents=True)
+        identity = {"dataset": "own", "method": name, "split": 0, "seed": 0}
+        script("score")(str(cases), str(target / "predictions.csv"), str(scores), identity, CONFIG["evaluation"])
+    bundle = folder / "bundle"
+    assert main(["export", str(results), "--output", str(bundle)]) == 0
+    return SimpleNamespace(folder=folder, scans=folder / "scans", results=results, bundle=bundle)
+
+
+@pytest.fixture
+def bundle(made: SimpleNamespace, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    return shutil.copytree(made.bundle, tmp_path / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def _short_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the page of a scan, whose figures take most of a prediction's time, except in the tests that read it."""
+    if "quality_page" not in request.fixturenames:
+        monkeypatch.setattr(scan_folder, "quality_page", lambda *_: "<!doctype html>")
+
+
+@pytest.fixture
+def quality_page(tmp_path: Path) -> Path:
+    """The page of the scan that is written to `out`."""
+    return tmp_path / "out" / "quality.html"
+
+
+@pytest.fixture
+def predict(made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Exit code and what is printed; the scan is p3, the results are in `out`, unless said."""
+
+    def call(*more: str, model: Path | None = None, scan: Path | None = None, output: str = "out") -> tuple[int, str]:
+        scan = scan or made.scans / "p3"
+        arguments = ["--flair", str(scan / "FLAIR.nii.gz"), "--t1", str(scan / "T1.nii.gz"), "--threads", "1", "--batch", "8"]
+        place = ["--model", str(model or made.bundle), "--output", str(tmp_path / output)]
+        code = main(["predict", *arguments, *place, *more])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+# The bundle
+
+
+def test_a_bundle_holds_all_that_is_needed_and_nobodys_name(made):
+    about = read_bundle(made.bundle).about
+    assert [stage["method"] for stage in about["stages"]] == ["attunet", "pd-ddpm"]
+    assert about["stages"][1]["settings"]["pool"] == 3  # the ensemble, not the larger pool of the figures
+    assert about["preparation"]["channels"] == ["FLAIR", "T1"]
+    assert about["orientation"] == "LPS"
+    assert about["training"]["sites"] == {"north": 1, "south": 2}
+    scores = pd.read_csv(made.results / "scores" / "pd-ddpm" / f"{RUN}.csv")
+    assert about["scores"]["metrics"]["dice"]["mean"] == pytest.approx(scores["dice"].mean(), abs=1e-6)
+    assert about["scores"]["metrics"]["ece"]["mean"] == pytest.approx(scores["ece"].mean(), abs=1e-6)
+    assert about["scores"]["worst"][0]["dice"] == pytest.approx(scores["dice"].min(), abs=1e-6)
+    text = "".join(path.read_text(encoding="utf-8") for path in made.bundle.rglob("*") if path.suffix in (".json", ".md"))
+    assert not re.search(r"\bp[0-4]\b", text)
+    assert str(made.folder) not in text
+
+
+def test_the_model_card_says_what_it_is_for(made):
+    card = (made.bundle / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "Research only. Not a medical device",
+        "not stated; ask whoever gave you",
+        "expected calibration error",
+        "south 2",
+    ):
+        assert words in card
+    dice = read_bundle(made.bundle).about["scores"]["metrics"]["dice"]
+    assert f"| Dice | {dice['mean']:.3f} | {dice['sd']:.3f} |" in card
+
+
+def test_checksums_are_those_that_sha256sum_verifies(bundle):
+    checked = subprocess.run(["sha256sum", "--check", "checksums.txt"], cwd=bundle, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count(": OK") == 6
+
+
+def test_weights_are_those_that_were_trained(made):
+    for name in ("attunet", "denoiser"):
+        theirs = weights.load_tensors(made.results / "networks" / name / RUN / "model.safetensors")
+        ours = weights.load_tensors(made.bundle / "networks" / f"{name}.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "pd-dpm"], ["there are no predictions of 'pd-dpm'", "attunet, es-ddpm, pd-ddpm, probabilistic-unet"]),
+        (["--split", "3"], ["split-3_seed-0", "nothing has been drawn"]),
+    ],
+)
+def test_what_has_not_been_made_cannot_be_exported(made, tmp_path, capsys, arguments, words):
+    assert main(["export", str(made.results), "--output", str(tmp_path / "b"), *arguments]) == 1
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(made, tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("all of it", encoding="utf-8")
+    call = ["export", str(made.results), "--output", str(tmp_path / "b")]
+    assert main([*call, "--overwrite"]) == 1
+    assert "holds something else than a bundle; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "b" / "thesis.txt").read_text(encoding="utf-8") == "all of it"
+    (tmp_path / "b" / "thesis.txt").unlink()
+    assert main(call) == 0
+    assert main(call) == 1
+    assert "holds a bundle already" in capsys.readouterr().err
+    assert main([*call, "--overwrite", "--method", "attunet", "--data-licence", "CC BY 4.0"]) == 0
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert "CC BY 4.0" in card
+    assert not (tmp_path / "b" / "networks" / "denoiser.safetensors").exists()
+
+
+def test_scores_must_be_there(made, tmp_path, capsys):
+    results = shutil.copytree(made.results, tmp_path / "own")
+    (results / "scores" / "pd-ddpm" / f"{RUN}.csv").unlink()
+    assert main(["export", str(results), "--output", str(tmp_path / "b")]) == 1
+    assert "there are no scores for the model card; make them first: snakemake" in capsys.readouterr().err
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+class Payload:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.path)!r}, 'w').close()",))
+
+
+def rewrite(bundle: Path, change: Callable[[dict], object]) -> None:
+    """Change bundle.json and give it a checksum that fits."""
+    about = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    change(about)
+    write_json(bundle / "bundle.json", about)
+    write_checksums(bundle)
+
+
+DAMAGES = {
+    "a bit of the weights": (
+        lambda bundle: flip_a_bit(bundle / "networks" / "denoiser.safetensors"),
+        ["networks/denoiser.safetensors", "is not the file that was exported", "copy the bundle again"],
+    ),
+    "a word of the description": (
+        lambda bundle: (bundle / "bundle.json").write_text("{}", encoding="utf-8"),
+        ["bundle.json", "SHA-256 differs"],
+    ),
+    "a lost file": (lambda bundle: (bundle / "networks" / "attunet.json").unlink(), ["attunet.json", "there is no such file"]),
+    "no checksums": (lambda bundle: (bundle / "checksums.txt").unlink(), ["is no bundle", "pd-ddpm export"]),
+    "a foreign file": (
+        lambda bundle: (bundle / "networks" / "more.pt").write_bytes(b"x"),
+        ["networks/more.pt", "is not listed in checksums.txt"],
+    ),
+    "a path that leads out": (
+        lambda bundle: (bundle / "checksums.txt").write_text(f"{'0' * 64}  ../../secret\n", encoding="utf-8"),
+        ["'" + "0" * 64 + "  ../../", "is no checksum of a file of a bundle"],
+    ),
+    "a later format": (
+        lambda bundle: rewrite(bundle, lambda about: about.update(format=2)),
+        ["format 2", "install a newer one"],
+    ),
+    "a key that lacks": (lambda bundle: rewrite(bundle, lambda about: about.pop("scores")), ["lacks scores"]),
+    "a network's name with a path": (
+        lambda bundle: rewrite(bundle, lambda about: about["stages"][0].update(network="../../attunet")),
+        ["'../../attunet' is not a name"],
+    ),
+    "settings that are none": (
+        lambda bundle: rewrite(bundle, lambda about: about["stages"][1]["settings"].update(sampler="heun")),
+        ["the settings of pd-ddpm or of its network are none", "'heun'", "make the bundle again"],
+    ),
+    "a start that no stage draws": (
+        lambda bundle: rewrite(bundle, lambda about: about["stages"].pop(0)),
+        ["pd-ddpm starts from attunet, which no earlier stage draws"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bundle_that_cannot_be_trusted_is_refused(bundle, predict, tmp_path, damage):
+    function, words = DAMAGES[damage]
+    function(bundle)
+    code, printed = predict(model=bundle)
+    assert code == 1
+    assert all(word in printed for word in words), printed
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_nothing_of_a_bundle_is_executed(bundle, predict, tmp_path):
+    """Weights that are a pickle, with checksums and a card that fit, are refused and not loaded."""
+    torch.save(Payload(tmp_path / "executed"), bundle / "networks" / "denoiser.safetensors")
+    card = json.loads((bundle / "networks" / "denoiser.json").read_text(encoding="utf-8"))
+    card["sha256"] = {"denoiser.safetensors": weights.file_sha256(bundle / "networks" / "denoiser.safetensors")}
+    write_json(bundle / "networks" / "denoiser.json", card)
+    write_checksums(bundle)
+    code, printed = predict(model=bundle)
+    assert code == 1
+    assert "denoiser.safetensors cannot be read" in printed
+    assert not (tmp_path / "executed").exists()
+
+
+# Prediction
+
+
+def workflow_members(made, method: str, case: str) -> nib.Nifti1Image:
+    """The first three members that the workflow has drawn, turned to the axes of the scan."""
+    image = nib.load(made.results / "predictions" / method / RUN / f"{case}_samples.nii.gz")
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+    return nib.as_closest_canonical(image)
+
+
+@pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm", "attunet", "probabilistic-unet"])
+def test_a_scan_is_segmented_as_the_workflow_does(made, predict, tmp_path, method):
+    bundle = tmp_path / "bundle"
+    assert main(["export", str(made.results), "--method", method, "--output", str(bundle)]) == 0
+    code, printed = predict("--name", "p3", model=bundle)
+    assert code == 0, printed
+    theirs = workflow_members(made, method, "p3")
+    members = theirs.get_fdata(dtype=np.float32)
+    members = members.reshape(*SHAPE, -1)[..., :3]
+    flair = nib.load(made.scans / "p3" / "FLAIR.nii.gz")
+    np.testing.assert_allclose(theirs.affine, flair.affine, atol=1e-4)
+    ours = {name: nib.load(tmp_path / "out" / f"{name}.nii.gz") for name in ("mask", "probability", "uncertainty")}
+    for image in ours.values():
+        np.testing.assert_array_equal(image.affine, flair.affine)
+        for field in ("qform_code", "sform_code", "pixdim", "srow_x", "quatern_b"):
+            np.testing.assert_array_equal(image.header[field], flair.header[field])
+    np.testing.assert_allclose(ours["probability"].get_fdata(), members.mean(axis=-1), atol=1e-6)
+    np.testing.assert_array_equal(ours["mask"].get_fdata(), members.mean(axis=-1) >= 0.5 - 1e-6)
+    variance = members.var(axis=-1, ddof=1) if members.shape[-1] > 1 else np.zeros(SHAPE)
+    np.testing.assert_allclose(ours["uncertainty"].get_fdata(), variance, atol=1e-6)
+    assert members.std() > 0.05
+    assert ours["mask"].get_fdata().any()
+
+
+def test_the_table_and_the_record_say_what_the_masks_hold(made, predict, tmp_path):
+    code, printed = predict("--name", "somebody")
+    assert code == 0
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("lesions.csv", "mask.nii.gz", "prediction.json", "probability.nii.gz", "quality.html", "uncertainty.nii.gz")
+    ]
+    mask = nib.load(out / "mask.nii.gz").get_fdata()
+    lesions = pd.read_csv(out / "lesions.csv")
+    assert lesions["voxels"].sum() == mask.sum()
+    ml = 3.2 * 3.2 * 5.0 / 1000
+    record = json.loads((out / "prediction.json").read_text(encoding="utf-8"))["row"]
+    assert record["volume_ml"] == pytest.approx(mask.sum() * ml, abs=1e-3)
+    assert record["lesions"] == len(lesions)
+    assert record["volume_low_ml"] <= record["volume_high_ml"]
+    assert f"{len(lesions)} lesions, {mask.sum() * ml:.2f} ml" in printed
+    for _, row in lesions.iterrows():
+        assert mask[int(row["voxel_i"]), int(row["voxel_j"]), int(row["voxel_k"])] == 1
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        assert tag not in ("script", "link", "iframe")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_stands_by_itself(predict, quality_page):
+    predict("--name", "<b>A & B</b>")
+    page = Page(quality_page.read_text(encoding="utf-8"))
+    assert len(page.sources) == 2
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    text = " ".join(" ".join(page.words).split())
+    for words in (
+        "Research only. Not a medical device",
+        "Lesions of b_A_B_b",
+        "over 3 members",
+        "How this was made",
+        "model card",
+    ):
+        assert words in text
+    assert "What is doubtful about the scan the networks were trained on 3 cases only" in text
+
+
+def test_doubts_about_a_scan_are_said_on_its_page(made, predict, quality_page, tmp_path):
+    scan = shutil.copytree(made.scans / "p3", tmp_path / "thick")
+    for name in ("FLAIR", "T1"):
+        image = nib.load(scan / f"{name}.nii.gz")
+        save(scan / f"{name}.nii.gz", image.get_fdata(dtype=np.float32), image.affine @ np.diag([1, 1, 1.3, 1]))
+    code, printed = predict(scan=scan)
+    assert code == 0
+    assert "doubt(s) about the scan" in printed
+    text = quality_page.read_text(encoding="utf-8")
+    assert "its distance of slices of 6.5 mm lies outside the 5 to 5 mm of the training scans" in text
+
+
+def test_t1_follows_its_headers_or_its_transform(made, predict, tmp_path):
+    """A T1 that was moved by 12 mm, and the transform that says so, give what the T1 in place gives."""
+    scan = shutil.copytree(made.scans / "p3", tmp_path / "moved")
+    image = nib.load(scan / "T1.nii.gz")
+    moved = image.affine.copy()
+    moved[:3, 3] += (12, 0, 0)
+    save(scan / "T1.nii.gz", image.get_fdata(dtype=np.float32), moved)
+    transform = tmp_path / "reg.txt"
+    # ITK's points run to the left and posterior: 12 mm to the right are -12.
+    transform.write_text('(Transform "TranslationTransform")\n(TransformParameters -12 0 0)\n', encoding="utf-8")
+    np.testing.assert_allclose(
+        resample_to(scan / "FLAIR.nii.gz", scan / "T1.nii.gz", transform),
+        resample_to(made.scans / "p3" / "FLAIR.nii.gz", made.scans / "p3" / "T1.nii.gz"),
+        atol=1e-2,
+    )
+    maps = []
+    for output, folder, more in (
+        ("a", made.scans / "p3", []),
+        ("b", scan, ["--t1-transform", str(transform)]),
+        ("c", scan, []),
+    ):
+        assert predict(*more, scan=folder, output=output)[0] == 0
+        maps.append(nib.load(tmp_path / output / "probability.nii.gz").get_fdata())
+    np.testing.assert_allclose(maps[0], maps[1], atol=0.02)
+    assert np.abs(maps[0] - maps[2]).max() > 0.1
+
+
+def test_axes_of_the_scan_make_no_difference(made, predict, tmp_path):
+    scan = tmp_path / "turned"
+    for name in ("FLAIR", "T1"):
+        image = nib.load(made.scans / "p3" / f"{name}.nii.gz")
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("SLA"))
+        turned = image.as_reoriented(turn)
+        save(scan / f"{name}.nii.gz", turned.get_fdata(dtype=np.float32), turned.affine)
+    assert predict("--name", "p3")[0] == 0
+    code, printed = predict("--name", "p3", scan=scan, output="turned out")
+    assert code == 0, printed
+    ours = nib.load(tmp_path / "turned out" / "probability.nii.gz")
+    assert nib.aff2axcodes(ours.affine) == ("S", "L", "A")
+    theirs = nib.load(tmp_path / "out" / "probability.nii.gz").get_fdata()
+    np.testing.assert_allclose(nib.as_closest_canonical(ours).get_fdata(), theirs, atol=0.02)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+FAR = np.zeros((4, 4))
+FAR[:3, 3] = 1
+WRONG_SCANS = {
+    "a cut file": (lambda scan: truncate(scan / "FLAIR.nii.gz"), ["FLAIR.nii.gz", "truncated"]),
+    "a web page": (lambda scan: (scan / "T1.nii.gz").write_text("<html>", encoding="utf-8"), ["T1.nii.gz", "is a web page"]),
+    "NaN": (
+        lambda scan: save(scan / "FLAIR.nii.gz", np.full(SHAPE, np.nan, dtype=np.float32)),
+        ["FLAIR.nii.gz", "are NaN or Inf"],
+    ),
+    "no such file": (lambda scan: (scan / "T1.nii.gz").unlink(), ["T1.nii.gz", "there is no such file"]),
+    "another head's T1": (
+        lambda scan: save(scan / "T1.nii.gz", np.random.default_rng(0).random((20, 20, 5)), AFFINE + 900 * FAR),
+        ["T1.nii.gz", "covers"],
+    ),
+    "the FLAIR twice": (lambda scan: shutil.copy(scan / "FLAIR.nii.gz", scan / "T1.nii.gz"), ["the same voxels as FLAIR"]),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_SCANS)
+def test_a_wrong_scan_stops_before_anything_is_computed(made, predict, tmp_path, fault):
+    scan = shutil.copytree(made.scans / "p3", tmp_path / "scan")
+    function, words = WRONG_SCANS[fault]
+    function(scan)
+    code, printed = predict(scan=scan)
+    assert code == 1
+    assert all(word in printed for word in words), printed
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_all_that_is_wrong_is_listed_at_once(made, predict, tmp_path):
+    scan = shutil.copytree(made.scans / "p3", tmp_path / "scan")
+    truncate(scan / "FLAIR.nii.gz")
+    (scan / "T1.nii.gz").write_bytes(b"")
+    code, printed = predict(scan=scan)
+    assert code == 1
+    assert "2 problem(s)" in printed
+    assert "truncated" in printed
+    assert "the file is empty" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--members", "0"], ["--members: 0 is less than 1"]),
+        (["--t-start", "1001"], ["--t-start: 1001 is not from 1 to 1000"]),
+        (["--steps", "301"], ["--steps: 301 is not from 1 to T' = 300"]),
+        (["--t-start", "2", "--steps", "3"], ["--steps: 3 is not from 1 to T' = 2"]),
+        (["--image", "T2"], ["--image: 'T2' is not NAME=FILE"]),
+        (["--image", "T2=x.nii.gz"], ["image T2", "FLAIR, T1 only"]),
+        (["--transform", "FLAIR=x.txt"], ["transform of FLAIR", "defines the grid"]),
+        (["--device", "cuda"], ["'cuda'", "sees no CUDA device"]),
+        (["--precision", "float16"], ["'float16'", "for GPUs"]),
+    ],
+)
+def test_options_that_cannot_be(predict, arguments, words):
+    code, printed = predict(*arguments)
+    assert code == 1
+    assert all(word in printed for word in words), printed
+
+
+def test_a_missing_channel_is_asked_for(made, tmp_path, capsys):
+    flair = str(made.scans / "p3" / "FLAIR.nii.gz")
+    assert main(["predict", "--flair", flair, "--model", str(made.bundle), "--output", str(tmp_path / "out")]) == 1
+    assert "the bundle's networks see FLAIR, T1; give --t1 FILE besides" in capsys.readouterr().err
+
+
+def test_a_method_of_one_mask_has_no_members_and_no_chain(made, predict, tmp_path):
+    bundle = tmp_path / "bundle"
+    main(["export", str(made.results), "--method", "attunet", "--output", str(bundle)])
+    for arguments, words in (
+        (["--members", "3"], "attunet draws one mask"),
+        (["--steps", "3"], "attunet has no reverse chain"),
+    ):
+        code, printed = predict(*arguments, model=bundle)
+        assert code == 1
+        assert words in printed
+
+
+def test_options_change_the_chain(made):
+    bundle = read_bundle(made.bundle)
+    assert vary(bundle) == list(bundle.stages)
+    changed = vary(bundle, members=7, t_start=200, steps=50)[-1].settings
+    assert (changed["samples"], changed["pool"], changed["t_start"], changed["reverse_steps"]) == (7, 7, 200, 250)
+    assert changed["variance"] == "large"  # more steps than the bundle's two
+    assert vary(bundle, steps=1)[-1].settings["variance"] == "small"
+    with pytest.raises(BundleError, match="--t-start: 0 is not from 1 to 1000"):
+        vary(bundle, t_start=0)
+
+
+@pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm"])
+def test_further_members_leave_the_first_ones_as_they_are(made, predict, tmp_path, method):
+    """Five members of which the workflow has drawn the first four."""
+    bundle = tmp_path / "bundle"
+    main(["export", str(made.results), "--method", method, "--output", str(bundle)])
+    assert predict("--name", "p3", "--members", "4", model=bundle)[0] == 0
+    members = workflow_members(made, method, "p3").get_fdata(dtype=np.float32)
+    ours = nib.load(tmp_path / "out" / "probability.nii.gz").get_fdata()
+    np.testing.assert_allclose(ours, members.mean(axis=-1), atol=1e-6)
+
+
+def test_a_finished_prediction_is_not_made_again_and_another_one_not_lost(made, predict, tmp_path):
+    assert predict()[0] == 0
+    files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
+    code, printed = predict("--batch", "3")
+    assert (code, "is there already; nothing was done" in printed) == (0, True)
+    code, printed = predict("--seed", "1")
+    assert code == 1
+    assert "of another prediction" in printed
+    assert "--overwrite" in printed
+    truncated = shutil.copytree(made.scans / "p3", tmp_path / "cut")
+    truncate(truncated / "FLAIR.nii.gz")
+    assert predict("--overwrite", scan=truncated)[0] == 1
+    assert files == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    assert predict("--seed", "1", "--overwrite")[0] == 0
+    assert (tmp_path / "out" / "probability.nii.gz").read_bytes() != files[tmp_path / "out" / "probability.nii.gz"][1]
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(made, predict, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mask.nii.gz").write_bytes(b"drawn by hand")
+    code, printed = predict()
+    assert code == 1
+    assert "holds mask.nii.gz of another prediction" in printed
+    assert (tmp_path / "out" / "mask.nii.gz").read_bytes() == b"drawn by hand"
+
+
+def test_a_killed_prediction_goes_on_where_it_stopped(made, predict, tmp_path):
+    """Killed without warning while members are drawn; what had been drawn is not drawn again, and the result is the same."""
+    call = (
+        "import sys, time; from pd_ddpm import prediction, scan_prediction; from pd_ddpm.commands.main import main\n"
+        "prediction.UnfinishedCase.save_every_seconds = 0\n"
+        "prediction.UnfinishedCase.__init__.__defaults__ = (0.0, *prediction.UnfinishedCase.__init__.__defaults__[1:])\n"
+        "save = prediction.UnfinishedCase.save\n"
+        "def slow(*arguments):\n    save(*arguments)\n    time.sleep(0.2)\n"
+        "prediction.UnfinishedCase.save = slow\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    scan, out = made.scans / "p3", tmp_path / "killed"
+    arguments = ["--flair", str(scan / "FLAIR.nii.gz"), "--t1", str(scan / "T1.nii.gz"), "--threads", "1", "--batch", "4"]
+    arguments += ["--model", str(made.bundle), "--output", str(out), "--name", "p3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    job = subprocess.Popen(
+        [sys.executable, "-c", call, "predict", *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    patience = time.monotonic() + 120
+    while not (out / "unfinished" / "pd-ddpm.npz").exists():
+        assert job.poll() is None, job.communicate()[1]
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    job.kill()
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+    assert not (out / "mask.nii.gz").exists()
+    with np.load(out / "unfinished" / "pd-ddpm.npz") as stored:
+        done = int(stored["done"])
+    assert done >= 4
+    code, printed = predict("--name", "p3", "--batch", "4", output="killed")
+    assert code == 0, printed
+    assert not (out / "unfinished").exists()
+    assert predict("--name", "p3", "--batch", "4")[0] == 0
+    for name in ("mask", "probability", "uncertainty"):
+        assert (out / f"{name}.nii.gz").read_bytes() == (tmp_path / "out" / f"{name}.nii.gz").read_bytes()
+
+
+def test_unfinished_members_of_other_settings_or_damaged_are_drawn_again(made, predict, tmp_path):
+    assert predict("--name", "p3")[0] == 0
+    (tmp_path / "again" / "unfinished").mkdir(parents=True)
+    (tmp_path / "again" / "unfinished" / "attunet.npz").write_bytes(b"PK no archive")
+    with (tmp_path / "again" / "unfinished" / "pd-ddpm.npz").open("wb") as file:
+        np.savez(file, stamp="another", results=np.ones((14, 3, 10, 10), dtype=np.float32), done=10**6)
+    assert predict("--name", "p3", output="again")[0] == 0
+    for name in ("mask", "probability"):
+        assert (tmp_path / "again" / f"{name}.nii.gz").read_bytes() == (tmp_path / "out" / f"{name}.nii.gz").read_bytes()
+
+
+def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, tmp_path, monkeypatch):
+    draw = predict_scan.segment_case
+
+    def second_fails(*arguments, unfinished, **named):
+        if unfinished.path.stem == "pd-ddpm":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return draw(*arguments, unfinished=unfinished, **named)
+
+    monkeypatch.setattr(predict_scan, "segment_case", second_fails)
+    code, printed = predict()
+    assert code == 1
+    for words in ("FLAIR: out of memory", "lower '--batch' (8)", "is kept in", "run the command again"):
+        assert words in printed
+    assert not (tmp_path / "out" / "mask.nii.gz").exists()
+    monkeypatch.undo()
+    assert predict()[0] == 0
+
+
+def test_help_teaches_and_loads_nothing_heavy():
+    check = (
+        "import sys\nfrom pd_ddpm.commands.main import main\n"
+        "try:\n    main([sys.argv[1], '--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'pandas', 'nibabel', 'matplotlib'} & set(sys.modules)"
+    )
+    for command, words in (("predict", ["quality.html", "--members", "examples:"]), ("export", ["model card", "checksums"])):
+        done = subprocess.run([sys.executable, "-c", check, command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in words)
+
+
+def test_plain_nifti_is_taken_too(made, predict, tmp_path):
+    """An uncompressed file gives the masks of the compressed one."""
+    scan = tmp_path / "plain"
+    scan.mkdir()
+    for name in ("FLAIR", "T1"):
+        (scan / f"{name}.nii").write_bytes(gzip.decompress((made.scans / "p3" / f"{name}.nii.gz").read_bytes()))
+    place = ["--model", str(made.bundle), "--output", str(tmp_path / "plain out"), "--threads", "1", "--batch", "8"]
+    files = ["--image", f"FLAIR={scan / 'FLAIR.nii'}", "--image", f"T1={scan / 'T1.nii'}"]
+    assert main(["predict", *files, *place, "--name", "p3"]) == 0
+    assert predict("--name", "p3")[0] == 0
+    for name in ("mask", "probability"):
+        assert (tmp_path / "plain out" / f"{name}.nii.gz").read_bytes() == (tmp_path / "out" / f"{name}.nii.gz").read_bytes()

@@ -1,0 +1,608 @@
+"""Predictions in other formats: read back by nibabel and SimpleITK on the FLAIR's grid, scored as a submission. About 12 s."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from challenge_definitions import scores_on_simpleitk
+
+from pd_ddpm.commands.main import main
+from pd_ddpm.data.cases.table import read_table, table_columns
+from pd_ddpm.data.preparation.case import prepare_cohort
+from pd_ddpm.data.prepared import read_scan, read_truth
+from pd_ddpm.deployment.formats import conversion
+from pd_ddpm.deployment.formats.bids import description_label, subject_and_session
+from pd_ddpm.evaluation.metrics import ReferenceMask, score
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.ensemble import cut, ensemble_mask
+from pd_ddpm.inference.prediction_store import PredictionFolder, read_samples
+
+SHAPE, SPACING = (41, 57, 13), (3.25, 3.0, 5.0)
+MEMBERS, POOL = 3, 4
+METHOD = "pd-ddpm@t_start=50"
+FORMATS = ("bids", "nnunet", "submission")
+
+
+def oblique(angle: float) -> np.ndarray:
+    """A rotation about all three axes."""
+    c, s = np.cos(angle), np.sin(angle)
+    about_x, about_z = [[1, 0, 0], [0, c, -s], [0, s, c]], [[c, -s, 0], [s, c, 0], [0, 0, 1]]
+    return np.array(about_x) @ np.array(about_z)
+
+
+def affine(axes: np.ndarray, origin: tuple[float, float, float]) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = axes @ np.diag(SPACING), origin
+    return matrix
+
+
+# Case: its affine, the codes of qform and sform, split. The first keeps its axes in preparation; the others are turned to LPS.
+LPS, RAS = np.diag([-1.0, -1.0, 1.0]), np.eye(3)
+SAGITTAL = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+CASES = {
+    "Utrecht-0": (affine(LPS, (66.5, 84.25, -30.0)), (1, 1), 0),
+    "sub-01_ses-02": (affine(oblique(0.2) @ RAS, (-70.3, -80.1, -31.7)), (1, 2), 1),
+    "c.3": (affine(oblique(-0.1) @ SAGITTAL, (30.2, 80.6, -60.9)), (0, 1), 1),
+}
+IN_SLICES = ("Utrecht-0", "sub-01_ses-02")
+"""Cases whose slices are the same before and after they are turned."""
+
+
+def save(path: Path, array: np.ndarray, case: str) -> None:
+    matrix, codes, _ = CASES[case]
+    image = nib.Nifti1Image(array, matrix)
+    image.set_qform(matrix, codes[0])
+    image.set_sform(matrix, codes[1])
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"Jane Doe"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+
+
+def make_scans(folder: Path) -> pd.DataFrame:
+    """Three heads of some 500 ml with lesions and label 2, as float like the challenge's; returns the table of cases."""
+    random = np.random.default_rng(5)
+    centre, radii = np.array([20, 28, 6]).reshape(3, 1, 1, 1), np.array([17, 25, 6]).reshape(3, 1, 1, 1)
+    distance = np.linalg.norm((np.indices(SHAPE) - centre) / radii, axis=0)
+    rows = []
+    for case in CASES:
+        labels = np.zeros(SHAPE, np.float32)
+        for label, count in ((2, 2), (1, 6)):
+            for x, y, z in random.integers((10, 14, 3), (31, 43, 10), (count, 3)):
+                labels[x - 2 : x + 3, y - 1 : y + 3, z : z + 2] = label
+        for channel in ("FLAIR", "T1"):
+            scan = (200 * (distance < 1) + 60 * (labels == 1) + random.normal(0, 5, SHAPE)).clip(0).astype(np.int16)
+            save(folder / f"data/{case}/{channel}.nii.gz", scan, case)
+        save(folder / f"data/{case}/wmh.nii.gz", labels, case)
+        paths = {"FLAIR": f"data/{case}/FLAIR.nii.gz", "T1": f"data/{case}/T1.nii.gz", "mask": f"data/{case}/wmh.nii.gz"}
+        rows.append({"case": case, "site": "s", **paths})
+    return pd.DataFrame(rows, columns=table_columns(["FLAIR", "T1"]))
+
+
+def predict(data: Path, method: str, split: int, seed: int, cases: list[str]) -> None:
+    """Members that find most lesions, invent some and cover label 2, in a folder like that of rule sample."""
+    random = np.random.default_rng(seed)
+    folder = PredictionFolder(data / f"predictions/{method}/split-{split}_seed-{seed}", "stamp")
+    records = []
+    for case in cases:
+        truth = read_truth(data / "cases", case)
+        moved = np.roll(truth == 1, (1, -1, 1), (0, 1, 2))
+        likely = 0.4 * (truth > 0) + 0.3 * moved + 0.7 * (random.random(truth.shape) < 1e-3)
+        pool = np.clip(likely[..., None] + random.normal(0, 0.15, (*truth.shape, POOL)), 0, 1)
+        records.append(folder.write(case, pool, MEMBERS, read_scan(data / "cases", case).template, Cost()))
+    pd.DataFrame(records).to_csv(folder.folder / "predictions.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone's folder after the workflow: scans, prepared cases turned to LPS, two splits of predictions."""
+    root = tmp_path_factory.mktemp("clone")
+    make_scans(root).to_csv(root / "cases.csv", index=False)
+    data = root / "results/toy"
+    table = read_table(root / "cases.csv")
+    absolute = table.assign(**{name: [str(root / path) for path in table[name]] for name in ("FLAIR", "T1", "mask")})
+    prepare_cohort(absolute, ["FLAIR", "T1"], data / "cases", orientation="LPS")
+    shutil.move(root / "cases.csv", data / "cases.csv")
+    roles = ["test", "validation", "train", "train", "test", "test"]
+    splits = pd.DataFrame({"split": np.repeat([0, 1], 3), "role": roles, "case": [*CASES, *CASES]})
+    splits.to_csv(data / "splits.csv", index=False)
+    predict(data, METHOD, 0, 0, ["Utrecht-0"])
+    predict(data, METHOD, 1, 0, ["sub-01_ses-02", "c.3"])
+    return root
+
+
+@pytest.fixture
+def clone(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(made, tmp_path / "clone")
+
+
+@pytest.fixture
+def convert(
+    tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> Callable[..., tuple[int, str, Path]]:
+    """Exit code, what is printed, and the folder written to."""
+
+    def call(predictions: Path, to: str, *arguments: str, output: Path = tmp_path / "converted") -> tuple[int, str, Path]:
+        code = main(["convert", str(predictions), "--to", to, "--output", str(output), *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err + caplog.text, output
+
+    return call
+
+
+def predicted(root: Path, method: str = METHOD) -> Path:
+    return root / "results/toy/predictions" / method
+
+
+def split_folder(root: Path, case: str) -> Path:
+    return predicted(root) / f"split-{CASES[case][2]}_seed-0"
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def mask_file(folder: Path, to: str, case: str) -> Path:
+    name = {"Utrecht-0": "sub-Utrecht0", "c.3": "sub-c3"}.get(case, case)
+    return {
+        "bids": folder / name.replace("_", "/") / f"anat/{name}_space-orig_label-WMH_desc-pdDdpmTStart50_mask.nii.gz",
+        "nnunet": folder / f"{case}.nii.gz",
+        "submission": folder / f"{case}/result.nii.gz",
+    }[to]
+
+
+def looked_up(root: Path, case: str, array: np.ndarray) -> np.ndarray:
+    """What an array on the prepared grid holds at the place of each voxel of the case's FLAIR, found through the affines."""
+    flair = nib.load(root / f"data/{case}/FLAIR.nii.gz")
+    stored = nib.load(split_folder(root, case) / f"{case}_mask.nii.gz")
+    places = np.vstack([np.indices(flair.shape).reshape(3, -1), np.ones(np.prod(flair.shape))])
+    index = (np.linalg.inv(stored.affine) @ flair.affine @ places)[:3]
+    np.testing.assert_allclose(index, np.rint(index), atol=1e-3)
+    return array[tuple(np.rint(index).astype(int))].reshape(flair.shape)
+
+
+# Round trips
+
+
+def test_two_of_the_made_up_cases_were_turned(made):
+    for case, (matrix, _, _) in CASES.items():
+        stored = nib.load(split_folder(made, case) / f"{case}_mask.nii.gz")
+        assert nib.aff2axcodes(stored.affine) == ("L", "P", "S")
+        assert np.allclose(stored.affine, matrix, atol=1e-3) == (case == "Utrecht-0")
+    assert nib.load(split_folder(made, "c.3") / "c.3_mask.nii.gz").shape == (13, 41, 57)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_mask_comes_back_voxel_by_voxel_on_the_grid_of_the_flair(made, convert, to):
+    code, printed, folder = convert(predicted(made), to)
+    assert code == 0, printed
+    assert f"3 cases of {METHOD}, split 0, 1, seed 0, written to {folder}" in printed
+    for case, (matrix, codes, _) in CASES.items():
+        mask, flair = nib.load(mask_file(folder, to, case)), nib.load(made / f"data/{case}/FLAIR.nii.gz")
+        stored = np.asarray(nib.load(split_folder(made, case) / f"{case}_mask.nii.gz").dataobj)
+        assert 20 < stored.sum() < 2000
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), looked_up(made, case, stored))
+        assert mask.get_data_dtype() == np.uint8
+        assert mask.header["scl_slope"] == 1 or np.isnan(mask.header["scl_slope"])
+        np.testing.assert_array_equal(mask.affine, flair.affine)
+        np.testing.assert_allclose(mask.affine, matrix, atol=1e-4)
+        assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == codes
+        assert mask.header.get_xyzt_units() == ("mm", "sec")
+        assert not bytes(mask.header["descrip"]).strip(b"\0")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_simpleitk_sees_the_grid_of_the_flair(made, convert, to):
+    _, _, folder = convert(predicted(made), to)
+    for case in CASES:
+        mask, flair = (sitk.ReadImage(str(path)) for path in (mask_file(folder, to, case), made / f"data/{case}/FLAIR.nii.gz"))
+        assert (mask.GetSize(), mask.GetPixelIDTypeAsString()) == (flair.GetSize(), "8-bit unsigned integer")
+        for of_mask, of_flair in zip(
+            (mask.GetSpacing(), mask.GetOrigin(), mask.GetDirection()),
+            (flair.GetSpacing(), flair.GetOrigin(), flair.GetDirection()),
+            strict=True,
+        ):
+            assert of_mask == of_flair
+        assert set(np.unique(sitk.GetArrayFromImage(mask))) == {0, 1}
+
+
+def test_a_submission_is_scored_to_our_numbers(made, convert):
+    """Where the slices are the scanner's other axis HD95 differs, as it looks for surfaces in slices."""
+    _, _, folder = convert(predicted(made), "submission")
+    results = []
+    for case in CASES:
+        scan = read_scan(made / "results/toy/cases", case)
+        reference = ReferenceMask.from_labels(read_truth(made / "results/toy/cases", case), scan.spacing_mm, case)
+        ours = score(reference, ensemble_mask(read_samples(split_folder(made, case), case)[..., :MEMBERS]))
+        truth = sitk.ReadImage(str(made / f"data/{case}/wmh.nii.gz"))
+        theirs = scores_on_simpleitk(truth, sitk.ReadImage(str(folder / case / "result.nii.gz")))
+        for name in ("dice", "hd95_mm", "avd_percent", "lesion_recall", "lesion_f1"):
+            if name == "hd95_mm" and case not in IN_SLICES:
+                assert theirs[name] != pytest.approx(ours[name], rel=0, abs=0.01)
+                continue
+            # ITK reads direction cosines in float32, which moves the surfaces of an oblique scan by some nanometres.
+            tolerance = 1e-6 if name == "hd95_mm" and case != "Utrecht-0" else 1e-9
+            assert theirs[name] == pytest.approx(ours[name], rel=0, abs=tolerance), (case, name)
+        assert ours["ignored_voxels"] > 0
+        results.append(ours)
+    assert all(0.3 < result["dice"] < 0.95 and 0 < result["lesion_f1"] < 1 for result in results)
+    assert len({round(result["hd95_mm"], 6) for result in results}) == 3
+
+
+# BIDS
+
+
+def bids_file(folder: Path, case: str, ending: str) -> Path:
+    (found,) = mask_file(folder, "bids", case).parent.glob(f"*{ending}")
+    return found
+
+
+def test_bids_has_the_mean_and_the_variance_of_the_ensemble(made, convert):
+    _, _, folder = convert(predicted(made), "bids")
+    for case in CASES:
+        members = read_samples(split_folder(made, case), case)[..., :MEMBERS].astype(np.float64)
+        mean = nib.load(bids_file(folder, case, "desc-pdDdpmTStart50_probseg.nii.gz"))
+        variance = nib.load(bids_file(folder, case, "Uncertainty_probseg.nii.gz"))
+        assert mean.get_data_dtype() == variance.get_data_dtype() == np.float32
+        np.testing.assert_allclose(mean.get_fdata(), looked_up(made, case, members.mean(-1)), atol=1e-7)
+        np.testing.assert_allclose(variance.get_fdata(), looked_up(made, case, members.var(-1, ddof=1)), atol=1e-7)
+        assert 0 <= mean.get_fdata().min() < 0.5 < mean.get_fdata().max() <= 1
+        assert 0 <= variance.get_fdata().min() < 0.01 < variance.get_fdata().max() <= 0.5
+        np.testing.assert_array_equal(cut(mean.get_fdata()), nib.load(mask_file(folder, "bids", case)).get_fdata() == 1)
+        for image in (mean, variance):
+            np.testing.assert_array_equal(image.affine, nib.load(made / f"data/{case}/FLAIR.nii.gz").affine)
+
+
+def test_bids_names(made, convert):
+    _, _, folder = convert(predicted(made), "bids")
+    desc = "desc-pdDdpmTStart50"
+    of_case = [f"{desc}Uncertainty_probseg", f"label-WMH_{desc}_mask", f"label-WMH_{desc}_probseg"]
+    expected = [".pd-ddpm.json", "dataset_description.json"]
+    for name in ("sub-Utrecht0", "sub-01_ses-02", "sub-c3"):
+        stems = [f"{name.replace('_', '/')}/anat/{name}_space-orig_{ending}" for ending in of_case]
+        expected += [f"{stem}.{kind}" for stem in stems for kind in ("json", "nii.gz")]
+    assert files_of(folder) == sorted(expected)
+    # The order that the schema of BIDS 1.10 gives (rules/entities.yaml), and what it allows after sub and ses in derivatives.
+    pattern = (
+        r"sub-[0-9A-Za-z]+(_ses-[0-9A-Za-z]+)?(_space-[0-9A-Za-z]+)?(_label-[0-9A-Za-z]+)?(_desc-[0-9A-Za-z]+)?"
+        r"_(mask|probseg)\.(json|nii\.gz)"
+    )
+    images = [path for path in files_of(folder) if path.startswith("sub-")]
+    assert all(re.fullmatch(pattern, path.rsplit("/", 1)[1]) for path in images)
+
+
+def test_bids_sidecars(made, convert):
+    _, _, folder = convert(predicted(made), "bids")
+    parts = ("mask", "0_probseg", "Uncertainty_probseg")
+    content = {part: json.loads(bids_file(folder, "c.3", f"{part}.json").read_text()) for part in parts}
+    for sidecar in content.values():
+        description = sidecar.pop("Description")
+        assert "members" in description
+        assert (
+            sidecar.items()
+            >= {
+                "Manual": False,
+                "SpatialReference": "bids:source:c.3/FLAIR.nii.gz",
+                "Sources": ["bids:source:c.3/FLAIR.nii.gz"],
+                "Method": METHOD,
+                "Members": MEMBERS,
+                "Case": "c.3",
+                "Split": 1,
+                "Seed": 0,
+            }.items()
+        )
+        assert (sidecar.get("Type"), sidecar.get("Threshold")) == (
+            ("Lesion", 0.5) if sidecar is content["mask"] else (None, None)
+        )
+
+
+def test_bids_description(made, convert):
+    datasets = ("--source-dataset", "doi:10.34894/AECRSD", "--source-dataset", "https://example.org/scans")
+    _, _, folder = convert(predicted(made), "bids", *datasets)
+    description = json.loads((folder / "dataset_description.json").read_text())
+    assert (
+        description.items()
+        >= {
+            "Name": f"Lesions of toy, segmented by {METHOD}",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "SourceDatasets": [{"DOI": "doi:10.34894/AECRSD"}, {"URL": "https://example.org/scans"}],
+        }.items()
+    )
+    (generated,) = description["GeneratedBy"]
+    assert generated["Name"] == "pd-ddpm"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", generated["Version"])
+    assert (folder / description["DatasetLinks"]["source"]).resolve() == (made / "data").resolve()
+
+
+def test_sources_start_from_the_bids_data_set_that_holds_the_scans(clone, convert):
+    (clone / "dataset_description.json").write_text("{}", encoding="utf-8")
+    _, _, folder = convert(split_folder(clone, "Utrecht-0"), "bids")
+    assert json.loads(bids_file(folder, "Utrecht-0", "mask.json").read_text())["Sources"] == [
+        "bids:source:data/Utrecht-0/FLAIR.nii.gz"
+    ]
+    links = json.loads((folder / "dataset_description.json").read_text())["DatasetLinks"]
+    assert (folder / links["source"]).resolve() == clone.resolve()
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("sub-01", "sub-01"),
+        ("sub-01_ses-02", "sub-01_ses-02"),
+        ("Utrecht-0", "sub-Utrecht0"),
+        ("a_b.c-1", "sub-abc1"),
+        ("sub-01_run-2", "sub-sub01run2"),
+        ("sub-0-1", "sub-sub01"),
+    ],
+)
+def test_names_of_cases_in_bids(case, name):
+    assert subject_and_session(case) == name
+
+
+@pytest.mark.parametrize(
+    ("method", "label"),
+    [
+        ("unet", "unet"),
+        ("pd-ddpm", "pdDdpm"),
+        ("pd-ddpm@t_start=50", "pdDdpmTStart50"),
+        ("ddpm@reverse_steps=3@sampler=ddim", "ddpmReverseSteps3SamplerDdim"),
+        ("pd-ddpm@eta=0.5", "pdDdpmEta05"),
+    ],
+)
+def test_names_of_methods_in_bids(method, label):
+    assert description_label(method) == label
+
+
+def rename(root: Path, case: str, name: str) -> None:
+    """Another name for a case, in the tables and of its files."""
+    data = root / "results/toy"
+    for table in (data / "cases.csv", data / "splits.csv", split_folder(root, case) / "predictions.csv"):
+        pd.read_csv(table, dtype=str).replace({"case": {case: name}}).to_csv(table, index=False)
+    for path in split_folder(root, case).glob(f"{case}[._]*"):
+        path.rename(path.with_name(path.name.replace(case, name, 1)))
+
+
+def test_two_cases_of_one_name_in_bids(clone, convert):
+    rename(clone, "c.3", "Utrecht_0")
+    code, printed, folder = convert(predicted(clone), "bids")
+    assert code == 1
+    assert "cases Utrecht-0, Utrecht_0: would all be sub-Utrecht0 in BIDS; rename them in the table." in printed
+    assert not folder.exists()
+    assert convert(predicted(clone), "submission")[0] == 0
+
+
+# nnU-Net
+
+
+def test_nnunet_has_masks_and_the_same_folds(made, convert):
+    code, printed, folder = convert(predicted(made), "nnunet", "--label", "lesion")
+    assert code == 0
+    names = [".pd-ddpm.json", "Utrecht-0.nii.gz", "c.3.nii.gz", "dataset.json", "splits_final.json", "sub-01_ses-02.nii.gz"]
+    assert files_of(folder) == names
+    assert json.loads((folder / "dataset.json").read_text()) == {
+        "name": "toy",
+        "channel_names": {"0": "FLAIR", "1": "T1"},
+        "labels": {"background": 0, "lesion": 1},
+        "numTraining": 3,
+        "file_ending": ".nii.gz",
+    }
+    assert json.loads((folder / "splits_final.json").read_text()) == [
+        {"train": ["c.3"], "val": ["sub-01_ses-02"]},
+        {"train": ["Utrecht-0"], "val": []},
+    ]
+    assert "warning: split 1 has no validation cases; nnU-Net needs some in splits_final.json." in printed
+
+
+# Submission
+
+
+def test_a_folder_of_a_submission_holds_nothing_but_the_result(made, convert):
+    _, _, folder = convert(predicted(made), "submission")
+    assert files_of(folder) == [".pd-ddpm.json", *(f"{case}/result.nii.gz" for case in sorted(CASES))]
+
+
+# Which predictions
+
+
+def test_one_split_by_option_or_by_its_folder(made, convert, tmp_path):
+    code, _, by_option = convert(predicted(made), "nnunet", "--split", "1", output=tmp_path / "option")
+    assert code == 0
+    code, _, by_folder = convert(predicted(made) / "split-1_seed-0", "nnunet", output=tmp_path / "folder")
+    assert code == 0
+    assert files_of(by_option) == files_of(by_folder)
+    assert [path for path in files_of(by_option) if path.endswith(".gz")] == ["c.3.nii.gz", "sub-01_ses-02.nii.gz"]
+
+
+def test_the_lowest_seed_unless_told_otherwise(clone, convert, tmp_path):
+    predict(clone / "results/toy", METHOD, 0, 7, ["Utrecht-0"])
+    code, printed, lowest = convert(predicted(clone), "submission", "--split", "0", output=tmp_path / "lowest")
+    assert (code, "seed 0, written" in printed) == (0, True)
+    code, printed, seventh = convert(predicted(clone), "submission", "--seed", "7", output=tmp_path / "seventh")
+    assert (code, "1 cases of pd-ddpm@t_start=50, split 0, seed 7, written" in printed) == (0, True)
+    masks = [nib.load(folder / "Utrecht-0/result.nii.gz").get_fdata() for folder in (lowest, seventh)]
+    assert (masks[0] != masks[1]).any()
+
+
+def test_results_may_be_a_link_and_the_command_be_run_anywhere(clone, convert, tmp_path, monkeypatch):
+    shutil.move(clone / "results", tmp_path / "other-disk")
+    (clone / "results").symlink_to(tmp_path / "other-disk", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    code, printed, folder = convert(Path("clone/results/toy/predictions") / METHOD, "submission")
+    assert (code, "gone" in printed) == (0, False)
+    for case in CASES:
+        result, flair = nib.load(folder / case / "result.nii.gz"), nib.load(clone / f"data/{case}/FLAIR.nii.gz")
+        np.testing.assert_array_equal(result.affine, flair.affine)
+
+
+def test_a_case_that_is_predicted_in_two_splits(clone, convert):
+    predict(clone / "results/toy", METHOD, 1, 0, list(CASES))
+    code, printed, folder = convert(predicted(clone), "submission")
+    assert code == 1
+    assert "1 case(s) are predicted in more than one split, such as Utrecht-0 in 0, 1" in printed
+    assert "choose one of them, for instance with --split 0." in printed
+    assert not folder.exists()
+    assert convert(predicted(clone), "submission", "--split", "1")[0] == 0
+
+
+def remove_manifest(root: Path) -> None:
+    (split_folder(root, "c.3") / "predictions.csv").unlink()
+
+
+def forget_case(root: Path) -> None:
+    table = root / "results/toy/cases.csv"
+    table.write_text(table.read_text().replace("c.3,", "c.4,"), encoding="utf-8")
+
+
+def damage_mask(root: Path) -> None:
+    path = split_folder(root, "c.3") / "c.3_mask.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def damage_scan(root: Path) -> None:
+    path = root / "data/c.3/FLAIR.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def move_scan(root: Path) -> None:
+    path = root / "data/c.3/FLAIR.nii.gz"
+    image = nib.load(path)
+    matrix = image.affine.copy()
+    matrix[0, 3] += 1
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), matrix), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "predictions", "arguments", "message"),
+    [
+        (None, "results/toy/predictions/unet", "", "unet: there is no such folder; name the folder of a method"),
+        (
+            None,
+            "results/toy/predictions",
+            "",
+            r"predictions: holds no predictions \(split-0_seed-0 and the like\); name the folder",
+        ),
+        (None, "", "--seed 3", "holds no predictions of seed 3; choose --seed from 0."),
+        (None, "", "--split 1 4 2", "holds no predictions of split 2, 4; choose --split from 0, 1."),
+        (None, "split-0_seed-0", "--seed 0", "split-0_seed-0: is one split and seed already; leave out --split and --seed"),
+        (None, "", "--to bids --label WM_H", "--label WM_H: BIDS allows letters and digits only"),
+        (None, "", "--label WMH", "--to submission: --label says nothing about it; leave it out."),
+        (None, "", "--to nnunet --source-dataset x", "--to nnunet: --source-dataset says nothing about it; leave it out."),
+        (remove_manifest, "", "", "split-1_seed-0: has no predictions.csv, .* finish it with snakemake, or .* --split 0."),
+        (forget_case, "", "", "split-1_seed-0: cases.csv, which has changed since, does not list c.3; draw the masks again"),
+        (lambda root: (root / "results/toy/cases.csv").unlink(), "", "", "toy/cases.csv: there is no such table; convert"),
+        (lambda root: (root / "results/toy/splits.csv").unlink(), "", "", "toy/splits.csv: there is no such table; convert"),
+        (damage_mask, "", "", "c.3_mask.nii.gz: the gzip stream ends early, the file is truncated"),
+        (damage_scan, "", "", "c.3/FLAIR.nii.gz: the gzip stream ends early, the file is truncated"),
+        (move_scan, "", "", "c.3/FLAIR.nii.gz: its grid is not the one that case c.3 was segmented on, .* put that scan back"),
+    ],
+)
+def test_errors(clone, convert, spoil, predictions, arguments, message):
+    if spoil:
+        spoil(clone)
+    folder = clone / predictions if predictions.startswith("results") else predicted(clone) / predictions
+    code, printed, _ = convert(folder, "submission", *arguments.split())
+    assert code == 1
+    assert re.search(f"pd-ddpm: .*{message}", printed), printed
+
+
+def test_scans_that_are_gone(clone, convert):
+    scan = clone / "data/c.3/FLAIR.nii.gz"
+    scan.unlink()
+    code, printed, folder = convert(predicted(clone), "submission")
+    assert code == 0
+    assert f"warning: the scans of 1 case(s) are gone, such as {scan}; their images have the axis order of the" in printed
+    kept, stored = nib.load(folder / "c.3/result.nii.gz"), nib.load(split_folder(clone, "c.3") / "c.3_mask.nii.gz")
+    np.testing.assert_array_equal(kept.affine, stored.affine)
+    np.testing.assert_array_equal(kept.get_fdata(), stored.get_fdata())
+    other, flair = nib.load(folder / "sub-01_ses-02/result.nii.gz"), nib.load(clone / "data/sub-01_ses-02/FLAIR.nii.gz")
+    np.testing.assert_array_equal(other.affine, flair.affine)
+
+
+# The folder written to
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_of(folder)}
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_conversion_that_was_broken_off_can_be_repeated(made, convert, tmp_path, monkeypatch, to):
+    _, _, whole = convert(predicted(made), to, output=tmp_path / "whole")
+    write, written = conversion.write_image, []
+
+    def write_one(path: Path, *arguments: object) -> None:
+        if written:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(f".partial.{path.name}").write_bytes(b"half")
+            raise OSError("no space left")
+        written.append(path)
+        write(path, *arguments)
+
+    monkeypatch.setattr(conversion, "write_image", write_one)
+    code, printed, folder = convert(predicted(made), to)
+    assert (code, "no space left" in printed) == (1, True)
+    assert len([name for name in files_of(folder) if name.endswith(".nii.gz") and "partial" not in name]) == 1
+    monkeypatch.undo()
+    assert convert(predicted(made), to)[0] == 0
+    assert contents(folder) == contents(whole)
+
+
+def test_what_is_no_longer_predicted_is_removed(made, convert):
+    _, _, folder = convert(predicted(made), "bids")
+    (folder / ".bidsignore").write_text("*.md", encoding="utf-8")
+    code, _, _ = convert(predicted(made), "bids", "--split", "0")
+    assert code == 0
+    assert {name.split("/")[0] for name in files_of(folder)} == {
+        *(".bidsignore", ".pd-ddpm.json", "dataset_description.json", "sub-Utrecht0")
+    }
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["sub-Utrecht0"]
+
+
+def test_other_files_are_not_touched(made, convert, tmp_path):
+    folder = tmp_path / "converted"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes/a.txt").write_text("mine", encoding="utf-8")
+    code, printed, _ = convert(predicted(made), "nnunet")
+    assert code == 1
+    assert f"{folder}: holds 1 file(s) that no conversion has written, such as notes/a.txt; name a new or empty" in printed
+    assert files_of(folder) == ["notes/a.txt"]
+
+
+def test_another_conversion_is_not_overwritten(made, convert):
+    _, _, folder = convert(predicted(made), "submission")
+    before = contents(folder)
+    code, printed, _ = convert(predicted(made), "nnunet")
+    assert code == 1
+    assert (
+        f"{folder}: holds another conversion (format submission, dataset toy, method {METHOD}, seed 0); name another folder, "
+        "or remove this one."
+    ) in printed
+    assert contents(folder) == before
+
+
+def test_a_damaged_record_and_a_file_in_the_way(made, convert, tmp_path):
+    _, _, folder = convert(predicted(made), "submission")
+    (folder / ".pd-ddpm.json").write_text("{", encoding="utf-8")
+    code, printed, _ = convert(predicted(made), "submission")
+    assert (code, ".pd-ddpm.json: is damaged; remove the folder, or name another one." in printed) == (1, True)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    code, printed, _ = convert(predicted(made), "submission", output=tmp_path / "file")
+    assert (code, f"{tmp_path / 'file'}: is a file; name a folder." in printed) == (1, True)
+
+
+def test_the_help_names_the_formats(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["convert", "--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f"--to {to} " in printed for to in FORMATS)
+    assert max(map(len, printed.splitlines())) <= 128

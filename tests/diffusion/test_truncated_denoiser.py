@@ -1,0 +1,156 @@
+"""The network of TDPM as denoiser and as generator (below 2 s)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import CODINGS
+from pd_ddpm.diffusion.noise import MemberNoise, stream
+from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.models.factory import model as build
+from pd_ddpm.models.networks.discriminator import PatchDiscriminator
+
+SCHEDULE = Schedule.cosine()
+SETTINGS = {
+    "architecture": "truncated_denoising_unet",
+    "spatial_dims": 2,
+    "channels": 8,
+    "multipliers": [1, 2],
+    "residual_blocks": 1,
+    "attention_at": [2],
+    "heads": 1,
+    "skip": "average",
+    "scale_shift": False,
+    "dropout": 0.0,
+    "schedule": "cosine",
+    "T": 1000,
+    "t_max": 300,
+    "mask_coding": "binary",
+    "predicts": "mask",
+    "head": "mean_plus_noise",
+    "discriminator_channels": 4,
+}
+
+
+class Linear(nn.Module):
+    """a * image + b * (what stands in the place of x_t) + c * t; it remembers the times."""
+
+    divisor = 1
+
+    def __init__(self, a=0.0, b=1.0, c=0.0):
+        super().__init__()
+        self.a, self.b, self.c = a, b, c
+
+    def forward(self, x, t):
+        self.t = t
+        return self.a * x[:, :1] + self.b * x[:, -1:] + self.c * t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def truncated(network, head, coding="signed", predicts="mask", t_max=300, schedule=SCHEDULE):
+    return TruncatedDenoiser(
+        network, schedule, CODINGS[coding], predicts, t_max=t_max, head=head, discriminator=nn.Conv2d(3, 1, 1)
+    )
+
+
+def drawing(*draws):
+    remaining = iter(draws)
+    return lambda shape: next(remaining)
+
+
+@pytest.mark.parametrize("predicts", ["noise", "mask"])
+@pytest.mark.parametrize("size", [(6, 8), (2, 6, 8)])
+def test_direct_the_networks_output_at_the_next_time_is_x(predicts, size):
+    image, z = torch.randn(3, 2, *size), torch.randn(3, 1, *size)
+    network = Linear(a=0.5, b=-2.0, c=0.01)
+    x = truncated(network, "direct", predicts=predicts).prior(image, drawing(z))
+    assert network.t.tolist() == [301] * 3
+    torch.testing.assert_close(x, 0.5 * image[:, :1] - 2 * z + 3.01)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_mean_plus_noise_has_the_mean_and_the_variance_of_the_diffused_mask(coding):
+    """Over its second draw, for a mask given by the first; 40,000 draws."""
+    count = 40_000
+    random = np.random.default_rng(0)
+    z = torch.from_numpy(random.standard_normal((1, 1, 1, 3), dtype=np.float32)).expand(count, 1, 1, 3)
+    fresh = torch.from_numpy(random.standard_normal((count, 1, 1, 3), dtype=np.float32))
+    network = Linear(a=1.0, b=2.0)
+    x = truncated(network, "mean_plus_noise", coding).prior(torch.full((count, 2, 1, 3), 0.3), drawing(z, fresh))
+    assert network.t.tolist() == [301] * count
+    signal = SCHEDULE.signal(300)
+    low = CODINGS[coding].low
+    mask = low + (1 - low) / (1 + torch.exp(-(0.3 + 2 * z[0])))
+    torch.testing.assert_close(x.mean(dim=0), math.sqrt(signal) * mask, rtol=0, atol=5 * math.sqrt((1 - signal) / count))
+    torch.testing.assert_close(x.var(dim=0), torch.full((1, 1, 3), 1 - signal), rtol=0.05, atol=0)
+
+
+def test_up_to_t_max_it_is_the_denoiser_that_it_extends():
+    torch.manual_seed(0)
+    extended = build(SETTINGS, 2)
+    for parameter in extended.network.last.parameters():
+        nn.init.normal_(parameter)
+    plain = Denoiser(extended.network, extended.schedule, extended.coding, "mask")
+    x, image, t = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 8, 8), torch.tensor([1, 300])
+    assert torch.equal(extended.output(x, image, t), plain.output(x, image, t))
+    for time in t.tolist():
+        assert torch.equal(extended(x, image, time), plain(x, image, time))
+    assert extended.divisor == 2
+
+
+@pytest.mark.parametrize("t_max", [0, 1001])
+def test_a_t_max_outside_of_the_schedule_is_an_error(t_max):
+    with pytest.raises(ValueError, match=f"t_max is {t_max}; the schedule has the times 1 to 1000"):
+        truncated(Linear(), "direct", t_max=t_max)
+
+
+def test_an_unknown_head_is_an_error():
+    with pytest.raises(ValueError, match="head is 'mean'; it must be one of direct, mean_plus_noise"):
+        truncated(Linear(), "mean")
+
+
+@pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
+def test_members_are_the_same_in_every_batch_and_order(head):
+    """The whole method, from noise to mask: a member's mask belongs to its name."""
+    torch.manual_seed(0)
+    model = build(SETTINGS | {"head": head}, 2).eval()
+    for parameter in model.network.last.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    method = {"segmenter": "diffusion", "start": "learned_prior", "t_start": 300, "reverse_steps": 10, "pool": 4}
+    draw = segmenter(method | {"sampler": "ancestral", "variance": "large"}, model)
+    assert draw.evaluations_per_member == 1 + 3
+    image = torch.from_numpy(stream("image").standard_normal((4, 2, 8, 8), dtype=np.float32))
+    names = [("case", 0, member) for member in range(4)]
+    with torch.inference_mode():
+        all_at_once = draw(image, None, MemberNoise(names))
+        backwards = draw(image.flip(0), None, MemberNoise(names[::-1])).flip(0)
+        alone = torch.cat([draw(image[n : n + 1], None, MemberNoise(names[n : n + 1])) for n in range(4)])
+    torch.testing.assert_close(backwards, all_at_once, rtol=0, atol=1e-5)
+    torch.testing.assert_close(alone, all_at_once, rtol=0, atol=1e-5)
+    assert (all_at_once[0] - all_at_once[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 192), (20, 17)])
+def test_the_discriminator_judges_patches_of_any_size(size):
+    judge = PatchDiscriminator(spatial_dims=2, in_channels=3, channels=2)
+    patches = judge(torch.zeros(2, 2, *size), torch.zeros(2, 1, *size))
+    assert patches.shape == (2, 1, *(math.ceil(length / 16) for length in size))
+    assert PatchDiscriminator(spatial_dims=3, in_channels=2, channels=2)(
+        torch.zeros(1, 1, 16, 32, 16), torch.zeros(1, 1, 16, 32, 16)
+    ).shape == (1, 1, 1, 2, 1)
+
+
+def test_a_judgement_depends_on_63_voxels_of_image_and_map():
+    torch.manual_seed(0)
+    judge = PatchDiscriminator(spatial_dims=2, in_channels=3, channels=2).double()
+    image = torch.randn(1, 2, 128, 128, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    judge(image, x)[0, 0, 4, 4].backward()
+    for gradient in (image.grad[0], x.grad[0]):
+        rows, columns = gradient.abs().sum(dim=0).nonzero().T
+        assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (63, 63)

@@ -1,0 +1,316 @@
+"""Verdicts on made-up scores in which each effect is planted, absent or reversed (about 2 s)."""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Roles
+from pd_ddpm.exhibits.claims.table import claims, claims_document
+
+PRINTED = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv")
+NOISE = np.array([0.004, -0.003, 0.001, -0.004, 0.002])
+BASE = np.array([0.6, 0.7, 0.75, 0.8, 0.85])
+GRID = {50: "pd@50", 300: "pd", 500: "pd@500", 1000: "pd@1000"}
+TABLE2 = [("Zero", "pd-zero", None, "Zero"), ("Early", "pd-early", "early", "0.754"), ("AttUNet", "pd", "attunet", "0.799")]
+ROLES = Roles(
+    pd_ddpm="pd",
+    vanilla="ddpm",
+    presegmentation="attunet",
+    tdpm="tdpm",
+    es_ddpm="es",
+    ensemble="pd",
+    grid=GRID,
+    table2=TABLE2,
+)
+NO_ENSEMBLES = pd.DataFrame()
+
+
+def scores(
+    method: str, dice: np.ndarray, evaluations: int = 16, seconds: float = 2.0, uncertainty: float = np.nan
+) -> pd.DataFrame:
+    cases = [f"{number:02d}" for number in range(len(dice))]
+    made = {"method": method, "split": 0, "seed": 0, "case": cases, "samples": 5, "dice": dice, "lesion_f1": dice - 0.1}
+    made |= {"hd95_mm": np.nan, "reference_voxels": 100, "uncertainty": uncertainty}
+    return pd.DataFrame(made | {"network_evaluations": evaluations, "seconds": seconds * (1 + np.arange(len(dice)) / 100)})
+
+
+def world(shift: float, cases: int = 5, evaluations: int = 16) -> pd.DataFrame:
+    """Scores in which PD-DDPM leads all others by `shift`, with noise; negative: it lags behind."""
+    base, noise = BASE[:cases], NOISE[:cases]
+    return pd.concat(
+        [
+            scores("pd", base, evaluations, 2.0, uncertainty=2e-3),
+            scores("ddpm", base - shift + noise, 50, 8.0),
+            scores("attunet", base - shift + np.roll(noise, 1), 1, 0.1),
+            scores("tdpm", base - shift - noise),
+            scores("es", base - shift - np.roll(noise, 2)),
+            scores("early", base - shift - 0.1, 1),
+            scores("pd-early", base - 0.05 * np.sign(shift) + noise),
+            scores("pd-zero", base - 0.1 - 5 * shift + noise),
+            scores("pd@50", base - shift + noise, uncertainty=0.2e-3),
+            scores("pd@500", base + noise, uncertainty=3e-3),
+            scores("pd@1000", base - shift - noise, uncertainty=3.1e-3),
+        ]
+    )
+
+
+def members(quality: np.ndarray, gain: float) -> pd.DataFrame:
+    """Ensemble rows of a pool: a subset's Dice is the mean of its members' (cases, N) plus `gain` for several members."""
+    rows = []
+    for case, of_case in enumerate(quality):
+        for size in (1, 2, 3, 5):
+            for subset in combinations(range(len(of_case)), size):
+                dice = of_case[list(subset)].mean() + gain * (size > 1)
+                identity = {"method": "pd", "split": 0, "seed": 0, "case": f"{case:02d}", "pool": len(of_case)}
+                rows.append(identity | {"size": size, "subset": "+".join(map(str, subset)), "dice": dice})
+    return pd.DataFrame(rows)
+
+
+def verdicts(frame: pd.DataFrame, ensembles: pd.DataFrame = NO_ENSEMBLES, roles: Roles = ROLES) -> pd.DataFrame:
+    return claims(frame, ensembles, roles, PRINTED).set_index("claim")
+
+
+OF_DICE = [
+    "better_and_cheaper_than_vanilla",
+    "better_than_presegmentation",
+    "better_lesion_f1_than_presegmentation",
+    "better_than_tdpm",
+    "better_than_es_ddpm",
+    "t300_better_than_smallest",
+    "t300_better_than_largest",
+]
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.02, HOLDS), (0.0, UNDECIDED), (-0.02, FAILS)])
+def test_planted_absent_and_reversed_effects_are_told_apart(shift: float, verdict: str) -> None:
+    table = verdicts(world(shift))
+    assert table.loc[OF_DICE, "verdict"].to_dict() == dict.fromkeys(OF_DICE, verdict)
+    assert table.loc[OF_DICE, "effect"].to_numpy() == pytest.approx(shift, abs=0.002)
+    assert (table.loc[OF_DICE, "cases"] == 5).all()
+
+
+def test_effects_and_intervals_are_those_of_a_paired_t_test() -> None:
+    frame = world(0.003)
+    row = verdicts(frame).loc["better_than_es_ddpm"]
+    dice = frame.set_index(["method", "case"])["dice"]
+    paired = stats.ttest_rel(dice["pd"], dice["es"])
+    assert (row["effect_low"], row["effect_high"]) == pytest.approx(tuple(paired.confidence_interval()))
+    assert row["effect"] == pytest.approx((dice["pd"] - dice["es"]).mean())
+
+
+def test_effects_of_the_paper_stand_beside_ours() -> None:
+    paper = verdicts(world(0.02))["effect_paper"]
+    assert paper["better_and_cheaper_than_vanilla"] == 0.016
+    assert paper["better_than_presegmentation"] == 0.013
+    assert paper["better_lesion_f1_than_presegmentation"] == 0.047
+    assert paper["far_worse_from_empty_mask"] == 0.459
+    x, y = [0.754, 0.770, 0.785, 0.799], [0.790, 0.795, 0.798, 0.812]
+    assert paper["better_from_better_presegmentation"] == pytest.approx(stats.linregress(x, y).slope, abs=1e-3)
+    assert np.isnan(paper["uncertainty_grows"])
+
+
+def test_better_than_vanilla_must_also_be_cheaper() -> None:
+    row = verdicts(world(0.02, evaluations=50)).loc["better_and_cheaper_than_vanilla"]
+    assert row["verdict"] == FAILS
+    assert row["effect_low"] > 0
+    assert "Network evaluations per slice: 50 against 50" in row["detail"]
+
+
+def test_speed_is_a_ratio() -> None:
+    row = verdicts(world(0.0)).loc["faster_than_vanilla"]
+    assert (row["effect"], row["verdict"]) == (pytest.approx(4.0), HOLDS)
+    slower = pd.concat([scores("pd", BASE, seconds=8.0), scores("ddpm", BASE, seconds=2.0)])
+    assert verdicts(slower).loc["faster_than_vanilla", ["effect", "verdict"]].tolist() == [pytest.approx(0.25), FAILS]
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.02, HOLDS), (-0.02, FAILS)])
+def test_quality_of_the_presegmentation(shift: float, verdict: str) -> None:
+    row = verdicts(world(shift)).loc["better_from_better_presegmentation"]
+    dice = world(shift).groupby("method")["dice"].mean()
+    assert row["effect"] == pytest.approx((dice["pd"] - dice["pd-early"]) / (dice["attunet"] - dice["early"]))
+    assert row["verdict"] == verdict
+
+
+def test_slope_over_several_presegmentations_is_that_of_least_squares() -> None:
+    generator = np.random.default_rng(3)
+    dice = {name: generator.uniform(0.5, 0.9, 5) for name in ("a", "b", "c", "pd-a", "pd-b", "pd-c", "pd")}
+    roles = Roles("pd", table2=[(name, f"pd-{name}", name, None) for name in "abc"])
+    row = verdicts(pd.concat([scores(name, values) for name, values in dice.items()]), roles=roles)
+    x = [dice[name].mean() for name in "abc"]
+    slopes = [stats.linregress(x, [dice[f"pd-{name}"][case] for name in "abc"]).slope for case in range(5)]
+    assert row.loc["better_from_better_presegmentation", "effect"] == pytest.approx(np.mean(slopes))
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.06, HOLDS), (0.0, UNDECIDED), (-0.01, FAILS)])
+def test_far_worse_means_by_more_than_its_bound(shift: float, verdict: str) -> None:
+    row = verdicts(world(shift)).loc["far_worse_from_empty_mask"]
+    assert row["verdict"] == verdict
+    assert row["effect"] == pytest.approx(0.1 + 5 * shift, abs=0.001)
+
+
+def uncertain(curve: dict[int, float], noise: float = 0.05) -> pd.DataFrame:
+    generator = np.random.default_rng(5)
+    return pd.concat(
+        [
+            scores("pd" if t == 300 else f"pd@{t}", BASE).assign(uncertainty=u * (1 + generator.normal(0, noise, 5)))
+            for t, u in curve.items()
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("curve", "grows", "saturates"),
+    [
+        ({50: 0.1, 300: 0.6, 500: 1.0, 1000: 1.05}, HOLDS, HOLDS),
+        ({50: 0.1, 300: 0.6, 500: 1.0, 1000: 2.0}, HOLDS, FAILS),
+        ({50: 0.1, 300: 0.6, 500: 1.0, 1000: 0.95}, HOLDS, HOLDS),
+        ({50: 1.0, 300: 0.6, 500: 0.2, 1000: 0.2}, FAILS, FAILS),
+        ({50: 1.0, 300: 1.0, 500: 1.0, 1000: 1.0}, UNDECIDED, UNDECIDED),
+        ({50: 0.05, 300: 0.04, 500: 0.03, 800: 0.02, 1000: 0.01}, FAILS, FAILS),  # falls all the way
+        ({50: 0.01, 300: 0.02, 500: 0.03, 800: 0.01, 1000: 0.002}, HOLDS, FAILS),  # collapses
+    ],
+)
+def test_growth_and_saturation_of_uncertainty(curve: dict[int, float], grows: str, saturates: str) -> None:
+    table = verdicts(uncertain(curve))
+    assert table.loc["uncertainty_grows", "verdict"] == grows
+    assert table.loc["uncertainty_saturates", "verdict"] == saturates
+
+
+def test_growth_is_relative_to_the_case() -> None:
+    linear = uncertain({50: 0.5, 300: 3.0, 500: 5.0, 1000: 10.0}, noise=0.0)
+    table = verdicts(linear)
+    mean_until_500, mean_of_all = (0.5 + 3 + 5) / 3, (0.5 + 3 + 5 + 10) / 4
+    assert table.loc["uncertainty_grows", "effect"] == pytest.approx(1.0 / mean_until_500)
+    assert table.loc["uncertainty_saturates", "effect"] == pytest.approx(0.5 / mean_of_all)
+    falling = verdicts(uncertain({50: 0.5, 300: 3.0, 500: 5.0, 1000: 2.0}, noise=0.0))
+    mean_of_all = (0.5 + 3 + 5 + 2) / 4
+    assert falling.loc["uncertainty_saturates", "effect"] == pytest.approx((0.6 - 0.5) / mean_of_all)
+
+
+def test_changes_of_either_sign_around_none_are_no_change() -> None:
+    """Their sizes, case by case, would on average be more than half of the growth."""
+    beyond = np.array([0.8, -0.8, 0.8, -0.8, 0.0])
+    frame = pd.concat(
+        [
+            scores(method, BASE).assign(uncertainty=level)
+            for method, level in (("pd@50", 0.5), ("pd", 3.0), ("pd@500", 5.0), ("pd@1000", 5.0 + 5 * beyond))
+        ]
+    )
+    assert verdicts(frame).loc["uncertainty_saturates", "effect"] < 0
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.01, HOLDS), (0.0, UNDECIDED), (-0.01, FAILS)])
+def test_ensembles_against_members(gain: float, verdict: str) -> None:
+    # Of equal members an ensemble is as good as each; noise per case comes from the size-5 subsets of a pool of 6.
+    quality = BASE[:, None] + np.random.default_rng(0).normal(0, 0.02, (5, 6))
+    rows = members(quality, gain)
+    rows.loc[rows["size"] == 5, "dice"] += rows.loc[rows["size"] == 5, "case"].map(
+        dict(zip(["00", "01", "02", "03", "04"], NOISE, strict=True))
+    )
+    row = verdicts(world(0.0), rows).loc["ensemble_better_than_member"]
+    assert row["verdict"] == verdict
+    assert row["effect"] == pytest.approx(gain + NOISE.mean())
+
+
+@pytest.mark.parametrize(("pool", "several"), [(5, 2), (6, 3), (10, 5)])
+def test_spread_of_a_linear_score_shrinks_with_the_root_of_the_size(pool: int, several: int) -> None:
+    """After the correction for the finite pool exactly so, whatever the members are."""
+    rows = members(BASE[:, None] + np.random.default_rng(pool).normal(0, 0.02, (5, pool)), 0.0)
+    row = verdicts(world(0.0), rows).loc["spread_shrinks_with_size"]
+    assert row["effect"] == pytest.approx(several**-0.5)
+    assert row["verdict"] == HOLDS
+    assert f"with {several} members" in row["detail"]
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(2.5, FAILS), (1.414, UNDECIDED)])
+def test_spread_that_does_not_shrink(factor: float, verdict: str) -> None:
+    rows = members(BASE[:, None] + np.random.default_rng(1).normal(0, 0.02, (5, 5)), 0.0)
+    middle = rows.groupby(["case", "size"])["dice"].transform("mean")
+    widened = (rows["dice"] - middle) * factor * rows["case"].map(lambda case: 1 + 10 * NOISE[int(case)])
+    rows.loc[rows["size"] == 2, "dice"] = (middle + widened)[rows["size"] == 2]
+    assert verdicts(world(0.0), rows).loc["spread_shrinks_with_size", "verdict"] == verdict
+
+
+def test_a_pool_is_that_of_one_seed() -> None:
+    """Two seeds of very different quality: pooled, their subsets would spread more, and a case would count twice."""
+    first = members(BASE[:, None] + np.random.default_rng(2).normal(0, 0.02, (5, 6)), 0.01)
+    second = members(BASE[:, None] - 0.3 + np.random.default_rng(3).normal(0, 0.02, (5, 6)), 0.01).assign(seed=1)
+    table = verdicts(world(0.0), pd.concat([first, second]))
+    assert table.loc["spread_shrinks_with_size", ["effect", "cases"]].tolist() == [pytest.approx(3**-0.5), 5]
+    assert table.loc["ensemble_better_than_member", ["effect", "cases"]].tolist() == [pytest.approx(0.01), 5]
+
+
+def test_seeds_are_averaged() -> None:
+    frame = pd.concat([world(0.03), world(0.01).assign(seed=1)])
+    row = verdicts(frame).loc["better_than_tdpm"]
+    assert (row["effect"], row["cases"]) == (pytest.approx(0.02), 5)
+
+
+def test_a_single_case_decides_nothing() -> None:
+    rows = members(np.array([[0.6, 0.62, 0.58, 0.61, 0.6]]), 0.01)
+    table = verdicts(world(0.02, cases=1), rows)
+    assert (table["verdict"] == UNDECIDED).all()
+    assert (table["cases"] == 1).all()
+    assert table["effect"].notna().all()
+    assert table[["effect_low", "effect_high"]].isna().all(axis=None)
+    assert "| 0.016 | [0.016] | Dice | 1 |" in claims_document(table.reset_index(), "One case.").markdown()
+
+
+def test_what_was_not_scored_is_not_run() -> None:
+    table = verdicts(scores("pd", BASE), roles=Roles("pd", tdpm="tdpm", grid={300: "pd"}))
+    assert (table["verdict"] == NOT_RUN).all()
+    assert table.loc["better_than_tdpm", "detail"] == "TDPM was not scored."
+    assert table.loc["ensemble_better_than_member", "detail"] == "No ensembles were scored."
+    assert (table["cases"] == 0).all()
+
+
+def test_parts_that_no_method_plays_are_not_run() -> None:
+    ours = Roles("pd", presegmentation="attunet", grid=GRID, table2=TABLE2, ensemble="pd")
+    table = verdicts(world(0.02), roles=ours)
+    missing = {
+        "better_and_cheaper_than_vanilla": "Vanilla DDPM",
+        "faster_than_vanilla": "Vanilla DDPM",
+        "better_than_tdpm": "TDPM",
+        "better_than_es_ddpm": "ES-DDPM",
+    }
+    for claim, name in missing.items():
+        row = table.loc[claim]
+        assert (row["verdict"], row["detail"]) == (NOT_RUN, f"{name} is none of the methods that were run.")
+    assert (table.loc[["better_than_presegmentation", "uncertainty_saturates"], "verdict"] == HOLDS).all()
+    page = claims_document(table.reset_index(), "Without them.").markdown()
+    assert "not run: 6." in page
+    assert "Not run: a method that the claim compares is not among those that were run" in page
+
+
+def test_a_pool_as_large_as_the_ensemble_and_one_member_only() -> None:
+    of_three = members(BASE[:, None] + np.random.default_rng(2).normal(0, 0.02, (5, 3)), 0.01)
+    table = verdicts(world(0.0), of_three)
+    assert table.loc["ensemble_better_than_member", "verdict"] == HOLDS
+    assert table.loc["spread_shrinks_with_size", "verdict"] == NOT_RUN
+    alone = verdicts(world(0.0), of_three[of_three["size"] == 1])
+    assert alone.loc["ensemble_better_than_member", "verdict"] == NOT_RUN
+
+
+def test_uncertainty_without_members_is_not_run() -> None:
+    table = verdicts(uncertain({50: np.nan, 300: np.nan, 500: np.nan, 1000: np.nan}))
+    assert table.loc[["uncertainty_grows", "uncertainty_saturates"], "verdict"].tolist() == [NOT_RUN, NOT_RUN]
+
+
+def test_few_cases_seldom_find_an_effect_that_is_not_there() -> None:
+    """Of claims without any effect about one in forty holds, with five cases, as the page says."""
+    generator = np.random.default_rng(0)
+    found = 0
+    for _ in range(120):
+        frame = pd.concat([scores(name, generator.normal(0.8, 0.02, 5)) for name in ("pd", "ddpm", "tdpm", "es", "attunet")])
+        found += (verdicts(frame).loc[["better_than_tdpm", "better_than_es_ddpm"], "verdict"] == HOLDS).sum()
+    assert found / 240 == pytest.approx(0.025, abs=0.025)
+
+
+def test_the_page_counts_the_verdicts() -> None:
+    page = claims_document(verdicts(world(0.02)).reset_index(), "Demo scale.").markdown()
+    assert "Of 14 claims — holds: 12, does not hold: 0, undecided at this scale: 0, not run: 2." in page
+    assert "| PD-DDPM has a higher Dice than TDPM | Table 1, Sec. 4 | holds | 0.020 (0.016" in page

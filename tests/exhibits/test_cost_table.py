@@ -1,0 +1,145 @@
+"""What a run took, from made-up benchmark files and cards (below 1 s)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pd_ddpm.config import load, resolve
+from pd_ddpm.exhibits.tables import cost
+from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes
+from pd_ddpm.planning.device_rates import Rate
+from pd_ddpm.planning.planned_flops import PlannedFlops
+
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+
+
+def benchmark(path: Path, seconds: float, memory: float | str) -> Path:
+    """A file as Snakemake writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{HEADER}{seconds}\t0:00:00\t{memory}\t1\t1\t1\t0\t0\t99\t{seconds}\n", encoding="utf-8")
+    return path
+
+
+def test_shards_are_summed_and_the_peak_is_that_of_the_largest(tmp_path: Path) -> None:
+    for shard, (seconds, memory) in enumerate([(10, 300), (20, 500), (5, "-")]):
+        benchmark(tmp_path / "sample" / "wmh" / "ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", seconds, memory)
+    benchmark(tmp_path / "sample" / "wmh" / "ddpm" / "split-1_seed-0.tsv", 7, 100)
+    sharded, whole, none = (
+        cost.read_benchmarks(cost.benchmark_files(tmp_path, "sample", "wmh", "ddpm", f"split-{split}_seed-0"))
+        for split in range(3)
+    )
+    assert sharded == (35, 500)
+    assert whole == (7, 100)
+    assert np.isnan(none).all()
+
+
+def test_other_rules_are_read_for_what_is_planned_only(tmp_path: Path) -> None:
+    benchmark(tmp_path / "prepare" / "wmh.tsv", 60, 900)
+    benchmark(tmp_path / "prepare" / "phantom.tsv", 1, 1)
+    benchmark(tmp_path / "cost" / "wmh.tsv", 1, 1)
+    benchmark(tmp_path / "train" / "wmh" / "unet" / "split-0_seed-0.tsv", 1, 1)
+    for method, split in (("unet", 0), ("unet", 1), ("unet", 4), ("given-up", 0)):
+        benchmark(tmp_path / "score" / "wmh" / method / f"split-{split}_seed-0.tsv", 3, 200)
+    jobs = cost.other_jobs(tmp_path, "wmh", ["unet"], ["split-0_seed-0", "split-1_seed-0"])
+    assert [(job.rule, job.seconds) for job in jobs] == [("prepare", 60), ("score", 3), ("score", 3)]
+
+
+def test_the_table_sums_jobs_and_compares_with_the_plan() -> None:
+    gpu = {"gpus": 2, "device": "cuda:0", "number_format": "bfloat16"}
+    cpu = {"device": "cpu", "number_format": "float32"}
+    jobs = [
+        cost.JobCost("prepare", "", 60.0, 900.0),
+        cost.JobCost("train", "denoiser", 7200.0, 5000.0, **gpu, flops=72 * 10**15, planned_seconds=3600.0),
+        cost.JobCost("train", "denoiser", 3600.0, 6000.0, **gpu, flops=72 * 10**15, planned_seconds=3600.0),
+        cost.JobCost("train", "unet", np.nan, np.nan, **gpu, flops=10**15, planned_seconds=50.0),
+        cost.JobCost("sample", "ddpm", 1800.0, 800.0, **cpu, evaluations=5000, flops=36 * 10**14),
+    ]
+    table = cost.cost_table(jobs).set_index(["level", "rule", "name"])
+    assert list(table.index) == [
+        ("rule", "prepare", ""),
+        ("rule", "train", ""),
+        ("rule", "sample", ""),
+        ("network", "train", "denoiser"),
+        ("network", "train", "unet"),
+        ("method", "sample", "ddpm"),
+        ("total", "", ""),
+    ]
+    denoiser = table.loc[("network", "train", "denoiser")]
+    assert (denoiser["jobs"], denoiser["hours"], denoiser["gpu_hours"]) == (2, 3.0, 6.0)
+    assert denoiser["planned_over_real"] == pytest.approx(2 / 3)
+    assert denoiser["teraflops_per_second"] == pytest.approx(144e15 / 10800 / 1e12)
+    assert (denoiser["peak_memory_mb"], denoiser["device"], denoiser["number_format"]) == (6000, "cuda:0", "bfloat16")
+    training = table.loc[("rule", "train", "")]
+    # The job without a time counts as such, and is in no ratio.
+    assert (training["jobs"], training["jobs_without_time"], training["hours"]) == (3, 1, 3.0)
+    assert training["planned_over_real"] == pytest.approx(2 / 3)
+    ddpm = table.loc[("method", "sample", "ddpm")]
+    assert (ddpm["gpu_hours"], ddpm["planned_evaluations"]) == (0, 5000)
+    assert np.isnan(ddpm["planned_over_real"])
+    total = table.loc[("total", "", "")]
+    assert total["hours"] == pytest.approx(3 + 0.5 + 1 / 60)
+    assert (total["jobs"], total["gpu_hours"], total["device"]) == (5, 6.0, "cpu, cuda:0")
+    page = cost.cost_document(cost.cost_table(jobs), {"ddpm": "Vanilla DDPM"}, "made up").markdown()
+    assert "| Vanilla DDPM | 1 | 0.500 |" in page
+    assert "| unet | 1 | unknown (1 jobs without time) |" in page
+    assert "| Total | 5 | 3.517 (1 jobs without time) |" in page
+
+
+def test_the_rate_of_the_same_kind_of_device_is_taken() -> None:
+    rates = [
+        Rate("CPU", "float32", 1e10, 2e10, True),
+        Rate("NVIDIA A", "bfloat16", 1e14, 2e14, True),
+        Rate("NVIDIA B", "bfloat16", 2e14, 4e14, True),
+    ]
+    assert cost.measured_seconds(rates, 10**12, "train", False, "float32") == 100
+    assert cost.measured_seconds(rates, 10**12, "sample", False, "float32") == 50
+    assert cost.measured_seconds(rates, 10**14, "sample", True, "bfloat16") == 0.25
+    assert np.isnan(cost.measured_seconds(rates, 1, "train", False, "bfloat16"))
+
+
+def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One training that was resumed, one method in two shards; FLOPs are set, so that no network is built."""
+    config = load.read(None, {"scale": "demo"})
+    config |= {"datasets": resolve.datasets(config)}
+    results, kept = tmp_path / "phantom", tmp_path / "kept"
+    case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
+    cohort = CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)
+    monkeypatch.setattr("pd_ddpm.planning.case_sizes.cohort_sizes", lambda *_: cohort)
+    monkeypatch.setattr(PlannedFlops, "training", lambda self, training: 36 * 10**12)
+    monkeypatch.setattr(PlannedFlops, "sampling", lambda self, sampling: 10**12 * sampling.members)
+    kept.mkdir()
+    rate = Rate("CPU", "float32", 1e10, 1e10, True)
+    (kept / "rates.json").write_text(json.dumps({"one": rate._asdict()}), encoding="utf-8")
+    made = {"device": "some CPU", "precision": "float32"}
+    card = {"split": 0, "seed": 0, "device_type": "cpu"}
+    network = results / "networks" / "denoiser" / "split-0_seed-0" / "model.json"
+    network.parent.mkdir(parents=True)
+    network.write_text(json.dumps(card | {"network": "denoiser", "provenance": made | {"seconds": 7200.0}}), encoding="utf-8")
+    method = results / "predictions" / "pd-ddpm" / "split-0_seed-0" / "method.json"
+    method.parent.mkdir(parents=True)
+    method.write_text(json.dumps(card | {"method": "pd-ddpm", "provenance": made | {"seconds": 18.0}}), encoding="utf-8")
+    folder = tmp_path / "benchmarks"
+    benchmark(folder / "train" / "phantom" / "denoiser" / "split-0_seed-0.tsv", 60, 700)
+    for shard in (0, 1):
+        benchmark(folder / "sample" / "phantom" / "pd-ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", 1800, 300)
+    files = {key: str(tmp_path / f"cost.{end}") for key, end in (("table", "csv"), ("page", "html"), ("markdown", "md"))}
+    script("cost")(
+        cards=[str(network)],
+        method_cards=[str(method)],
+        splits=str(results / "splits.csv"),
+        labels={},
+        remark="made up",
+        config=config,
+        benchmarks=folder,
+        kept=kept,
+        **files,
+    )
+    table = pd.read_csv(files["table"]).set_index("level")
+    # The benchmark of the training holds its last minute only; its card knows of two hours.
+    assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 1, 700]
+    assert table.loc["method", ["hours", "planned_evaluations"]].tolist() == [1, 4 * 8 * 2]  # two reverse steps
+    assert table.loc["total", "hours"] == 3
+    assert "made up" in Path(files["page"]).read_text(encoding="utf-8")

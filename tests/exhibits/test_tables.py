@@ -1,0 +1,283 @@
+"""Table 1, its groups, Table 2 and the table of uncertainty from made-up scores whose answers are known (about 2 s)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pd_ddpm.evaluation.statistics import bootstrap_interval, holm
+from pd_ddpm.exhibits.document import Document, Part
+from pd_ddpm.exhibits.figures.style import METHODS
+from pd_ddpm.exhibits.tables.table1 import table1, table1_document, table1_groups
+from pd_ddpm.exhibits.tables.table2 import table2, table2_document
+from pd_ddpm.exhibits.tables.uncertainty import uncertainty_document, uncertainty_table
+
+LABELS = {"unet": "U-Net", "attunet": "AttUNet", "pd-ddpm": "PD-DDPM"}
+PRINTED = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv")
+REMARK = "Demo scale."
+
+
+def scores(method: str, dice: list[float], **columns: object) -> pd.DataFrame:
+    """Score rows of one method, a case for each Dice; columns: what is not as here."""
+    rows = len(dice)
+    made = {
+        "dataset": "d",
+        "method": method,
+        "split": 0,
+        "seed": 0,
+        "case": [f"{number:02d}" for number in range(rows)],
+        "site": "s",
+        "samples": 5,
+        "dice": dice,
+        "jaccard": [value / (2 - value) for value in dice],
+        "hd95_mm": 4.0,
+        "hd95_medpy_mm": 3.0,
+        "avd_percent": 10.0,
+        "lesion_recall": 0.7,
+        "lesion_f1": 0.8,
+        "reference_volume_ml": np.arange(rows) + 1.0,
+        "reference_voxels": 100,
+        "uncertainty": 2e-3,
+        "ece": 0.004,
+        "brier": 0.006,
+        "error_auroc_variance": 0.9,
+        "error_auroc_predictive": 0.95,
+        "raters": 1,
+        "ged_squared": np.nan,
+        "interrater_dice": np.nan,
+        "network_evaluations": 1501,
+        "seconds": 2.0,
+    }
+    return pd.DataFrame(made | columns)
+
+
+BOTH = pd.concat([scores("unet", [0.6, 0.8]), scores("pd-ddpm", [0.7, 0.9], hd95_mm=[2.0, np.nan])])
+TWO = {"unet": "U-Net", "pd-ddpm": "PD-DDPM"}
+
+
+def shown(frame: pd.DataFrame, labels: dict[str, str], against: str | None = "pd-ddpm") -> Document:
+    return table1_document(table1(frame, labels, PRINTED, against), table1_groups(frame, labels), "PD-DDPM", REMARK)
+
+
+def test_mean_deviation_and_interval_are_over_cases() -> None:
+    table = table1(BOTH, TWO, PRINTED, "pd-ddpm").set_index("method")
+    assert table.loc["U-Net", "dice"] == pytest.approx(0.7)
+    assert table.loc["U-Net", "dice_sd"] == pytest.approx(0.2 / np.sqrt(2))
+    assert table.loc["U-Net", ["dice_low", "dice_high"]].tolist() == pytest.approx([0.6, 0.8])
+    assert table.loc["U-Net", "dice_paper"] == 0.787
+    assert table.loc["PD-DDPM", "hd95_mm"] == 2.0
+    assert table.loc["PD-DDPM", "cases_without_hd95"] == 1
+    assert table.loc["PD-DDPM", "network_evaluations"] == 1501
+    assert list(table.index) == ["U-Net", "PD-DDPM"]
+
+
+def test_differences_are_paired_and_corrected_over_the_other_methods() -> None:
+    generator = np.random.default_rng(0)
+    ours = generator.uniform(0.6, 0.9, 12)
+    others = {"unet": ours - generator.normal(0.02, 0.01, 12), "attunet": ours + generator.normal(0, 0.02, 12)}
+    # The rows of a method may stand in any order: the case decides.
+    frame = pd.concat([scores("pd-ddpm", list(ours)).iloc[::-1], *(scores(name, list(dice)) for name, dice in others.items())])
+    table = table1(frame, LABELS, PRINTED, "pd-ddpm").set_index("method")
+    p_values = []
+    for name, dice in others.items():
+        row = table.loc[LABELS[name]]
+        assert row["dice_difference"] == pytest.approx((dice - ours).mean())
+        assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx(bootstrap_interval(dice - ours))
+        p_values.append(stats.wilcoxon(dice - ours).pvalue)
+        assert row["dice_p"] == pytest.approx(p_values[-1])
+    assert table.loc[["U-Net", "AttUNet"], "dice_p_holm"].to_numpy() == pytest.approx(holm(p_values))
+    compared = [column for column in table if "difference" in column or column.endswith(("_p", "_p_holm"))]
+    assert len(compared) == 4 * 5
+    assert table.loc["PD-DDPM", compared].isna().all()
+    assert table["lesion_f1_p"].isna().all()  # all differences are zero
+
+
+def test_a_case_without_hd95_leaves_its_pair() -> None:
+    frame = pd.concat([scores("unet", [0.6] * 3, hd95_mm=[np.nan, 5.0, 7.0]), scores("pd-ddpm", [0.7] * 3, hd95_mm=4.0)])
+    table = table1(frame, TWO, PRINTED, "pd-ddpm").set_index("method")
+    assert table.loc["U-Net", ["hd95_mm", "hd95_mm_difference"]].tolist() == [6.0, 2.0]
+
+
+def test_seeds_are_averaged_before_cases_are_counted() -> None:
+    frame = pd.concat([scores("unet", [0.6, 0.8]), scores("unet", [0.7, 0.9], seed=1), scores("pd-ddpm", [0.7, 0.8])])
+    table = table1(frame, TWO, PRINTED, "pd-ddpm").set_index("method")
+    assert table.loc["U-Net", "cases"] == 2
+    assert table.loc["U-Net", "dice_difference"] == pytest.approx(0.0)
+
+
+def test_the_page_tells_what_is_the_papers_and_what_is_left_out() -> None:
+    document = shown(pd.concat([scores("unet", [0.6, 0.8], hd95_mm=[np.nan, 3.0]), scores("pd-ddpm", [0.7, 0.9])]), TWO)
+    page = document.markdown()
+    assert "| U-Net | 0.700 ± 0.141 [0.787] |" in page
+    assert "left out of its mean: U-Net 1." in page
+    assert page.startswith("# Table 1\n\n**Demo scale.**\n")
+    assert "<td>0.700 ± 0.141 [0.787]</td>" in document.html()
+
+
+def test_differences_say_what_so_many_cases_cannot_show() -> None:
+    five = shown(pd.concat([scores("unet", [0.6] * 5), scores("attunet", [0.7] * 5), scores("pd-ddpm", [0.7] * 5)]), LABELS)
+    assert "## Difference to PD-DDPM" in five.markdown()
+    assert (
+        "less than p = 0.062, or 0.12 after correction for 2 comparisons: no difference can be significant" in five.markdown()
+    )
+    many = shown(pd.concat([scores("unet", [0.6] * 30), scores("pd-ddpm", list(np.linspace(0.6, 0.7, 30)))]), TWO).markdown()
+    assert "cannot give less" not in many
+    assert "too narrow" not in many
+    assert "half-width of an interval of a Dice difference: 0.011" in many
+
+
+def test_without_the_compared_method_there_are_no_differences() -> None:
+    for against in (None, "ddpm"):
+        document = shown(scores("unet", [0.6, 0.8]), {"unet": "U-Net"}, against)
+        assert [part.heading for part in document.parts] == ["Scores and cost", "Dice by lesion load", "Dice by site"]
+
+
+def test_a_single_case_has_no_deviation_and_an_undefined_score_says_so() -> None:
+    frame = pd.concat([scores("own", [0.6], hd95_mm=np.nan), scores("pd-ddpm", [0.7])])
+    document = shown(frame, {"own": "Own", "pd-ddpm": "PD-DDPM"})
+    assert document.parts[0].table.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["0.600", "undefined"]
+    assert document.parts[1].table.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["−0.100", "undefined"]
+    assert "a single case has neither interval nor test" in document.markdown()
+
+
+def test_a_method_that_the_paper_does_not_have_gets_no_printed_value() -> None:
+    assert "| Own | 0.700 ± 0.141 |" in shown(scores("own", [0.6, 0.8]), {"own": "Own"}).markdown()
+
+
+def test_a_method_without_scores_is_named() -> None:
+    with pytest.raises(ValueError, match="no score of ddpm"):
+        table1(BOTH, TWO | {"ddpm": "Vanilla DDPM"}, PRINTED, "pd-ddpm")
+
+
+def test_lesion_loads_are_terciles_of_the_reference_volume() -> None:
+    volumes = [9.0, 1.0, 5.0, 2.0, 30.0, 4.0]
+    sites = ["a", "b", "a", "b", "b", "b"]
+    frame = scores("unet", [0.9, 0.1, 0.5, 0.2, 0.8, 0.4], reference_volume_ml=volumes, site=sites)
+    table = table1_groups(pd.concat([frame, frame.assign(method="pd-ddpm")]), TWO)
+    load = table.query("grouping == 'lesion load' and method == 'PD-DDPM'").set_index("group")
+    assert load["dice"].to_dict() == pytest.approx({"low": 0.15, "medium": 0.45, "high": 0.85})
+    assert load["dice_sd"].to_numpy() == pytest.approx([0.1 / np.sqrt(2)] * 3)
+    assert load[["from_ml", "to_ml"]].to_numpy() == pytest.approx(np.array([[1, 10 / 3], [10 / 3, 19 / 3], [19 / 3, 30]]))
+    by_site = table.query("grouping == 'site' and method == 'U-Net'").set_index("group")
+    assert by_site["cases"].to_dict() == {"a": 2, "b": 4}
+    assert by_site.loc["a", "dice"] == pytest.approx(0.7)
+    page = shown(pd.concat([frame, frame.assign(method="pd-ddpm")]), TWO).markdown()
+    assert "low, 1.0–3.3 ml (n = 2)" in page
+    assert "b (n = 4)" in page
+
+
+@pytest.mark.parametrize(("cases", "groups"), [(1, ["all"]), (2, ["all"]), (3, ["low", "medium", "high"])])
+def test_few_cases_are_one_group(cases: int, groups: list[str]) -> None:
+    table = table1_groups(scores("unet", [0.5] * cases), {"unet": "U-Net"})
+    assert table.query("grouping == 'lesion load'")["group"].tolist() == groups
+    assert table.query("grouping == 'lesion load'")["cases"].sum() == cases
+
+
+def test_equal_lesion_loads_leave_no_empty_group() -> None:
+    table = table1_groups(scores("unet", [0.5] * 4, reference_volume_ml=7.0), {"unet": "U-Net"})
+    assert table.query("grouping == 'lesion load'")["cases"].tolist() == [4]
+
+
+ROWS = [("Zero", "pd-zero", None, "Zero"), ("Early", "pd-early", "early", "0.754"), ("AttUNet", "pd-ddpm", "attunet", None)]
+
+
+def table2_scores() -> pd.DataFrame:
+    return pd.concat(
+        [
+            scores("pd-zero", [0.3, 0.2, 1.0], reference_voxels=[50, 60, 0], hd95_mm=[9.0, np.nan, np.nan]),
+            scores("early", [0.6, 0.7, 0.8]),
+            scores("pd-early", [0.65, 0.72, 0.83]),
+            scores("attunet", [0.8, 0.8, 0.8, 0.1], case=["00", "01", "02", "not in the test"]),
+            scores("pd-ddpm", [0.7, 0.8, 0.9]),
+        ]
+    )
+
+
+def test_table_2_sets_beside_pd_ddpm_what_it_starts_from() -> None:
+    table = table2(table2_scores(), ROWS, PRINTED).set_index("presegmentation")
+    assert table["presegmentation_dice"].to_dict() == pytest.approx({"Zero": 1 / 3, "Early": 0.7, "AttUNet": 0.8})
+    assert table["presegmentation_dice_paper"].tolist()[:2] == [0.0, 0.754]
+    assert np.isnan(table.loc["AttUNet", "dice_paper"])
+    assert table.loc["Early", "dice_paper"] == 0.790
+    assert table.loc["Early", ["gain", "gain_low", "gain_high"]].tolist() == pytest.approx([0.1 / 3, 0.02, 0.05])
+    assert table.loc["AttUNet", "gain"] == pytest.approx(0.0)
+    assert table.loc["Zero", "gain"] == pytest.approx(0.5 / 3)
+    assert table["cases_without_hd95"].tolist() == [2, 0, 0]
+    page = table2_document(table.reset_index(), REMARK).markdown()
+    assert "| Early | 0.700 ± 0.100 [0.754] | 0.733 ± 0.091 [0.790] |" in page
+    assert "+0.033 (+0.020 to +0.050)".replace(" to ", "\u00a0to\u00a0") in page
+    assert "left out of its mean: Zero 2." in page
+
+
+def test_table_2_names_a_presegmentation_without_scores() -> None:
+    with pytest.raises(ValueError, match="no score of early"):
+        table2(table2_scores().query("method != 'early'"), ROWS, PRINTED)
+
+
+def test_printed_values_are_the_papers_tables() -> None:
+    printed = PRINTED.query("exhibit == 'table1'").pivot(index="row", columns="metric", values="value")
+    assert printed.shape == (9, 4)
+    assert printed.loc["PD-DDPM"].to_dict() == {"dice": 0.812, "hd95_mm": 3.494, "jaccard": 0.689, "lesion_f1": 0.800}
+    assert printed["dice"].idxmax() == "PD-DDPM"
+    assert set(printed.index) <= set(METHODS)
+    second = PRINTED.query("exhibit == 'table2'").pivot(index="row", columns="metric", values="value")
+    assert second.shape == (5, 5)
+    assert second.loc["0.799"].drop("presegmentation_dice").to_dict() == printed.loc["PD-DDPM"].to_dict()
+    assert second["presegmentation_dice"].to_dict() == {"Zero": 0.0} | {
+        f"{dice:.3f}": dice for dice in (0.754, 0.77, 0.785, 0.799)
+    }
+    assert second.loc["0.770", "lesion_f1"] == 0.770
+
+
+def test_uncertainty_is_averaged_over_cases_and_raters_have_a_row() -> None:
+    rated = {"raters": [2, 2, 1], "ged_squared": [0.2, 0.4, np.nan], "interrater_dice": [0.7, 0.9, np.nan]}
+    alone = {"samples": 1, "error_auroc_variance": np.nan, "uncertainty": np.nan}
+    frame = pd.concat([scores("pd-ddpm", [0.7, 0.8, 0.9], **rated), scores("unet", [0.6, 0.7, 0.8], **rated, **alone)])
+    table = uncertainty_table(frame, TWO).set_index("method")
+    assert table.loc["PD-DDPM", "ged_squared"] == pytest.approx(0.3)
+    assert table.loc["PD-DDPM", "ged_squared_sd"] == pytest.approx(0.2 / np.sqrt(2))
+    assert table["samples"].tolist()[:2] == [1, 5]
+    assert np.isnan(table.loc["U-Net", "error_auroc_variance"])
+    assert table.loc["Inter-rater", ["cases", "raters", "dice"]].tolist() == [2, 2, pytest.approx(0.8)]
+    page = uncertainty_document(table.reset_index(), 5, REMARK).markdown()
+    assert (
+        "| PD-DDPM | 3 | 5 | 4.00 ± 0.00 | 6.00 ± 0.00 | 0.900 ± 0.000 | 0.950 ± 0.000 | 0.300 ± 0.141 | 2.00 ± 0.00 |" in page
+    )
+    assert "| U-Net | 3 | 1 | 4.00 ± 0.00 | 6.00 ± 0.00 |  | 0.950 ± 0.000 | 0.300 ± 0.141 |  | 0.700 ± 0.100 |" in page
+    assert "Only 2 cases have more than one rater" in page
+    assert "5 mm around it" in page
+
+
+def test_one_rater_has_no_row() -> None:
+    table = uncertainty_table(scores("pd-ddpm", [0.7, 0.8]), {"pd-ddpm": "PD-DDPM"})
+    assert table["method"].tolist() == ["PD-DDPM"]
+    assert "Only" not in uncertainty_document(table, 5, REMARK).markdown()
+
+
+def test_pages_escape_what_their_language_would_read() -> None:
+    table = pd.DataFrame({"Method": ["a|b & <c> 5 % −1 ±"], "p_value": ["0.5"]})
+    document = Document("T", "R_1.", [Part("H", table, ["100 % of #1"])])
+    assert r"| a\|b & <c> 5 % −1 ± | 0.5 |" in document.markdown()
+    assert '<td class="left">a|b &amp; &lt;c&gt; 5 % −1 ±</td><td>0.5</td>' in document.html()
+    latex = document.latex()
+    assert r"a|b \& $<$c$>$ 5 \% $-$1 $\pm$ & 0.5 \\" in latex
+    assert r"\begin{tabular}{lr}" in latex
+    assert r"p\_value" in latex
+    assert r"\footnotesize R\_1. 100" in latex  # a table of a page stands alone, so that the remark goes with it
+    assert r"100 \% of \#1" in latex
+    assert latex.count(r"\begin{") == latex.count(r"\end{")
+
+
+def test_tables_do_not_load_torch() -> None:
+    modules = [
+        "scores",
+        "statistics",
+        "probability_scores",
+        *(f"tables.{name}" for name in ("claims", "table1", "uncertainty")),
+    ]
+    check = f"import sys, {', '.join(f'pd_ddpm.{name}' for name in modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0

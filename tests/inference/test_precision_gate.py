@@ -1,0 +1,191 @@
+"""A number format is measured against float32 before it is sampled in, and what becomes of the verdict (about 15 s)."""
+
+import json
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import GRID, with_random_weights
+
+from pd_ddpm.data.prepared import read_scan
+from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.inference import precision_gate
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.precision_gate import Gate, gated_format
+from pd_ddpm.models.factory import model
+from pd_ddpm.runtime import precision
+from pd_ddpm.runtime.precision import FLOAT32, FORMATS
+
+CPU = torch.device("cpu")
+BFLOAT16 = FORMATS["bfloat16"]
+LIMITS = {"tf32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}
+TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1, "predicts": "mask"}
+CHAIN = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "pool": 2, "reverse_steps": 4, "sampler": "ancestral"}
+CHAIN |= {"variance": "small", "eta": 0.0}
+
+
+@pytest.fixture
+def network(configured):
+    return with_random_weights(configured("network", "denoiser", **TINY))
+
+
+@pytest.fixture
+def scans(prepared):
+    return [read_scan(prepared, case) for case in ("three", "one")]
+
+
+def gate(settings=CHAIN, **changes):
+    limits = {"slices": 2, "forward_error": LIMITS, "flipped_share": 0.1} | changes
+    return Gate(lambda built: segmenter(settings, built), GridSettings(**GRID), CPU, **limits)
+
+
+def test_bfloat16_is_measured_against_float32_and_against_another_seed(network, scans):
+    found = gate().compare(network, scans, [BFLOAT16])["bfloat16"]
+    assert 1e-4 < found["forward_error"] < 2e-2
+    assert 0 <= found["flipped_voxels"] < found["flipped_between_seeds"]
+    assert found["passed"] == (found["flipped_voxels"] <= 0.1 * found["flipped_between_seeds"])
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    same = gate(forward_error={"float32": 0.0}, flipped_share=0.0).compare(network, scans, [FLOAT32])["float32"]
+    assert (same["forward_error"], same["flipped_voxels"], same["passed"]) == (0, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({"flipped_share": 1.0}, True),
+        ({"flipped_share": 0.0}, False),
+        ({"flipped_share": 1.0, "forward_error": {"bfloat16": 1e-5}}, False),
+    ],
+)
+def test_both_limits_count(network, scans, changes, passed):
+    assert gate(**changes).compare(network, scans, [BFLOAT16])["bfloat16"]["passed"] is passed
+
+
+def test_a_format_in_which_numbers_are_lost_fails(network, scans, monkeypatch):
+    """As float16 does beyond 65,504: the network gives NaN in the short format alone."""
+    monkeypatch.setattr(precision_gate, "_output", lambda built, inputs: torch.full_like(inputs[0][:, :1], float("nan")))
+    found = gate(flipped_share=1.0).compare(network, scans, [BFLOAT16])["bfloat16"]
+    assert (found["forward_error"], found["passed"]) == (float("inf"), False)
+
+
+def test_a_network_of_one_mask_is_judged_by_its_output(configured, scans):
+    built = model(configured("network", "attunet", channels=[4, 8]), 2)
+    found = gate({"segmenter": "deterministic"}).compare(built, scans, [BFLOAT16])["bfloat16"]
+    assert found["flipped_between_seeds"] is None
+    assert found["passed"] == (found["forward_error"] <= 2e-2)
+
+
+def test_formats_that_the_device_lacks_are_not_measured(network, scans, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    assert gate().findings(network, scans) == {}
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    assert list(gate().findings(network, scans)) == ["bfloat16"]
+
+
+# What becomes of it
+
+
+def verdict(passed=True, device="cpu"):
+    found = {"forward_error": 0.031, "forward_error_limit": 0.02, "flipped_voxels": 7, "flipped_between_seeds": 50}
+    return {"device": device, "formats": {"bfloat16": found | {"flipped_share_limit": 0.1, "passed": passed}}}
+
+
+@pytest.mark.parametrize("name", ["auto", "bfloat16"])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (verdict(), None),
+        (None, "bfloat16 was not tested on this network"),
+        ({"device": "cpu", "formats": {}}, "bfloat16 was not tested on this network"),
+        (verdict(device="cuda"), "bfloat16 was tested on another type of device (cuda, not cpu)"),
+        (
+            verdict(passed=False),
+            "bfloat16 failed the test on this network: forward error 0.031 (limit 0.02), 7 flipped voxels (50 between seeds, "
+            "limit 10% of them)",
+        ),
+    ],
+)
+def test_a_format_is_used_only_if_it_has_passed_on_such_a_device(monkeypatch, caplog, name, given, reason):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    with caplog.at_level(logging.WARNING):
+        assert gated_format(name, CPU, given) == (BFLOAT16 if reason is None else FLOAT32, reason)
+    assert caplog.messages == ([] if reason is None else [f"{reason}; float32 is used instead"])
+    assert gated_format("float32", CPU, None) == (FLOAT32, None)
+
+
+def test_a_format_that_the_device_lacks_is_refused_whatever_the_verdict(monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    assert gated_format("auto", CPU, verdict()) == (FLOAT32, None)
+    with pytest.raises(ValueError, match="which cpu does not compute natively"):
+        gated_format("bfloat16", CPU, verdict())
+
+
+# The jobs
+
+
+@pytest.fixture
+def trained(random_network, configured):
+    """The files of a network."""
+    return random_network(configured("network", "denoiser", **TINY))
+
+
+def gate_arguments(trained, prepared, verdict_file):
+    return {
+        **trained,
+        "cases": str(prepared / "prepared.csv"),
+        "splits": str(prepared / "splits.csv"),
+        "verdict": str(verdict_file),
+        "name": "denoiser",
+        "split": 0,
+        "settings": CHAIN,
+        "gate": {"cases": 2, "slices": 2, "forward_error": LIMITS, "flipped_share": 1.0},
+        "device": "cpu",
+        "threads": 1,
+        "code": "",
+    }
+
+
+def test_a_verdict_decides_what_is_sampled_in(tmp_path, prepared, script, configured, trained, sample_arguments, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    main = script("gate")
+    monkeypatch.setitem(main.__globals__, "only_float32", lambda device: False)
+    main(**gate_arguments(trained, prepared, tmp_path / "precision.json"))
+    found = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
+    assert (found["device"], found["role"], found["cases"]) == ("cpu", "validation", ["three"])
+    assert found["formats"]["bfloat16"]["passed"]
+
+    method, cards = configured("method", "ddpm", reverse_steps=3, samples=2, pool=2, precision="auto"), {}
+    for name, passed in (("passed", True), ("failed", False)):
+        found["formats"]["bfloat16"]["passed"] = passed
+        verdict_file = tmp_path / f"{name}.json"
+        verdict_file.write_text(json.dumps(found), encoding="utf-8")
+        script("sample")(**sample_arguments(tmp_path / name, trained, "ddpm", method, batch=6, gate=str(verdict_file)))
+        cards[name] = json.loads((tmp_path / name / "method.json").read_text(encoding="utf-8"))
+    assert (cards["passed"]["provenance"]["precision"], cards["passed"]["float32_because"]) == ("bfloat16", None)
+    assert cards["failed"]["provenance"]["precision"] == "float32"
+    assert cards["failed"]["float32_because"].startswith("bfloat16 failed the test on this network")
+    half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in cards)
+    assert np.abs(half - full).max() > 0
+    assert np.abs(half - full).mean() < 0.02
+
+
+def test_a_split_without_validation_cases_is_tested_on_training_cases(tmp_path, prepared, script, trained, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    splits = prepared / "splits.csv"
+    splits.write_text(splits.read_text(encoding="utf-8").replace("validation", "test"), encoding="utf-8")
+    main = script("gate")
+    monkeypatch.setitem(main.__globals__, "only_float32", lambda device: False)
+    main(**gate_arguments(trained, prepared, tmp_path / "precision.json"))
+    found = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
+    assert (found["role"], found["cases"]) == ("train", ["one", "two"])
+
+
+def test_where_there_is_nothing_to_test_the_job_says_so_and_opens_nothing(tmp_path, script, monkeypatch):
+    main = script("gate")
+    monkeypatch.setitem(main.__globals__, "only_float32", lambda device: True)
+    missing = {"weights": "gone", "card": "gone"}
+    main(**gate_arguments(missing, tmp_path / "nowhere", tmp_path / "precision.json"))
+    found = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
+    assert (found["device"], found["formats"]) == ("cpu", {})

@@ -1,0 +1,254 @@
+"""Whole cases through a segmenter, and no way for the truth to reach it (about 10 s, half of it the import of MONAI)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import CODINGS
+from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.segment_case import segment_case
+from pd_ddpm.models.factory import model
+from pd_ddpm.models.weights import save_card, save_weights
+
+SHAPE, SPACING = (27, 21, 6), (1.3, 1.7, 4.0)
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.standard_normal((*SHAPE, 2)).astype(np.float32)
+BRAIN = np.zeros(SHAPE, bool)
+BRAIN[4:24, 3:18, 1:5] = True
+BRAIN[:, :, 3] = False
+WITH_BRAIN = [1, 2, 4]
+NATIVE = GridSettings(None, "slice", 0.0, 1.0)
+
+
+@dataclass
+class Recording:
+    """Gives back what a function of image and pre-segmentation says, and remembers the images that it was shown."""
+
+    answer: object
+    members: int = 1
+    divisor: int = 8
+    evaluations_per_member: int = 1
+    shown: list = field(default_factory=list)
+
+    def __call__(self, image, presegmentation, noise):
+        assert len(image) == len(noise)
+        self.shown.append(image.clone())
+        return self.answer(image, presegmentation, noise)
+
+
+def through(draw, image=IMAGE, brain=BRAIN, grid=NATIVE, batch=4, **options):
+    options = {"case": "case", "seed": 0, "device": torch.device("cpu")} | options
+    return segment_case(draw, image, brain, SPACING, grid, batch=batch, **options).samples
+
+
+class Pointwise(nn.Module):
+    """A smooth function of image, noisy mask and time at each pixel."""
+
+    divisor = 8
+
+    def forward(self, x, t):
+        time = t.reshape(-1, 1, 1, 1) / 1000
+        return torch.tanh(0.8 * x[:, -1:] * (0.5 + time) - 0.7 * x[:, :1] + 0.2 * x[:, 1:2])
+
+
+def chain(members=3, network=None, **settings):
+    schedule = Schedule.cosine()
+    settings = {
+        "segmenter": "diffusion",
+        "pool": members,
+        "sampler": "ancestral",
+        "variance": "large",
+        "reverse_steps": 50,
+        "start": "presegmentation",
+        "t_start": 300,
+    } | settings
+    return segmenter(settings, Denoiser(network or Pointwise(), schedule, CODINGS["signed"], "noise"))
+
+
+def test_each_voxel_comes_back_to_its_place():
+    draw = Recording(lambda image, *_: image[:, :1].sigmoid())
+    probability = through(draw)
+    assert probability.shape == (*SHAPE, 1)
+    assert probability.dtype == np.float32
+    expected = 1 / (1 + np.exp(-IMAGE[..., 0].astype(float)))
+    for z in range(SHAPE[2]):
+        np.testing.assert_allclose(probability[:, :, z, 0], expected[:, :, z] if z in WITH_BRAIN else 0, atol=1e-6)
+
+
+def test_slices_without_brain_are_empty_and_never_shown():
+    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), members=2)
+    probability = through(draw, batch=4)
+    shown = torch.cat(draw.shown)
+    assert shown.shape == (2 * len(WITH_BRAIN), 2, 32, 24)  # 27 and 21, padded to multiples of 8
+    for row, z in zip(range(0, len(shown), 2), WITH_BRAIN, strict=True):
+        for member in (0, 1):
+            assert np.array_equal(shown[row + member, :, :27, :21].numpy(), IMAGE[:, :, z].transpose(2, 0, 1))
+    assert probability[:, :, WITH_BRAIN].min() == 1
+    assert not np.delete(probability, WITH_BRAIN, axis=2).any()
+
+
+def test_a_case_without_brain_is_empty():
+    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), members=2)
+    probability = through(draw, brain=np.zeros(SHAPE, bool), grid=GridSettings(2.0, "brain_box", 8.0, 1.0))
+    assert probability.shape == (*SHAPE, 2)
+    assert not probability.any()
+    assert not draw.shown
+
+
+def test_members_lie_along_the_last_axis():
+    draw = Recording(lambda image, _, noise: noise.draw((1, *image.shape[2:])).sigmoid(), members=3)
+    probability = through(draw)
+    assert probability.shape == (*SHAPE, 3)
+    drawn = probability[:, :, WITH_BRAIN].reshape(-1, 3)
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.1
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("given", [1, 3])
+def test_the_presegmentation_arrives_in_its_place(given, batch):
+    """One for all members, or each member's own."""
+    before = RANDOM.random((*SHAPE, given)).astype(np.float32)
+    draw = Recording(lambda _, presegmentation, __: presegmentation, members=3)
+    probability = through(draw, presegmentation=before, batch=batch)
+    expected = np.broadcast_to(before, (*SHAPE, 3))
+    assert np.array_equal(probability[:, :, WITH_BRAIN], expected[:, :, WITH_BRAIN])
+
+
+@pytest.mark.parametrize("value", [1.0, 0.9])
+def test_a_presegmentation_arrives_on_the_working_grid(value):
+    """A hard mask arrives as partial volumes, as the masks that the denoiser was trained on."""
+    before = np.zeros((*SHAPE, 1), np.float32)
+    before[8:19, 6:14] = value
+    seen = []
+    grid = GridSettings(2.0, "brain_box", 4.0, 1.0)
+    probability = through(Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=before)
+    values = torch.cat(seen).unique()
+    assert len(values) > 2
+    assert values.max() == pytest.approx(value, abs=1e-5)
+    np.testing.assert_allclose(probability[10:17, 8:12, WITH_BRAIN, 0], value, atol=1e-5)
+    assert 0 <= probability.min() <= probability.max() <= 1
+
+
+@pytest.mark.parametrize("start", ["presegmentation", "noise"])
+@pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 4.0, 1.0)])
+def test_batch_size_changes_nothing(start, grid):
+    before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
+    draw = chain(start=start, t_start=300 if start == "presegmentation" else 1000)
+    results = [through(draw, grid=grid, presegmentation=before, batch=batch) for batch in (1, 2, 5, 100)]
+    assert results[0].std() > 0.1
+    for result in results[1:]:
+        assert np.array_equal(result, results[0])
+
+
+def test_a_real_network_agrees_over_batch_sizes(configured):
+    settings = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], residual_blocks=1)
+    torch.manual_seed(0)
+    network = model(settings, 2).network.eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
+    results = [through(chain(network=network), presegmentation=before, batch=batch) for batch in (1, 4, 9)]
+    assert results[0].std() > 0.05
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=1e-3)
+
+
+def test_members_and_slices_do_not_depend_on_the_others():
+    before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
+    five, two = (through(chain(members), presegmentation=before) for members in (5, 2))
+    assert np.array_equal(five[..., :2], two)
+    fewer = BRAIN.copy()
+    fewer[:, :, :4] = False
+    last = through(chain(2), brain=fewer, presegmentation=before)
+    assert np.array_equal(last[:, :, 4], two[:, :, 4])
+    assert not last[:, :, :4].any()
+
+
+def test_members_slices_cases_and_seeds_differ():
+    constant, before = np.zeros_like(IMAGE), np.zeros((*SHAPE, 1), np.float32)
+    first = through(chain(2), image=constant, presegmentation=before)
+    assert not np.array_equal(first[..., 0], first[..., 1])
+    assert not np.array_equal(first[:, :, 1], first[:, :, 2])
+    for other in ({"case": "another"}, {"seed": 1}):
+        assert not np.array_equal(through(chain(2), image=constant, presegmentation=before, **other), first)
+
+
+# The truth
+
+
+def random_weights(folder: Path, settings, grid) -> dict[str, str]:
+    """The files of a trained network, with weights at random."""
+    torch.manual_seed(0)
+    network = model(settings, 2)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    weights, card = folder / "model.safetensors", folder / "model.json"
+    save_weights(weights, network.state_dict())
+    save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": grid})
+    return {"weights": str(weights), "card": str(card)}
+
+
+def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
+    """Predictions are the same, byte for byte, whether the truth is there, is turned over or is gone."""
+    grid = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
+    networks = {
+        "attunet": configured("network", "attunet", channels=[4, 8]),
+        "denoiser": configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], residual_blocks=1),
+    }
+    trained = {name: random_weights(tmp_path / name, settings, grid) for name, settings in networks.items()}
+    methods = {
+        "attunet": (configured("method", "attunet"), "attunet", None),
+        "ddpm": (configured("method", "ddpm", reverse_steps=3, samples=2, pool=2), "denoiser", None),
+        "pd-ddpm": (configured("method", "pd-ddpm", reverse_steps=10, samples=2, pool=2), "denoiser", "attunet"),
+    }
+    sample = script("sample")
+
+    def predictions(folder):
+        for name, (settings, network, before) in methods.items():
+            (folder / name).mkdir(parents=True)
+            sample(
+                **trained[network],
+                cases=str(prepared / "prepared.csv"),
+                splits=str(prepared / "splits.csv"),
+                predictions=str(folder / name / "predictions.csv"),
+                method_card=str(folder / name / "method.json"),
+                name=name,
+                split=0,
+                seed=0,
+                settings=settings,
+                device="cpu",
+                code="",
+                batch=12,
+                threads=1,
+                config={},
+                presegmentation=before and str(folder / before / "predictions.csv"),
+            )
+        return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.nii.gz"))}
+
+    truth = predictions(tmp_path / "truth")
+    assert len(truth) == 3 * 2 * 3
+    drawn = nib.load(tmp_path / "truth" / "pd-ddpm" / "four_samples.nii.gz").get_fdata()
+    assert drawn.shape == (27, 21, 6, 2)
+    assert drawn.std() > 0.05
+    for _, record in pd.read_csv(tmp_path / "truth" / "pd-ddpm" / "predictions.csv").iterrows():
+        # Two members of three steps, and the pre-segmentation that they share.
+        assert Cost.of_record(record).of(2)["network_evaluations"] == 2 * 3 + 1
+    masks = sorted(prepared.glob("*_mask.nii.gz"))
+    assert len(masks) == 5
+    for path in masks:
+        stored = nib.load(path)
+        nib.save(nib.Nifti1Image(((stored.get_fdata() + 1) % 3).astype(np.uint8), stored.affine), path)
+    assert predictions(tmp_path / "poisoned") == truth
+    for path in masks:
+        path.unlink()
+    assert predictions(tmp_path / "gone") == truth

@@ -1,0 +1,67 @@
+"""Stored members, and the masks that chains start from (below 1 s)."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, read_predictions, read_samples
+
+SHAPE = (3, 2, 2)
+MEMBERS = np.array([0.0, 0.2, 1.0, 0.6])  # of every voxel: mean of the first two 0.1, of the first three 0.4
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Four members of one case, three of which are the ensemble."""
+    template = nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4))
+    template.header.set_xyzt_units("mm")
+    pool = np.broadcast_to(MEMBERS, (*SHAPE, 4)).astype(np.float32)
+    record = PredictionFolder(tmp_path, "stamp").write("a", pool, 3, template, Cost(1, 2, 0.5, 0.25))
+    pd.DataFrame([record]).to_csv(tmp_path / "predictions.csv", index=False)
+    return tmp_path / "predictions.csv"
+
+
+def test_the_whole_pool_is_stored_and_the_mask_is_that_of_the_ensemble(drawn):
+    np.testing.assert_allclose(read_samples(drawn.parent, "a")[0, 0, 0], MEMBERS, atol=1 / 255)
+    assert not nib.load(drawn.parent / "a_mask.nii.gz").get_fdata().any()
+    variance = nib.load(drawn.parent / "a_uncertainty.nii.gz").get_fdata()
+    np.testing.assert_allclose(variance, np.var(MEMBERS[:3], ddof=1), atol=1e-3)
+    record = read_predictions(drawn).loc["a"]
+    assert (record["samples"], record["pool"]) == (3, 4)
+
+
+@pytest.mark.parametrize(("harden", "expected"), [(True, 0.0), (False, 0.4)])
+def test_a_shared_start_is_the_mean_of_the_ensemble(drawn, harden, expected):
+    given = Presegmentations(drawn, "mean", harden).of_case("a", SHAPE, pool=2)
+    assert given.shape == (*SHAPE, 1)
+    np.testing.assert_allclose(given, expected, atol=1 / 255)
+
+
+def test_each_member_may_start_from_its_own(drawn):
+    soft = Presegmentations(drawn, "each", harden=False).of_case("a", SHAPE, pool=4)
+    np.testing.assert_allclose(soft[1, 1, 1], MEMBERS, atol=1 / 255)
+    hard = Presegmentations(drawn, "each", harden=True).of_case("a", SHAPE, pool=3)
+    assert hard[1, 1, 1].tolist() == [0, 0, 1]
+
+
+def test_no_manifest_is_no_lesion_anywhere():
+    given = Presegmentations(None, "mean", harden=True)
+    assert given.of_case("a", SHAPE, pool=5).shape == (*SHAPE, 1)
+    assert not given.of_case("a", SHAPE, pool=5).any()
+    assert given.cost("a") == Cost()
+
+
+def test_a_start_costs_once_where_it_is_shared_and_each_time_where_it_is_not(drawn):
+    assert Presegmentations(drawn, "mean", True).cost("a") == Cost(evaluations_shared=7, seconds_shared=1.25)
+    assert Presegmentations(drawn, "each", True).cost("a") == Cost(1, 2, 0.5, 0.25)
+
+
+def test_the_version_tells_other_masks_but_not_another_time(drawn):
+    before = Presegmentations(drawn, "mean", True).version()
+    table = pd.read_csv(drawn)
+    table.assign(seconds_per_member=9.0).to_csv(drawn, index=False)
+    assert Presegmentations(drawn, "mean", True).version() == before
+    table.assign(stamp="other").to_csv(drawn, index=False)
+    assert Presegmentations(drawn, "mean", True).version() != before

@@ -1,0 +1,296 @@
+"""Image in, probability maps out (about 4 s, most of it imports)."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import CODINGS
+from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.diffusion.samplers import ancestral
+from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.diffusion.starts import NoiseStart, PresegmentationStart
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.segmenters import DeterministicSegmenter, DiffusionSegmenter, DropoutSegmenter, LatentSegmenter
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
+from pd_ddpm.models.networks.supervised import unet
+
+SCHEDULE = Schedule.cosine()
+METHOD = {
+    "segmenter": "diffusion",
+    "pool": 3,
+    "sampler": "ancestral",
+    "variance": "large",
+    "eta": 0.0,
+    "reverse_steps": 1000,
+}
+NAMES = [(0, "case", 5, member) for member in range(4)]
+
+
+class Oracle(nn.Module):
+    """A network that reads the mask from the second image channel; it says the noise or the logit that belong to it."""
+
+    divisor = 4
+
+    def __init__(self, predicts, coding):
+        super().__init__()
+        self.predicts, self.coding, self.times = predicts, CODINGS[coding], []
+
+    def forward(self, x, t):
+        mask, x_t = x[:, 1:2], x[:, 2:]
+        self.times.append(t.tolist())
+        if self.predicts == "mask":
+            return 400 * mask - 200
+        signal = SCHEDULE.alpha_bar[t].reshape(-1, *[1] * (x.ndim - 1))
+        return ((x_t.double() - signal.sqrt() * self.coding.encode(mask)) / (1 - signal).sqrt()).float()
+
+
+class Pointwise(nn.Module):
+    """A smooth function of image, noisy mask and time at each pixel."""
+
+    divisor = 1
+
+    def forward(self, x, t):
+        time = t.reshape(-1, *[1] * (x.ndim - 1)) / 1000
+        return torch.tanh(0.8 * x[:, -1:] * (0.5 + time) - 0.3 * x[:, :1])
+
+
+def normal(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+def tiny_network(seed=0):
+    torch.manual_seed(seed)
+    network = DenoisingUNet(
+        spatial_dims=2, in_channels=3, out_channels=1, channels=8, multipliers=(1, 2), residual_blocks=1, attention_at=[2]
+    )
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network.eval()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (4, 8, 12)])
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("predicts", ["noise", "mask"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize(("start", "t_start"), [("noise", 1000), ("presegmentation", 1), ("presegmentation", 300)])
+def test_an_oracle_gives_the_mask_from_any_start(size, coding, predicts, sampler, start, t_start):
+    """Also from a pre-segmentation that is wrong everywhere."""
+    mask = (normal(4, 1, *size) > 0.5).float()
+    image = torch.cat([normal(4, 1, *size, seed=1), mask], dim=1)
+    settings = METHOD | {"sampler": sampler, "start": start, "t_start": t_start, "reverse_steps": 50}
+    draw = segmenter(settings, Denoiser(Oracle(predicts, coding), SCHEDULE, CODINGS[coding], predicts))
+    probability = draw(image, 1 - mask, MemberNoise(NAMES))
+    assert probability.shape == (4, 1, *size)
+    # At time 1 the oracle's float32 noise leaves a rounding error; nowhere else is there any.
+    torch.testing.assert_close(probability, mask, rtol=0, atol=0 if predicts == "mask" else 1e-5)
+
+
+@pytest.mark.parametrize(("start", "t_start"), [("noise", 1000), ("presegmentation", 300), ("presegmentation", 1)])
+def test_pd_ddpm_asks_the_network_t_start_times(start, t_start):
+    """Times T', T' - 1, ..., 1 (PD-DDPM Eq. 4), and the evaluations that are reported are those that are made."""
+    network = Oracle("mask", "signed")
+    draw = segmenter(METHOD | {"start": start, "t_start": t_start}, Denoiser(network, SCHEDULE, CODINGS["signed"], "mask"))
+    draw(normal(3, 2, 4, 4), torch.zeros(3, 1, 4, 4), MemberNoise(NAMES[:3]))
+    assert network.times == [[t] * 3 for t in range(t_start, 0, -1)]
+    assert draw.members == 3
+    assert draw.evaluations_shared + draw.members * draw.evaluations_per_member == sum(map(len, network.times))
+    assert draw.divisor == 4
+
+
+@pytest.mark.parametrize(("t_start", "reverse_steps", "steps"), [(1000, 10, 10), (300, 10, 3), (300, 1000, 300), (50, 10, 1)])
+def test_shortened_chains_keep_their_share_of_the_steps(t_start, reverse_steps, steps):
+    settings = METHOD | {"start": "presegmentation", "t_start": t_start, "reverse_steps": reverse_steps}
+    draw = segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
+    assert draw.steps == steps
+    assert draw.evaluations_per_member == steps
+
+
+@pytest.mark.parametrize("predicts", ["noise", "mask"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("presegmented", [True, False])
+def test_a_member_does_not_depend_on_the_others(predicts, sampler, presegmented):
+    """Alone, in another order or beside others, to the last bit."""
+    settings = METHOD | {"sampler": sampler, "eta": 0.5, "reverse_steps": 100}
+    settings |= {"start": "presegmentation", "t_start": 500} if presegmented else {"start": "noise", "t_start": 1000}
+    draw = segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], predicts))
+    images, before = normal(4, 2, 8, 12), (normal(4, 1, 8, 12, seed=1) > 0).float()
+    together = draw(images, before, MemberNoise(NAMES))
+    backwards = draw(images.flip(0), before.flip(0), MemberNoise(NAMES[::-1])).flip(0)
+    alone = torch.cat([draw(images[n : n + 1], before[n : n + 1], MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+    assert torch.equal(together, backwards)
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("predicts", ["noise", "mask"])
+def test_a_member_of_a_real_network_does_not_depend_on_the_others(predicts):
+    """Up to the rounding of convolutions, which compute batches of different sizes in different orders."""
+    settings = METHOD | {"start": "presegmentation", "t_start": 300, "reverse_steps": 50}
+    draw = segmenter(settings, Denoiser(tiny_network(), SCHEDULE, CODINGS["signed"], predicts))
+    images, before = normal(4, 2, 16, 16), (normal(4, 1, 16, 16, seed=1) > 0).float()
+    with torch.inference_mode():
+        together = draw(images, before, MemberNoise(NAMES))
+        again = draw(images, before, MemberNoise(NAMES))
+        alone = torch.cat([draw(images[n : n + 1], before[n : n + 1], MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+    assert torch.equal(together, again)
+    assert together.std() > 0.01
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", ["large", "small"])
+@pytest.mark.parametrize("t_start", [1000, 300])
+def test_whole_chains_from_predicted_noise_equal_those_of_diffusers(variance, t_start):
+    """Same network, clipping and noise, over all steps from T' to 0."""
+    theirs = DDPMScheduler(
+        1000, beta_schedule="squaredcos_cap_v2", variance_type=f"fixed_{variance}", clip_sample=True, clip_sample_range=1.0
+    )
+    network, image, start = Pointwise(), normal(1, 2, 6, 8), normal(1, 1, 6, 8, seed=1)
+
+    class SharedNoise(MemberNoise):
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(self, shape, device="cpu"):
+            return torch.randn((1, *shape), generator=self.generator)
+
+    model = Denoiser(network, SCHEDULE, CODINGS["signed"], "noise")
+    sampler = partial(ancestral, schedule=SCHEDULE, variance=variance)
+    draw = DiffusionSegmenter(model, lambda *_: start, sampler, t_start, 1)
+    draw.start.t_start = t_start
+    x, generator = start, torch.Generator().manual_seed(0)
+    for t in range(t_start, 0, -1):
+        predicted = network(torch.cat([image, x], dim=1), torch.tensor([t]))
+        x = theirs.step(predicted, t - 1, x, generator=generator).prev_sample
+    actual = draw(image, None, SharedNoise(NAMES[:1]))
+    torch.testing.assert_close(actual, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=2e-3)
+
+
+def test_the_start_is_what_the_settings_say():
+    model = Denoiser(Pointwise(), SCHEDULE, CODINGS["binary"], "noise")
+    assert segmenter(METHOD | {"start": "noise", "t_start": 1000}, model).start == NoiseStart(1000)
+    start = segmenter(METHOD | {"start": "presegmentation", "t_start": 300}, model).start
+    assert start == PresegmentationStart(300, SCHEDULE, CODINGS["binary"])
+
+
+def test_a_segmentation_network_gives_one_member_without_noise():
+    class Logits(nn.Module):
+        divisor = 16
+
+        def forward(self, image):
+            return image[:, :1]
+
+    draw = segmenter({"segmenter": "deterministic"}, Logits())
+    assert isinstance(draw, DeterministicSegmenter)
+    assert (draw.members, draw.evaluations_shared, draw.evaluations_per_member, draw.divisor) == (1, 0, 1, 16)
+    image = normal(2, 2, 16, 16)
+    expected = 1 / (1 + np.exp(-image[:, :1].numpy().astype(np.float64)))
+    np.testing.assert_allclose(draw(image, None, MemberNoise(NAMES[:2])).numpy(), expected, atol=1e-6)
+    assert math.isclose(draw(torch.zeros(1, 2, 16, 16), None, MemberNoise(NAMES[:1])).mean(), 0.5)
+
+
+def bayesian(dropout=0.5):
+    torch.manual_seed(0)
+    network = unet(spatial_dims=2, in_channels=2, channels=(8, 8, 12, 16, 16), dropout=dropout)
+    network(normal(4, 2, 32, 48, seed=5))  # gives the batch normalisations statistics of their own
+    return network.eval()
+
+
+def probabilistic():
+    torch.manual_seed(0)
+    network = ProbabilisticUNet(spatial_dims=2, in_channels=2, channels=(8, 12), latent=3).eval()
+    with torch.no_grad():
+        network.combination[0].weight[:, 8:] *= 20  # an untrained network makes little of z
+    return network
+
+
+DRAWN = {"dropout": (DropoutSegmenter, bayesian), "latent": (LatentSegmenter, probabilistic)}
+both = pytest.mark.parametrize("name", DRAWN)
+
+
+def drawing(name):
+    return segmenter({"segmenter": name, "pool": 4}, DRAWN[name][1]())
+
+
+@both
+def test_drawn_members_differ_and_reproduce(name):
+    draw = drawing(name)
+    assert isinstance(draw, DRAWN[name][0])
+    assert (draw.members, draw.divisor) == (4, draw.network.divisor)
+    assert (draw.evaluations_shared, draw.evaluations_per_member) == {"dropout": (0, 1), "latent": (1, 0)}[name]
+    image = normal(1, 2, 32, 48).expand(4, -1, -1, -1)
+    with torch.inference_mode():
+        members, again = (draw(image, None, MemberNoise(NAMES)) for _ in range(2))
+    assert members.shape == (4, 1, 32, 48)
+    assert members.dtype == torch.float32
+    assert 0 <= members.min() < members.max() <= 1
+    assert torch.equal(members, again)
+    for a in range(4):
+        for b in range(a):
+            assert (members[a] - members[b]).abs().max() > 0.01
+
+
+@both
+def test_a_drawn_member_does_not_depend_on_the_others(name):
+    """Alone, in another order or beside other slices, up to the rounding of convolutions."""
+    draw, images = drawing(name), normal(4, 2, 32, 48)
+    with torch.inference_mode():
+        together = draw(images, None, MemberNoise(NAMES))
+        backwards = draw(images.flip(0), None, MemberNoise(NAMES[::-1])).flip(0)
+        alone = torch.cat([draw(images[n : n + 1], None, MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+        pair = draw(images[[1, 3]], None, MemberNoise([NAMES[1], NAMES[3]]))
+    torch.testing.assert_close(together, backwards, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[[1, 3]], pair, rtol=0, atol=1e-5)
+
+
+@both
+def test_drawing_leaves_the_network_and_the_global_generator_as_they_were(name):
+    draw, image = drawing(name), normal(4, 2, 32, 48)
+    before = {key: tensor.clone() for key, tensor in draw.network.state_dict().items()}
+    state = torch.get_rng_state()
+    draw(image, None, MemberNoise(NAMES))
+    assert torch.equal(torch.get_rng_state(), state)
+    for key, tensor in draw.network.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+    assert not draw.network.training
+
+
+@both
+def test_drawn_members_under_autocast_stay_near_those_in_float32(name):
+    draw, image = drawing(name), normal(4, 2, 32, 48)
+    with torch.inference_mode():
+        expected = draw(image, None, MemberNoise(NAMES))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            members = draw(image, None, MemberNoise(NAMES))
+    assert members.dtype == torch.float32
+    assert (members - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_the_bayesian_u_net_without_a_draw_is_the_plain_one():
+    draw, plain, image = drawing("dropout"), bayesian(dropout=0.0), normal(4, 2, 32, 48)
+    plain.load_state_dict(draw.network.state_dict())
+    draw(image, None, MemberNoise(NAMES))
+    assert torch.equal(draw.network(image), plain(image))
+    with pytest.raises(ValueError, match="no dropout"):
+        DropoutSegmenter(plain, 4)(image, None, MemberNoise(NAMES))
+
+
+def test_a_latent_member_is_the_pass_with_its_own_noise():
+    draw, image = drawing("latent"), normal(4, 2, 32, 48)
+    expected = draw.network(image, MemberNoise(NAMES).draw((3,))).sigmoid()
+    assert torch.equal(draw(image, None, MemberNoise(NAMES)), expected)
+
+
+@both
+def test_as_many_slices_are_evaluated_as_are_counted(name):
+    """By the first convolution: each slice once, or once for each member."""
+    draw, image, rows = drawing(name), normal(2, 2, 32, 48).repeat_interleave(4, dim=0), []
+    first = next(module for module in draw.network.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    draw(image, None, MemberNoise([*NAMES, *[(0, "case", 6, member) for member in range(4)]]))
+    assert sum(rows) == 2 * (draw.evaluations_shared + 4 * draw.evaluations_per_member)

@@ -1,0 +1,163 @@
+"""Cases dealt out among several jobs come to the same files, and batches are found from free memory (about 15 s)."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from pd_ddpm.inference import batch_size
+from pd_ddpm.inference.batch_size import fitting_batch
+from pd_ddpm.runtime.memory import available_memory
+
+SECONDS = ["seconds_shared", "seconds_per_member"]
+
+
+@pytest.fixture
+def sampling(prepared, random_network, sample_arguments, configured):
+    """The arguments of the script sample for four test cases, whole or of a shard."""
+    splits = prepared / "splits.csv"
+    rows = pd.read_csv(splits)
+    rows.loc[rows["case"] != "two", "role"] = "test"
+    rows.to_csv(splits, index=False)
+    network = random_network(configured("network", "attunet", channels=[4, 8]))
+    return lambda folder, **more: sample_arguments(
+        folder, network, "attunet", configured("method", "attunet"), **{"batch": 4} | more
+    )
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.nii.gz"))}
+
+
+@pytest.mark.parametrize("of", [2, 5])
+def test_shards_come_to_the_files_of_one_job_in_its_order(tmp_path, sampling, script, of):
+    """Five shards of four cases: one has nothing to do."""
+    whole, parts, sample = tmp_path / "whole", tmp_path / "parts", script("sample")
+    sample(**sampling(whole))
+    for shard in range(of, 0, -1):
+        sample(**sampling(parts, shard=shard, of=of))
+    assert not (parts / "predictions.csv").exists()
+    cards = [str(parts / "shards" / f"{shard}-of-{of}.json") for shard in range(1, of + 1)]
+    (parts / ".partial.one_mask.nii.gz").write_bytes(b"half")
+    sample(**sampling(parts, shards=cards))
+    assert len(files(whole)) == 4 * 3
+    assert files(parts) == files(whole)
+    assert not list(parts.glob(".partial.*"))
+    one, other = (pd.read_csv(folder / "predictions.csv") for folder in (whole, parts))
+    assert one["case"].tolist() == ["one", "three", "four", "five"]
+    pd.testing.assert_frame_equal(one.drop(columns=SECONDS), other.drop(columns=SECONDS))
+    cards = [json.loads((folder / "method.json").read_text(encoding="utf-8")) for folder in (whole, parts)]
+    assert [card.pop("shards") for card in cards] == [1, of]
+    assert all(card["provenance"].pop("seconds") >= 0 for card in cards)
+    assert cards[0] == cards[1]
+
+
+def test_what_one_number_of_shards_has_drawn_another_takes_up(tmp_path, sampling, script):
+    folder, sample = tmp_path / "folder", script("sample")
+    sample(**sampling(folder, shard=1, of=2))
+    drawn = {path.name: path.stat().st_mtime_ns for path in folder.glob("*_samples.nii.gz")}
+    assert sorted(drawn) == ["four_samples.nii.gz", "one_samples.nii.gz"]
+    (folder / ".partial.three_mask.nii.gz").write_bytes(b"of a job that is still running")
+    sample(**sampling(folder, shard=1, of=4))
+    assert (folder / ".partial.three_mask.nii.gz").exists()
+    sample(**sampling(folder))
+    assert {name: (folder / name).stat().st_mtime_ns for name in drawn} == drawn
+    assert len(pd.read_csv(folder / "predictions.csv")) == 4
+
+
+def test_shards_that_do_not_make_up_a_whole_are_not_gathered(tmp_path, sampling, script):
+    folder, sample = tmp_path / "folder", script("sample")
+    for shard in (1, 2):
+        sample(**sampling(folder, shard=shard, of=2))
+    cards = [folder / "shards" / f"{shard}-of-2.json" for shard in (1, 2)]
+    whole = sampling(folder, shards=[str(card) for card in cards])
+    (folder / "five_mask.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"predictions\.csv: five of its cases are not whole, .* --forcerun sample_shard`"):
+        sample(**whole)
+    other = json.loads(cards[1].read_text(encoding="utf-8"))
+    other["stamp"], other["method"]["provenance"]["device"] = "another", "a GPU"
+    cards[1].write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"drawn differently \(.* in float32, a GPU in float32\), .* set 'device'"):
+        sample(**whole)
+    assert not (folder / "predictions.csv").exists()
+
+
+# The batch
+
+
+def test_the_batch_auto_changes_no_result(tmp_path, sampling, script, monkeypatch):
+    sample = script("sample")
+    sample(**sampling(tmp_path / "number", batch=20))
+    sample(**sampling(tmp_path / "auto", batch="auto"))
+    assert files(tmp_path / "auto") == files(tmp_path / "number")
+
+
+class Layers(nn.Module):
+    """Gives out 3 and then 1 times the bytes of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 1, 1))
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(("free", "rows"), [(40_000, 1), (160_000, 6), (1_000_000, 20), (0, 1)])
+def test_on_a_cpu_as_many_rows_are_taken_as_the_memory_holds(monkeypatch, free, rows):
+    """A row of 32 x 32 float32 is 4,096 bytes, and the layers give out four of them."""
+    monkeypatch.setattr(batch_size, "available_memory", lambda: free)
+    network = Layers()
+    with torch.inference_mode():
+        assert fitting_batch(lambda size: network(torch.zeros(size, 1, 32, 32)), torch.device("cpu")) == rows
+    assert not nn.modules.module._global_forward_hooks
+
+
+@pytest.mark.parametrize(("free", "held", "rows"), [(500, 0, 16), (100, 400, 16), (10, 0, 1), (10**6, 0, 128)])
+def test_on_a_gpu_the_peaks_of_two_batches_tell_what_a_row_takes(monkeypatch, free, held, rows):
+    """Made-up counters: 70 bytes whatever the batch is, and 17 for each row."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1000 + held)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + 70 + 17 * taken[-1])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    assert fitting_batch(taken.append, torch.device("cuda")) == rows
+    assert len(taken) == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "files_of_the_group", "expected"),
+    [
+        ("0::/", {}, 8_000),
+        ("0::/job", {"sys/fs/cgroup/job/memory.max": "5000000", "sys/fs/cgroup/job/memory.current": "1000000"}, 4_000),
+        ("0::/job", {"sys/fs/cgroup/job/memory.max": "max", "sys/fs/cgroup/job/memory.current": "1000000"}, 8_000),
+        ("0::/job/step", {"sys/fs/cgroup/job/memory.max": "3000000", "sys/fs/cgroup/job/memory.current": "0"}, 3_000),
+        (
+            "4:memory:/outside",
+            {
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "2500000",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "500000",
+            },
+            2_000,
+        ),
+    ],
+)
+def test_free_memory_is_the_least_that_anyone_leaves(tmp_path, monkeypatch, group, files_of_the_group, expected):
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    content = {"proc/meminfo": "MemTotal: 9999 kB\nMemAvailable: 7813 kB\n", "proc/self/statm": "900 250 0 0 0 0 0"}
+    for name, text in (content | {"proc/self/cgroup": f"5:devices:/\n{group}\n"} | files_of_the_group).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert available_memory(tmp_path) == pytest.approx(expected * 1000, rel=1e-3)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2")  # MB, of which 250 pages are in use
+    used = 250 * os.sysconf("SC_PAGE_SIZE")
+    assert available_memory(tmp_path) == min(2 * 2**20 - used, available_memory(tmp_path))
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "1")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert available_memory(tmp_path) == max(2 * 2**20 - used, 0)

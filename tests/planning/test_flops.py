@@ -1,0 +1,132 @@
+"""FLOPs against closed forms and against what is known of the paper's denoiser (about 15 s)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from pd_ddpm.config import load, methods, resolve
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.models.factory import model
+from pd_ddpm.planning import flops, jobs
+from pd_ddpm.planning.flop_counts import count
+from pd_ddpm.planning.planned_flops import padded, rate_at_hand
+from pd_ddpm.training.factory import objective
+from pd_ddpm.training.objectives.segmentation import CrossEntropy
+
+ROOT = Path(__file__).parents[2]
+HEIGHT, WIDTH = 12, 20
+
+
+@pytest.fixture(scope="module")
+def paper() -> resolve.Config:
+    return load.read(None, {"scale": "paper"})
+
+
+@pytest.fixture(scope="module")
+def demo() -> resolve.Config:
+    return load.read(None, {"scale": "demo"})
+
+
+class TwoConvolutions(nn.Sequential):
+    """2 -> 5 -> 1 channels, 3 x 3."""
+
+    divisor = 1
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 1, 3, padding=1))
+
+
+FIRST, SECOND = (2 * 9 * channels * HEIGHT * WIDTH for channels in (2 * 5, 5 * 1))
+
+
+def test_evaluation_and_training_step_of_a_small_network_are_the_closed_form() -> None:
+    with torch.device("meta"):
+        network = TwoConvolutions()
+    assert flops.evaluation(network, 2, (HEIGHT, WIDTH)) == (0, FIRST + SECOND)
+    assert flops.validation(network, CrossEntropy(1.0), 2, (HEIGHT, WIDTH)) == FIRST + SECOND
+    ((phase, step),) = flops.training_phases(network, CrossEntropy(1.0), 2, 3, (HEIGHT, WIDTH))
+    # Backward takes as much again for the weights, and for the input of every layer but the first.
+    assert step == 3 * (2 * FIRST + 3 * SECOND)
+    assert phase.name == "training"
+
+
+def test_the_papers_denoiser_takes_what_is_known_of_it(paper: resolve.Config) -> None:
+    chosen = resolve.network(paper, "denoiser") | {"steps": 10, "batch": 1}
+    assert count(chosen, 2, "parameters", ()) == [113_670_913]
+    assert count(chosen, 2, "divisor", ()) == [32]
+    (shared, each) = count(chosen, 2, "evaluation", (128, 192))
+    assert (shared, round(each / 1e9, 1)) == (0, 186.1)
+    assert count(chosen, 2, "steps", ())[0] / 10 == pytest.approx(558.2e9, rel=1e-3)
+    assert count(chosen, 2, "validation", ()) == [5 * each]  # five noise levels
+    assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
+
+
+def test_the_phases_of_tdpm_are_counted_as_often_as_they_are_due(demo: resolve.Config) -> None:
+    chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
+    with torch.device("meta"):
+        network = model(chosen, 2)
+    phases = flops.training_phases(network, objective(chosen), 2, 2, tuple(chosen["crop"]))
+    each = {phase.name: number for phase, number in phases}
+    assert count(chosen, 2, "steps", ()) == [
+        32 * each["denoising"] + 24 * each["generator"] + 24 * each["discriminator"] + 2 * each["penalty"]
+    ]
+    # The generator's step goes through the discriminator besides; its penalty draws four masks, two evaluations each.
+    one = flops.evaluation(network, 2, tuple(chosen["crop"]))[1]
+    assert each["denoising"] < each["generator"] < 1.5 * each["denoising"]
+    assert each["penalty"] > 2 * 4 * one
+
+
+@pytest.mark.parametrize("scale", ["paper", "demo"])
+def test_planned_evaluations_are_those_that_the_segmenters_count(request: pytest.FixtureRequest, scale: str) -> None:
+    config = request.getfixturevalue(scale)
+    names = [*config["exhibits"]["table1"], "pd-ddpm@t_start=50", "ddpm@reverse_steps=3@sampler=ddim"]
+    for name in names:
+        chosen = resolve.method(config, name) | {"pool": methods.pool(config, name)}
+        with torch.device("meta"):
+            drawn = segmenter(chosen, model(resolve.network(config, chosen["network"]), 2))
+        assert jobs.evaluations(config, name) == (drawn.evaluations_shared, drawn.evaluations_per_member), name
+
+
+def test_a_probabilistic_unet_looks_at_a_slice_once(demo: resolve.Config) -> None:
+    chosen = resolve.network(demo, "probabilistic-unet")
+    shared, each = count(chosen, 2, "evaluation", (64, 80))
+    width, latent = chosen["channels"][0], chosen["latent"]
+    assert each == 2 * 64 * 80 * ((width + latent) * width + 2 * width * width + width)
+    assert shared > 20 * each
+
+
+def test_sizes_are_padded_to_the_divisor() -> None:
+    assert padded((232, 256), 32) == (256, 256)
+    assert padded((132, 256), 16) == (144, 256)
+    assert padded([128, 192], 32) == (128, 192)
+
+
+def test_the_device_at_hand_is_timed_once(tmp_path: Path, demo: resolve.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pd_ddpm.planning.flop_counts.MEASURING_SECONDS", 0.05)
+    config = demo | {"device": "cpu", "datasets": resolve.datasets(demo)}
+    rate = rate_at_hand(config, "denoiser", 1, tmp_path / "rates.json")
+    assert (rate.device, rate.measured) == ("CPU", True)
+    assert 1e8 < rate.training < 1e13
+    assert 1e8 < rate.sampling < 1e13
+    assert rate_at_hand(config, "denoiser", 1, tmp_path / "rates.json") == rate
+    with pytest.raises(ValueError, match="cuda:7"):
+        rate_at_hand(config | {"device": "cuda:7"}, "denoiser", 1, tmp_path / "rates.json")
+
+
+def test_a_rate_is_operations_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: float(next(clock)))
+    batches = []
+    rate = flops.measured_rate(batches.append, 30, 8, torch.device("cpu"), seconds=20.0)
+    # Every run takes one second of this clock: the batch may take four, so it is four, and 20 of them are timed.
+    assert batches == [1, 1, 4, *[4] * 20]
+    assert rate == 120
+
+
+def test_the_example_of_a_foreign_configuration_is_counted() -> None:
+    small = load.read(ROOT / "tests" / "small.yaml", {"scale": "demo"})
+    assert yaml.safe_dump(small["networks"])
+    assert count(resolve.network(small, "unet"), 2, "steps", ())[0] > 0

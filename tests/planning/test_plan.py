@@ -1,0 +1,234 @@
+"""What the workflow does and what that costs, read off Snakemake's own jobs (about 40 s, most of it counting FLOPs)."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pd_ddpm.config import load, resolve
+from pd_ddpm.planning import report
+from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes, cohort_sizes
+from pd_ddpm.planning.device_rates import ASSUMED, Rate
+from pd_ddpm.planning.jobs import Job, Sampling, Training, Work, naive, planned
+from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations
+
+ROOT = Path(__file__).parents[2]
+JOBS = (
+    "import json, sys; sys.path.insert(0, 'workflow'); import plan as command; "
+    "config, jobs, pending = command.planned_jobs('paper', []); print(json.dumps([config, jobs, len(pending)]))"
+)
+
+
+def configured(scale: str) -> resolve.Config:
+    config = load.read(None, {"scale": scale})
+    return config | {"datasets": resolve.datasets(config)}
+
+
+@pytest.fixture(autouse=True)
+def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty folder: data sets have relative paths, and the clone may hold data and results."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository in an empty folder, by links, so that nothing has been computed in it."""
+    folder = tmp_path_factory.mktemp("repository")
+    for part in ("Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs"):
+        (folder / part).symlink_to(ROOT / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paper_jobs(repository: Path) -> list[Job]:
+    asked = subprocess.run([sys.executable, "-c", JOBS], cwd=repository, capture_output=True, text=True, check=True)
+    config, jobs, pending = json.loads(asked.stdout)
+    assert config["scale"] == "paper"
+    assert pending == len(jobs)  # nothing has run
+    return [Job(*job) for job in jobs]
+
+
+@pytest.mark.workflow
+def test_the_plan_is_that_of_a_dry_run(repository: Path, paper_jobs: list[Job]) -> None:
+    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "8", "--profile", "slurm"]
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+    lines = [" ".join(line.split()) for line in (run.stdout + run.stderr).splitlines()]
+    first = lines.index("job count") + 2
+    table = dict(line.split() for line in lines[first : lines.index("", first)])
+    total = int(table.pop("total"))
+    assert Counter(job.rule for job in paper_jobs) == {rule: int(count) for rule, count in table.items()}
+    assert len(paper_jobs) == total
+    work = planned(configured("paper"), paper_jobs)
+    assert (len(work.trainings), len(work.samplings)) == (35, 245)
+    assert report.jobs_line(paper_jobs, work) == f"{total} jobs, 35 trainings, 245 samplings"
+    several = "sample 245, resample_ensemble 175, score 125, train 35, gate 35"
+    assert report.rules_line(paper_jobs).startswith(f"{several}; once each: all, publish_table1, table1, ")
+
+
+@pytest.mark.workflow
+def test_the_cost_table_reads_the_cards_of_all_that_is_planned(paper_jobs: list[Job]) -> None:
+    work = planned(configured("paper"), paper_jobs)
+    (cost,) = (job for job in paper_jobs if job.rule == "cost")
+    cards = {tuple(Path(path).parts[2:5]) for path in cost.inputs if path.endswith(("model.json", "method.json"))}
+    trained = {("networks", one.network, f"split-{one.split}_seed-{one.seed}") for one in work.trainings}
+    drawn = {("predictions", one.method, f"split-{one.split}_seed-{one.seed}") for one in work.samplings}
+    assert cards == trained | drawn
+    assert len([path for path in cost.inputs if "/exhibits/" in path]) == 8
+
+
+@pytest.mark.workflow
+def test_the_papers_plan_takes_at_most_a_quarter_of_the_naive_one(tmp_path: Path, paper_jobs: list[Job]) -> None:
+    config = configured("paper")
+    cohorts = {"wmh": cohort_sizes(config, "wmh", tmp_path)}
+    work, unshared = planned(config, paper_jobs), naive(config, paper_jobs)
+    prices = PlannedFlops(config, cohorts, tmp_path / "flops.json")
+    ours, theirs = (
+        report.Flops(sum(map(prices.training, one.trainings)), sum(map(prices.sampling, one.samplings)))
+        for one in (work, unshared)
+    )
+    assert 0.15 < ours.total / theirs.total <= 0.25
+    # A DDPM of 100 000 steps of 12 patches is 0.67 EFLOP; its validations add a tenth at most.
+    denoiser = prices.training(Training("wmh", "denoiser", 0, 0))
+    assert 0.67e18 < denoiser < 1.1 * 0.67e18
+    # Vanilla DDPM: 1000 steps of 5 members of 544 slices of 12 cases, of which two thirds are 256 x 256 when padded.
+    vanilla = Sampling("wmh", "ddpm", 0, 0, 5)
+    slices = 4 * (36 + 36 + 63)
+    assert network_evaluations(config, cohorts, vanilla) == 5000 * slices
+    assert prices.sampling(vanilla) == pytest.approx(5000 * (288 * 496.7e9 + 252 * 310.3e9), rel=1e-3)
+    assert len(prices.kept.read_text(encoding="utf-8")) > 100  # the next run counts nothing
+
+
+def test_the_naive_plan_shares_nothing() -> None:
+    config = configured("paper")
+    run = "split-0_seed-0.csv"
+    jobs = [Job("train", {"dataset": "wmh", "network": name, "split": "0", "seed": "0"}, []) for name in ("unet", "denoiser")]
+    jobs += [
+        Job("table1", {"dataset": "wmh"}, [f"results/wmh/scores/{name}/{run}" for name in ("unet", "ddpm")]),
+        Job("fig3_tprime", {"dataset": "wmh"}, [f"results/wmh/scores/pd-ddpm@t_start=50/{run}"]),
+        Job("fig4_ensemble", {"dataset": "wmh"}, [f"results/wmh/ensembles/pd-ddpm/{run}"]),
+        Job("claims", {"dataset": "wmh"}, [f"results/wmh/scores/tdpm/{run}", "config/printed_values.csv"]),
+    ]
+    unshared = naive(config, jobs)
+    assert Counter(one.network for one in unshared.trainings) == {"denoiser": 10, "unet": 1}  # ten T' in Fig. 3
+    drawn = {(one.exhibit, one.method): one.members for one in unshared.samplings}
+    # Fig. 4: five times 1 + 2 + ... + 10 fresh members.
+    assert drawn == {
+        ("table1", "unet"): 1,
+        ("table1", "ddpm"): 5,
+        ("fig3_tprime", "pd-ddpm@t_start=50"): 5,
+        ("fig4_ensemble", "pd-ddpm"): 275,
+    }
+    assert all(one.all_slices for one in unshared.samplings)
+
+
+def test_shards_of_a_sampling_are_one_sampling() -> None:
+    wildcards = {"dataset": "phantom", "method": "pd-ddpm", "split": "0", "seed": "1"}
+    jobs = [Job("sample", wildcards | {"shard": str(shard)}, []) for shard in range(4)]
+    assert planned(configured("demo"), jobs).samplings == [Sampling("phantom", "pd-ddpm", 0, 1, 8)]
+
+
+def test_the_sizes_of_the_challenge_are_stated(tmp_path: Path) -> None:
+    cohort = cohort_sizes(configured("paper"), "wmh", tmp_path)
+    assert len(cohort.cases) == 60
+    assert sum(case.shape[2] for case in cohort.cases.values()) == 3580
+    assert Counter(case.size for case in cohort.cases.values()) == {(240, 240): 20, (232, 256): 20, (132, 256): 20}
+    assert cohort.assumed == "wmh: numbers and sizes of the cases as stated, 76% of the slices with brain"
+    for split in range(5):
+        for role, each in (("test", 4), ("validation", 4), ("train", 12)):
+            assert Counter(case.site for case in cohort.of_role(split, role)) == dict.fromkeys(
+                ("Utrecht", "Singapore", "Amsterdam"), each
+            )
+    held_out = cohort_sizes(configured("paper"), "wmh-held-out", tmp_path)
+    assert len(held_out.of_role(3, "test")) == 110
+
+
+def test_a_phantom_yet_to_be_made_is_as_large_as_its_scanners_say(tmp_path: Path) -> None:
+    config = configured("demo")
+    config["grid"]["spacing_mm"] = 2.25
+    cohort = cohort_sizes(config, "phantom", tmp_path)
+    assert len(cohort.cases) == 15
+    sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
+    assert sizes["Amsterdam/GE3T"] == ((132, 256, 48), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
+    own = {"layout": "table", "folder": "own", "table": str(tmp_path / "cohort.csv"), "channels": ["FLAIR", "T1"]}
+    config |= {"datasets": {"own": own}}
+    with pytest.raises(ValueError, match=r"cohort\.csv"):
+        cohort_sizes(config, "own", tmp_path)
+
+
+def test_prepared_cases_are_measured_by_their_brain_masks(prepared: Path) -> None:
+    manifest = pd.read_csv(prepared / "prepared.csv").assign(site="s")
+    manifest.to_csv(prepared / "prepared.csv", index=False)
+    roles = pd.read_csv(prepared / "splits.csv")
+    roles.to_csv(prepared.parent / "splits.csv", index=False)
+    config = configured("demo")
+    config["grid"] = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
+    cohort = cohort_sizes(config, "phantom", prepared.parent)
+    assert cohort.assumed is None
+    assert cohort.cases["four"].shape == (27, 21, 6)
+    assert cohort.cases["four"].with_brain == 4  # the outermost slices hold none
+    # 23 x 17 voxels of brain, 4 mm of margin on each side, cut off at the scan's edges: 27 x 21, in pixels of 2 mm.
+    assert cohort.cases["four"].size == (18, 18)
+    assert [case.case for case in cohort.of_role(0, "test")] == ["four", "five"]
+
+
+def test_the_hours_are_operations_over_the_rate() -> None:
+    flops = report.Flops(training=int(9.1e12 * 3600 * 2), sampling=int(9.1e12 * 3600 * 150))
+    here = Rate("CPU", "float32", 1e12, 2e12, measured=True)
+    assert report.hours(flops, ASSUMED[0]) == pytest.approx((2, 150))
+    assert report.hours(flops, here, 2) == pytest.approx((9.1, 341.25))
+    lines = report.hours_lines(flops, here, 2)
+    assert lines[1].split() == ["CPU", "float32,", "2", "jobs", "at", "once", "1/2", "9.1", "341", "350", "measured", "here"]
+    assert lines[2].split() == ["V100", "float32", "9.1", "2", "150", "152", "estimate"]
+    assert len(lines) == 2 + len(ASSUMED)
+    phrase = report.hours_phrase(flops, None, 1)
+    assert phrase.startswith("hours of network time, estimated: 152 on a V100 in float32, 28.2 on a V100 in float16, ")
+    assert report.hours_phrase(flops, here, 2).startswith("350 hours of network time here (CPU, float32, measured, 2 jobs")
+
+
+def test_room_on_the_disk_is_that_of_weights_states_and_volumes() -> None:
+    config = configured("paper")
+    case = CaseSize("a", "s", (100, 100, 10), (100, 100), 8)
+    cohorts = {"wmh": CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)}
+    training = Training("wmh", "attunet", 0, 0)
+    work = Work([training], [Sampling("wmh", "pd-ddpm", 0, 0, 10)])
+    first, second = report.disk_lines(config, work, cohorts, {training: 250_000_000})
+    # Four times 4 bytes for a parameter with three early checkpoints; two channels; ten members, mask and uncertainty.
+    assert first == "prepared cases 0.0005 GB, networks 4 GB, predictions 2.6e-05 GB"
+    assert second == "in work/ the last state of each training, 5 GB; while one runs, up to 10 GB more"
+
+
+@pytest.mark.parametrize(
+    ("flops", "words"), [(3.614e18, "3.61 EFLOP"), (5.6e13, "56 TFLOP"), (0, "0 GFLOP"), (2e15, "2 PFLOP")]
+)
+def test_operations_are_said_in_three_digits(flops: float, words: str) -> None:
+    assert report.operations(flops) == words
+
+
+def start(folder: Path, jobs: list[Job]) -> subprocess.CompletedProcess[str]:
+    asked = {"config": configured("demo"), "jobs": jobs, "cores": 2, "here": False}
+    command = [sys.executable, str(ROOT / "workflow" / "plan.py"), "--start"]
+    return subprocess.run(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True)
+
+
+def test_a_run_says_at_its_start_what_the_networks_will_cost(tmp_path: Path) -> None:
+    unet = Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
+    run = start(tmp_path, [unet])
+    first, second, third = run.stdout.splitlines()
+    assert first == "Plan: 108 network evaluations of a slice in sampling"  # three cases, 36 of 48 slices
+    assert second.startswith("Plan: 0 GFLOP in training and ")
+    assert third.startswith("Plan: hours of network time, estimated: ")
+
+
+def test_what_cannot_be_planned_is_said_in_a_sentence(repository: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("trainin: {steps: 3}\n", encoding="utf-8")
+    command = [sys.executable, "workflow/plan.py", "--configfile", str(wrong)]
+    run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "plan: the configuration cannot be run" in run.stderr
+    assert "did you mean 'training'" in run.stderr
+    assert "Traceback" not in run.stderr

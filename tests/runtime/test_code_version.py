@@ -1,0 +1,103 @@
+"""Code version: which edits of the package count as a change of a rule's code, and of which rules."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pd_ddpm.runtime import code_version
+
+SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+
+NETWORKS = {"train", "gate", "sample", "cost"}  # `cost` counts the FLOPs of the networks
+FIGURES = {"fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"}
+METRICS = {"score", "resample_ensemble", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
+WRITERS = {"sample", "prepare", "score", "resample_ensemble", "fig2_uncertainty", "check", "list_cases"}
+ALL = {script.stem for script in SCRIPTS.glob("*.py")}
+
+# For each package a constant, and exactly the scripts whose code version it changes.
+CONSTANTS = [
+    ("runtime/files.py", 'PARTIAL = ".partial."', 'PARTIAL = ".part."', ALL - {"split"}),
+    ("runtime/cpu_info.py", '"/proc/cpuinfo"', '"/proc/cpu"', ALL - {"split", "download", "simulate", "list_cases", "check"}),
+    (
+        "config/resolve.py",
+        'NO_PRESEGMENTATION = "zero"',
+        'NO_PRESEGMENTATION = "none"',
+        {"sample", "gate", "cost", "check", "list_cases"},
+    ),
+    ("data/working_grid.py", "/ 100 >=", "/ 10 >=", NETWORKS),
+    ("data/splits.py", '"split", "role"', '"split", "part"', {"split", "check", "list_cases", "cost"}),
+    ("data/preparation/brain_mask.py", "(4, 5, 6, 8)", "(4, 5, 6, 9)", {"prepare", "check", "list_cases"}),
+    ("data/nifti/write.py", "np.float32(1 / 255)", "np.float32(1 / 256)", WRITERS),
+    ("data/phantom/lesions.py", "0.5", "0.6", {"simulate"}),
+    ("data/download/http.py", "403", "404", {"download"}),
+    ("diffusion/samplers.py", "if s > 0 and", "if s > 1 and", {"sample", "gate"}),
+    ("diffusion/schedule.py", "0.008", "0.009", NETWORKS),
+    ("models/networks/blocks.py", "channels // 4", "channels // 5", NETWORKS),
+    ("training/trainer.py", "(1 + step)", "(2 + step)", {"train"}),
+    ("training/objectives/denoising.py", "0.9", "0.8", {"train", "cost"}),
+    ("inference/ensemble.py", "1e-6", "1e-5", METRICS - {"table1", "table2"} | {"sample", "gate"}),
+    ("inference/segmenters.py", "evaluations_shared: int = 0", "evaluations_shared: int = 2", {"sample", "gate"}),
+    ("evaluation/metrics.py", "LABEL_TOLERANCE = 1e-3", "LABEL_TOLERANCE = 2e-3", METRICS),
+    ("planning/device_rates.py", "1e12", "1e11", {"cost"}),
+    ("exhibits/figures/style.py", "0.3", "0.4", FIGURES),
+    ("exhibits/claims/claim.py", '"holds"', '"held"', {"claims"}),
+    ("deployment/bundle.py", '"bundle.json"', '"bundles.json"', set()),
+    ("commands/main.py", '"pd-ddpm"', '"pd-ddpms"', set()),
+]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("package") / "pd_ddpm"
+    shutil.copytree(code_version.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture
+def package(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package for tests that edit it; each leaves it as it was."""
+    monkeypatch.setattr(code_version, "PACKAGE", copied)
+    return copied
+
+
+def versions() -> dict[str, str]:
+    return {script.stem: code_version.code_version(script) for script in SCRIPTS.glob("*.py")}
+
+
+@contextmanager
+def edited(path: Path, *changes: tuple[str, str]) -> Iterator[None]:
+    """A file in which the first occurrence of each text is replaced, until the block ends."""
+    original = text = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text, encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(original, encoding="utf-8")
+
+
+def test_code_version_ignores_comments_docstrings_and_blank_lines(package: Path) -> None:
+    before = versions()
+    changes = [('"""', '"""Another opening. '), ("import math", "# a remark\n\n\nimport math")]
+    with edited(package / "diffusion" / "samplers.py", *changes):
+        assert versions() == before
+
+
+@pytest.mark.parametrize(("module", "old", "new", "changed"), CONSTANTS, ids=[module for module, *_ in CONSTANTS])
+def test_code_version_changes_for_exactly_the_scripts_that_use_a_constant(
+    package: Path, module: str, old: str, new: str, changed: set[str]
+) -> None:
+    before = versions()
+    with edited(package / module, (old, new)):
+        after = versions()
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_constants_cover_every_package() -> None:
+    packages = {path.name for path in code_version.PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert {module.split("/")[0] for module, *_ in CONSTANTS} == packages

@@ -1,0 +1,216 @@
+"""Number formats: what a device has, what is refused, and networks sampled from in half precision (about 10 s)."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.models.factory import model
+from pd_ddpm.runtime import cpu_info, precision
+from pd_ddpm.runtime.cpu_info import only_float32
+from pd_ddpm.runtime.precision import FLOAT32, FORMATS, choose_format, lacks, place
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+METHOD = {"pool": 2, "sampler": "ancestral", "variance": "large", "eta": 0.0, "reverse_steps": 50}
+TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1}
+NETWORKS = {
+    "unet": ({"channels": [8, 8, 12, 16, 16]}, {"segmenter": "deterministic"}),
+    "attunet": ({"channels": [8, 12, 16]}, {"segmenter": "deterministic"}),
+    "unet-plus-plus": ({"channels": [8, 8, 12, 16, 16]}, {"segmenter": "deterministic"}),
+    "bayesian-unet": ({"channels": [8, 8, 12, 16, 16]}, {"segmenter": "dropout"}),
+    "probabilistic-unet": ({"channels": [8, 12]}, {"segmenter": "latent"}),
+    "denoiser": (TINY, {"segmenter": "diffusion", "start": "noise", "t_start": 1000}),
+    "truncated-denoiser": (
+        TINY | {"discriminator_channels": 4},
+        {"segmenter": "diffusion", "start": "learned_prior", "t_start": 300},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _flags_of_pytorch():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Has the CPU compute in bfloat16 or not, and the GPU have a compute capability."""
+
+    def say(bfloat16, capability):
+        monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: bfloat16)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("device", "bfloat16", "capability", "offered", "auto"),
+    [
+        (CPU, False, None, ["float32"], "float32"),
+        (CPU, True, None, ["float32", "bfloat16"], "bfloat16"),
+        (GPU, True, (7, 0), ["float32", "float16"], "float32"),
+        (GPU, False, (8, 0), ["float32", "tf32", "bfloat16", "float16"], "bfloat16"),
+        (GPU, False, (9, 0), ["float32", "tf32", "bfloat16", "float16"], "bfloat16"),
+    ],
+)
+def test_a_format_is_offered_where_the_device_computes_in_it(machine, device, bfloat16, capability, offered, auto):
+    machine(bfloat16, capability)
+    assert [name for name in FORMATS if lacks(name, device) is None] == offered
+    assert str(choose_format("auto", device)) == auto
+    for name in FORMATS:
+        if name in offered:
+            assert choose_format(name, device) is FORMATS[name]
+        else:
+            with pytest.raises(ValueError, match=f"'precision' is '{name}', which .*; use 'float32'"):
+                choose_format(name, device)
+
+
+def test_a_format_that_is_refused_says_why(machine):
+    machine(False, (7, 5))
+    for name, reason in {
+        "tf32": "only GPUs of compute capability 8.0 or above multiply in, and cuda is none; use 'float32'",
+        "bfloat16": "which cuda does not compute natively; use 'float32'",
+    }.items():
+        with pytest.raises(ValueError, match=reason):
+            choose_format(name, GPU)
+    with pytest.raises(ValueError, match="'float16', which is for GPUs; use 'float32' or 'bfloat16' on a CPU"):
+        choose_format("float16", CPU)
+
+
+def test_float32_is_float32_and_tf32_is_told_apart_from_it(machine):
+    machine(True, (8, 0))
+    for name in ("tf32", "float32", "tf32", "bfloat16"):
+        choose_format(name, GPU)
+        flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        assert flags == ((name == "tf32"),) * 2, name
+    assert FORMATS["tf32"].dtype == FLOAT32.dtype == torch.float32
+    assert FORMATS["tf32"] != FLOAT32
+    assert [str(one) for one in FORMATS.values()] == ["float32", "tf32", "bfloat16", "float16"]
+    assert [name for name, one in FORMATS.items() if one.is_half] == ["bfloat16", "float16"]
+
+
+def test_what_a_cpu_lacks_is_known_without_pytorch(monkeypatch):
+    monkeypatch.setattr(cpu_info, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu_info, "version", lambda package: "2.13.0+cpu")
+    assert [only_float32(device) for device in ("cpu", "auto", "cuda")] == [True, True, False]
+    monkeypatch.setattr(cpu_info, "version", lambda package: "2.13.0")  # the CUDA build, on a machine that may have a GPU
+    assert [only_float32(device) for device in ("cpu", "auto", "cuda:1")] == [True, False, False]
+    monkeypatch.setattr(cpu_info, "cpu_has_bfloat16", lambda: True)
+    assert not only_float32("cpu")
+
+
+def untrained(configured, name):
+    """A network whose outputs vary and whose batch normalisations have statistics of their own, and its segmenter."""
+    changes, method = NETWORKS[name]
+    torch.manual_seed(0)
+    built = model(configured("network", name, **changes), 2)
+    for module in built.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.1)
+    if not hasattr(built, "schedule"):
+        built.train()
+        for seed in range(30):
+            built(normal(4, 2, 32, 48, seed=seed), *([torch.zeros(4, built.latent)] if hasattr(built, "latent") else []))
+    return built, lambda placed: segmenter(METHOD | method, placed)
+
+
+def normal(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_forward_in_bfloat16_stays_near_float32_with_weights_and_activations_in_it(configured, name):
+    """On a CPU without bfloat16 it is emulated, which is slow, but as exact."""
+    built, draw = untrained(configured, name)
+    image, members = normal(3, 2, 32, 48), [("member", number) for number in range(3)]
+    outputs, seen = {}, {}
+    for number_format in (FLOAT32, FORMATS["bfloat16"]):
+        placed = place(copy.deepcopy(built), CPU, number_format)
+        network, kept = placed.network if hasattr(placed, "schedule") else placed, []
+        network.register_forward_hook(lambda _, inputs, output, kept=kept: kept.append((inputs, output.clone())))
+        convolution = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+        convolution.register_forward_hook(lambda _, __, output, key=number_format: seen.update({key: output.dtype}))
+        with torch.inference_mode():
+            probabilities = draw(placed)(image, None, MemberNoise(members))
+        assert probabilities.dtype == torch.float32
+        assert {parameter.dtype for parameter in network.parameters()} == {number_format.dtype}
+        outputs[number_format] = kept[0]
+    assert seen == {one: one.dtype for one in outputs}
+    (_, expected), (inputs, actual) = outputs.values()
+    if len(inputs) == 2 and hasattr(built, "schedule"):
+        assert not inputs[1].is_floating_point()  # the times, of which bfloat16 could not tell 999 from 1000
+    error = (actual.float() - expected).norm() / expected.norm()
+    assert 1e-5 < error < 2e-2
+
+
+def test_the_chain_itself_stays_float32(configured):
+    """What the sampler hands to the denoiser has all bits, in whatever format the network computes."""
+    built, draw = untrained(configured, "denoiser")
+    placed, states = place(built, CPU, FORMATS["bfloat16"]), []
+    placed.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
+    with torch.inference_mode():
+        draw(placed)(normal(2, 2, 32, 48), None, MemberNoise([("a", 0), ("a", 1)]))
+    assert len(states) == 50
+    assert {state.dtype for state in states} == {torch.float32}
+    assert not torch.equal(states[9], states[9].bfloat16().float())
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators by their names, those that copy between devices apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.copies = [], []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        result = operator(*arguments, **(keywords or {}))
+        self.names.append(operator.overloadpacket.__name__)
+        source = next((one for one in arguments if isinstance(one, torch.Tensor)), None)
+        if isinstance(result, torch.Tensor) and source is not None and source.device != result.device:
+            self.copies.append((tuple(result.shape), keywords.get("non_blocking", False)))
+        return result
+
+
+@pytest.mark.parametrize("predicts", ["noise", "mask"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_no_step_of_a_chain_waits_for_the_device(configured, predicts, sampler):
+    """On the device "meta", which holds no numbers: whoever asks it for one, fails. Only noise is copied, without waiting."""
+    built = place(model(configured("network", "denoiser", predicts=predicts, **TINY), 2), torch.device("meta"), FLOAT32)
+    settings = METHOD | {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "sampler": sampler, "eta": 1.0}
+    draw, image = segmenter(settings | {"reverse_steps": 10}, built), torch.empty(3, 2, 16, 24, device="meta")
+    members = MemberNoise([("member", number) for number in range(3)])
+    with torch.inference_mode():
+        draw(image, None, members)  # puts the schedule on the device
+        with Operators() as seen:
+            draw(image, None, members)
+    # The start, and one for each of ten steps but the last.
+    assert seen.copies == [((3, 1, 16, 24), seen.copies[0][1]), *[((3, 1, 16, 24), True)] * 9]
+    assert "conv2d" in seen.names
+    assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero"} & set(seen.names)
+
+
+def test_noise_that_is_drawn_ahead_is_the_same(monkeypatch):
+    names, pinned = [("member", number) for number in range(3)], []
+    plain, ahead = MemberNoise(names), MemberNoise(names)
+    draw = MemberNoise._next
+
+    def beside(self, *arguments, pinned_memory=pinned, **keywords):
+        pinned_memory.append(keywords.pop("pinned", False))
+        return draw(self, *arguments, **keywords)
+
+    monkeypatch.setattr(MemberNoise, "_next", beside)
+    for number in range(3):
+        ahead.begin((1, 4, 5), SimpleNamespace(type="cuda"))
+        assert torch.equal(ahead.draw((1, 4, 5)), plain.draw((1, 4, 5))), number
+    assert torch.equal(ahead.draw_uniform((7,)), plain.draw_uniform((7,)))
+    assert pinned == [True, False] * 3 + [False, False]
+    plain.begin((1, 4, 5), CPU)  # there is nothing beside which a CPU could draw
+    assert plain._begun is None

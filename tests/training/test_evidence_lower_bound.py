@@ -1,0 +1,176 @@
+"""What the Probabilistic U-Net is trained on, against numbers by hand (about 4 s, most of it a short training)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal, kl_divergence
+from torch.nn import functional
+
+from pd_ddpm.diffusion.noise import stream
+from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
+from pd_ddpm.training.factory import objective
+from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
+from pd_ddpm.training.patches import Batch
+
+
+def gaussian(mean, sigma):
+    return Independent(Normal(torch.tensor(mean), torch.tensor(sigma)), 1)
+
+
+class Stub(nn.Module):
+    """Known Gaussians; the logits are the image's first channel and, where asked for, z_0 times `gain`."""
+
+    def __init__(self, prior, posterior, gain=0.0):
+        super().__init__()
+        self.given_prior, self.given_posterior, self.gain = prior, posterior, gain
+
+    def prior(self, image):
+        return self.given_prior
+
+    def posterior(self, image, mask):
+        self.seen = mask
+        return self.given_posterior
+
+    def features(self, image):
+        return image
+
+    def decode(self, features, z):
+        self.z = z
+        return features[:, :1] + self.gain * z[:, :1, None, None]
+
+
+LN2, LN3 = math.log(2), math.log(3)
+# Two images of two pixels; the last pixel does not count.
+TINY = Batch(
+    image=torch.tensor([[0.0, LN3], [-LN3, 7.0]]).reshape(2, 1, 1, 2),
+    mask=torch.tensor([[1.0, 1.0], [0.0, 0.25]]).reshape(2, 1, 1, 2),
+    counted=torch.tensor([[1.0, 1.0], [1.0, 0.0]]).reshape(2, 1, 1, 2),
+)
+PRIOR = gaussian([[0.0, 1.0], [0.5, 0.0]], [[1.0, 1.0], [2.0, 1.0]])
+POSTERIOR = gaussian([[1.0, 1.0], [0.5, 3.0]], [[2.0, 1.0], [2.0, 1.0]])
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0, 10.0])
+def test_the_bound_of_a_tiny_batch_is_that_by_hand(kl_weight):
+    """Probabilities 1/2 and 3/4 of lesion, 1/4 of none; divergences 2 - ln 2 (mean 1, deviation 2) and 9/2 (mean 3)."""
+    model = Stub(PRIOR, POSTERIOR)
+    parts = {key: value.item() for key, value in EvidenceLowerBound(kl_weight).loss(model, TINY, stream("test")).items()}
+    summed = [LN2 + math.log(4 / 3), math.log(4 / 3)]  # of each image
+    divergence = [2 - LN2, 4.5]
+    assert parts["cross_entropy"] == pytest.approx(sum(summed) / 2 / 2, rel=1e-6)
+    assert parts["kl"] == pytest.approx(sum(divergence) / 2, rel=1e-6)
+    per_image = [ce + kl_weight * kl for ce, kl in zip(summed, divergence, strict=True)]
+    assert parts["loss"] == pytest.approx(sum(per_image) / 2 / 2, rel=1e-6)  # mean of two images, over two pixels
+    assert torch.equal(model.seen, TINY.mask * TINY.counted)
+
+
+def test_the_divergence_is_the_closed_form():
+    """log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2, summed over the dimensions."""
+    random = np.random.default_rng(0)
+    means, sigmas = random.normal(size=(2, 3, 6)), np.exp(random.normal(size=(2, 3, 6)))
+    (m_q, m_p), (s_q, s_p) = means, sigmas
+    expected = (np.log(s_p / s_q) + (s_q**2 + (m_q - m_p) ** 2) / (2 * s_p**2) - 0.5).sum(1)
+    prior, posterior = gaussian(m_p.tolist(), s_p.tolist()), gaussian(m_q.tolist(), s_q.tolist())
+    np.testing.assert_allclose(kl_divergence(posterior, prior).numpy(), expected, rtol=1e-5)
+    batch = Batch(*(torch.zeros(3, 1, 1, 1) for _ in range(3)))
+    loss = EvidenceLowerBound(1.0).loss(Stub(prior, posterior), batch, stream("test"))
+    assert loss["kl"].item() == pytest.approx(expected.mean(), rel=1e-5)
+    draws = posterior.sample((200_000,))
+    sampled = (posterior.log_prob(draws) - prior.log_prob(draws)).mean(0)
+    np.testing.assert_allclose(sampled.numpy(), expected, rtol=0.05)
+
+
+def test_beta_has_the_same_weight_in_every_batch_size():
+    model, twice = Stub(PRIOR, POSTERIOR), Batch(*(torch.cat([part, part]) for part in TINY))
+    double = [gaussian((2 * g.mean.tolist()), (2 * g.stddev.tolist())) for g in (PRIOR, POSTERIOR)]
+    once = EvidenceLowerBound(3.0).loss(model, TINY, stream("test"))
+    again = EvidenceLowerBound(3.0).loss(Stub(*double), twice, stream("test"))
+    for key, value in once.items():
+        torch.testing.assert_close(again[key], value)
+
+
+def test_z_is_drawn_from_the_posterior_by_the_stream_and_gradients_go_through_it():
+    mean, sigma = torch.zeros(2, 2, requires_grad=True), torch.ones(2, 2, requires_grad=True)
+    model = Stub(PRIOR, Independent(Normal(2 + mean, 3 * sigma), 1), gain=1.0)
+    EvidenceLowerBound(0.0).loss(model, TINY, stream("draw"))["loss"].backward()
+    noise = torch.from_numpy(stream("draw").standard_normal((2, 2), dtype=np.float32))
+    torch.testing.assert_close(model.z.detach(), 2 + 3 * noise)
+    assert (mean.grad[:, 0] != 0).all()
+    torch.testing.assert_close(sigma.grad, 3 * noise * mean.grad)
+
+
+def test_validation_looks_at_the_prior_s_mean_and_two_draws_from_it():
+    estimates = EvidenceLowerBound(1.0).estimates(Stub(PRIOR, None, gain=1.0), TINY, stream("draw"))
+    noise = torch.from_numpy(stream("draw").standard_normal((2, 2, 2), dtype=np.float32))
+    vectors = [PRIOR.mean, *(PRIOR.mean + PRIOR.stddev * one for one in noise)]
+    assert len(estimates) == 3
+    for estimate, z in zip(estimates, vectors, strict=True):
+        torch.testing.assert_close(estimate, (TINY.image + z[:, :1, None, None]).sigmoid())
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return ProbabilisticUNet(spatial_dims=2, in_channels=1, channels=(8, 12), latent=2)
+
+
+def test_label_2_changes_nothing():
+    """Neither what the mask says there, nor, through the loss, what the logits say there."""
+    random = np.random.default_rng(0)
+    mask, counted = (torch.from_numpy(random.random((3, 1, 8, 8)) < 0.5).float() for _ in range(2))
+    image = torch.from_numpy(random.standard_normal((3, 1, 8, 8), dtype=np.float32))
+    other = torch.where(counted > 0, mask, 1 - mask)
+    model = network()
+    values = [EvidenceLowerBound(2.0).loss(model, Batch(image, m, counted), stream("test"))["loss"] for m in (mask, other)]
+    assert torch.equal(*values)
+    changed = EvidenceLowerBound(2.0).loss(model, Batch(image, other, torch.ones_like(mask)), stream("test"))["loss"]
+    assert changed != values[0]
+    logits = torch.zeros(3, 1, 8, 8, requires_grad=True)
+    stub = Stub(PRIOR, PRIOR)
+    stub.decode = lambda features, z: logits
+    EvidenceLowerBound(0.0).loss(stub, Batch(image, mask, counted), stream("test"))["loss"].backward()
+    assert torch.equal(logits.grad != 0, counted > 0)
+
+
+def two_minded(random, count=16):
+    """A bright square, which one rater in two calls a lesion: nothing in the image says which of them has drawn the mask."""
+    squares = torch.zeros(count, 1, 12, 12)
+    for square in squares:
+        x, y = random.integers(0, 5, 2)
+        square[:, x : x + 8, y : y + 8] = 1
+    image = squares + 0.1 * torch.from_numpy(random.standard_normal(squares.shape, dtype=np.float32))
+    called = torch.from_numpy(random.random(count) < 0.5).float()[:, None, None, None]
+    return Batch(image, squares * called, torch.ones_like(squares)), squares
+
+
+def test_training_explains_an_ambiguous_mask_and_the_prior_covers_both_readings():
+    model, bound = network(seed=3), EvidenceLowerBound(1.0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(150):
+        batch, _ = two_minded(stream("train", step))
+        loss = bound.loss(model, batch, stream("draw", step))["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    batch, squares = two_minded(stream("test"), 64)
+    with torch.inference_mode():
+        features = model.features(batch.image)
+        readings = [model.posterior(batch.image, batch.mask).mean, model.prior(batch.image).mean]
+        explained, blind = (
+            functional.binary_cross_entropy_with_logits(model.decode(features, z), batch.mask).item() for z in readings
+        )
+        drawn = torch.stack([bound.estimates(model, batch, stream("estimates", n))[1] for n in range(20)])
+    assert explained < 0.5 * blind
+    inside = (drawn * squares).sum((2, 3, 4)) / squares.sum((1, 2, 3))  # (draws, images): how much is called a lesion
+    assert (inside > 0.8).float().mean() > 0.25
+    assert (inside < 0.2).float().mean() > 0.25
+
+
+def test_the_settings_choose_it():
+    assert objective({"architecture": "probabilistic_unet", "kl_weight": 0.5}) == EvidenceLowerBound(0.5)

@@ -1,0 +1,141 @@
+"""Patches for training: each batch from its stream alone, image and label always together (about 1 s)."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.diffusion.noise import stream
+from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices, as_batch, read_slices
+
+PLAIN = PatchSettings(crop=(8, 12), lesion_share=None, flip=(), intensity_jitter=0.0)
+
+
+def numbered(case, size, slices=3, lesions=(1,)):
+    """A case whose first image channel holds the place of each pixel, and the second its label times ten."""
+    height, width = size
+    place = torch.arange(slices * height * width, dtype=torch.float32).reshape(slices, 1, height, width)
+    labels = torch.zeros(slices, 1, height, width, dtype=torch.uint8)
+    for z in lesions:
+        labels[z, 0, ::3, ::2] = 1
+        labels[z, 0, 1::3, 1::2] = 2
+    shares = torch.cat([labels == 1, labels == 2], dim=1).float()
+    return CaseSlices(case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), shares, range(len(shares)))
+
+
+CASES = [numbered("a", (16, 20)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))]
+
+
+def test_a_batch_depends_on_its_stream_alone():
+    settings = PatchSettings((8, 12), 0.5, (0, 1), 0.1)
+    fresh, used = TrainingSlices(CASES), TrainingSlices(CASES)
+    for step in range(5):
+        used.batch(stream("train", 0, step), 4, settings)
+    for ours, theirs in zip(fresh.batch(stream("x", 1), 6, settings), used.batch(stream("x", 1), 6, settings), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(fresh.batch(stream("x", 1), 6, settings).image, fresh.batch(stream("x", 2), 6, settings).image)
+
+
+@pytest.mark.parametrize("flip", [(), (0,), (1,), (0, 1)])
+def test_image_mask_and_ignored_voxels_stay_together(flip):
+    settings = PatchSettings((8, 12), 0.7, flip, 0.0)
+    batch = TrainingSlices(CASES).batch(stream("x", 0), 40, settings)
+    assert batch.image.shape == (40, 2, 8, 12)
+    assert batch.mask.shape == batch.counted.shape == (40, 1, 8, 12)
+    assert torch.equal(batch.mask, (batch.image[:, 1:] == 10).float())
+    assert torch.equal(batch.counted, (batch.image[:, 1:] != 20).float())
+
+
+@pytest.mark.parametrize("crop", [(8, 12), (16, 20), (3, 5)])
+def test_patches_are_windows_of_the_slices_and_all_windows_occur(crop):
+    case = numbered("a", (16, 20))
+    settings = PLAIN if crop == (8, 12) else PatchSettings(crop, None, (), 0.0)
+    batch = TrainingSlices([case]).batch(stream("x", 0), 600, settings)
+    corners = set()
+    for image in batch.image:
+        z, place = divmod(int(image[0, 0, 0]) - 1000, 16 * 20)
+        row, column = divmod(place, 20)
+        corners.add((row, column))
+        assert torch.equal(image, case.image[z, :, row : row + crop[0], column : column + crop[1]])
+    assert {row for row, _ in corners} == set(range(16 - crop[0] + 1))
+    assert {column for _, column in corners} == set(range(20 - crop[1] + 1))
+
+
+@pytest.mark.parametrize("crop", [(16, 20), (21, 13), (12, 30)])
+def test_slices_that_are_too_small_are_widened_evenly(crop):
+    """The image's edge is repeated; what is added is background and has no label."""
+    case = numbered("a", (11, 13), slices=2, lesions=(0, 1))
+    batch = TrainingSlices([case]).batch(stream("x", 0), 4, PatchSettings(crop, None, (), 0.0))
+    added = [(total - length) for total, length in zip(crop, (11, 13), strict=True)]
+    before = [n // 2 for n in added]
+    pad = [(n, extra - n) for n, extra in zip(before, added, strict=True)]
+    for image, mask, counted in zip(*batch, strict=True):
+        z = int(image[0, before[0], before[1]] - 1000) // (11 * 13)
+        expected = np.pad(case.image[z].numpy(), [(0, 0), *pad], mode="edge")
+        assert np.array_equal(image.numpy(), expected)
+        assert np.array_equal(mask.numpy(), np.pad(case.shares[z, :1].numpy() == 1, [(0, 0), *pad]))
+        assert np.array_equal(counted.numpy(), np.pad(case.shares[z, 1:].numpy() == 0, [(0, 0), *pad], constant_values=True))
+
+
+def test_flips_mirror_half_of_the_patches_along_the_axes_that_are_named():
+    case = numbered("a", (8, 12), slices=2)
+    for flip, axis in (((0,), 1), ((1,), 2)):
+        batch = TrainingSlices([case]).batch(stream("x", 0), 400, PatchSettings((8, 12), None, flip, 0.0))
+        mirrored = 0
+        for image in batch.image:
+            ways = [any(torch.equal(image, way) for way in (case.image, case.image.flip(axis + 1))[n]) for n in (0, 1)]
+            assert sum(ways) == 1
+            mirrored += ways[1]
+        assert mirrored == pytest.approx(200, abs=4.5 * 10)
+
+
+def test_jitter_is_a_gain_and_an_offset_for_each_channel_and_leaves_the_labels():
+    case = numbered("a", (8, 12), slices=1, lesions=(0,))
+    batch = TrainingSlices([case]).batch(stream("x", 0), 2000, PatchSettings((8, 12), None, (), 0.1))
+    gains, offsets = [], []
+    for channel in (0, 1):
+        values = case.image[0, channel].flatten().double()
+        drawn = batch.image[:, channel].flatten(1).double()
+        slope, offset = np.polynomial.polynomial.polyfit(values, drawn.T, 1)[::-1]
+        torch.testing.assert_close(
+            drawn, torch.from_numpy(slope[:, None] * values.numpy() + offset[:, None]), rtol=1e-4, atol=1e-3
+        )
+        gains.append(slope)
+        offsets.append(offset)
+    assert torch.equal(batch.mask, case.shares[:, :1].expand(2000, -1, -1, -1))
+    for drawn, mean in ((gains, 1.0), (offsets[1:], 0.0)):
+        assert np.mean(drawn) == pytest.approx(mean, abs=4.5 * 0.1 / np.sqrt(2000))
+        assert np.std(drawn) == pytest.approx(0.1, rel=4.5 / np.sqrt(2 * 2000))
+    assert abs(np.corrcoef(gains)[0, 1]) < 4.5 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(None, 3 / 5), (0.0, 3 / 5), (0.75, 0.75 + 0.25 * 3 / 5), (1.0, 1.0)])
+def test_the_share_of_slices_with_lesion(share, expected):
+    """The rest is drawn from all slices, with lesion or without."""
+    slices = TrainingSlices(CASES)
+    settings = PatchSettings((8, 12), share, (), 0.0)
+    names = slices.names(stream("x", 0), 4000, settings)
+    found = np.mean([bool((CASES[c].shares[z, 0] == 1).any()) for c, z in names])
+    assert found == pytest.approx(expected, abs=4.5 * np.sqrt(0.25 / 4000))
+    if share != 1:
+        assert set(names) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
+
+
+def test_cases_without_any_lesion_cannot_be_trained_on():
+    with pytest.raises(ValueError, match=r"none of the training cases \(a, ccc\) has a pixel of label 1; check the masks"):
+        TrainingSlices([numbered("a", (8, 12), lesions=()), numbered("ccc", (8, 12), lesions=())])
+
+
+def test_a_batch_goes_to_a_device_whole():
+    batch = as_batch(CASES[0].image, CASES[0].shares)
+    assert [part.device.type for part in batch.to(torch.device("meta"))] == ["meta"] * 3
+
+
+def test_slices_know_where_they_lie_in_the_scan(prepared):
+    """Two outer slices hold no brain; an error that names a slice must name the scan's."""
+    read = read_slices(prepared, "two", GridSettings(None, "slice", 0.0, 0.5))
+    assert list(read.numbers) == [1, 2, 3, 4]
+    scan = nib.load(prepared / "two_image.nii.gz").get_fdata()
+    for row, number in enumerate(read.numbers):
+        np.testing.assert_allclose(read.image[row, 0].numpy(), scan[:, :, number, 0], rtol=1e-6)

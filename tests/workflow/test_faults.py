@@ -1,0 +1,340 @@
+"""Whole jobs under kill -9, a full disk, want of memory and foreign locales: nothing computed is lost (about 60 s)."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from workflow_runs import ROOT
+
+from pd_ddpm.inference import sample_cases
+from pd_ddpm.runtime.files import DiskFullError, file_sha256
+from pd_ddpm.runtime.memory import MemoryShortageError
+from pd_ddpm.training.saved_state import load_state
+
+# A script as Snakemake runs it: its main under console.run, with a log file.
+JOB = """
+import json, runpy, sys
+from pd_ddpm.runtime.job import run
+main = runpy.run_path(sys.argv[1])["main"]
+{before}
+run(main, sys.argv[2], **json.loads(sys.argv[3]))
+"""
+
+
+def command(script, log, arguments, before=""):
+    path = ROOT / "workflow" / "scripts" / f"{script}.py"
+    return [sys.executable, "-c", JOB.format(before=before), str(path), str(log), json.dumps(arguments, ensure_ascii=False)]
+
+
+def small_network(configured, **changes):
+    settings = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1}
+    return configured("network", "denoiser", **settings | changes)
+
+
+@pytest.fixture
+def training(train_arguments, configured):
+    """The arguments of the script train for a small network."""
+    changes = {"steps": 12, "batch": 2, "crop": [16, 24], "validate_every": 4, "validation_slices": 4, "early_levels": [0.5]}
+    return lambda folder, **more: train_arguments(folder, small_network(configured, **changes | more))
+
+
+@pytest.fixture
+def sampling(random_network, sample_arguments, configured):
+    """The arguments of the script sample, for two test cases of two members."""
+    network = random_network(small_network(configured))
+
+    def arguments(folder, steps=3):
+        method = configured("method", "ddpm", reverse_steps=steps, samples=2, pool=2)
+        return sample_arguments(folder, network, "ddpm", method, batch=12)
+
+    return arguments
+
+
+def images(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.nii.gz"))}
+
+
+# Killed
+
+
+def test_sampling_that_is_killed_between_two_cases_keeps_the_first(tmp_path, sampling, script):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    script("sample")(**sampling(whole, 20))
+    job = subprocess.Popen(command("sample", tmp_path / "log", sampling(parts, 20)), stderr=subprocess.DEVNULL)
+    patience = time.monotonic() + 120
+    while not (parts / "four.json").exists():
+        assert job.poll() is None
+        assert time.monotonic() < patience
+        time.sleep(0.002)
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    assert not (parts / "predictions.csv").exists()
+    assert not (parts / "five.json").exists()
+    for path in parts.glob("[!.]*.nii.gz"):  # whatever has its name is whole
+        assert path.read_bytes() == (whole / path.name).read_bytes()
+    (parts / ".partial.five_samples.nii.gz").write_bytes(b"half")  # as a process leaves it that is killed while it writes
+    first = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")}
+    assert len(first) == 4
+
+    script("sample")(**sampling(parts, 20))
+    assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")} == first
+    assert images(parts) == images(whole)
+    assert not list(parts.glob(".partial.*"))
+    assert pd.read_csv(parts / "predictions.csv")["case"].tolist() == pd.read_csv(whole / "predictions.csv")["case"].tolist()
+
+
+@pytest.mark.parametrize("part", ["samples", "mask", "uncertainty"])
+def test_sampling_that_is_killed_while_it_writes_a_file_leaves_none_under_its_name(tmp_path, sampling, script, part):
+    parts = tmp_path / "parts"
+    before = (
+        "import os, signal, pathlib\n"
+        "whole = pathlib.Path.replace\n"
+        "def replace(self, target):\n"
+        f"    if 'four_{part}' in str(target): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return whole(self, target)\n"
+        "pathlib.Path.replace = replace"
+    )
+    job = subprocess.run(command("sample", tmp_path / "log", sampling(parts), before), capture_output=True)
+    assert job.returncode == -signal.SIGKILL
+    assert (parts / f".partial.four_{part}.nii.gz").exists()
+    assert not (parts / f"four_{part}.nii.gz").exists()
+    assert not (parts / "four.json").exists()
+    script("sample")(**sampling(parts))
+    script("sample")(**sampling(tmp_path / "whole"))
+    assert images(parts) == images(tmp_path / "whole")
+    assert not list(parts.glob(".partial.*"))
+
+
+# Full disk
+
+
+DRIVER = """
+import json, shutil, subprocess, sys
+job, disk, kept = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+first = subprocess.run(job, capture_output=True, text=True)
+shutil.copytree(disk, kept + "/first")
+subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+second = subprocess.run(job, capture_output=True, text=True)
+shutil.copytree(disk, kept + "/second")
+json.dump([[run.returncode, run.stderr] for run in (first, second)], open(kept + "/runs.json", "w"))
+"""
+
+
+@pytest.fixture
+def on_small_disk(tmp_path):
+    """Runs a job twice that writes into `disk`: on a file system of so many bytes, and after room has been made there."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    own = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    mounted = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare to mount a small file system with")
+    tried = subprocess.run([*own, "sh", "-c", mounted, "sh", "1m", str(disk), "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no small file system can be mounted here: {tried.stderr.strip()}")
+
+    def run(job, size):
+        driver = [sys.executable, "-c", DRIVER, json.dumps(job), str(disk), str(kept)]
+        subprocess.run([*own, "sh", "-c", mounted, "sh", str(size), str(disk), *driver], check=True)
+        return kept / "first", kept / "second", json.loads((kept / "runs.json").read_text())
+
+    run.disk = disk
+    return run
+
+
+def state_in(folder):
+    """The last state of the only training in a job's folder."""
+    (state,) = (folder / "work").glob("*/state.pt")
+    return state
+
+
+def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tmp_path, training, script, on_small_disk):
+    whole, disk = tmp_path / "whole", on_small_disk.disk
+    script("train")(**training(whole))
+    state = state_in(whole).stat().st_size
+    first, second, runs = on_small_disk(command("train", tmp_path / "log", training(disk)), int(2.7 * state))
+    (code, message), (code_then, message_then) = runs
+    assert code == 1
+    said = re.search(
+        rf"DiskFullError: {disk / 'work'}/\w+/(state\.pt|early/step-\d+\.safetensors): there is no room .* it needs (\S+) "
+        "(k|M)B",
+        message,
+    )
+    assert 0.1 * state < {"k": 1e3, "M": 1e6}[said[3]] * float(said[2]) <= 1.1 * state
+    assert "make room and start again: what is finished is kept" in message
+    step = load_state(state_in(first))["progress"]["step"]
+    assert 2 <= step < 12
+    assert not list(first.rglob(".partial.*"))
+    assert not (first / "model.safetensors").exists()
+    assert code_then == 0, message_then
+    assert f"continuing after step {step} of 12" in message_then
+    for name in ("model.safetensors", "early.safetensors"):
+        assert file_sha256(second / name) == file_sha256(whole / name)
+
+
+def test_sampling_whose_disk_is_full_keeps_its_cases_and_goes_on_with_the_missing(tmp_path, sampling, script, on_small_disk):
+    whole, disk = tmp_path / "whole", on_small_disk.disk
+    script("sample")(**sampling(whole))
+    page = os.sysconf("SC_PAGE_SIZE")
+    one = sum(-(-path.stat().st_size // page) * page for path in whole.glob("four*"))
+    first, second, runs = on_small_disk(command("sample", tmp_path / "log", sampling(disk)), one + 3 * page)
+    (code, message), (code_then, message_then) = runs
+    assert code == 1
+    said = re.search(
+        rf"DiskFullError: {disk}/(five_\w+\.nii\.gz): there is no room for it .* it needs (\S+) kB or more", message
+    )
+    assert float(said[2]) == pytest.approx((whole / said[1]).stat().st_size / 1e3, abs=0.06)
+    assert (first / "four.json").exists()
+    assert not (first / "five.json").exists()
+    assert not (first / "predictions.csv").exists()
+    assert not list(first.glob(".partial.*"))
+    assert code_then == 0, message_then
+    assert images(second) == images(whole)
+    assert (first / "four.json").read_text() == (second / "four.json").read_text()  # its time included
+
+
+def test_predictions_without_room_leave_the_finished_cases(tmp_path, sampling, script, monkeypatch):
+    """The same with a write that fails, where nothing can be mounted."""
+    main = script("sample")
+    replace = Path.replace
+
+    def full(self, target):
+        if "five_mask" in str(target):
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(DiskFullError, match=r"five_mask\.nii\.gz: there is no room for it"):
+        main(**sampling(tmp_path / "parts"))
+    assert (tmp_path / "parts" / "four.json").exists()
+    assert not list((tmp_path / "parts").glob(".partial.*"))
+    monkeypatch.setattr(Path, "replace", replace)
+    main(**sampling(tmp_path / "parts"))
+    main(**sampling(tmp_path / "whole"))
+    assert images(tmp_path / "parts") == images(tmp_path / "whole")
+
+
+# Out of memory
+
+
+def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_path, training):
+    """Really: the process may take 300 MB more than it has after its imports, and the batch takes 800 MB."""
+    limit = (
+        "import resource\n"
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000,) * 2)"
+    )
+    arguments = training(tmp_path / "out", batch=100, crop=[1000, 1000])
+    job = subprocess.run(command("train", tmp_path / "log", arguments, limit), capture_output=True, text=True)
+    assert job.returncode == 1
+    sentence = job.stderr[job.stderr.index("MemoryShortageError") :]
+    assert re.match(
+        r"MemoryShortageError: denoiser, split 0, seed 3, step 1 of 12: out of memory \(.*can't allocate memory.*\); lower "
+        r"'batch' \(100\) or 'crop' \(\[1000, 1000\]\), set 'precision' to 'bfloat16' where it is not \(float32 here\)",
+        sentence,
+    ), sentence
+    assert "Traceback" not in job.stderr
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_cases(tmp_path, sampling, script, monkeypatch):
+    main, draw = script("sample"), sample_cases.segment_case
+
+    def full(*arguments, case, **more):
+        if case == "five":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+        return draw(*arguments, case=case, **more)
+
+    monkeypatch.setattr(sample_cases, "segment_case", full)
+    with pytest.raises(MemoryShortageError) as caught:
+        main(**sampling(tmp_path / "parts"))
+    assert str(caught.value).startswith(
+        "ddpm, case five: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower 'sampling.batch' (12), set "
+    )
+    assert str(caught.value).endswith("The cases that are finished are kept, and a lower batch changes no result")
+    before = (tmp_path / "parts" / "four.json").stat().st_mtime_ns
+    monkeypatch.setattr(sample_cases, "segment_case", draw)
+    main(**sampling(tmp_path / "parts") | {"batch": 3})
+    assert (tmp_path / "parts" / "four.json").stat().st_mtime_ns == before
+    main(**sampling(tmp_path / "whole"))
+    for name in ("four_mask.nii.gz", "five_mask.nii.gz"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# Environment
+
+
+def test_threads_and_device_are_recorded_with_the_weights(tmp_path, training, script, caplog):
+    with caplog.at_level("INFO"):
+        script("train")(**training(tmp_path / "out") | {"device": "auto", "threads": 2})
+    card = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
+    assert card["threads"] == torch.get_num_threads() == 2
+    assert card["provenance"]["device"]
+    assert f"device auto: {'cuda' if torch.cuda.is_available() else 'cpu'}" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_stops_the_job_with_the_key_and_the_remedy(tmp_path, training):
+    arguments = training(tmp_path / "out") | {"device": "cuda"}
+    job = subprocess.run(command("train", tmp_path / "log", arguments), capture_output=True, text=True)
+    assert job.returncode == 1
+    assert "config key 'device' is 'cuda', but PyTorch sees no CUDA device here; use 'auto' or 'cpu'" in job.stderr
+
+
+def german(folder):
+    """A locale with a decimal comma, made here; None where its sources are missing."""
+    made = folder / "locales" / "de_DE.ISO-8859-1"
+    made.parent.mkdir()
+    if not shutil.which("localedef"):
+        return None
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(made)], capture_output=True)
+    return {"LOCPATH": str(made.parent), "LC_ALL": made.name} if made.exists() else None
+
+
+@pytest.mark.parametrize("name", ["C", "German"])
+def test_numbers_and_text_are_the_same_under_any_locale(tmp_path, sampling, script, name):
+    """Sampling into a folder with an umlaut: csv, json and images are those of this process, byte for byte."""
+    locale = {"LC_ALL": "C"} if name == "C" else german(tmp_path)
+    if locale is None:
+        pytest.skip("the sources of the German locale are not installed")
+    folder, whole = tmp_path / "Größe", tmp_path / "whole"
+    script("sample")(**sampling(whole))
+    before = "import locale; locale.setlocale(locale.LC_ALL, ''); comma = locale.localeconv()['decimal_point']; print(comma)"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
+    job = subprocess.run(
+        command("sample", folder / "log", sampling(folder), before),
+        env=environment | locale | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+    )
+    assert job.returncode == 0, job.stderr
+    assert job.stdout == {"C": b".\n", "German": b",\n"}[name]
+    assert images(folder) == images(whole)
+    text = (folder / "predictions.csv").read_bytes().decode("utf-8")
+    ours, theirs = (pd.read_csv(one / "predictions.csv") for one in (whole, folder))
+    assert list(ours.columns) == list(theirs.columns)
+    assert theirs["seconds_per_member"].between(0, 100).all()
+    assert text.count(",") == 3 * (len(ours.columns) - 1)
+
+
+def test_findings_are_printed_where_the_terminal_lacks_their_letters(tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text("case,site,FLAIR,T1,mask\np0,Zürich,größe/a.nii.gz,b.nii.gz,c.nii.gz\n", encoding="utf-8")
+    job = subprocess.run(
+        [sys.executable, "-m", "pd_ddpm.commands.main", "check", str(table)],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert job.returncode == 1
+    assert r"gr\xf6\xdfe/a.nii.gz" in job.stdout, job.stdout + job.stderr
+    assert "codec" not in job.stderr
