@@ -300,16 +300,20 @@ FOUR = {"pd-ddpm": "PD-DDPM"}
 
 def ensembles(tests: dict[tuple[int, int], list[np.ndarray]], pool: int, first_case: int = 0) -> pd.DataFrame:
     """Rows of all subsets: (split, seed) -> for each case the value (members,) that averages to its "Dice"."""
-    rows = []
     chosen = [subset for size in range(1, pool + 1) for subset in combinations(range(pool), size)]
     belongs = np.array([[member in subset for member in range(pool)] for subset in chosen], dtype=float)
-    for (split, seed), cases in tests.items():
-        for number, values in enumerate(cases, start=first_case):
-            columns = {"method": "pd-ddpm", "split": split, "seed": seed, "case": f"{split}-{number}", "pool": pool}
-            table = pd.DataFrame({"size": belongs.sum(axis=1).astype(int), "subset": ["+".join(map(str, s)) for s in chosen]})
-            table["dice"] = belongs @ values / table["size"]
-            rows.append(table.assign(**columns, seconds=2.0 * table["size"], network_evaluations=10 * table["size"] + 1))
-    return pd.concat(rows, ignore_index=True)
+    subsets = pd.DataFrame({"size": belongs.sum(axis=1).astype(int), "subset": ["+".join(map(str, s)) for s in chosen]})
+    cases = [
+        (split, seed, f"{split}-{number}", values)
+        for (split, seed), of_test in tests.items()
+        for number, values in enumerate(of_test, start=first_case)
+    ]
+    table = pd.concat([subsets] * len(cases), ignore_index=True)
+    for column, name in enumerate(("split", "seed", "case")):
+        table[name] = np.repeat([case[column] for case in cases], len(subsets))
+    table["dice"] = np.concatenate([belongs @ values for *_, values in cases]) / table["size"]
+    evaluations = 10 * table["size"] + 1
+    return table.assign(method="pd-ddpm", pool=pool, seconds=2.0 * table["size"], network_evaluations=evaluations)
 
 
 def test_figure_4_against_plain_computation() -> None:

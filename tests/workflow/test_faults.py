@@ -276,7 +276,7 @@ def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_case
 
 def test_threads_and_device_are_recorded_with_the_weights(tmp_path, training, script, caplog):
     with caplog.at_level("INFO"):
-        script("train")(**training(tmp_path / "out") | {"device": "auto", "threads": 2})
+        script("train")(**training(tmp_path / "out", steps=2, validate_every=2) | {"device": "auto", "threads": 2})
     card = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
     assert card["threads"] == torch.get_num_threads() == 2
     assert card["provenance"]["device"]
