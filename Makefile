@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo report test test-workflow slurm-test test-all slurm-demo slurm-installed lint bench bench-gpu clean
+.PHONY: plan demo report test test-workflow slurm-test test-all slurm-demo slurm-installed lint schema bench bench-gpu clean
 
 demo: .venv/installed
 	snakemake --config scale=demo
@@ -43,6 +43,10 @@ slurm-demo: slurm-installed .venv/installed
 slurm-installed:
 	@PATH="$$PATH:/usr/sbin" command -v slurmctld > /dev/null || \
 		{ echo "Slurm is not installed; install Debian's packages: bash tests/slurm_cluster.sh install"; exit 1; }
+
+# config/schema.yaml, from the types of the configuration's sections
+schema: .venv/installed
+	python -m pd_ddpm.config.document > config/schema.yaml
 
 lint: .venv/installed
 	ruff check

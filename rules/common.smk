@@ -6,16 +6,17 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pd_ddpm.config import consistency, methods, resolve, validate
+from pd_ddpm.config import consistency, methods, resolve
+from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.validate import validate
 from pd_ddpm.data.cases import find, wmh
 from pd_ddpm.runtime.code_version import code_version
 from snakemake.exceptions import WorkflowError
 
 try:
-    validate.check(config)
-except resolve.ConfigError as problems:
-    raise WorkflowError(str(problems)) from None
-config["datasets"] = resolve.datasets(config)
+    config.update(validate(config))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def require_device():
@@ -157,7 +158,7 @@ def drawing_files(wildcards):
     """What a method is sampled from: the trained network, how it passed its gate, and the members of its pre-segmentation."""
     problems = list(consistency.method_problems(config, wildcards.method))
     if problems:
-        raise WorkflowError("\n".join(problems))
+        raise WorkflowError("\n".join(map(str, problems)))
     chosen = resolve.method(config, wildcards.method)
     run = f"split-{wildcards.split}_seed-{wildcards.seed}"
     trained = methods.networks_from(config, wildcards.dataset)

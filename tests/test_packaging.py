@@ -96,7 +96,7 @@ def foreign_imports(script: Path) -> set[str]:
         if path in seen:
             continue
         seen.add(path)
-        waiting.extend(code_version._read(path)[1])
+        waiting.extend(code_version._read(path, path.stat().st_mtime_ns)[1])
         for node in ast.walk(ast.parse(text(path))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}

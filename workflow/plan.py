@@ -12,8 +12,9 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_ddpm.config import load, resolve
+from pd_ddpm.config import load
 from pd_ddpm.config.resolve import Config, method
+from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
@@ -54,8 +55,7 @@ def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list
         jobs, pending = _dry_run(overlay, forceall=True), _dry_run(overlay, forceall=False)
     except WorkflowError as error:
         raise ValueError(str(error)) from None
-    config = load.read(Path("config", "config.yaml"), overlay.overwrite_config)
-    return config | {"datasets": resolve.datasets(config)}, jobs, pending
+    return validate(load.read(Path("config", "config.yaml"), overlay.overwrite_config)), jobs, pending
 
 
 def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pd_ddpm.config import methods, resolve, validate
+from pd_ddpm.config import methods, resolve
+from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.validate import validate
 
 CONFIG = Path(__file__).parents[2] / "config"
 BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
@@ -30,9 +32,9 @@ def demo(paper: dict) -> dict:
 
 
 def test_all_shipped_configurations_are_valid(paper: dict, demo: dict) -> None:
-    validate.check(paper)
-    validate.check(demo)
-    validate.check(merged(demo, yaml.safe_load((CONFIG / "open_ms.example.yaml").read_text(encoding="utf-8"))))
+    validate(paper)
+    validate(demo)
+    validate(merged(demo, yaml.safe_load((CONFIG / "open_ms.example.yaml").read_text(encoding="utf-8"))))
 
 
 def test_the_configuration_holds_the_papers_numbers(paper: dict) -> None:
@@ -85,7 +87,7 @@ def test_nine_methods_are_the_rows_of_table_1_and_denoisers_are_shared(paper: di
 def test_like_takes_what_is_not_said_from_another(paper: dict) -> None:
     more = {"methods": {"pd-ddpm-unet": {"like": "pd-ddpm", "label": "PD-DDPM (U-Net)", "presegmentation": "unet"}}}
     config = merged(paper, more)
-    validate.check(config)
+    validate(config)
     own = resolve.method(config, "pd-ddpm-unet")
     assert own == resolve.method(paper, "pd-ddpm") | {"label": "PD-DDPM (U-Net)", "presegmentation": "unet"}
     assert resolve.network(config, "bayesian-unet") == resolve.network(config, "unet") | {"dropout": 0.5}
@@ -115,19 +117,19 @@ def test_the_pareto_figure_draws_each_number_of_steps_once(paper: dict) -> None:
 
 def test_figure_4_may_show_a_method_whose_members_start_from_members(paper: dict) -> None:
     config = merged(paper, {"exhibits": {"fig4_ensemble": {"method": "es-ddpm", "pool": 12}}})
-    validate.check(config)
+    validate(config)
     assert methods.pool(config, "es-ddpm") == methods.pool(config, "probabilistic-unet") == 12
     assert resolve.method(config, "probabilistic-unet")["samples"] == 5
 
 
 def test_claims_need_not_be_about_methods_that_are_not_run(paper: dict) -> None:
     rows = {"table1": ["attunet", "ddpm", "pd-ddpm"], "claims": {"tdpm": None, "es_ddpm": None}}
-    validate.check(merged(paper, {"exhibits": rows}))
+    validate(merged(paper, {"exhibits": rows}))
 
 
 def test_a_network_may_begin_with_another_of_its_shape(paper: dict) -> None:
-    validate.check(merged(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
-    validate.check(merged(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
+    validate(merged(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
+    validate(merged(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
 
 
 def test_table_2_goes_from_no_lesion_to_the_papers_presegmentation(paper: dict) -> None:
@@ -151,52 +153,58 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"trainin": {}}, ["unknown key 'trainin'", "did you mean 'training'"]),
-        ({"training": {"stepz": 3}}, ["unknown key 'training.stepz'", "did you mean 'steps'"]),
-        ({"networks": {"denoiser": {"multiplier": [1]}}}, ["networks.denoiser.multiplier", "did you mean 'multipliers'"]),
-        ({"networks": {"unet": {"T": 1000}}}, ["unknown key 'networks.unet.T'"]),
-        ({"training": {"batch": "many"}}, ["key 'training.batch'", "integer"]),
-        ({"training": {"learning_rate": 0}}, ["key 'training.learning_rate'"]),
-        ({"scale": "dmo"}, ["key 'scale'", "demo"]),
-        ({"dataset": "wnh"}, ["'wnh' is not one of datasets", "did you mean 'wmh'"]),
-        ({"methods": {"pd-ddpm": {"t_start": 3000}}}, ["t_start (T') is 3000", "from 1 to T = 1000"]),
-        ({"methods": {"pd-ddpm": {"t_start": 0}}}, ["key 'methods.pd-ddpm.t_start'"]),
-        ({"methods": {"ddpm": {"t_start": 300}}}, ["a chain from noise begins at T = 1000"]),
+        ({"trainin": {}}, ["`trainin`: unknown key", "Did you mean 'training'"]),
+        ({"training": {"stepz": 3}}, ["`training.stepz`: unknown key", "Did you mean 'steps'"]),
+        ({"networks": {"denoiser": {"multiplier": [1]}}}, ["`networks.denoiser.multiplier`", "Did you mean 'multipliers'"]),
+        ({"networks": {"unet": {"T": 1000}}}, ["`networks.unet.T`: unknown key"]),
+        ({"training": {"batch": "many"}}, ["`training.batch`", "a whole number"]),
+        ({"training": {"learning_rate": 0}}, ["`training.learning_rate`", "above 0"]),
+        ({"scale": "dmo"}, ["`scale`", "demo"]),
+        ({"dataset": "wnh"}, ["'wnh' is not one of datasets", "Did you mean 'wmh'"]),
+        ({"methods": {"pd-ddpm": {"t_start": 3000}}}, ["`methods.pd-ddpm.t_start`: T' = 3000", "from 1 to 1000"]),
+        ({"methods": {"pd-ddpm": {"t_start": 0}}}, ["`methods.pd-ddpm.t_start`", "at least 1"]),
+        ({"methods": {"ddpm": {"t_start": 300}}}, ["`methods.ddpm.t_start`: a chain from noise starts at T = 1000"]),
         ({"methods": {"pd-ddpm": {"network": "unet"}}}, ["segmenter 'diffusion' cannot use the unet"]),
-        ({"methods": {"pd-ddpm": {"presegmentation": "atunet"}}}, ["'atunet' is not one of methods", "did you mean 'attunet'"]),
+        ({"methods": {"pd-ddpm": {"presegmentation": "atunet"}}}, ["'atunet' is not one of methods", "Did you mean 'attunet'"]),
         ({"methods": {"pd-ddpm": {"presegmentation": "pd-ddpm"}}}, ["starts from a pre-segmentation itself"]),
         ({"networks": {"denoiser": {"t_max": 300}}}, ["trained up to t_max = 300 only"]),
         ({"networks": {"denoiser": {"t_max": 2000}}}, ["t_max", "above T = 1000"]),
-        ({"sampling": {"reverse_steps": 4000}}, ["reverse_steps is 4000"]),
-        ({"exhibits": {"fig3_tprime": {"t_start": [50, 1200]}}}, ["t_start (T') is 1200"]),
-        ({"exhibits": {"table1": ["unett"]}}, ["'unett' is not one of methods", "did you mean 'unet'"]),
-        ({"exhibits": {"table1": ["pd-ddpm@tstart=3"]}}, ["sets 'tstart'", "did you mean 't_start'"]),
-        ({"exhibits": {"table1": ["ddpm@variance=larg"]}}, ["ddpm@variance=larg", "'larg' is not one of"]),
-        ({"exhibits": {"table1": ["ddpm@samples=many"]}}, ["ddpm@samples=many", "integer"]),
+        ({"sampling": {"reverse_steps": 4000}}, ["`methods.pd-ddpm.reverse_steps`: 4000"]),
+        ({"exhibits": {"fig3_tprime": {"t_start": [50, 1200]}}}, ["T' = 1200 is above T = 1000"]),
+        ({"exhibits": {"table1": ["unett"]}}, ["'unett' is not one of methods", "Did you mean 'unet'"]),
+        ({"exhibits": {"table1": ["pd-ddpm@tstart=3"]}}, ["sets 'tstart'", "Did you mean 't_start'"]),
+        (
+            {"exhibits": {"table1": ["ddpm@variance=larg"]}},
+            ["ddpm@variance=larg", "'larg' is not valid", "Did you mean 'large'"],
+        ),
+        ({"exhibits": {"table1": ["ddpm@samples=many"]}}, ["ddpm@samples=many", "a whole number"]),
         ({"exhibits": {"table1": ["attunet@samples=5"]}}, ["sets 'samples', which 'attunet' does not have"]),
         ({"exhibits": {"table1": ["bayesian-unet@sampler=ddim"]}}, ["sets 'sampler', which 'bayesian-unet' does not have"]),
         ({"methods": {"bayesian-unet": {"network": "unet"}}}, ["needs a network with dropout", "'unet' is 0"]),
         ({"methods": {"bayesian-unet": {"network": "attunet"}}}, ["segmenter 'dropout' cannot use the attention_unet"]),
         (
             {"methods": {"tdpm": {"t_start": 200}}},
-            ["learned_prior needs a truncated_denoising_unet whose t_max is t_start = 200"],
+            ["learned_prior needs a truncated_denoising_unet whose t_max is 200"],
         ),
         ({"methods": {"tdpm": {"network": "denoiser"}}}, ["'denoiser' is a denoising_unet with t_max = 1000"]),
         ({"methods": {"attunet-early-3": {"checkpoint": "early-4"}}}, ["keeps 3 early checkpoints"]),
-        ({"methods": {"attunet-early-3": {"like": "atunet"}}}, ["methods.attunet-early-3.like", "did you mean 'attunet'"]),
+        ({"methods": {"attunet-early-3": {"like": "atunet"}}}, ["methods.attunet-early-3.like", "Did you mean 'attunet'"]),
         ({"methods": {"attunet": {"like": "attunet-early-3"}}}, ["leads back to itself"]),
         ({"methods": {"zero": {"like": "unet"}}}, ["zero"]),
         (
             {"methods": {"es-ddpm": {"samples": 9}}},
-            ["each of its 9 members starts from a member of 'probabilistic-unet', which has 5"],
+            ["each of 9 members starts from a member of 'probabilistic-unet', which has 5"],
         ),
-        ({"networks": {"truncated-denoiser": {"initialise_from": "denoisr"}}}, ["initialise_from", "did you mean 'denoiser'"]),
-        ({"networks": {"attunet": {"initialise_from": "unet"}}}, ["attention_unet cannot begin with the weights of a unet"]),
+        ({"networks": {"truncated-denoiser": {"initialise_from": "denoisr"}}}, ["initialise_from", "Did you mean 'denoiser'"]),
+        (
+            {"networks": {"attunet": {"initialise_from": "unet"}}},
+            ["the attention_unet 'attunet' cannot begin with the weights of the unet 'unet'"],
+        ),
         (
             {"networks": {"truncated-denoiser": {"initialise_from": "denoiser", "channels": 64, "skip": "average"}}},
-            ["'truncated-denoiser' and 'denoiser' must agree in channels, skip"],
+            ["'truncated-denoiser' and 'denoiser' differ in channels, skip"],
         ),
-        ({"exhibits": {"compared_with": "pd-ddpm@t_start=100"}}, ["exhibits.compared_with", "among the rows"]),
+        ({"exhibits": {"compared_with": "pd-ddpm@t_start=100"}}, ["`exhibits.compared_with`", "Add it to `exhibits.table1`"]),
         (
             {"exhibits": {"table1": ["ddpm", "tdpm", "es-ddpm", "pd-ddpm", "pd-ddpm@t_start=300"]}},
             ["pd-ddpm stands for two rows"],
@@ -205,51 +213,60 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
             {"methods": {"ddpm": {"label": "PD-DDPM"}}},
             ["the label PD-DDPM stands for two rows"],
         ),
-        ({"exhibits": {"pareto": {"members": [2, 5]}}}, ["exhibits.pareto.members", "add 1"]),
-        ({"exhibits": {"pareto": {"methods": ["unet"]}}}, ["unet has no chain to shorten"]),
+        ({"exhibits": {"pareto": {"members": [2, 5]}}}, ["`exhibits.pareto.members`", "Add 1"]),
+        ({"exhibits": {"pareto": {"methods": ["unet"]}}}, ["unet has no chain of reverse steps to shorten"]),
         (
             {"exhibits": {"table2": {"presegmentations": [{"method": "attunet@precision=float32", "printed": None}]}}},
-            ["make attunet@precision=float32 an entry of methods"],
+            ["attunet@precision=float32 has no label", "an entry of `methods`"],
         ),
-        ({"exhibits": {"claims": {"tdpm": "pd-ddpm@t_start=50"}}}, ["must be among the rows of exhibits.table1"]),
-        ({"exhibits": {"fig4_ensemble": {"method": "attunet"}}}, ["of 'attunet' nothing is drawn"]),
-        ({"methods": {"pd-ddpm": {"network": "denoiser@t_maks=9"}}}, ["sets 't_maks'", "did you mean 't_max'"]),
-        ({"methods": {"pd-ddpm": {"network": "denoiser@skip=mean"}}}, ["network 'denoiser@skip=mean'", "'mean' is not one of"]),
+        (
+            {"exhibits": {"claims": {"tdpm": "pd-ddpm@t_start=50"}}},
+            ["pd-ddpm@t_start=50 is not a row of Table 1", "Add it to `exhibits.table1`"],
+        ),
+        (
+            {"exhibits": {"fig4_ensemble": {"method": "attunet"}}},
+            ["`exhibits.fig4_ensemble.method`: 'attunet' is deterministic"],
+        ),
+        ({"methods": {"pd-ddpm": {"network": "denoiser@t_maks=9"}}}, ["sets 't_maks'", "Did you mean 't_max'"]),
+        (
+            {"methods": {"pd-ddpm": {"network": "denoiser@skip=mean"}}},
+            ["`networks.denoiser@skip=mean.skip`", "'mean' is not valid"],
+        ),
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_max=200"}}}, ["trained up to t_max = 200 only"]),
-        ({"splits": [0, 7]}, ["key 'splits'", "[7]"]),
-        ({"resources": {"train": {"gpu": 2}}}, ["'resources.train.gpu'", "is 2, but a training uses one GPU", "set it to 1"]),
-        ({"datasets": {"wmh": {"layout": "table"}}}, ["datasets.wmh.table"]),
-        ({"datasets": {"wmh": {"masks": "*_mask.nii.gz"}}}, ["datasets.wmh.masks", "layout 'bids' only"]),
-        ({"datasets": {"own": {"like": "whm"}}}, ["datasets.own.like", "'whm' is not one of datasets", "did you mean 'wmh'"]),
+        ({"splits": [0, 7]}, ["`splits`", "[7]"]),
+        ({"resources": {"train": {"gpu": 2}}}, ["`resources.train.gpu`", "is 2, but a training uses one GPU", "Set it to 1"]),
+        ({"datasets": {"wmh": {"layout": "table"}}}, ["`datasets.wmh.table`"]),
+        ({"datasets": {"wmh": {"masks": "*_mask.nii.gz"}}}, ["datasets.wmh.masks", "layout 'bids'"]),
+        ({"datasets": {"own": {"like": "whm"}}}, ["datasets.own.like", "'whm' is not one of datasets", "Did you mean 'wmh'"]),
         ({"datasets": {"wmh": {"like": "wmh-held-out"}}}, ["datasets.wmh-held-out.like", "leads back to itself"]),
-        ({"datasets": {"own": {"like": "wmh", "networks_of": "wnh"}}}, ["datasets.own.networks_of", "did you mean 'wmh'"]),
+        ({"datasets": {"own": {"like": "wmh", "networks_of": "wnh"}}}, ["datasets.own.networks_of", "Did you mean 'wmh'"]),
         (
             {"datasets": {"own": {"like": "wmh", "networks_of": "wmh"}}},
-            ["'own' reads the very cases that the networks of 'wmh'"],
+            ["'own' reads the same cases that the networks of 'wmh'"],
         ),
         ({"datasets": {"own": {"like": "wmh", "networks_of": "own"}}}, ["nothing is trained on 'own'"]),
         ({"datasets": {"own": BIDS | {"networks_of": "wmh-held-out"}}}, ["nothing is trained on 'wmh-held-out'"]),
         (
             {"datasets": {"own": BIDS | {"networks_of": "wmh", "channels": ["T1", "FLAIR"]}}},
-            ["'own' and 'wmh' must have the same channels in the same order, not ['T1', 'FLAIR'] and ['FLAIR', 'T1']"],
+            ["'own' has the channels ['T1', 'FLAIR'], but 'wmh' has ['FLAIR', 'T1']", "the same channels in the same order"],
         ),
-        ({"datasets": {"wmh-held-out": {"networks_of": None}}}, ["held-out cases are only tested; name the data set"]),
-        ({"datasets": {"wmh-held-out": {"part": "heldout"}}}, ["key 'datasets.wmh-held-out.part'", "held_out"]),
-        ({"datasets": {"own": BIDS | {"part": "training"}}}, ["key 'datasets.own.part': goes with layout 'wmh_challenge'"]),
+        ({"datasets": {"wmh-held-out": {"networks_of": None}}}, ["held-out cases are only tested. Name the dataset"]),
+        ({"datasets": {"wmh-held-out": {"part": "heldout"}}}, ["`datasets.wmh-held-out.part`", "Did you mean 'held_out'"]),
+        ({"datasets": {"own": BIDS | {"part": "training"}}}, ["`datasets.own.part`: it requires layout 'wmh_challenge'"]),
         (
             {"datasets": {"again": {"like": "wmh-held-out", "folder": "elsewhere"}}},
             ["wmh-held-out and again would both be shown as held_out.csv"],
         ),
-        ({"evaluate_held_out": "yes"}, ["key 'evaluate_held_out'", "boolean"]),
-        ({"evaluate_heldout": True}, ["unknown key 'evaluate_heldout'", "did you mean 'evaluate_held_out'"]),
-        ({"datasets": {"own": BIDS | {"mask": "*"}}}, ["unknown key 'datasets.own.mask'", "did you mean 'masks'"]),
-        ({"datasets": {"own": BIDS | {"masks": "/x/*_mask.nii"}}}, ["key 'datasets.own.masks'"]),
-        ({"datasets": {"own": BIDS | {"images": {"FLAR": "*"}}}}, ["'FLAR' is not one of channels", "did you mean 'FLAIR'"]),
+        ({"evaluate_held_out": "yes"}, ["`evaluate_held_out`", "true or false"]),
+        ({"evaluate_heldout": True}, ["`evaluate_heldout`: unknown key", "Did you mean 'evaluate_held_out'"]),
+        ({"datasets": {"own": BIDS | {"mask": "*"}}}, ["`datasets.own.mask`: unknown key", "Did you mean 'masks'"]),
+        ({"datasets": {"own": BIDS | {"masks": "/x/*_mask.nii"}}}, ["`datasets.own.masks`", "such as"]),
+        ({"datasets": {"own": BIDS | {"images": {"FLAR": "*"}}}}, ["'FLAR' is not one of channels", "Did you mean 'FLAIR'"]),
     ],
 )
 def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, words: list[str]) -> None:
-    with pytest.raises(resolve.ConfigError) as raised:
-        validate.check(merged(paper, change))
+    with pytest.raises(ConfigError) as raised:
+        validate(merged(paper, change))
     for word in words:
         assert word in str(raised.value)
 
@@ -257,8 +274,8 @@ def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, 
 def test_a_data_set_like_another_has_its_settings_key_by_key(paper: dict) -> None:
     accepted = merged(paper, {"datasets": {"wmh": {"download": {"accept_licence": True}}}})
     more = merged(accepted, {"datasets": {"wmh-held-out": {"download": {"source": "copy.zip"}}}})
-    validate.check(more)
-    first, held_out = resolve.datasets(more)["wmh"], resolve.datasets(more)["wmh-held-out"]
+    validate(more)
+    first, held_out = validate(more)["datasets"]["wmh"], validate(more)["datasets"]["wmh-held-out"]
     assert first == accepted["datasets"]["wmh"]
     assert held_out["download"] == first["download"] | {"source": "copy.zip"}
     assert held_out["download"]["accept_licence"]
@@ -269,11 +286,10 @@ def test_a_data_set_like_another_has_its_settings_key_by_key(paper: dict) -> Non
         "folder": "data/wmh-held-out",
         "networks_of": "wmh",
     }
-    assert resolve.datasets(more | {"datasets": resolve.datasets(more)}) == resolve.datasets(more)
 
 
 def test_held_out_cases_are_locked_until_the_key_says_otherwise(paper: dict) -> None:
-    config = paper | {"datasets": resolve.datasets(paper)}
+    config = validate(paper)
     assert methods.networks_from(config, "wmh-held-out") == methods.networks_from(config, "wmh") == "wmh"
     assert methods.held_out(config) == "wmh-held-out"
     assert methods.held_out(config | {"dataset": "wmh-held-out"}) is None
@@ -285,17 +301,71 @@ def test_held_out_cases_are_locked_until_the_key_says_otherwise(paper: dict) -> 
 def test_a_method_may_use_a_variation_of_a_network(paper: dict) -> None:
     """One denoiser for each T', as the paper can be read."""
     exhibits = {"fig3_tprime": {"t_start": [50, 300]}, "pareto": {"t_start": [300]}}
-    validate.check(merged(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
+    validate(merged(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
 
 
 def test_all_problems_are_told_at_once(paper: dict) -> None:
-    with pytest.raises(resolve.ConfigError) as raised:
-        validate.check(merged(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
+    with pytest.raises(ConfigError) as raised:
+        validate(merged(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
     assert str(raised.value).count("\n  - ") == 3
 
 
-def test_every_key_of_the_schema_says_what_it_means_or_is_a_choice() -> None:
-    schema = yaml.safe_load((CONFIG / "schema.yaml").read_text(encoding="utf-8"))
-    for group in ("training", "sampling"):
-        for key, rule in schema["$defs"][group].items():
-            assert "description" in rule or "enum" in rule, key
+def test_validate_reports_a_problem_once_for_all_entries_that_inherit_it(paper: dict) -> None:
+    changes = {
+        "training": {"batch": "many"},
+        "sampling": {"shardz": 2},
+        "networks": {"denoiser": {"multiplier": [1], "T": 0}},
+        "methods": {"pd-ddpm": {"network": "unet"}},
+        "datasets": {"wmh": {"download": {"licens": "x"}}},
+    }
+    with pytest.raises(ConfigError) as raised:
+        validate(merged(paper, changes))
+    assert [".".join(problem.path) for problem in raised.value.problems] == [
+        "datasets.wmh.download.licens",
+        "training.batch",
+        "networks.denoiser.T",
+        "networks.denoiser.multiplier",
+        "sampling.shardz",
+    ]
+    with pytest.raises(ConfigError) as raised:
+        validate(merged(paper, {"methods": {"pd-ddpm": {"network": "unet"}}}))
+    assert [problem.path for problem in raised.value.problems] == [("methods", "pd-ddpm", "network")]
+
+
+def test_validate_names_an_overridden_key_in_the_entry_that_overrides_it(paper: dict) -> None:
+    with pytest.raises(ConfigError) as raised:
+        validate(merged(paper, {"networks": {"unet": {"dropout": 2}, "bayesian-unet": {"dropout": 3}}}))
+    assert [problem.path[1] for problem in raised.value.problems] == ["unet", "bayesian-unet"]
+
+
+def test_validate_gives_equal_dictionaries_for_equal_settings(paper: dict) -> None:
+    """Key order and number types do not count, in any section, since a changed parameter re-runs a rule."""
+    changes = {
+        "training": {"validate_every": 1000.0, "weight_decay": 1.0e-5, "batch": 12.0, "gradient_clip": 1},
+        "grid": {"margin_mm": 8.0, "minimum_brain_cm2": 1},
+        "networks": {"unet": {"steps": 50000}, "denoiser": {"T": 1000.0, "dropout": 0}},
+        "sampling": {"eta": 0, "gate": {"slices": 4.0}},
+        "methods": {"ddpm": {"t_start": 1000.0, "eta": 0, "samples": 5}},
+        "datasets": {"wmh": {"download": {"connections": 4.0}}},
+        "evaluation": {"band_mm": 5},
+        "exhibits": {"fig4_ensemble": {"subsets": 100.0}},
+        "save_every_seconds": 300,
+    }
+    given = {key: dict(reversed(value.items())) if isinstance(value, dict) else value for key, value in paper.items()}
+    given["datasets"] = paper["datasets"]
+    canonical = validate(merged(given, changes))
+    reference = validate(paper)
+    for section in reference:
+        for name in reference[section] if section in ("networks", "methods", "datasets") else [None]:
+            one, other = (config[section] if name is None else config[section][name] for config in (canonical, reference))
+            assert repr(one) == repr(other)
+    for name in paper["networks"]:
+        assert repr(resolve.network(canonical, name)) == repr(resolve.network(reference, name))
+    for name in [*paper["methods"], "pd-ddpm@t_start=50"]:
+        assert repr(resolve.method(canonical, name)) == repr(resolve.method(reference, name))
+    assert repr(validate(reference)) == repr(reference)
+
+
+def test_canonical_gives_numbers_of_a_variation_the_type_of_their_key(paper: dict) -> None:
+    assert resolve.canonical(paper, "pd-ddpm@t_start=50.0") == "pd-ddpm@t_start=50"
+    assert resolve.canonical(paper, "pd-ddpm@t_start=300.0@eta=0") == "pd-ddpm"

@@ -561,10 +561,10 @@ def test_a_configuration_names_the_data_set(cohort, run):
     assert run(own_configuration(cohort, "splits: [0]\n"))[0] == 0
     code, printed, _ = run(own_configuration(cohort, "trainin: {steps: 3}\n"))
     assert code == 1
-    assert "unknown key 'trainin'; did you mean 'training'" in printed
+    assert "`trainin`: unknown key. Did you mean 'training'" in printed
     code, printed, _ = run(own_configuration(cohort), "--dataset", "won")
     assert code == 1
-    assert "'won' is not one of datasets; did you mean 'own'" in printed
+    assert "'won' is not one of datasets. Did you mean 'own'" in printed
     assert run(own_configuration(cohort), "--channels", "FLAIR")[0] == run(cohort / "cases.csv", "--dataset", "own")[0] == 1
     for text in ("a: [", "- a"):
         (cohort / "own.yaml").write_text(text)

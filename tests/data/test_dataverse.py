@@ -27,8 +27,8 @@ import pytest
 import yaml
 from workflow_runs import ROOT, copy_of_the_repository, jobs, snakemake
 
-from pd_ddpm.config.resolve import ConfigError
-from pd_ddpm.config.validate import check
+from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.validate import validate
 from pd_ddpm.data.download import http, verify
 from pd_ddpm.data.download import obtain as obtaining
 from pd_ddpm.data.download.http import Patience
@@ -669,10 +669,10 @@ def test_the_workflow_fetches_what_is_not_there(server: Server, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"layout": "table", "table": "cases.csv"}, "key 'datasets.wmh.download': goes with layout 'wmh_challenge'"),
-        ({"download": settings(None, connections=5)}, "key 'datasets.wmh.download.connections': 5"),
-        ({"download": settings(None, accept_license=True)}, "did you mean 'accept_licence'"),
-        ({"download": settings(None, doi="doi:10.34894/AECRSD")}, "key 'datasets.wmh.download.doi'"),
+        ({"layout": "table", "table": "cases.csv"}, "`datasets.wmh.download`: it requires layout 'wmh_challenge'"),
+        ({"download": settings(None, connections=5)}, "`datasets.wmh.download.connections`: 5"),
+        ({"download": settings(None, accept_license=True)}, "Did you mean 'accept_licence'"),
+        ({"download": settings(None, doi="doi:10.34894/AECRSD")}, "`datasets.wmh.download.doi`"),
     ],
     ids=["layout", "connections", "misspelt", "doi"],
 )
@@ -680,12 +680,12 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, Any], words: str)
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["datasets"]["wmh"] |= change
     with pytest.raises(ConfigError) as raised:
-        check(config)
+        validate(config)
     assert words in str(raised.value)
 
 
 def test_null_says_that_nothing_is_fetched() -> None:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    check(config)
+    validate(config)
     config["datasets"]["wmh"]["download"] = None
-    check(config)
+    validate(config)

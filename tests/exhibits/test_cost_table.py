@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pd_ddpm.config import load, resolve
+from pd_ddpm.config import load
+from pd_ddpm.config.validate import validate
 from pd_ddpm.exhibits.tables import cost
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes
 from pd_ddpm.planning.device_rates import Rate
@@ -103,7 +104,7 @@ def test_the_rate_of_the_same_kind_of_device_is_taken() -> None:
 def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
     """One training that was resumed, one method in two shards; FLOPs are set, so that no network is built."""
     config = load.read(None, {"scale": "demo"})
-    config |= {"datasets": resolve.datasets(config)}
+    config = validate(config)
     results, kept = tmp_path / "phantom", tmp_path / "kept"
     case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
     cohort = CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)

@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 
 from pd_ddpm.config import load, methods, resolve
+from pd_ddpm.config.validate import validate
 from pd_ddpm.inference.factory import segmenter
 from pd_ddpm.models.factory import model
 from pd_ddpm.planning import flops, jobs
@@ -106,7 +107,7 @@ def test_sizes_are_padded_to_the_divisor() -> None:
 
 def test_the_device_at_hand_is_timed_once(tmp_path: Path, demo: resolve.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pd_ddpm.planning.flop_counts.MEASURING_SECONDS", 0.05)
-    config = demo | {"device": "cpu", "datasets": resolve.datasets(demo)}
+    config = validate(demo | {"device": "cpu"})
     rate = rate_at_hand(config, "denoiser", 1, tmp_path / "rates.json")
     assert (rate.device, rate.measured) == ("CPU", True)
     assert 1e8 < rate.training < 1e13

@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pd_ddpm.config import load, resolve
+from pd_ddpm.config import load
+from pd_ddpm.config.resolve import Config
+from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import ASSUMED, Rate
@@ -23,9 +25,8 @@ JOBS = (
 )
 
 
-def configured(scale: str) -> resolve.Config:
-    config = load.read(None, {"scale": scale})
-    return config | {"datasets": resolve.datasets(config)}
+def configured(scale: str) -> Config:
+    return validate(load.read(None, {"scale": scale}))
 
 
 @pytest.fixture(autouse=True)
@@ -230,5 +231,5 @@ def test_what_cannot_be_planned_is_said_in_a_sentence(repository: Path, tmp_path
     run = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert run.returncode == 1
     assert "plan: the configuration cannot be run" in run.stderr
-    assert "did you mean 'training'" in run.stderr
+    assert "Did you mean 'training'" in run.stderr
     assert "Traceback" not in run.stderr

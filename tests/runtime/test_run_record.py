@@ -45,8 +45,12 @@ def test_what_changes_no_result_is_not_in_the_hash(config: dict[str, Any], path:
 @pytest.mark.parametrize("path", WITHOUT_EFFECT, ids=".".join)
 def test_what_is_left_out_are_keys_of_the_configuration(path: tuple[str, ...]) -> None:
     schema = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text(encoding="utf-8"))
+    section = schema
     for key in path:
-        schema = schema["additionalProperties"] if key == "*" else schema["properties"][key]
+        section = section["additionalProperties"] if key == "*" else section["properties"][key]
+        for variant in section.get("anyOf", [section]):
+            if "$ref" in variant:
+                section = schema["$defs"][variant["$ref"].split("/")[-1]]
 
 
 @pytest.mark.parametrize(

@@ -389,10 +389,10 @@ def test_a_second_cohort_is_tested_by_the_networks_of_the_first(fresh: Path) -> 
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [
-        ("trainin: {steps: 3}", ["unknown key 'trainin'", "did you mean 'training'"]),
-        ("methods: {pd-ddpm: {t_start: 3000}}", ["t_start (T') is 3000", "T = 1000"]),
-        ("scale: papers", ["key 'scale'"]),
-        ("exhibits: {table1: [ddpm@variance=larg]}", ["ddpm@variance=larg", "'larg' is not one of"]),
+        ("trainin: {steps: 3}", ["`trainin`: unknown key", "Did you mean 'training'"]),
+        ("methods: {pd-ddpm: {t_start: 3000}}", ["`methods.pd-ddpm.t_start`: T' = 3000", "T = 1000"]),
+        ("scale: papers", ["`scale`"]),
+        ("exhibits: {table1: [ddpm@variance=larg]}", ["ddpm@variance=larg", "'larg' is not valid"]),
     ],
 )
 def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: str, words: list[str]) -> None:
@@ -405,9 +405,9 @@ def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: 
 
 def test_a_method_that_cannot_be_is_refused_by_name(fresh: Path) -> None:
     target = "results/phantom/predictions/pd-ddpm@t_start=2000/split-0_seed-0/predictions.csv"
-    assert "t_start (T') is 2000" in error(snakemake(fresh, "-n", target))
+    assert "T' = 2000 is above T = 1000" in error(snakemake(fresh, "-n", target))
     target = "results/phantom/predictions/pd-ddpm@tstart=20/split-0_seed-0/predictions.csv"
-    assert "did you mean 't_start'" in error(snakemake(fresh, "-n", target))
+    assert "Did you mean 't_start'" in error(snakemake(fresh, "-n", target))
 
 
 def test_the_missing_wmh_data_say_where_to_get_them(fresh: Path) -> None:

@@ -56,7 +56,8 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the findings; 1 if there are errors, else 0."""
-    from pd_ddpm.config import load, resolve, validate
+    from pd_ddpm.config import load
+    from pd_ddpm.config.validate import validate
     from pd_ddpm.data.cases.csv_table import channels_of_table
     from pd_ddpm.data.cases.table import clean_name
     from pd_ddpm.data.check.dataset import check_dataset
@@ -80,8 +81,7 @@ def run(given: argparse.Namespace) -> int:
             chosen = {"layout": "table", "table": str(path), "folder": str(given.folder or path.parent)}
             chosen["channels"] = given.channels or channels_of_table(path) or ["FLAIR", "T1"]
         config = load.read(None, changes | {"dataset": name, "datasets": {name: chosen}})
-    validate.check(config)
-    config["datasets"] = resolve.datasets(config)
+    config = validate(config)
     splits = config["splits"] if configured else None
     report = check_dataset(config, config["dataset"], given.results, splits, max(1, given.processes))
     if given.output:

@@ -4,18 +4,24 @@ from pathlib import Path
 
 import yaml
 
-from pd_ddpm.config.resolve import Config, ConfigError, overlay
-from pd_ddpm.config.schema import SCHEMA
+from pd_ddpm.config.errors import ConfigError, Problem
+from pd_ddpm.config.resolve import Config, overlay
+
+CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
 
 def read(path: Path | None, changes: Config) -> Config:
-    """A configuration as the Snakefile puts it together: config.yaml, at demo scale demo.yaml over it, then the file, then
-    the changes. A file of the name config.yaml beside a demo.yaml is a whole configuration and stands in the first place.
+    """Read a configuration as the Snakefile does: config.yaml, demo.yaml at demo scale, the file, then the changes.
 
-    Raises ConfigError if the file is not there or is no yaml with keys.
+    Args:
+        path: a file that is laid over config/config.yaml. A config.yaml next to a demo.yaml replaces it instead.
+        changes: keys that are laid over all files.
+
+    Raises:
+        ConfigError: the file does not exist or is not a yaml file with keys.
     """
     whole = path is not None and path.name == "config.yaml" and path.with_name("demo.yaml").is_file()
-    first = path if whole else SCHEMA.with_name("config.yaml")
+    first = path if whole else CONFIG
     over = overlay({} if path is None or whole else _yaml(path), changes)
     config = overlay(_yaml(first), over)
     if config.get("scale") == "demo":
@@ -27,7 +33,8 @@ def _yaml(path: Path) -> Config:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a configuration ({error}); correct the path or the file") from error
+        problem = Problem((str(path),), f"cannot be read as a configuration ({error})", "Correct the path or the file")
+        raise ConfigError(problem) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no keys; see config/config.yaml for what a configuration is made of")
+        raise ConfigError(Problem((str(path),), "holds no keys", "See config/config.yaml for the keys of a configuration"))
     return content

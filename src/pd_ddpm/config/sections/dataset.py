@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pd_ddpm.config.errors import suggestion
 from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
@@ -121,8 +122,6 @@ class Dataset(Section):
             yield Contradiction("table", f"layout '{self.layout}' does not read it", "Remove it, or set `layout: table`")
         for key in ("masks", "images"):
             if getattr(self, key) is not None and self.layout != "bids":
-                yield Contradiction(key, "it requires layout 'bids' only", "Remove it, or set `layout: bids`")
-        unknown = sorted(set(self.images or ()) - set(self.channels))
-        if unknown:
-            channels = ", ".join(self.channels)
-            yield Contradiction("images", f"{', '.join(unknown)} is not one of channels", f"Use one of {channels}")
+                yield Contradiction(key, "it requires layout 'bids'", "Remove it, or set `layout: bids`")
+        for channel in sorted(set(self.images or ()) - set(self.channels)):
+            yield Contradiction("images", f"'{channel}' is not one of channels", suggestion(channel, self.channels))

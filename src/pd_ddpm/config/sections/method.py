@@ -52,9 +52,9 @@ class _Chain(Section):
 class ForwardError(Section):
     """Largest error of the network's output for each precision."""
 
-    tf32: NonNegative
-    bfloat16: NonNegative
-    float16: NonNegative
+    tf32: NonNegative = Field(description="Largest error in tf32.")
+    bfloat16: NonNegative = Field(description="Largest error in bfloat16.")
+    float16: NonNegative = Field(description="Largest error in float16.")
 
 
 class Gate(Section):

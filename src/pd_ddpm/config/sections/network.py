@@ -85,7 +85,7 @@ class UNet(_SupervisedNetwork):
 class SegmentationNetwork(_SupervisedNetwork):
     """Attention U-Net or U-Net++."""
 
-    architecture: Literal["attention_unet", "unet_plus_plus"]
+    architecture: Literal["attention_unet", "unet_plus_plus"] = Field(description="Attention U-Net or U-Net++.")
 
 
 class ProbabilisticUNet(_Network):

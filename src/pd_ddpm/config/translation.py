@@ -1,9 +1,8 @@
-"""Problems of a configuration: what a section's types reject, in sentences that name the key and a remedy."""
+"""Translate errors of pydantic into problems of the configuration."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from pd_ddpm.config.errors import Problem, suggestion
 from pd_ddpm.config.sections.base import Section
 
 _KINDS = {
@@ -33,38 +33,18 @@ _BOUNDS = {
 _LENGTHS = {"too_short": ("min_length", ("too few", "at least")), "too_long": ("max_length", ("too many", "at most"))}
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a key (`training.batch`), and what to do about it."""
-
-    key: str
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"`{self.key}`: {self.problem}. {self.remedy}."
-
-
-def problems_from(error: ValidationError, section: type[Section], prefix: Sequence[str] = ()) -> list[Problem]:
+def problems_from(error: ValidationError, annotation: Any, prefix: Sequence[str] = ()) -> list[Problem]:
     """Translate an error of pydantic.
 
     Args:
-        error: raised by the validation of `section`.
-        section: the type that was validated.
-        prefix: keys that lead to the section, such as ("networks", "unet").
+        error: raised by the validation of `annotation`.
+        annotation: the type that was validated: a section, or a union of sections.
+        prefix: keys that lead to the value, such as ("networks", "unet").
 
     Returns:
         One problem per key.
     """
-    return [_problem(details, section, prefix) for details in error.errors(include_url=False)]
-
-
-def suggestion(name: object, valid: Iterable[str]) -> str:
-    """Return the valid name closest to this one, if any is close, and the list of all."""
-    names = list(valid)
-    close = get_close_matches(str(name), names, n=1)
-    nearest = f"Did you mean '{close[0]}'? " if close else ""
-    return f"{nearest}Valid: {', '.join(names)}"
+    return [_problem(details, annotation, prefix) for details in error.errors(include_url=False)]
 
 
 @dataclass
@@ -72,22 +52,20 @@ class _Place:
     """Where an error is: the keys, the section that holds the last of them, the annotation and examples of its value."""
 
     keys: list[str]
-    section: type[Section]
+    section: type[Section] | None
     annotation: Any
     examples: Sequence[Any] = ()
 
 
-def _problem(details: ErrorDetails, section: type[Section], prefix: Sequence[str]) -> Problem:
-    place = _locate(section, details["loc"])
+def _problem(details: ErrorDetails, annotation: Any, prefix: Sequence[str]) -> Problem:
+    place = _locate(annotation, details["loc"])
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
-    keys = [*prefix, *place.keys]
-    if kind.startswith("union_tag"):
-        keys.append(context["discriminator"].strip("'"))
-    key = ".".join(keys)
+    tag = (context["discriminator"].strip("'"),) if kind.startswith("union_tag") else ()
+    key = (*prefix, *place.keys, *tag)
     if kind == "contradiction":
         return Problem(key, context["problem"], context["remedy"])
     if kind == "extra_forbidden":
-        return Problem(key, "unknown key", suggestion(keys[-1], sorted(place.section.model_fields)))
+        return Problem(key, "unknown key", suggestion(key[-1], sorted(place.section.model_fields)))
     if kind == "missing":
         meaning = place.section.model_fields[place.keys[-1]].description
         return Problem(key, "missing", f"Add it ({meaning.rstrip('.')})" if meaning else "Add it")
@@ -127,9 +105,9 @@ def _remedy_for_type(kind: str, value: Any) -> str:
     return f"Set {_KINDS[kind]}"
 
 
-def _locate(section: type[Section], location: Sequence[int | str]) -> _Place:
-    """Follow the location of an error from a section; parts that are no keys (tags of a union, "[key]") are left out."""
-    place = _Place([], section, section)
+def _locate(annotation: Any, location: Sequence[int | str]) -> _Place:
+    """Follow the location of an error; parts that are no keys (tags of a union, "[key]") are left out."""
+    place = _Place([], None, annotation)
     for part in location:
         annotation, place.examples = _bare(place.annotation)
         if isinstance(annotation, type) and issubclass(annotation, Section):
