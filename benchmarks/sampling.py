@@ -164,7 +164,7 @@ def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
     def our_step(noise: MemberNoise | GivenNoise) -> Draw:
         mine = answer.clone()  # it is written into
         chain = partial(ancestral, times=[t, t - 1], schedule=denoiser.schedule, noise=noise, variance="large")
-        return lambda: chain(lambda x_t, time: denoiser.clean_(mine, x_t, time), x)
+        return lambda: chain(lambda x_t, time: denoiser.estimate_x0_(mine, x_t, time), x)
 
     their_steps = {
         "MONAI": Contestant(lambda: monai.step(answer, t, x), 3),
@@ -177,8 +177,8 @@ def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
             arithmetic = take_turns(pair | their_steps, 3 * rounds)
         pair = {name: Contestant(our_step(noise), 3) for name in ("ours", "again")}
         draws = {
-            "our noise": Contestant(lambda: noise.draw(shape[1:]), 3),
-            "our noise again": Contestant(lambda: noise.draw(shape[1:]), 3),
+            "our noise": Contestant(lambda: noise.sample_normal(shape[1:]), 3),
+            "our noise again": Contestant(lambda: noise.sample_normal(shape[1:]), 3),
             "their noise": Contestant(lambda: torch.randn(shape), 3),
         }
         times = take_turns(pair | their_steps | draws, rounds)

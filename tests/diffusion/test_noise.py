@@ -22,7 +22,7 @@ def test_streams_are_the_same_on_every_machine_and_in_every_process():
     assert stream(0, "Utrecht-3", 17, 2).integers(2**32, size=3).tolist() == [741695939, 2928957184, 3945573116]
 
 
-kinds = pytest.mark.parametrize("draw", [MemberNoise.draw, MemberNoise.draw_uniform])
+kinds = pytest.mark.parametrize("draw", [MemberNoise.sample_normal, MemberNoise.sample_uniform])
 
 
 @kinds
@@ -47,7 +47,9 @@ def test_shape_and_type(draw, shape):
     assert drawn.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("draw", "distribution"), [(MemberNoise.draw, "norm"), (MemberNoise.draw_uniform, "uniform")])
+@pytest.mark.parametrize(
+    ("draw", "distribution"), [(MemberNoise.sample_normal, "norm"), (MemberNoise.sample_uniform, "uniform")]
+)
 def test_noise_has_its_distribution_and_is_independent(draw, distribution):
     noise = MemberNoise(NAMES)
     draws = torch.stack([draw(noise, (50_000,)) for _ in range(2)]).reshape(8, -1).numpy()
@@ -59,6 +61,6 @@ def test_noise_has_its_distribution_and_is_independent(draw, distribution):
 
 def test_uniform_noise_lies_below_one_in_steps_of_24_bits():
     """Below 1 in float32, too, so that a mask that keeps u >= p drops with the probability p to 2^-24."""
-    drawn = MemberNoise(NAMES).draw_uniform((50_000,))
+    drawn = MemberNoise(NAMES).sample_uniform((50_000,))
     assert 0 <= drawn.min() < drawn.max() < 1
     assert torch.equal(drawn * 2**24, (drawn * 2**24).round())

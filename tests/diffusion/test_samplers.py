@@ -35,13 +35,13 @@ THEIR_NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 class FixedNoise:
     """Gives the same noise at every draw."""
 
-    def begin(self, shape, device):
+    def prefetch_normal(self, shape, device):
         pass
 
     def __init__(self, noise):
         self.noise = noise
 
-    def draw(self, shape, device="cpu"):
+    def sample_normal(self, shape, device="cpu"):
         assert self.noise.shape[1:] == tuple(shape)
         return self.noise.clone()
 

@@ -18,7 +18,7 @@ MASK = (torch.arange(3 * 6 * 8).reshape(3, 1, 6, 8) % 5 == 0).float()
 
 def test_vanilla_ddpm_starts_from_the_members_noise_alone():
     x = NoiseStart(1000)(IMAGE, MASK, MemberNoise(NAMES))
-    assert torch.equal(x, MemberNoise(NAMES).draw((1, 6, 8)))
+    assert torch.equal(x, MemberNoise(NAMES).sample_normal((1, 6, 8)))
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -28,7 +28,7 @@ def test_pd_ddpm_starts_from_the_mask_diffused_to_t_start(coding, t_start, size)
     """Exactly T' times, in the same coding as in training, and with a noise of its own for each member."""
     mask = MASK.reshape(3, 1, *size)
     x = PresegmentationStart(t_start, SCHEDULE, CODINGS[coding])(torch.zeros(3, 2, *size), mask, MemberNoise(NAMES))
-    noise = MemberNoise(NAMES).draw((1, *size))
+    noise = MemberNoise(NAMES).sample_normal((1, *size))
     signal = SCHEDULE.signal(t_start)
     low = CODINGS[coding].low
     expected = math.sqrt(signal) * (low + (1 - low) * mask) + math.sqrt(1 - signal) * noise
@@ -49,7 +49,7 @@ def test_at_T_the_presegmentation_is_forgotten():
 
 
 def test_a_missing_presegmentation_is_an_error():
-    with pytest.raises(ValueError, match="none was given"):
+    with pytest.raises(ValueError, match="`presegmentation` is None"):
         PresegmentationStart(300, SCHEDULE, CODINGS["signed"])(IMAGE, None, MemberNoise(NAMES))
 
 
@@ -58,7 +58,7 @@ class Prior(torch.nn.Module):
 
     t_max = 300
 
-    def prior(self, image, draw):
+    def sample_prior(self, image, draw):
         return 100 * image[:, :1] + 10 * draw((1, 6, 8)) + draw((1, 6, 8))
 
 
@@ -67,12 +67,12 @@ def test_tdpm_asks_the_network_with_the_members_noise_in_its_order():
     start, noise = LearnedPriorStart(300, Prior()), MemberNoise(NAMES)
     x = start(image, None, noise)
     reference = MemberNoise(NAMES)
-    expected = 100 * image[:, :1] + 10 * reference.draw((1, 6, 8)) + reference.draw((1, 6, 8))
+    expected = 100 * image[:, :1] + 10 * reference.sample_normal((1, 6, 8)) + reference.sample_normal((1, 6, 8))
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
-    assert torch.equal(noise.draw((1, 6, 8)), reference.draw((1, 6, 8)))
+    assert torch.equal(noise.sample_normal((1, 6, 8)), reference.sample_normal((1, 6, 8)))
     assert start.evaluations == 1
 
 
 def test_tdpm_starts_where_its_network_was_trained_to():
-    with pytest.raises(ValueError, match="t_start = 250, but the network draws its start at t_max = 300"):
+    with pytest.raises(ValueError, match=r"`t_start` \(250\), but the network generates x at `t_max` \(300\)"):
         LearnedPriorStart(250, Prior())

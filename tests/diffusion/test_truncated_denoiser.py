@@ -68,7 +68,7 @@ def drawing(*draws):
 def test_direct_the_networks_output_at_the_next_time_is_x(predicts, size):
     image, z = torch.randn(3, 2, *size), torch.randn(3, 1, *size)
     network = Linear(a=0.5, b=-2.0, c=0.01)
-    x = truncated(network, "direct", predicts=predicts).prior(image, drawing(z))
+    x = truncated(network, "direct", predicts=predicts).sample_prior(image, drawing(z))
     assert network.t.tolist() == [301] * 3
     torch.testing.assert_close(x, 0.5 * image[:, :1] - 2 * z + 3.01)
 
@@ -81,7 +81,7 @@ def test_mean_plus_noise_has_the_mean_and_the_variance_of_the_diffused_mask(codi
     z = torch.from_numpy(random.standard_normal((1, 1, 1, 3), dtype=np.float32)).expand(count, 1, 1, 3)
     fresh = torch.from_numpy(random.standard_normal((count, 1, 1, 3), dtype=np.float32))
     network = Linear(a=1.0, b=2.0)
-    x = truncated(network, "mean_plus_noise", coding).prior(torch.full((count, 2, 1, 3), 0.3), drawing(z, fresh))
+    x = truncated(network, "mean_plus_noise", coding).sample_prior(torch.full((count, 2, 1, 3), 0.3), drawing(z, fresh))
     assert network.t.tolist() == [301] * count
     signal = SCHEDULE.signal(300)
     low = CODINGS[coding].low
@@ -105,12 +105,12 @@ def test_up_to_t_max_it_is_the_denoiser_that_it_extends():
 
 @pytest.mark.parametrize("t_max", [0, 1001])
 def test_a_t_max_outside_of_the_schedule_is_an_error(t_max):
-    with pytest.raises(ValueError, match=f"t_max is {t_max}; the schedule has the times 1 to 1000"):
+    with pytest.raises(ValueError, match=f"`t_max` is {t_max}. It must be a timestep of the schedule, 1 to 1000"):
         truncated(Linear(), "direct", t_max=t_max)
 
 
 def test_an_unknown_head_is_an_error():
-    with pytest.raises(ValueError, match="head is 'mean'; it must be one of direct, mean_plus_noise"):
+    with pytest.raises(ValueError, match=r"`head` is 'mean'\. It must be one of direct, mean_plus_noise"):
         truncated(Linear(), "mean")
 
 

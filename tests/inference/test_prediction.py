@@ -106,7 +106,7 @@ def test_a_case_without_brain_is_empty():
 
 
 def test_members_lie_along_the_last_axis():
-    draw = Recording(lambda image, _, noise: noise.draw((1, *image.shape[2:])).sigmoid(), members=3)
+    draw = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), members=3)
     probability = through(draw)
     assert probability.shape == (*SHAPE, 3)
     drawn = probability[:, :, WITH_BRAIN].reshape(-1, 3)

@@ -155,7 +155,7 @@ def test_whole_chains_from_predicted_noise_equal_those_of_diffusers(variance, t_
     class SharedNoise(MemberNoise):
         generator = torch.Generator().manual_seed(0)
 
-        def draw(self, shape, device="cpu"):
+        def sample_normal(self, shape, device="cpu"):
             return torch.randn((1, *shape), generator=self.generator)
 
     model = Denoiser(network, SCHEDULE, CODINGS["signed"], "noise")
@@ -282,7 +282,7 @@ def test_the_bayesian_u_net_without_a_draw_is_the_plain_one():
 
 def test_a_latent_member_is_the_pass_with_its_own_noise():
     draw, image = drawing("latent"), normal(4, 2, 32, 48)
-    expected = draw.network(image, MemberNoise(NAMES).draw((3,))).sigmoid()
+    expected = draw.network(image, MemberNoise(NAMES).sample_normal((3,))).sigmoid()
     assert torch.equal(draw(image, None, MemberNoise(NAMES)), expected)
 
 

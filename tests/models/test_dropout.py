@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.models.networks.dropout import Dropout, drawn_dropout
+from pd_ddpm.models.networks.dropout import Dropout, monte_carlo_dropout
 
 NAMES = [(0, "case", 7, member) for member in range(4)]
 PROBABILITIES = [0.1, 0.3, 0.5, 0.9]
@@ -24,7 +24,7 @@ def test_as_many_are_dropped_as_the_probability_says_and_the_mean_stays(training
     layer = Dropout(probability, whole_channels=whole_channels).train(training)
     x = torch.ones(4, 5000, 2, 2)
     torch.manual_seed(0)
-    with nullcontext() if training else drawn_dropout(layer, MemberNoise(NAMES).draw_uniform):
+    with nullcontext() if training else monte_carlo_dropout(layer, MemberNoise(NAMES).sample_uniform):
         output = layer(x)
     draws = 20_000 if whole_channels else 80_000
     deviation = math.sqrt(probability * (1 - probability) / draws)  # binomial
@@ -54,7 +54,7 @@ def test_the_mean_over_many_masks_is_torch_s_and_the_input():
     layer = Dropout(0.4).eval()
     torch.manual_seed(0)
     theirs = functional.dropout(many, 0.4).mean(0)
-    with drawn_dropout(layer, MemberNoise(names).draw_uniform):
+    with monte_carlo_dropout(layer, MemberNoise(names).sample_uniform):
         ours = layer(many).mean(0)
     deviation = x[0].abs() * math.sqrt(0.4 / 0.6 / len(many))  # of the mean of 4000 scaled Bernoulli draws
     assert ((ours - x[0]).abs() <= 4.5 * deviation).all()
@@ -65,7 +65,7 @@ def test_evaluation_without_a_draw_changes_nothing_and_asks_no_generator():
     layer, x = Dropout(0.5).eval(), torch.ones(2, 3, 4, 4)
     state = torch.get_rng_state()
     assert layer(x) is x
-    with drawn_dropout(layer, MemberNoise(NAMES[:2]).draw_uniform):
+    with monte_carlo_dropout(layer, MemberNoise(NAMES[:2]).sample_uniform):
         assert not torch.equal(layer(x), x)
     assert layer(x) is x
     assert torch.equal(torch.get_rng_state(), state)
@@ -77,7 +77,7 @@ def test_a_row_s_masks_depend_on_its_own_stream_alone():
     x = torch.ones(4, 16, 5, 3)
 
     def drawn(names):
-        with drawn_dropout(network, MemberNoise(names).draw_uniform):
+        with monte_carlo_dropout(network, MemberNoise(names).sample_uniform):
             return network(x[: len(names)])
 
     together = drawn(NAMES)
@@ -88,18 +88,18 @@ def test_a_row_s_masks_depend_on_its_own_stream_alone():
         for b in range(a):
             assert not torch.equal(together[a], together[b])
     noise = MemberNoise(NAMES)
-    kept = (noise.draw_uniform((16, 1, 1)) >= 0.5) & (noise.draw_uniform((16, 5, 3)) >= 0.3)
+    kept = (noise.sample_uniform((16, 1, 1)) >= 0.5) & (noise.sample_uniform((16, 5, 3)) >= 0.3)
     torch.testing.assert_close(together, kept / (0.5 * 0.7))
 
 
 def test_the_draw_is_taken_away_after_errors_and_after_blocks_within_blocks():
     layer, x = Dropout(0.5).eval(), torch.ones(1, 2, 8, 8)
-    with pytest.raises(RuntimeError, match="on the way"), drawn_dropout(layer, MemberNoise(NAMES[:1]).draw_uniform):
+    with pytest.raises(RuntimeError, match="on the way"), monte_carlo_dropout(layer, MemberNoise(NAMES[:1]).sample_uniform):
         raise RuntimeError("on the way")
     assert layer.draw is None
     everything, nothing = (lambda shape, value=value: torch.full((1, *shape), value) for value in (0.5, 0.4999))
-    with drawn_dropout(layer, everything):
-        with drawn_dropout(layer, nothing):
+    with monte_carlo_dropout(layer, everything):
+        with monte_carlo_dropout(layer, nothing):
             assert not layer(x).any()
         assert torch.equal(layer(x), 2 * x)
 
@@ -107,7 +107,7 @@ def test_the_draw_is_taken_away_after_errors_and_after_blocks_within_blocks():
 @pytest.mark.parametrize("number_format", [torch.bfloat16, torch.float16, torch.float64])
 def test_the_number_format_and_inference_mode_are_kept(number_format):
     layer, x = Dropout(0.5).eval(), torch.ones(2, 3, 4, 4, dtype=number_format)
-    with torch.inference_mode(), drawn_dropout(layer, MemberNoise(NAMES[:2]).draw_uniform):
+    with torch.inference_mode(), monte_carlo_dropout(layer, MemberNoise(NAMES[:2]).sample_uniform):
         output = layer(x)
     assert output.dtype == number_format
     assert set(output.unique().tolist()) == {0, 2}
@@ -128,8 +128,11 @@ def test_what_is_no_probability_is_refused(probability):
 def test_a_network_that_would_not_use_the_draw_is_refused():
     with (
         pytest.raises(ValueError, match="no dropout"),
-        drawn_dropout(nn.Conv2d(1, 1, 1).eval(), MemberNoise(NAMES).draw_uniform),
+        monte_carlo_dropout(nn.Conv2d(1, 1, 1).eval(), MemberNoise(NAMES).sample_uniform),
     ):
         pass
-    with pytest.raises(ValueError, match="training mode"), drawn_dropout(Dropout(0.5).train(), MemberNoise(NAMES).draw_uniform):
+    with (
+        pytest.raises(ValueError, match="training mode"),
+        monte_carlo_dropout(Dropout(0.5).train(), MemberNoise(NAMES).sample_uniform),
+    ):
         pass

@@ -200,17 +200,17 @@ def test_no_step_of_a_chain_waits_for_the_device(configured, predicts, sampler):
 def test_noise_that_is_drawn_ahead_is_the_same(monkeypatch):
     names, pinned = [("member", number) for number in range(3)], []
     plain, ahead = MemberNoise(names), MemberNoise(names)
-    draw = MemberNoise._next
+    draw = MemberNoise._sample
 
     def beside(self, *arguments, pinned_memory=pinned, **keywords):
         pinned_memory.append(keywords.pop("pinned", False))
         return draw(self, *arguments, **keywords)
 
-    monkeypatch.setattr(MemberNoise, "_next", beside)
+    monkeypatch.setattr(MemberNoise, "_sample", beside)
     for number in range(3):
-        ahead.begin((1, 4, 5), SimpleNamespace(type="cuda"))
-        assert torch.equal(ahead.draw((1, 4, 5)), plain.draw((1, 4, 5))), number
-    assert torch.equal(ahead.draw_uniform((7,)), plain.draw_uniform((7,)))
+        ahead.prefetch_normal((1, 4, 5), SimpleNamespace(type="cuda"))
+        assert torch.equal(ahead.sample_normal((1, 4, 5)), plain.sample_normal((1, 4, 5))), number
+    assert torch.equal(ahead.sample_uniform((7,)), plain.sample_uniform((7,)))
     assert pinned == [True, False] * 3 + [False, False]
-    plain.begin((1, 4, 5), CPU)  # there is nothing beside which a CPU could draw
-    assert plain._begun is None
+    plain.prefetch_normal((1, 4, 5), CPU)  # there is nothing beside which a CPU could draw
+    assert plain._prefetched is None

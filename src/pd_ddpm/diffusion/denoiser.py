@@ -1,4 +1,4 @@
-"""A network, told image and time, as an estimate of the clean mask."""
+"""Denoiser: predicts x_0 from x_t, conditioned on the image and the timestep."""
 
 import math
 from typing import Literal
@@ -12,10 +12,15 @@ from pd_ddpm.runtime.precision import as_weights
 
 
 class Denoiser(nn.Module):
-    """Estimates x0 from x_t and the image. It alone knows whether its network predicts the noise or the mask.
+    """A conditional denoiser, which hides whether its network predicts the noise or the mask.
 
-    network: (B, M + C, *S), t (B,) -> (B, C, *S); the image channels come first, the noisy mask last.
-    predicts: "noise": the output is the noise in x_t (Ho et al. 2020, Eq. 14); "mask": the output is the logit of the mask.
+    Attributes:
+        network: (B, M + C, *S), t (B,) -> (B, C, *S); the image channels come first, the noisy mask last.
+        schedule: the forward process.
+        coding: the values of background and lesion in x_0.
+        predicts: "noise" if the network's output is the noise in x_t, "mask" if it is the logit of the mask.
+
+    Reference: PD-DDPM, Fig. 1 (the image is concatenated to x_t); Ho et al. 2020 (DDPM), Eqs. 11 and 14 (noise prediction).
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, coding: MaskCoding, predicts: Literal["noise", "mask"]):
@@ -27,25 +32,55 @@ class Denoiser(nn.Module):
 
     @property
     def divisor(self) -> int:
+        """Number that every spatial size must be a multiple of."""
         return self.network.divisor
 
     def output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
-        """What the network itself says, in float32: noise or mask logits, (B, C, *S)."""
+        """Return the network's output in float32, whatever the dtype of its weights.
+
+        Args:
+            x_t: (B, C, *S), the noisy mask.
+            image: (B, M, *S), z-scored.
+            t: (B,), timesteps in 1..T; each row has its own.
+
+        Returns:
+            (B, C, *S): predicted noise or mask logits, as `predicts` says.
+        """
         return self.network(as_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
 
-    def expected(self, logits: Tensor) -> Tensor:
-        """The mask that is expected of its logits, in mask coding."""
+    def expected_mask(self, logits: Tensor) -> Tensor:
+        """Return the expected mask of these logits, in mask coding and in the same shape."""
         return self.coding.encode(logits.sigmoid())
 
-    def clean_(self, output: Tensor, x_t: Tensor, t: int) -> Tensor:
-        """The estimate of x0 that this output at time t means, within the mask's own values; output's memory may be taken."""
+    def estimate_x0_(self, output: Tensor, x_t: Tensor, t: int) -> Tensor:
+        """Convert the network's output at timestep t to an estimate of x_0; may overwrite `output`.
+
+        Args:
+            output: (B, C, *S), from `output`.
+            x_t: (B, C, *S), the noisy mask that the output belongs to.
+            t: timestep in 1..T, the same for all rows.
+
+        Returns:
+            (B, C, *S) in mask coding, within its two values.
+
+        Reference: Ho et al. 2020 (DDPM), Eq. 15.
+        """
         if self.predicts == "mask":
-            return self.expected(output)
+            return self.expected_mask(output)
         signal = self.schedule.signal(t)
-        # At t near T the division amplifies by up to 2e4 (cosine); the clipping keeps the chain on the mask's scale.
-        amplified = 1 / math.sqrt(max(signal, math.ulp(1.0)))
-        return self.coding.clip_(output.mul_(-amplified * math.sqrt(1 - signal)).add_(x_t, alpha=amplified))
+        # Near t = T the division amplifies errors up to 2e4 times (cosine schedule), so the estimate must be clipped.
+        amplification = 1 / math.sqrt(max(signal, math.ulp(1.0)))
+        return self.coding.clip_(output.mul_(-amplification * math.sqrt(1 - signal)).add_(x_t, alpha=amplification))
 
     def forward(self, x_t: Tensor, image: Tensor, t: int) -> Tensor:
-        """x_t (B, C, *S) at time t in 1..T, image (B, M, *S) -> estimate of x0 (B, C, *S) in mask coding."""
-        return self.clean_(self.output(x_t, image, torch.full((len(x_t),), t, device=x_t.device)), x_t, t)
+        """Return the estimate of x_0.
+
+        Args:
+            x_t: (B, C, *S), the noisy mask.
+            image: (B, M, *S), z-scored.
+            t: timestep in 1..T, the same for all rows.
+
+        Returns:
+            (B, C, *S) float32 in mask coding.
+        """
+        return self.estimate_x0_(self.output(x_t, image, torch.full((len(x_t),), t, device=x_t.device)), x_t, t)

@@ -1,7 +1,7 @@
-"""How a binary mask is written as the clean end x0 of a diffusion chain.
+"""Mask coding: the two numbers that stand for background and lesion in x_0.
 
-The PD-DDPM paper does not say which numbers stand for background and lesion. The first author's later code diffuses
-{0, 1}; most other work diffuses {-1, 1}, which carries twice the amplitude and so survives more noise at the same time.
+The PD-DDPM paper does not state them. The first author's later code uses {0, 1}. Most other work uses {-1, 1}, which has twice
+the amplitude and therefore survives more noise at the same timestep.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MaskCoding:
-    """An affine map from lesion probability [0, 1] to diffusion space [low, high]."""
+    """An affine map from lesion probability in [0, 1] to x_0.
+
+    Attributes:
+        low: value of background in x_0.
+        high: value of lesion in x_0.
+    """
 
     low: float
     high: float
 
     def encode(self, probability: Tensor) -> Tensor:
-        """Probability or binary mask in [0, 1], any shape, to diffusion space."""
+        """Return x_0 of a lesion probability or binary mask in [0, 1], in the same shape."""
         return self.low + (self.high - self.low) * probability
 
     def decode(self, x: Tensor) -> Tensor:
-        """Diffusion space to probability, cut off at 0 and 1."""
+        """Return the lesion probability of x_0 in the same shape, clipped to [0, 1]."""
         return ((x - self.low) / (self.high - self.low)).clamp(0, 1)
 
     def clip_(self, x: Tensor) -> Tensor:
-        """An estimate of the clean mask, cut off in place at the values that a mask can have."""
+        """Clip an estimate of x_0 to [low, high] in place, and return it."""
         return x.clamp_(self.low, self.high)
 
 

@@ -1,7 +1,7 @@
-"""The reverse process: a walk from x at the first of some times down to the clean mask at time 0.
+"""Samplers: reverse steps from x at the first of some timesteps down to the clean mask at timestep 0.
 
-A sampler does not know where x came from or what the network predicts. Truncation (T' < T) is a list of times that
-starts lower, respacing one that has fewer entries.
+A sampler is independent of where x comes from and of what the network predicts. Truncation (T' < T) is a list of timesteps
+that starts lower. Respacing is a list with fewer entries.
 """
 
 import math
@@ -14,17 +14,18 @@ from torch import Tensor
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.schedule import Schedule
 
-Denoise = Callable[[Tensor, int], Tensor]  # x_t (N, C, *S) and its time t -> estimate of x0 (N, C, *S)
+Denoise = Callable[[Tensor, int], Tensor]  # x_t (N, C, *S) and its timestep t -> estimate of x_0 (N, C, *S)
 
 
 def reverse_times(t_start: int, steps: int) -> list[int]:
-    """t_start = t_0 > t_1 > ... > t_steps = 0, as evenly spaced as whole numbers allow.
+    """Return the timesteps t_start = t_0 > t_1 > ... > t_steps = 0, as evenly spaced as integers allow.
 
-    Raises ValueError unless 1 <= steps <= t_start.
+    Raises:
+        ValueError: unless 1 <= steps <= t_start.
     """
     if not 1 <= steps <= t_start:
         raise ValueError(f"a chain from t = {t_start} takes 1 to {t_start} steps, not {steps}")
-    return [round(t_start * left / steps) for left in range(steps, -1, -1)]
+    return [round(t_start * remaining / steps) for remaining in range(steps, -1, -1)]
 
 
 def ancestral(
@@ -35,41 +36,65 @@ def ancestral(
     noise: MemberNoise,
     variance: Literal["large", "small"],
 ) -> Tensor:
-    """Ancestral sampling of p(x_s | x_t) along the times (PD-DDPM Eqs. 2 and 4). x: (N, C, *S), times end in 0.
+    """Sample x_0 by ancestral sampling of p(x_s | x_t) along the timesteps.
 
-    variance "small" is that of the posterior, "large" that of the forward jump (beta_t for single steps); these are the two
-    of Ho et al. 2020, Sec. 3.2. The last step adds no noise in either. Returns the estimate of x0, (N, C, *S).
+    Args:
+        denoise: estimates x_0 from x_t and t.
+        x: (N, C, *S), the state at times[0].
+        times: decreasing timesteps that end in 0.
+        schedule: the forward process.
+        noise: noise of the N ensemble members; the last step adds none.
+        variance: "small" is the variance of the posterior q(x_s | x_t, x_0). "large" is that of the forward jump
+            q(x_t | x_s), which is beta_t for single steps.
+
+    Returns:
+        (N, C, *S), the estimate of x_0 in mask coding.
+
+    Reference: PD-DDPM, Eqs. 2 and 4; Ho et al. 2020 (DDPM), Sec. 3.2 (both variances), Algorithm 2.
     """
     for t, s in pairwise(times):
-        of_x0, of_x_t, spread = schedule.posterior(t, s)
+        x0_weight, x_t_weight, step_variance = schedule.posterior(t, s)
         if s > 0 and variance == "large":
-            spread = schedule.jump_variance(t, s)
-        x = _step(denoise, x, t, (of_x0, of_x_t), math.sqrt(spread), noise)
+            step_variance = schedule.jump_variance(t, s)
+        x = _step(denoise, x, t, (x0_weight, x_t_weight), math.sqrt(step_variance), noise)
     return x
 
 
 def ddim(denoise: Denoise, x: Tensor, times: Sequence[int], schedule: Schedule, noise: MemberNoise, eta: float = 0.0) -> Tensor:
-    """DDIM along the times (Song et al. 2021, Eq. 12). x: (N, C, *S), times end in 0; returns the estimate of x0.
+    """Sample x_0 by DDIM along the timesteps.
 
-    eta 0 is deterministic after the start; eta 1 has the marginals and the variance of ancestral "small" sampling.
+    Args:
+        denoise: estimates x_0 from x_t and t.
+        x: (N, C, *S), the state at times[0].
+        times: decreasing timesteps that end in 0.
+        schedule: the forward process.
+        noise: noise of the N ensemble members, used if `eta` is above 0.
+        eta: 0 is deterministic after the start; 1 has the marginals and the variance of ancestral sampling with "small".
+
+    Returns:
+        (N, C, *S), the estimate of x_0 in mask coding.
+
+    Reference: Song et al. 2021 (DDIM), Eqs. 12 and 16.
     """
     for t, s in pairwise(times):
         signal_t, signal_s = schedule.signal(t), schedule.signal(s)
-        spread = eta**2 * (1 - signal_s) / (1 - signal_t) * (1 - signal_t / signal_s)
-        of_x_t = math.sqrt(max(1 - signal_s - spread, 0.0) / (1 - signal_t))  # by way of the noise that x_t and x0 mean
-        weights = (math.sqrt(signal_s) - of_x_t * math.sqrt(signal_t), of_x_t)
-        x = _step(denoise, x, t, weights, math.sqrt(spread), noise)
+        step_variance = eta**2 * (1 - signal_s) / (1 - signal_t) * (1 - signal_t / signal_s)
+        # Eq. 12 with the predicted noise written as a function of x_t and x_0.
+        x_t_weight = math.sqrt(max(1 - signal_s - step_variance, 0.0) / (1 - signal_t))
+        weights = (math.sqrt(signal_s) - x_t_weight * math.sqrt(signal_t), x_t_weight)
+        x = _step(denoise, x, t, weights, math.sqrt(step_variance), noise)
     return x
 
 
 def _step(denoise: Denoise, x_t: Tensor, t: int, weights: tuple[float, float], deviation: float, noise: MemberNoise) -> Tensor:
-    """weights[0] x0 + weights[1] x_t + deviation * noise, where x0 is what `denoise` makes of x_t.
+    """Return weights[0] x_0 + weights[1] x_t + deviation * noise, where x_0 is the estimate of `denoise`.
 
-    Nothing in here waits for a GPU, and beside the network nothing but the noise takes new memory.
+    No line here waits for a GPU. Apart from the network, only the noise allocates memory.
     """
     if deviation > 0:
-        noise.begin(x_t.shape[1:], x_t.device)
+        noise.prefetch_normal(x_t.shape[1:], x_t.device)
     x0 = denoise(x_t, t)
     if deviation > 0:
-        return noise.draw(x_t.shape[1:], x_t.device).mul_(deviation).add_(x0, alpha=weights[0]).add_(x_t, alpha=weights[1])
+        sample = noise.sample_normal(x_t.shape[1:], x_t.device)
+        return sample.mul_(deviation).add_(x0, alpha=weights[0]).add_(x_t, alpha=weights[1])
     return (weights[0] * x0).add_(x_t, alpha=weights[1])

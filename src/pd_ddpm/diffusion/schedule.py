@@ -1,7 +1,7 @@
-"""The forward process: how much of the mask is left after t noising steps, and what lies between two of them.
+"""The forward process: how much of the mask remains at each timestep, and the Gaussian steps between timesteps.
 
-Time t = 0 is the clean mask and t = T the last step, as in the PD-DDPM paper, so `alpha_bar` has T + 1 entries and
-"diffuse T' times, then denoise T' times" (Eq. 4) cannot be off by one.
+Timestep t = 0 is the clean mask and t = T is the noisiest, as in the PD-DDPM paper. `alpha_bar` therefore has T + 1 entries.
+"Diffuse to T', then take T' reverse steps" (Eq. 4) needs no index shift.
 """
 
 import math
@@ -12,83 +12,131 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")  # a schedule has numbers even where a network without any is built, on the device "meta"
+CPU = torch.device("cpu")  # set explicitly, since a network without weights is built inside `torch.device("meta")`
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Signal level of the forward chain.
+    """Noise schedule of the forward process, x_t = sqrt(alpha_bar[t]) x_0 + sqrt(1 - alpha_bar[t]) noise.
 
-    alpha_bar: (T + 1,) float64, decreasing from alpha_bar[0] = 1; x_t = sqrt(alpha_bar[t]) x_0 + sqrt(1 - alpha_bar[t]) noise.
+    Attributes:
+        alpha_bar: (T + 1,) float64, decreasing from alpha_bar[0] = 1: the share of the signal in the variance of x_t.
+
+    Reference: PD-DDPM, Sec. 2.1, Eq. 1; Ho et al. 2020 (DDPM), Eq. 4.
     """
 
     alpha_bar: Tensor
-    _roots: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _coefficients: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def T(self) -> int:
+        """Number of noising steps."""
         return len(self.alpha_bar) - 1
 
     @classmethod
     def from_betas(cls, beta: Tensor) -> "Schedule":
-        """From the step variances beta[0..T-1] of times 1..T (PD-DDPM Eq. 1)."""
+        """Return the schedule with the variances `beta` (T,) of the single steps 1 to T.
+
+        Reference: PD-DDPM, Sec. 2.1, Eq. 1.
+        """
         return cls(torch.cat([torch.ones(1, dtype=torch.float64, device=beta.device), torch.cumprod(1 - beta, dim=0)]))
 
     @classmethod
-    def cosine(cls, T: int = 1000, offset: float = 0.008, largest_beta: float = 0.999) -> "Schedule":
-        """Nichol & Dhariwal 2021, Eq. 17; the clipping of beta is theirs too and alpha_bar follows from the clipped ones."""
+    def cosine(cls, T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> "Schedule":
+        """Return the cosine schedule; alpha_bar is computed from the clipped betas.
+
+        Args:
+            T: number of noising steps.
+            offset: the paper's s, which keeps the first betas from being too small.
+            max_beta: upper limit of every beta, as in the paper.
+
+        Returns:
+            The schedule.
+
+        Reference: Nichol & Dhariwal 2021 (Improved DDPM), Sec. 3.2, Eq. 17.
+        """
         angle = (torch.arange(T + 1, dtype=torch.float64, device=CPU) / T + offset) / (1 + offset) * math.pi / 2
         level = torch.cos(angle) ** 2
-        return cls.from_betas((1 - level[1:] / level[:-1]).clamp(max=largest_beta))
+        return cls.from_betas((1 - level[1:] / level[:-1]).clamp(max=max_beta))
 
     @classmethod
     def linear(cls, T: int = 1000) -> "Schedule":
-        """Ho et al. 2020, Sec. 4: beta from 1e-4 to 0.02 at T = 1000, scaled so that other T end at the same noise."""
+        """Return the linear schedule: beta rises from 1e-4 to 0.02 at T = 1000.
+
+        For another T the betas are scaled by 1000 / T, so that x_T is about as noisy.
+
+        Reference: Ho et al. 2020 (DDPM), Sec. 4.
+        """
         scale = 1000 / T
         beta = torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64, device=CPU)
         return cls.from_betas(beta.clamp(max=0.999))
 
     def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw from q(x_t | x_0), the closed form of PD-DDPM Eq. 1.
+        """Return x_t, a sample of q(x_t | x_0).
 
-        x0, noise: (B, C, *S); t: (B,) integers in 0..T. Returns (B, C, *S).
+        Args:
+            x0: (B, C, *S), the clean mask in mask coding.
+            t: (B,) integers in 0..T.
+            noise: (B, C, *S), standard normal.
+
+        Returns:
+            x_t: (B, C, *S).
+
+        Reference: PD-DDPM, Sec. 2.1, Eq. 1, in closed form; Ho et al. 2020 (DDPM), Eq. 4.
         """
-        signal, noise_level = self.roots(t, x0)
+        signal, noise_level = self.coefficients(t, x0)
         return torch.addcmul(signal * x0, noise_level, noise)
 
-    def roots(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times t (B,), each (B, 1, ...) beside `like` (B, ...) and of its type.
+    def coefficients(self, t: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors of x_0 and of the noise in x_t, sqrt(alpha_bar) and sqrt(1 - alpha_bar).
 
-        They are computed in float64 and kept on each device, so that no step waits for a copy.
+        They are computed in float64 and cached per device and dtype, so that no step waits for a copy.
+
+        Args:
+            t: (B,) integers in 0..T.
+            reference: (B, ...); the factors take its device and dtype, and broadcast with it.
+
+        Returns:
+            Two tensors (B, 1, ...) with as many dimensions as `reference`.
         """
-        key = (like.device, like.dtype)
-        if key not in self._roots:
-            with torch.inference_mode(False):  # the training may come to use them, too
-                roots = (self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt())
-                self._roots[key] = tuple(root.to(*key) for root in roots)
-        return tuple(root[t].reshape(-1, *[1] * (like.ndim - 1)) for root in self._roots[key])
+        key = (reference.device, reference.dtype)
+        if key not in self._coefficients:
+            # Tensors made in inference mode could not be used in a training that follows in the same process.
+            with torch.inference_mode(False):
+                factors = (self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt())
+                self._coefficients[key] = tuple(factor.to(*key) for factor in factors)
+        return tuple(factor[t].reshape(-1, *[1] * (reference.ndim - 1)) for factor in self._coefficients[key])
 
     def posterior(self, t: int, s: int) -> tuple[float, float, float]:
-        """q(x_s | x_t, x_0) for any 0 <= s < t: the weights of x_0 and x_t in its mean, and its variance.
+        """Return the mean's weights and the variance of q(x_s | x_t, x_0) for any 0 <= s < t.
 
-        (Ho et al. 2020, Eq. 7, for jumps.) At s = 0 they are 1, 0 and 0, so the last reverse step is no special case.
+        At s = 0 the result is (1, 0, 0), so the last reverse step needs no special case.
+
+        Args:
+            t: timestep of x_t.
+            s: timestep to jump to; t - 1 in the paper.
+
+        Returns:
+            Weight of x_0 in the mean, weight of x_t in the mean, variance.
+
+        Reference: Ho et al. 2020 (DDPM), Sec. 2, Eqs. 6 and 7, extended to jumps of several steps.
         """
         signal_t, signal_s = self.signal(t), self.signal(s)
-        kept = signal_t / signal_s
-        of_x0 = math.sqrt(signal_s) * (1 - kept) / (1 - signal_t)
-        of_x_t = math.sqrt(kept) * (1 - signal_s) / (1 - signal_t)
-        return of_x0, of_x_t, (1 - kept) * (1 - signal_s) / (1 - signal_t)
+        signal_ratio = signal_t / signal_s
+        x0_weight = math.sqrt(signal_s) * (1 - signal_ratio) / (1 - signal_t)
+        x_t_weight = math.sqrt(signal_ratio) * (1 - signal_s) / (1 - signal_t)
+        return x0_weight, x_t_weight, (1 - signal_ratio) * (1 - signal_s) / (1 - signal_t)
 
     def jump_variance(self, t: int, s: int) -> float:
-        """Variance of q(x_t | x_s): beta_t when s = t - 1."""
+        """Return the variance of q(x_t | x_s) for 0 <= s < t, which is beta_t if s = t - 1."""
         return 1 - self.signal(t) / self.signal(s)
 
     def signal(self, t: int) -> float:
-        """alpha_bar[t] as a Python number."""
-        return self._numbers[t]
+        """Return alpha_bar[t] as a Python float."""
+        return self._alpha_bar_floats[t]
 
     @cached_property
-    def _numbers(self) -> list[float]:
+    def _alpha_bar_floats(self) -> list[float]:
         return self.alpha_bar.tolist()
 
 

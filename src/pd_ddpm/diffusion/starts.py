@@ -1,4 +1,4 @@
-"""Where the reverse chain begins: the one thing in which vanilla DDPM, TDPM, ES-DDPM and PD-DDPM differ."""
+"""Starts of the reverse chain: the only difference between vanilla DDPM, TDPM, ES-DDPM and PD-DDPM at inference."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,31 +13,51 @@ from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 
 
 class Start(Protocol):
+    """Source of the first state of a reverse chain.
+
+    Attributes:
+        t_start: timestep of the first state.
+        evaluations: network evaluations (NFE) per ensemble member that the start itself needs.
+    """
+
     t_start: int
-    evaluations: int  # network evaluations of one member
+    evaluations: int
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        """First state x (N, 1, *S) of N members, at time t_start.
+        """Return the first state.
 
-        image: (N, M, *S); presegmentation: (N, 1, *S) in [0, 1] or None.
+        Args:
+            image: (N, M, *S), z-scored; one row per ensemble member.
+            presegmentation: (N, 1, *S) in [0, 1], or None if the method has none.
+            noise: noise of the N members.
+
+        Returns:
+            x: (N, 1, *S) at timestep t_start.
         """
         ...
 
 
 @dataclass(frozen=True)
 class NoiseStart:
-    """Vanilla DDPM: pure noise at t = T (PD-DDPM Sec. 2.1)."""
+    """Vanilla DDPM: pure noise at t = T.
+
+    Reference: PD-DDPM, Sec. 2.1.
+    """
 
     t_start: int
     evaluations: int = 0
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return noise.draw((1, *image.shape[2:]))
+        """Return the members' noise, (N, 1, *S)."""
+        return noise.sample_normal((1, *image.shape[2:]))
 
 
 @dataclass(frozen=True)
 class PresegmentationStart:
-    """PD-DDPM Sec. 2.2: a given mask diffused to T' stands in for x_T'; every member has its own noise."""
+    """PD-DDPM and ES-DDPM: a pre-segmentation diffused to T' replaces x_T'; every member has its own noise.
+
+    Reference: PD-DDPM, Sec. 2.2, Eqs. 3 and 4; Lyu et al. 2022 (ES-DDPM).
+    """
 
     t_start: int
     schedule: Schedule
@@ -45,19 +65,37 @@ class PresegmentationStart:
     evaluations: int = 0
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        """presegmentation: (N, 1, *S), lesion probability or hard mask in [0, 1]."""
+        """Return the diffused pre-segmentation.
+
+        Args:
+            image: (N, M, *S); not used.
+            presegmentation: (N, 1, *S), lesion probability or binary mask in [0, 1].
+            noise: noise of the N members.
+
+        Returns:
+            x: (N, 1, *S) on the CPU, at timestep t_start.
+
+        Raises:
+            ValueError: if there is no pre-segmentation.
+        """
         if presegmentation is None:
-            raise ValueError("this start diffuses a pre-segmentation, but none was given")
+            raise ValueError("this start diffuses a pre-segmentation, but `presegmentation` is None")
         t = torch.full((len(noise),), self.t_start)
-        return self.schedule.diffuse(self.coding.encode(presegmentation.cpu()), t, noise.draw(presegmentation.shape[1:]))
+        sample = noise.sample_normal(presegmentation.shape[1:])
+        return self.schedule.diffuse(self.coding.encode(presegmentation.cpu()), t, sample)
 
 
 @dataclass(frozen=True)
 class LearnedPriorStart:
-    """TDPM (Zheng et al. 2022): the denoiser's own network draws x_T' from noise, T' being the one it was trained for.
+    """TDPM: the denoiser's own network generates x_T' from noise, for the T' that it was trained for.
 
-    Raises ValueError for another T'. Each member's first noise goes into the network; the head "mean_plus_noise" takes the
-    second one for the noise in x_T'; all later ones are the chain's.
+    A member's first noise is the network's input. The head "mean_plus_noise" uses the second one as the noise in x_T'. The
+    reverse steps use the following ones.
+
+    Raises:
+        ValueError: if t_start differs from the model's T'.
+
+    Reference: Zheng et al. 2022 (TDPM).
     """
 
     t_start: int
@@ -67,9 +105,10 @@ class LearnedPriorStart:
     def __post_init__(self) -> None:
         if self.t_start != self.model.t_max:
             raise ValueError(
-                f"the chain is to start at t_start = {self.t_start}, but the network draws its start at t_max = "
-                f"{self.model.t_max}; make them equal"
+                f"the chain starts at `t_start` ({self.t_start}), but the network generates x at `t_max` "
+                f"({self.model.t_max}). Set both to the same timestep."
             )
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return self.model.prior(image, lambda shape: noise.draw(shape, image.device))
+        """Return the network's sample of x_T', (N, 1, *S) on the image's device."""
+        return self.model.sample_prior(image, lambda shape: noise.sample_normal(shape, image.device))

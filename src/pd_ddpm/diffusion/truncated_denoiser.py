@@ -1,4 +1,4 @@
-"""The network of TDPM: a denoiser for t <= T' that also draws x_T' from noise in one step (Zheng et al. 2022)."""
+"""TDPM's model: a denoiser for t <= T' whose network also generates x_T' from noise in one evaluation."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -14,12 +14,21 @@ HEADS = ("direct", "mean_plus_noise")
 
 
 class TruncatedDenoiser(Denoiser):
-    """A denoiser on t = 1..T' whose network is at the time T' + 1 a generator of x_T'.
+    """A denoiser on t = 1..T' whose network is a generator of x_T' at the extra timestep T' + 1.
 
-    t_max: T'. discriminator: (image (B, M, *S), x (B, 1, *S)) -> logits of any shape (B, ...); it takes part in training only.
-    head: "direct": the network's output is x_T' itself (TDPM's implicit prior). "mean_plus_noise" (ours): its
-    output is the logit of a mask, which is diffused to T'; so the noise in x_T' is right by construction, and only the mask
-    has to be learnt. Raises ValueError for another head or a T' that the schedule does not have.
+    The other arguments are those of `Denoiser`.
+
+    Args:
+        t_max: T'.
+        head: "direct": the network's output is x_T' itself, as in TDPM. "mean_plus_noise" (ours): the output is the logit
+            of a mask, which is then diffused to T'. The noise in x_T' is then correct by construction, and only the mask
+            is learnt.
+        discriminator: image (B, M, *S), x (B, 1, *S) -> logits (B, ...) of any shape; used in training only.
+
+    Raises:
+        ValueError: for an unknown head, or a T' outside of the schedule.
+
+    Reference: Zheng et al. 2022 (TDPM), which calls the generator an implicit prior.
     """
 
     training_only = ("discriminator.",)
@@ -37,22 +46,27 @@ class TruncatedDenoiser(Denoiser):
     ):
         super().__init__(network, schedule, coding, predicts)
         if head not in HEADS:
-            raise ValueError(f"head is {head!r}; it must be one of {', '.join(HEADS)}")
+            raise ValueError(f"`head` is {head!r}. It must be one of {', '.join(HEADS)}.")
         if not 1 <= t_max <= schedule.T:
-            raise ValueError(f"t_max is {t_max}; the schedule has the times 1 to {schedule.T}")
+            raise ValueError(f"`t_max` is {t_max}. It must be a timestep of the schedule, 1 to {schedule.T}.")
         self.t_max = t_max
         self.head = head
         self.discriminator = discriminator
 
-    def prior(self, image: Tensor, draw: Callable[[Sequence[int]], Tensor]) -> Tensor:
-        """One x_T' (N, 1, *S) for each image (N, M, *S), a single evaluation of the network.
+    def sample_prior(self, image: Tensor, sample_normal: Callable[[Sequence[int]], Tensor]) -> Tensor:
+        """Generate one x_T' for each image in a single network evaluation.
 
-        draw: shape (1, *S) -> standard normal noise (N, 1, *S) on the image's device. It is called for the network's input
-        and then, by the head "mean_plus_noise", for the noise in x_T'.
+        Args:
+            image: (N, M, *S), z-scored.
+            sample_normal: shape (1, *S) -> standard normal noise (N, 1, *S) on the image's device. The first call gives
+                the network's input. The head "mean_plus_noise" calls again for the noise in x_T'.
+
+        Returns:
+            x_T': (N, 1, *S).
         """
         shape = (1, *image.shape[2:])
-        output = self.output(draw(shape), image, torch.full((len(image),), self.t_max + 1, device=image.device))
+        output = self.output(sample_normal(shape), image, torch.full((len(image),), self.t_max + 1, device=image.device))
         if self.head == "direct":
             return output
         t = torch.full((len(image),), self.t_max, device=image.device)
-        return self.schedule.diffuse(self.expected(output), t, draw(shape))
+        return self.schedule.diffuse(self.expected_mask(output), t, sample_normal(shape))

@@ -10,7 +10,7 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.samplers import reverse_times
 from pd_ddpm.diffusion.starts import Start
-from pd_ddpm.models.networks.dropout import drawn_dropout
+from pd_ddpm.models.networks.dropout import monte_carlo_dropout
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.runtime.precision import as_weights
 
@@ -68,7 +68,7 @@ class DropoutSegmenter(_OnePass):
     """
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        with drawn_dropout(self.network, noise.draw_uniform):
+        with monte_carlo_dropout(self.network, noise.sample_uniform):
             return self.network(as_weights(image, self.network)).float().sigmoid()
 
 
@@ -85,7 +85,7 @@ class LatentSegmenter(_OnePass):
     evaluations_per_member: int = 0
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        z = noise.draw((self.network.latent,), image.device)
+        z = noise.sample_normal((self.network.latent,), image.device)
         return self.network(as_weights(image, self.network), z).float().sigmoid()
 
 

@@ -13,7 +13,7 @@ class Dropout(nn.Module):
     """Sets elements, or `whole_channels`, to zero with a probability and scales the others by 1 / (1 - probability).
 
     In training it draws from PyTorch's global generator, as `torch.nn.Dropout` and `Dropout2d` do. In evaluation it does
-    nothing, except inside `drawn_dropout`. Raises ValueError where the probability is not in (0, 1).
+    nothing, except inside `monte_carlo_dropout`. Raises ValueError where the probability is not in (0, 1).
     """
 
     def __init__(self, probability: float, *, whole_channels: bool = False) -> None:
@@ -39,7 +39,7 @@ class Dropout(nn.Module):
 
 
 @contextmanager
-def drawn_dropout(network: nn.Module, draw: Draw) -> Iterator[None]:
+def monte_carlo_dropout(network: nn.Module, draw: Draw) -> Iterator[None]:
     """Inside the block a network in evaluation mode drops out, each row of its batch by what `draw` gives for that row.
 
     Its other layers stay in evaluation mode: batch normalisation keeps to its running statistics. Raises ValueError where

@@ -35,7 +35,7 @@ class Denoising(Objective):
             return {"loss": losses.squared_error(output, noise, batch.counted)}
         if self.mask_loss == "squared_error":
             target = model.coding.encode(batch.mask)
-            return {"loss": losses.squared_error(model.expected(output), target, batch.counted)}
+            return {"loss": losses.squared_error(model.expected_mask(output), target, batch.counted)}
         return mask_losses(output, batch, dice_weight=1.0)
 
     def estimates(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> list[Tensor]:

@@ -105,13 +105,13 @@ class TruncatedDiffusion(Objective):
 
     def estimate(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> Tensor:
         """Lesion probabilities (B, 1, *S) of one reverse step from x_T' of the generator."""
-        x = model.prior(batch.image, _drawing(batch.image, stream))
+        x = model.sample_prior(batch.image, _drawing(batch.image, stream))
         return model.coding.decode(model(x, batch.image, self.t_max))
 
     def real_and_fake(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
         """A diffused mask and a generated map for each image, (B, 1, *S), equal where labels do not count."""
         real = self._real(model, batch, stream)
-        fake = model.prior(batch.image, _drawing(batch.image, stream))
+        fake = model.sample_prior(batch.image, _drawing(batch.image, stream))
         return real, torch.where(batch.counted > 0, fake, real)
 
     def _real(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> Tensor:
