@@ -25,7 +25,7 @@ from benchmarks.table import commit, machine
 from benchmarks.training import made_up_slices
 from pd_ddpm.config import resolve
 from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import model
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.precision import choose_device, choose_format, place
@@ -135,7 +135,7 @@ def _chain(
     trained: nn.Module, network: Settings, method: Settings, device: torch.device, number_format: Any, batch: int
 ) -> Callable[[], object]:
     """Reverse chains of a batch of members as a sampling job draws them, one a call."""
-    draw = segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, place(trained, device, number_format))
+    draw = build_segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, place(trained, device, number_format))
     image = torch.zeros(batch, CHANNELS, *network["crop"], device=device)
     names = [("benchmark", member) for member in range(batch)]
 

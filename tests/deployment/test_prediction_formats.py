@@ -21,7 +21,7 @@ from pd_ddpm.deployment.formats import conversion
 from pd_ddpm.deployment.formats.bids import description_label, subject_and_session
 from pd_ddpm.evaluation.metrics import ReferenceMask, score
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.ensemble import cut, ensemble_mask
+from pd_ddpm.inference.ensemble import ensemble_mask, threshold
 from pd_ddpm.inference.prediction_store import PredictionFolder, read_samples
 
 SHAPE, SPACING = (41, 57, 13), (3.25, 3.0, 5.0)
@@ -256,7 +256,7 @@ def test_bids_has_the_mean_and_the_variance_of_the_ensemble(made, convert):
         np.testing.assert_allclose(variance.get_fdata(), looked_up(made, case, members.var(-1, ddof=1)), atol=1e-7)
         assert 0 <= mean.get_fdata().min() < 0.5 < mean.get_fdata().max() <= 1
         assert 0 <= variance.get_fdata().min() < 0.01 < variance.get_fdata().max() <= 0.5
-        np.testing.assert_array_equal(cut(mean.get_fdata()), nib.load(mask_file(folder, "bids", case)).get_fdata() == 1)
+        np.testing.assert_array_equal(threshold(mean.get_fdata()), nib.load(mask_file(folder, "bids", case)).get_fdata() == 1)
         for image in (mean, variance):
             np.testing.assert_array_equal(image.affine, nib.load(made / f"data/{case}/FLAIR.nii.gz").affine)
 

@@ -12,7 +12,7 @@ from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import MemberNoise, stream
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import model as build
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 
@@ -122,7 +122,7 @@ def test_members_are_the_same_in_every_batch_and_order(head):
     for parameter in model.network.last.parameters():
         nn.init.normal_(parameter, std=0.3)
     method = {"segmenter": "diffusion", "start": "learned_prior", "t_start": 300, "reverse_steps": 10, "pool": 4}
-    draw = segmenter(method | {"sampler": "ancestral", "variance": "large"}, model)
+    draw = build_segmenter(method | {"sampler": "ancestral", "variance": "large"}, model)
     assert draw.evaluations_per_member == 1 + 3
     image = torch.from_numpy(stream("image").standard_normal((4, 2, 8, 8), dtype=np.float32))
     names = [("case", 0, member) for member in range(4)]

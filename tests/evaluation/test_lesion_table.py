@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pd_ddpm.evaluation.lesion_table import COLUMNS, lesion_table, places_of_some_members, total_volume_ml
+from pd_ddpm.evaluation.lesion_table import COLUMNS, lesion_table, num_minority_lesions, total_volume_ml
+from pd_ddpm.inference.ensemble import Segmentation
 
 SHAPE, SPACING = (20, 16, 8), (2.0, 1.0, 3.0)
 ML = 6.0 / 1000
@@ -30,7 +31,7 @@ BRAIN = np.ones(SHAPE, dtype=bool)
 
 def test_volumes_intervals_and_places_of_two_lesions():
     samples = members([(LARGE, 1.0), (SMALL, 1.0)], [(LARGE, 0.8), (np.s_[6:7, 2:6, 2:5], 0.6)], [(LARGE, 0.7), (SMALL, 0.9)])
-    table = lesion_table(samples, BRAIN, AFFINE, SPACING)
+    table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)
     assert list(table.columns) == COLUMNS
     assert table["lesion"].tolist() == [1, 2]
     assert table["voxels"].tolist() == [48, 4]
@@ -52,34 +53,34 @@ def test_volumes_intervals_and_places_of_two_lesions():
 
 def test_totals_are_those_of_the_masks():
     samples = members([(LARGE, 1.0)], [(LARGE, 0.8), (SMALL, 0.6)], [])
-    volume, low, high = total_volume_ml(samples, SPACING)
+    volume, low, high = total_volume_ml(Segmentation.from_members(samples), SPACING)
     assert (volume, low, high) == pytest.approx((48 * ML, 0.0, 52 * ML))
-    assert places_of_some_members(samples, SPACING) == 1
+    assert num_minority_lesions(Segmentation.from_members(samples), SPACING) == 1
 
 
 def test_what_a_member_joins_belongs_to_the_nearer_lesion():
     """Two lesions at i = 2..3 and 10..11; the second member fills what lies between."""
     one, other = np.s_[2:4, 4:8, 3:4], np.s_[10:12, 4:8, 3:4]
     samples = members([(one, 1.0), (other, 1.0)], [(np.s_[2:12, 4:8, 3:4], 0.6)], [(one, 0.9), (other, 0.9)])
-    table = lesion_table(samples, BRAIN, AFFINE, SPACING)
+    table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)
     assert table["voxels"].tolist() == [8, 8]
     # Of the six columns between, i = 4..9, three are nearer to either.
     np.testing.assert_allclose(table["volume_high_ml"], [20 * ML, 20 * ML])
-    assert places_of_some_members(samples, SPACING) == 0
+    assert num_minority_lesions(Segmentation.from_members(samples), SPACING) == 0
 
 
 def test_a_far_piece_of_a_member_is_no_part_of_a_lesion():
     samples = members([(LARGE, 1.0)], [(LARGE, 1.0), (SMALL, 1.0)], [(LARGE, 1.0)])
-    table = lesion_table(samples, BRAIN, AFFINE, SPACING)
+    table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)
     np.testing.assert_allclose(table["volume_high_ml"], [48 * ML])
-    assert places_of_some_members(samples, SPACING) == 1
+    assert num_minority_lesions(Segmentation.from_members(samples), SPACING) == 1
 
 
 def test_one_member_has_no_interval_and_no_lesion_makes_an_empty_table():
-    table = lesion_table(members([(SMALL, 0.7)]), BRAIN, AFFINE, SPACING)
+    table = lesion_table(Segmentation.from_members(members([(SMALL, 0.7)])), BRAIN, AFFINE, SPACING)
     assert table["volume_low_ml"].isna().all()
     assert table["members_finding"].tolist() == [1]
-    empty = lesion_table(members([], [(SMALL, 0.7)]), BRAIN, AFFINE, SPACING)
+    empty = lesion_table(Segmentation.from_members(members([], [(SMALL, 0.7)])), BRAIN, AFFINE, SPACING)
     assert (len(empty), list(empty.columns)) == (0, COLUMNS)
 
 
@@ -88,7 +89,7 @@ def test_lesions_of_random_members_are_those_of_scipy(seed):
     random = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(random.normal(size=(*SHAPE, 4)), (1.5, 1.5, 1.0, 0.3))
     samples = (smooth > smooth.std()).astype(np.float32) * random.uniform(0.5, 1, (*SHAPE, 4)).astype(np.float32)
-    table = lesion_table(samples, BRAIN, AFFINE, SPACING)
+    table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)
     labels, count = ndimage.label(samples.mean(axis=-1) >= 0.5, np.ones((3, 3, 3)))
     assert len(table) == count
     assert sorted(table["voxels"]) == sorted(np.bincount(labels.ravel())[1:])

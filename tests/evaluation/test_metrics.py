@@ -108,7 +108,7 @@ def test_lesions_in_noise_equal_scipy(density):
     mask = np.random.default_rng(7).random((23, 31, 17)) < density
     expected, count = ndimage.label(mask, np.ones((3, 3, 3)))
     lesions = MaskGeometry(mask, (1.0, 1.0, 1.0)).lesions
-    pairs = np.unique(np.stack([lesions.of_voxel, expected[mask]]), axis=1)
+    pairs = np.unique(np.stack([lesions.labels, expected[mask]]), axis=1)
     assert lesions.count == count == pairs.shape[1]
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE
 from pd_ddpm.evaluation.metrics import dice
 from pd_ddpm.evaluation.probability_scores import auroc, band, expected_calibration_error, probability_scores, rater_scores
-from pd_ddpm.inference.ensemble import cut, ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import ensemble_mask, member_variance, threshold
 
 SHAPE = (12, 10, 5)
 
@@ -49,7 +49,7 @@ def test_equals_scikit_learn(seed: int) -> None:
     wrong = ensemble_mask(samples)[counted] != truth
     ours = probability_scores(samples, labels, region)
     assert ours["brier"] == pytest.approx(brier_score_loss(truth, probability))
-    assert ours["error_auroc_variance"] == pytest.approx(roc_auc_score(wrong, uncertainty(samples)[counted]))
+    assert ours["error_auroc_variance"] == pytest.approx(roc_auc_score(wrong, member_variance(samples)[counted]))
     predictive = np.round(probability * (1 - probability), 7)
     assert ours["error_auroc_predictive"] == pytest.approx(roc_auc_score(wrong, predictive), abs=1e-4)
 
@@ -121,7 +121,7 @@ def test_unusable_input_is_refused() -> None:
 
 def brute_force_ged(samples: np.ndarray, raters: list[np.ndarray]) -> float:
     counted = ~np.any([labels == 2 for labels in raters], axis=0)
-    members = [cut(samples[..., member]) & counted for member in range(samples.shape[-1])]
+    members = [threshold(samples[..., member]) & counted for member in range(samples.shape[-1])]
     truths = [(labels == 1) & counted for labels in raters]
 
     def jaccard(one: np.ndarray, other: np.ndarray) -> float:

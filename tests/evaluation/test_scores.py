@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pd_ddpm.evaluation.scores import of_method, per_case, read_scores
+from pd_ddpm.evaluation.scores import average_over_seeds, read_scores, select_method
 
 
 def scores(method: str, dice: list[float], seed: int = 0) -> pd.DataFrame:
@@ -15,7 +15,7 @@ def scores(method: str, dice: list[float], seed: int = 0) -> pd.DataFrame:
 
 def test_seeds_are_averaged_before_cases_are_counted() -> None:
     two_seeds = pd.concat([scores("unet", [0.6, 0.8], seed=0), scores("unet", [0.7, 0.9], seed=1)])
-    assert per_case(two_seeds)["dice"].tolist() == pytest.approx([0.65, 0.85])
+    assert average_over_seeds(two_seeds)["dice"].tolist() == pytest.approx([0.65, 0.85])
 
 
 def test_case_names_of_digits_keep_their_zeros(tmp_path: Path) -> None:
@@ -30,4 +30,4 @@ def test_subsets_of_one_member_stay_text(tmp_path: Path) -> None:
 
 def test_a_method_without_scores_is_named() -> None:
     with pytest.raises(ValueError, match="no score of ddpm, only of unet"):
-        of_method(per_case(scores("unet", [0.6])), "ddpm")
+        select_method(average_over_seeds(scores("unet", [0.6])), "ddpm")

@@ -7,6 +7,7 @@ import pytest
 
 from pd_ddpm.data.preparation.normalise import NormalisedScan
 from pd_ddpm.exhibits.figures.scan_slices import chosen_slices, registration_figure, slices_figure
+from pd_ddpm.inference.ensemble import Segmentation
 
 SHAPE = (24, 30, 12)
 
@@ -57,7 +58,7 @@ def test_slices_are_in_radiological_convention_and_numbered_as_the_file_does(sca
     members = np.zeros((*SHAPE, 2), dtype=np.float32)
     members[17:20, 22:25, 7, 0] = 1
     members[17:20, 22:25, 7, 1] = 0.5
-    figure = slices_figure(scan, members)
+    figure = slices_figure(scan, Segmentation.from_members(members))
     shown, overlaid, variance = pictures(figure)[:3]
     row, column = np.unravel_index(shown.argmax(), shown.shape)
     assert row < shown.shape[0] / 2  # anterior is up
@@ -70,10 +71,10 @@ def test_slices_are_in_radiological_convention_and_numbered_as_the_file_does(sca
 
 
 def test_one_member_has_no_map_and_no_lesion_is_no_error(scan):
-    figure = slices_figure(scan, np.zeros((*SHAPE, 1), dtype=np.float32), count=4)
+    figure = slices_figure(scan, Segmentation.from_members(np.zeros((*SHAPE, 1), dtype=np.float32)), count=4)
     assert len(pictures(figure)) == 2 * 4
     plt.close(figure)
-    figure = slices_figure(scan, np.zeros((*SHAPE, 3), dtype=np.float32), count=4)
+    figure = slices_figure(scan, Segmentation.from_members(np.zeros((*SHAPE, 3), dtype=np.float32)), count=4)
     assert len([picture for picture in pictures(figure) if picture.shape == pictures(figure)[0].shape]) >= 3 * 4
     plt.close(figure)
 

@@ -9,7 +9,7 @@ def test_a_chain_of_members_from_one_shared_mask() -> None:
     """PD-DDPM at T' = 300 with five members: 1500 steps, and the pre-segmentation once."""
     chain = Cost(evaluations_per_member=300, seconds_shared=0.5, seconds_per_member=10.0)
     presegmentation = Cost(evaluations_shared=1, seconds_shared=0.2)
-    whole = (chain + presegmentation).of(5)
+    whole = (chain + presegmentation).total(5)
     assert whole == {"network_evaluations": 1501, "seconds": 50.7}
 
 
@@ -17,5 +17,5 @@ def test_a_cost_survives_its_table(tmp_path) -> None:
     cost = Cost(1, 300, 0.25, 1.5)
     pd.DataFrame([{"case": "a", **vars(cost), "stamp": "x"}]).to_csv(tmp_path / "predictions.csv", index=False)
     for _, record in pd.read_csv(tmp_path / "predictions.csv").iterrows():
-        assert Cost.of_record(record) == cost
-        assert isinstance(Cost.of_record(record).evaluations_shared, int)
+        assert Cost.from_record(record) == cost
+        assert isinstance(Cost.from_record(record).evaluations_shared, int)

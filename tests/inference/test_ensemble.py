@@ -8,14 +8,14 @@ import pytest
 
 from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import ensemble_mask, member_variance
 from pd_ddpm.inference.prediction_store import PredictionFolder
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
 def test_mask_and_variance_are_those_of_the_members_at_each_voxel(members):
     samples = np.random.default_rng(0).random((4, 3, 2, members)).astype(np.float32)
-    mask, variance = ensemble_mask(samples), uncertainty(samples)
+    mask, variance = ensemble_mask(samples), member_variance(samples)
     assert mask.dtype == bool
     assert variance.dtype == np.float32
     for place in np.ndindex(4, 3, 2):
@@ -32,15 +32,15 @@ def test_members_vote_with_their_probabilities():
 
 
 def test_members_that_agree_have_no_uncertainty_and_those_that_do_not_have_the_most():
-    assert not uncertainty(np.full((2, 2, 2, 5), 0.7, dtype=np.float32)).any()
-    split = uncertainty(np.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 1, 4))
+    assert not member_variance(np.full((2, 2, 2, 5), 0.7, dtype=np.float32)).any()
+    split = member_variance(np.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 1, 4))
     assert split.item() == pytest.approx(1 / 3)
 
 
 def test_variance_does_not_grow_or_shrink_with_the_size_of_the_ensemble():
     samples = np.random.default_rng(0).random((50, 50, 8, 20))
-    assert uncertainty(samples[..., :2]).mean() == pytest.approx(1 / 12, rel=0.05)
-    assert uncertainty(samples).mean() == pytest.approx(1 / 12, rel=0.02)
+    assert member_variance(samples[..., :2]).mean() == pytest.approx(1 / 12, rel=0.05)
+    assert member_variance(samples).mean() == pytest.approx(1 / 12, rel=0.02)
 
 
 @pytest.mark.parametrize("members", [2, 4])

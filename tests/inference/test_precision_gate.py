@@ -12,7 +12,7 @@ from conftest import GRID, with_random_weights
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference import precision_gate
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.precision_gate import Gate, gated_format
 from pd_ddpm.models.factory import model
 from pd_ddpm.runtime import precision
@@ -38,7 +38,7 @@ def scans(prepared):
 
 def gate(settings=CHAIN, **changes):
     limits = {"slices": 2, "forward_error": LIMITS, "flipped_share": 0.1} | changes
-    return Gate(lambda built: segmenter(settings, built), GridSettings(**GRID), CPU, **limits)
+    return Gate(lambda built: build_segmenter(settings, built), GridSettings(**GRID), CPU, **limits)
 
 
 def test_bfloat16_is_measured_against_float32_and_against_another_seed(network, scans):

@@ -15,7 +15,7 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.models.factory import model
 from pd_ddpm.models.weights import save_card, save_weights
@@ -35,7 +35,8 @@ class Recording:
     """Gives back what a function of image and pre-segmentation says, and remembers the images that it was shown."""
 
     answer: object
-    members: int = 1
+    num_members: int = 1
+    evaluations_shared: int = 0
     divisor: int = 8
     evaluations_per_member: int = 1
     shown: list = field(default_factory=list)
@@ -72,7 +73,7 @@ def chain(members=3, network=None, **settings):
         "start": "presegmentation",
         "t_start": 300,
     } | settings
-    return segmenter(settings, Denoiser(network or Pointwise(), schedule, CODINGS["signed"], "noise"))
+    return build_segmenter(settings, Denoiser(network or Pointwise(), schedule, CODINGS["signed"], "noise"))
 
 
 def test_each_voxel_comes_back_to_its_place():
@@ -86,7 +87,7 @@ def test_each_voxel_comes_back_to_its_place():
 
 
 def test_slices_without_brain_are_empty_and_never_shown():
-    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), members=2)
+    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
     probability = through(draw, batch=4)
     shown = torch.cat(draw.shown)
     assert shown.shape == (2 * len(WITH_BRAIN), 2, 32, 24)  # 27 and 21, padded to multiples of 8
@@ -98,7 +99,7 @@ def test_slices_without_brain_are_empty_and_never_shown():
 
 
 def test_a_case_without_brain_is_empty():
-    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), members=2)
+    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
     probability = through(draw, brain=np.zeros(SHAPE, bool), grid=GridSettings(2.0, "brain_box", 8.0, 1.0))
     assert probability.shape == (*SHAPE, 2)
     assert not probability.any()
@@ -106,7 +107,7 @@ def test_a_case_without_brain_is_empty():
 
 
 def test_members_lie_along_the_last_axis():
-    draw = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), members=3)
+    draw = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), num_members=3)
     probability = through(draw)
     assert probability.shape == (*SHAPE, 3)
     drawn = probability[:, :, WITH_BRAIN].reshape(-1, 3)
@@ -118,7 +119,7 @@ def test_members_lie_along_the_last_axis():
 def test_the_presegmentation_arrives_in_its_place(given, batch):
     """One for all members, or each member's own."""
     before = RANDOM.random((*SHAPE, given)).astype(np.float32)
-    draw = Recording(lambda _, presegmentation, __: presegmentation, members=3)
+    draw = Recording(lambda _, presegmentation, __: presegmentation, num_members=3)
     probability = through(draw, presegmentation=before, batch=batch)
     expected = np.broadcast_to(before, (*SHAPE, 3))
     assert np.array_equal(probability[:, :, WITH_BRAIN], expected[:, :, WITH_BRAIN])
@@ -242,7 +243,7 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
     assert drawn.std() > 0.05
     for _, record in pd.read_csv(tmp_path / "truth" / "pd-ddpm" / "predictions.csv").iterrows():
         # Two members of three steps, and the pre-segmentation that they share.
-        assert Cost.of_record(record).of(2)["network_evaluations"] == 2 * 3 + 1
+        assert Cost.from_record(record).total(2)["network_evaluations"] == 2 * 3 + 1
     masks = sorted(prepared.glob("*_mask.nii.gz"))
     assert len(masks) == 5
     for path in masks:

@@ -15,7 +15,7 @@ from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.samplers import ancestral
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.starts import NoiseStart, PresegmentationStart
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, DiffusionSegmenter, DropoutSegmenter, LatentSegmenter
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
@@ -85,7 +85,7 @@ def test_an_oracle_gives_the_mask_from_any_start(size, coding, predicts, sampler
     mask = (normal(4, 1, *size) > 0.5).float()
     image = torch.cat([normal(4, 1, *size, seed=1), mask], dim=1)
     settings = METHOD | {"sampler": sampler, "start": start, "t_start": t_start, "reverse_steps": 50}
-    draw = segmenter(settings, Denoiser(Oracle(predicts, coding), SCHEDULE, CODINGS[coding], predicts))
+    draw = build_segmenter(settings, Denoiser(Oracle(predicts, coding), SCHEDULE, CODINGS[coding], predicts))
     probability = draw(image, 1 - mask, MemberNoise(NAMES))
     assert probability.shape == (4, 1, *size)
     # At time 1 the oracle's float32 noise leaves a rounding error; nowhere else is there any.
@@ -96,18 +96,20 @@ def test_an_oracle_gives_the_mask_from_any_start(size, coding, predicts, sampler
 def test_pd_ddpm_asks_the_network_t_start_times(start, t_start):
     """Times T', T' - 1, ..., 1 (PD-DDPM Eq. 4), and the evaluations that are reported are those that are made."""
     network = Oracle("mask", "signed")
-    draw = segmenter(METHOD | {"start": start, "t_start": t_start}, Denoiser(network, SCHEDULE, CODINGS["signed"], "mask"))
+    draw = build_segmenter(
+        METHOD | {"start": start, "t_start": t_start}, Denoiser(network, SCHEDULE, CODINGS["signed"], "mask")
+    )
     draw(normal(3, 2, 4, 4), torch.zeros(3, 1, 4, 4), MemberNoise(NAMES[:3]))
     assert network.times == [[t] * 3 for t in range(t_start, 0, -1)]
-    assert draw.members == 3
-    assert draw.evaluations_shared + draw.members * draw.evaluations_per_member == sum(map(len, network.times))
+    assert draw.num_members == 3
+    assert draw.evaluations_shared + draw.num_members * draw.evaluations_per_member == sum(map(len, network.times))
     assert draw.divisor == 4
 
 
 @pytest.mark.parametrize(("t_start", "reverse_steps", "steps"), [(1000, 10, 10), (300, 10, 3), (300, 1000, 300), (50, 10, 1)])
 def test_shortened_chains_keep_their_share_of_the_steps(t_start, reverse_steps, steps):
     settings = METHOD | {"start": "presegmentation", "t_start": t_start, "reverse_steps": reverse_steps}
-    draw = segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
+    draw = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
     assert draw.steps == steps
     assert draw.evaluations_per_member == steps
 
@@ -119,7 +121,7 @@ def test_a_member_does_not_depend_on_the_others(predicts, sampler, presegmented)
     """Alone, in another order or beside others, to the last bit."""
     settings = METHOD | {"sampler": sampler, "eta": 0.5, "reverse_steps": 100}
     settings |= {"start": "presegmentation", "t_start": 500} if presegmented else {"start": "noise", "t_start": 1000}
-    draw = segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], predicts))
+    draw = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], predicts))
     images, before = normal(4, 2, 8, 12), (normal(4, 1, 8, 12, seed=1) > 0).float()
     together = draw(images, before, MemberNoise(NAMES))
     backwards = draw(images.flip(0), before.flip(0), MemberNoise(NAMES[::-1])).flip(0)
@@ -132,7 +134,7 @@ def test_a_member_does_not_depend_on_the_others(predicts, sampler, presegmented)
 def test_a_member_of_a_real_network_does_not_depend_on_the_others(predicts):
     """Up to the rounding of convolutions, which compute batches of different sizes in different orders."""
     settings = METHOD | {"start": "presegmentation", "t_start": 300, "reverse_steps": 50}
-    draw = segmenter(settings, Denoiser(tiny_network(), SCHEDULE, CODINGS["signed"], predicts))
+    draw = build_segmenter(settings, Denoiser(tiny_network(), SCHEDULE, CODINGS["signed"], predicts))
     images, before = normal(4, 2, 16, 16), (normal(4, 1, 16, 16, seed=1) > 0).float()
     with torch.inference_mode():
         together = draw(images, before, MemberNoise(NAMES))
@@ -172,8 +174,8 @@ def test_whole_chains_from_predicted_noise_equal_those_of_diffusers(variance, t_
 
 def test_the_start_is_what_the_settings_say():
     model = Denoiser(Pointwise(), SCHEDULE, CODINGS["binary"], "noise")
-    assert segmenter(METHOD | {"start": "noise", "t_start": 1000}, model).start == NoiseStart(1000)
-    start = segmenter(METHOD | {"start": "presegmentation", "t_start": 300}, model).start
+    assert build_segmenter(METHOD | {"start": "noise", "t_start": 1000}, model).start == NoiseStart(1000)
+    start = build_segmenter(METHOD | {"start": "presegmentation", "t_start": 300}, model).start
     assert start == PresegmentationStart(300, SCHEDULE, CODINGS["binary"])
 
 
@@ -184,9 +186,9 @@ def test_a_segmentation_network_gives_one_member_without_noise():
         def forward(self, image):
             return image[:, :1]
 
-    draw = segmenter({"segmenter": "deterministic"}, Logits())
+    draw = build_segmenter({"segmenter": "deterministic"}, Logits())
     assert isinstance(draw, DeterministicSegmenter)
-    assert (draw.members, draw.evaluations_shared, draw.evaluations_per_member, draw.divisor) == (1, 0, 1, 16)
+    assert (draw.num_members, draw.evaluations_shared, draw.evaluations_per_member, draw.divisor) == (1, 0, 1, 16)
     image = normal(2, 2, 16, 16)
     expected = 1 / (1 + np.exp(-image[:, :1].numpy().astype(np.float64)))
     np.testing.assert_allclose(draw(image, None, MemberNoise(NAMES[:2])).numpy(), expected, atol=1e-6)
@@ -213,14 +215,14 @@ both = pytest.mark.parametrize("name", DRAWN)
 
 
 def drawing(name):
-    return segmenter({"segmenter": name, "pool": 4}, DRAWN[name][1]())
+    return build_segmenter({"segmenter": name, "pool": 4}, DRAWN[name][1]())
 
 
 @both
 def test_drawn_members_differ_and_reproduce(name):
     draw = drawing(name)
     assert isinstance(draw, DRAWN[name][0])
-    assert (draw.members, draw.divisor) == (4, draw.network.divisor)
+    assert (draw.num_members, draw.divisor) == (4, draw.network.divisor)
     assert (draw.evaluations_shared, draw.evaluations_per_member) == {"dropout": (0, 1), "latent": (1, 0)}[name]
     image = normal(1, 2, 32, 48).expand(4, -1, -1, -1)
     with torch.inference_mode():

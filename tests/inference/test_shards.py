@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pd_ddpm.inference import batch_size
-from pd_ddpm.inference.batch_size import fitting_batch
+from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.runtime.memory import available_memory
 
 SECONDS = ["seconds_shared", "seconds_per_member"]
@@ -112,7 +112,7 @@ def test_on_a_cpu_as_many_rows_are_taken_as_the_memory_holds(monkeypatch, free, 
     monkeypatch.setattr(batch_size, "available_memory", lambda: free)
     network = Layers()
     with torch.inference_mode():
-        assert fitting_batch(lambda size: network(torch.zeros(size, 1, 32, 32)), torch.device("cpu")) == rows
+        assert find_batch_size(lambda size: network(torch.zeros(size, 1, 32, 32)), torch.device("cpu")) == rows
     assert not nn.modules.module._global_forward_hooks
 
 
@@ -125,7 +125,7 @@ def test_on_a_gpu_the_peaks_of_two_batches_tell_what_a_row_takes(monkeypatch, fr
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + 70 + 17 * taken[-1])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
-    assert fitting_batch(taken.append, torch.device("cuda")) == rows
+    assert find_batch_size(taken.append, torch.device("cuda")) == rows
     assert len(taken) == 2
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pd_ddpm.config import load, methods, resolve
 from pd_ddpm.config.validate import validate
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import model
 from pd_ddpm.planning import flops, jobs
 from pd_ddpm.planning.flop_counts import count
@@ -87,7 +87,7 @@ def test_planned_evaluations_are_those_that_the_segmenters_count(request: pytest
     for name in names:
         chosen = resolve.method(config, name) | {"pool": methods.pool(config, name)}
         with torch.device("meta"):
-            drawn = segmenter(chosen, model(resolve.network(config, chosen["network"]), 2))
+            drawn = build_segmenter(chosen, model(resolve.network(config, chosen["network"]), 2))
         assert jobs.evaluations(config, name) == (drawn.evaluations_shared, drawn.evaluations_per_member), name
 
 

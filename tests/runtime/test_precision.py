@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import model
 from pd_ddpm.runtime import cpu_info, precision
 from pd_ddpm.runtime.cpu_info import only_float32
@@ -119,7 +119,7 @@ def untrained(configured, name):
         built.train()
         for seed in range(30):
             built(normal(4, 2, 32, 48, seed=seed), *([torch.zeros(4, built.latent)] if hasattr(built, "latent") else []))
-    return built, lambda placed: segmenter(METHOD | method, placed)
+    return built, lambda placed: build_segmenter(METHOD | method, placed)
 
 
 def normal(*shape, seed=0):
@@ -185,7 +185,7 @@ def test_no_step_of_a_chain_waits_for_the_device(configured, predicts, sampler):
     """On the device "meta", which holds no numbers: whoever asks it for one, fails. Only noise is copied, without waiting."""
     built = place(model(configured("network", "denoiser", predicts=predicts, **TINY), 2), torch.device("meta"), FLOAT32)
     settings = METHOD | {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "sampler": sampler, "eta": 1.0}
-    draw, image = segmenter(settings | {"reverse_steps": 10}, built), torch.empty(3, 2, 16, 24, device="meta")
+    draw, image = build_segmenter(settings | {"reverse_steps": 10}, built), torch.empty(3, 2, 16, 24, device="meta")
     members = MemberNoise([("member", number) for number in range(3)])
     with torch.inference_mode():
         draw(image, None, members)  # puts the schedule on the device

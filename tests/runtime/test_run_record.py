@@ -14,7 +14,7 @@ import yaml
 
 from pd_ddpm.exhibits.tables.provenance import provenance_document, provenance_rows
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.prediction_store import Presegmentations, drawing_seconds
+from pd_ddpm.inference.prediction_store import Presegmentations, sampling_seconds
 from pd_ddpm.runtime import run_record as records
 from pd_ddpm.runtime.precision import FORMATS
 from pd_ddpm.runtime.run_record import WITHOUT_EFFECT, config_hash, gathered, git_state, recorded, run_record
@@ -264,8 +264,8 @@ def test_drawing_takes_as_long_as_its_cases_without_the_masks_that_they_start_fr
     before = Presegmentations(tmp_path / "predictions.csv", "mean", False)
     own = Cost(0, 4, 1.0, 3.0)
     records = rows(own + before.cost("a"), 5).to_dict("records")
-    assert drawing_seconds(records, before) == pytest.approx(1.0 + 5 * 3.0)
-    assert drawing_seconds(rows(own, 5).to_dict("records"), None) == pytest.approx(16.0)
+    assert sampling_seconds(records, before) == pytest.approx(1.0 + 5 * 3.0)
+    assert sampling_seconds(rows(own, 5).to_dict("records"), None) == pytest.approx(16.0)
 
 
 def test_the_processor_has_a_name() -> None:

@@ -24,7 +24,7 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import MemberNoise, stream
 from pd_ddpm.diffusion.schedule import Schedule
-from pd_ddpm.inference.factory import segmenter
+from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet
 from pd_ddpm.models.weights import CheckpointError
@@ -198,7 +198,7 @@ def test_networks_learn_to_segment(tmp_path, make, objective, steps, chain, leas
         method |= {"sampler": "ancestral", "variance": "small"}
     image, shares = (torch.cat([pad_to_multiple(one[n], 16) for one in VALIDATION]) for n in (1, 2))
     with torch.inference_mode():
-        probability = segmenter(method, model.eval())(image, None, MemberNoise([("test", n) for n in range(len(image))]))
+        probability = build_segmenter(method, model.eval())(image, None, MemberNoise([("test", n) for n in range(len(image))]))
     predicted, lesion = (probability >= 0.5) & (shares[:, 1:] == 0), shares[:, :1] == 1
     assert 2 * (predicted & lesion).sum() / (predicted.sum() + lesion.sum()) > least_dice
 

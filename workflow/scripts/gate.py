@@ -33,7 +33,7 @@ def main(
     import torch  # it takes seconds to load, which a CPU without short formats is spared
 
     from pd_ddpm.data.working_grid import GridSettings
-    from pd_ddpm.inference.factory import segmenter
+    from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import Gate
     from pd_ddpm.models.factory import trained_model
     from pd_ddpm.runtime.precision import choose_device
@@ -47,7 +47,7 @@ def main(
     role = "validation" if "validation" in roles else "train"
     chosen = roles[role][: gate["cases"]]
     limits = {key: gate[key] for key in ("slices", "forward_error", "flipped_share")}
-    tested = Gate(lambda model: segmenter(settings, model), GridSettings(**trained["grid"]), where, **limits)
+    tested = Gate(lambda model: build_segmenter(settings, model), GridSettings(**trained["grid"]), where, **limits)
     found = tested.findings(network, [read_scan(Path(cases).parent, case) for case in chosen])
     described |= {"cases": chosen, "role": role, "seconds": time.perf_counter() - started}
     write_json(Path(verdict), {"device": where.type, "formats": found} | described)

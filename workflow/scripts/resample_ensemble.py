@@ -23,7 +23,7 @@ def main(cases: str, predictions: str, ensembles: str, identity: dict, most_subs
         reference = ReferenceMask.from_labels(read_truth(source, case), read_scan(source, case).spacing_mm, case)
         members = subsets(drawn["pool"], most_subsets, np.random.default_rng(identity["seed"]))
         rows = curve(read_samples(made, case), reference, members)
-        cost = pd.DataFrame([Cost.of_record(drawn).of(size) for size in rows["size"]])
+        cost = pd.DataFrame([Cost.from_record(drawn).total(size) for size in rows["size"]])
         tables.append(pd.concat([rows.assign(**identity, case=case, pool=drawn["pool"]), cost], axis=1))
     columns = [*identity, "case", "pool", "size", "subset", "dice", "network_evaluations", "seconds"]
     pd.concat(tables)[columns].to_csv(ensembles, index=False)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from pd_ddpm.data.prepared import cases_of_split
-from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, drawing_seconds, finish
+from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, sampling_seconds, write_manifest
 from pd_ddpm.runtime.files import file_sha256, fingerprint, write_json
 from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.progress import progress
@@ -39,13 +39,15 @@ def main(
 ) -> None:
     tested = cases_of_split(splits, split)["test"]
     if shards:
-        finish(Path(predictions), Path(method_card), tested, [json.loads(Path(one).read_text("utf-8")) for one in shards])
+        write_manifest(
+            Path(predictions), Path(method_card), tested, [json.loads(Path(one).read_text("utf-8")) for one in shards]
+        )
         return
 
     import torch  # gathering is spared the seconds that it takes to load
 
     from pd_ddpm.data.working_grid import GridSettings
-    from pd_ddpm.inference.factory import segmenter
+    from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import gated_format
     from pd_ddpm.inference.sample_cases import CaseSampling
     from pd_ddpm.models.factory import trained_model
@@ -56,8 +58,8 @@ def main(
     verdict = json.loads(Path(gate).read_text("utf-8")) if gate else None
     number_format, not_shorter = gated_format(settings["precision"], where, verdict)
     network, trained = trained_model(Path(weights), Path(card), settings["checkpoint"])
-    draw = segmenter(settings, place(network, where, number_format))
-    given = Presegmentations.of_method(settings, presegmentation)
+    draw = build_segmenter(settings, place(network, where, number_format))
+    given = Presegmentations.from_settings(settings, presegmentation)
 
     depends_on = [file_sha256(Path(cases)), given and given.version()]
     stamp = fingerprint([settings, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type])
@@ -66,7 +68,7 @@ def main(
     found = (name, draw, grid, Path(cases).parent, folder, given, samples, seed, batch, where, number_format)
     sampling, own = CaseSampling(*found), tested[shard - 1 :: of]
     named = f"{name}, split {split}, seed {seed}" + (f", shard {shard} of {of}" if of > 1 else "")
-    seconds = drawing_seconds([sampling.draw(case) for case in progress(own, named)], given)
+    seconds = sampling_seconds([sampling.draw(case) for case in progress(own, named)], given)
     description = {"method": name, "settings": settings, "split": split, "seed": seed, "threads": threads}
     description |= {"network": Path(weights).parents[1].name, "network_sha256": trained["sha256"][Path(weights).name]}
     description["presegmentation"] = presegmentation and Path(presegmentation).parents[1].name
@@ -77,7 +79,7 @@ def main(
     if shard_card:
         write_json(Path(shard_card), drawn)
     else:
-        finish(Path(predictions), Path(method_card), tested, [drawn])
+        write_manifest(Path(predictions), Path(method_card), tested, [drawn])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pd_ddpm.data.prepared import read_further_raters, read_scan, read_truth
 from pd_ddpm.evaluation.metrics import ReferenceMask, score
 from pd_ddpm.evaluation.probability_scores import band, probability_scores, rater_scores
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import Segmentation
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.progress import progress
@@ -22,15 +22,15 @@ def main(cases: str, predictions: str, scores: str, identity: dict, settings: di
     for drawn in progress(read_predictions(predictions).to_dict("records"), f"scores of {identity['method']}"):
         case = drawn["case"]
         scan, labels = read_scan(source, case), read_truth(source, case)
-        samples = read_samples(made, case)[..., : drawn["samples"]]
+        segmentation = Segmentation.from_members(read_samples(made, case)[..., : drawn["samples"]])
         reference = ReferenceMask.from_labels(labels, scan.spacing_mm, case)
         region = band(scan.brain, scan.spacing_mm, settings["band_mm"])
         row = identity | {"case": case, "site": sites[case], "samples": drawn["samples"]}
-        row |= score(reference, ensemble_mask(samples))
-        row["uncertainty"] = float(uncertainty(samples)[scan.brain].mean()) if drawn["samples"] > 1 else None
-        row |= probability_scores(samples, labels, region, settings["calibration_bins"])
-        row |= rater_scores(samples, [labels, *read_further_raters(source, case)])
-        rows.append(row | Cost.of_record(drawn).of(drawn["samples"]))
+        row |= score(reference, segmentation.mask)
+        row["uncertainty"] = float(segmentation.variance[scan.brain].mean()) if drawn["samples"] > 1 else None
+        row |= probability_scores(segmentation.samples, labels, region, settings["calibration_bins"])
+        row |= rater_scores(segmentation.samples, [labels, *read_further_raters(source, case)])
+        rows.append(row | Cost.from_record(drawn).total(drawn["samples"]))
     pd.DataFrame(rows).to_csv(scores, index=False)
 
 

@@ -142,7 +142,7 @@ def _segment(
             depends_on=folder.stamp,
         )
     how = {"seed": seeds[stages[-1].method], "device": device_name(device), "precision": str(number_format)}
-    record = run_record(folder.depends_on, code_version(__file__), **how, seconds=cost.of(members.shape[-1])["seconds"])
+    record = run_record(folder.depends_on, code_version(__file__), **how, seconds=cost.total(members.shape[-1])["seconds"])
     summary = folder.write(scan, members, findings, bundle, stages, cost, how | {"threads": given.threads}, record)
     print(summary)
     return 0
@@ -153,7 +153,7 @@ def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", 
     from pd_ddpm.data.working_grid import GridSettings
     from pd_ddpm.deployment.bundle import BundleError
     from pd_ddpm.deployment.predict_scan import ReadyStage
-    from pd_ddpm.inference.factory import segmenter
+    from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import gated_format
     from pd_ddpm.models.factory import trained_model
     from pd_ddpm.runtime.precision import choose_format, place
@@ -164,7 +164,7 @@ def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", 
             number_format, _ = gated_format(precision or stage.settings["precision"], device, trained.get("gate"))
         else:
             number_format = choose_format(precision, device)
-        draw = segmenter(stage.settings, place(network, device, number_format))
+        draw = build_segmenter(stage.settings, place(network, device, number_format))
         grid = GridSettings(**trained["grid"])
     except (KeyError, TypeError) as error:
         raise BundleError(

@@ -14,7 +14,7 @@ from pd_ddpm.data.preparation.normalise import NormalisedScan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import as_stored, starting_masks
-from pd_ddpm.inference.segment_case import UnfinishedCase, segment_case
+from pd_ddpm.inference.segment_case import PartialSamples, segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.files import fingerprint
 from pd_ddpm.runtime.precision import NumberFormat, use
@@ -72,13 +72,11 @@ def draw_members(
             batch=batch,
             device=device,
             presegmentation=_start(stage, drawn, brain.shape),
-            unfinished=UnfinishedCase(unfinished / f"{stage.method}.npz", fingerprint([stage.method, depends_on])),
+            unfinished=PartialSamples(unfinished / f"{stage.method}.npz", fingerprint([stage.method, depends_on])),
         )
         drawn[stage.method] = as_stored(case.samples)
-        draw = stage.segmenter
-        evaluations = (draw.evaluations_shared, draw.evaluations_per_member)
-        own = Cost.of_drawing(draw.members, *evaluations, case.seconds, time.perf_counter() - started)
-        cost += own if stage is stages[-1] else own.shared(draw.members)
+        stage_cost = Cost.from_times(stage.segmenter, case.seconds, time.perf_counter() - started)
+        cost += stage_cost if stage is stages[-1] else stage_cost.as_shared(stage.segmenter.num_members)
     members = drawn[stages[-1].method]
     return np.ascontiguousarray(turned_back(members, scan.first, orientation)), cost
 
@@ -90,7 +88,7 @@ def _start(stage: ReadyStage, drawn: dict[str, np.ndarray], shape: tuple[int, ..
     if stage.presegmentation is None:
         return np.zeros((*shape, 1), dtype=np.float32)
     before, which = drawn[stage.presegmentation], stage.settings["presegmentation_members"]
-    members = before[..., : stage.segmenter.members] if which == "each" else before
+    members = before[..., : stage.segmenter.num_members] if which == "each" else before
     return starting_masks(members, which, stage.settings["harden"])
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -15,9 +14,10 @@ from pd_ddpm.data.check.report import Finding
 from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.preparation.normalise import NormalisedScan
 from pd_ddpm.deployment.model_card import INTENDED_USE, facts, model_card
-from pd_ddpm.evaluation.lesion_table import places_of_some_members, total_volume_ml
+from pd_ddpm.evaluation.lesion_table import num_minority_lesions, total_volume_ml
 from pd_ddpm.exhibits.document import STYLE, Part, web_page
 from pd_ddpm.exhibits.figures.scan_slices import registration_figure, slices_figure
+from pd_ddpm.inference.ensemble import Segmentation
 
 LISTED_LESIONS = 40
 PAGE_STYLE = STYLE + (
@@ -29,7 +29,7 @@ PAGE_STYLE = STYLE + (
 def quality_page(
     name: str,
     scan: NormalisedScan,
-    members: np.ndarray,
+    segmentation: Segmentation,
     lesions: pd.DataFrame,
     findings: Sequence[Finding],
     about: Mapping[str, Any],
@@ -37,18 +37,18 @@ def quality_page(
 ) -> str:
     """The page as HTML.
 
-    members: (X, Y, Z, K) in [0, 1]; lesions: see `lesion_table`; findings: what is doubtful about the scan; about: the content
+    lesions: see `lesion_table`; findings: what is doubtful about the scan; about: the content
     of the bundle's bundle.json; made: label -> value, how the prediction was made.
     """
     channels = about["preparation"]["channels"]
     blocks = [
         f"<h1>Lesions of {html.escape(name)}</h1>",
         f'<p class="banner"><strong>{html.escape(_warning(about))}</strong></p>',
-        _summary(scan, members, lesions),
+        _summary(scan, segmentation, lesions),
         _findings(findings),
         "<h2>Slices</h2>",
-        _picture(slices_figure(scan, members), "Slices with the contours of the masks and the maps of uncertainty"),
-        f"<p>{html.escape(_legend(members))}</p>",
+        _picture(slices_figure(scan, segmentation), "Slices with the contours of the masks and the maps of uncertainty"),
+        f"<p>{html.escape(_legend(segmentation))}</p>",
         _lesions(lesions).html(),
     ]
     if len(channels) > 1:
@@ -71,13 +71,13 @@ def _warning(about: Mapping[str, Any]) -> str:
     return INTENDED_USE + (simulated if about["training"]["simulated"] else "")
 
 
-def _summary(scan: NormalisedScan, members: np.ndarray, lesions: pd.DataFrame) -> str:
-    volume, low, high = total_volume_ml(members, spacing_mm(scan.first))
-    count = members.shape[-1]
+def _summary(scan: NormalisedScan, segmentation: Segmentation, lesions: pd.DataFrame) -> str:
+    volume, low, high = total_volume_ml(segmentation, spacing_mm(scan.first))
+    count = segmentation.num_members
     text = f"{len(lesions)} lesion{'' if len(lesions) == 1 else 's'}, {volume:.2f} ml in all"
     if count == 1:
         return f'<p class="volume">{text}</p>\n<p>One member: no interval and no map of uncertainty.</p>'
-    further = places_of_some_members(members, spacing_mm(scan.first))
+    further = num_minority_lesions(segmentation, spacing_mm(scan.first))
     outside = "" if low <= volume <= high else " The mask is cut from their mean, and may hold less or more than each of them."
     return (
         f'<p class="volume">{text} ({low:.2f} to {high:.2f} ml over {count} members)</p>\n'
@@ -93,12 +93,12 @@ def _findings(findings: Sequence[Finding]) -> str:
     return f"<h2>What is doubtful about the scan</h2>\n<ul>{''.join(lines)}</ul>"
 
 
-def _legend(members: np.ndarray) -> str:
+def _legend(segmentation: Segmentation) -> str:
     text = (
         "Radiological convention: the patient's right is on the left of the picture, anterior is up. Yellow: the mask. Slices "
         "are numbered from 0 along the file's third axis and spread evenly over those with lesions."
     )
-    if members.shape[-1] > 1:
+    if segmentation.num_members > 1:
         text += " Blue: what at least one member marks. The map's colours follow the square root of the variance."
     return text
 

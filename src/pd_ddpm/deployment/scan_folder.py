@@ -23,7 +23,7 @@ from pd_ddpm.deployment.review_page import quality_page
 from pd_ddpm.deployment.scan_checks import examine_scan
 from pd_ddpm.evaluation.lesion_table import lesion_table, total_volume_ml
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.ensemble import ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import Segmentation
 from pd_ddpm.runtime.files import file_sha256, fingerprint, finished_row, held, replacing, sweep, write_record
 
 RECORD = "prediction.json"
@@ -131,15 +131,16 @@ class ScanFolder:
         cost: of drawing them; how: seed, device, precision and threads, for the page; record: `run_record`'s.
         """
         (self.path / RECORD).unlink(missing_ok=True)
-        mean = np.minimum(members.mean(axis=-1, dtype=np.float64), 255 * PROBABILITY_SLOPE)
-        write_image(self.path / "mask.nii.gz", ensemble_mask(members), scan.first, np.uint8)
+        segmentation = Segmentation.from_members(members)
+        mean = np.minimum(segmentation.mean, 255 * PROBABILITY_SLOPE)
+        write_image(self.path / "mask.nii.gz", segmentation.mask, scan.first, np.uint8)
         write_image(self.path / "probability.nii.gz", mean, scan.first)
-        write_image(self.path / "uncertainty.nii.gz", uncertainty(members), scan.first)
-        lesions = lesion_table(members, scan.brain, scan.first.affine, spacing_mm(scan.first))
+        write_image(self.path / "uncertainty.nii.gz", segmentation.variance, scan.first)
+        lesions = lesion_table(segmentation, scan.brain, scan.first.affine, spacing_mm(scan.first))
         with replacing(self.path / "lesions.csv") as temporary:
             lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
-        count = members.shape[-1]
-        spent = cost.of(count)
+        count = segmentation.num_members
+        spent = cost.total(count)
         made = {
             "Bundle": f"{bundle.about['name']}, SHA-256 {bundle.version()[:16]}…, made by {bundle.about['made_by']}",
             "Methods": " → ".join(stage.method for stage in stages),
@@ -151,10 +152,10 @@ class ScanFolder:
             "Software": f"pd-ddpm {version('pd-ddpm')}, torch {version('torch')}",
             **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
         }
-        page = quality_page(self.name, scan, members, lesions, findings, bundle.about, made)
+        page = quality_page(self.name, scan, segmentation, lesions, findings, bundle.about, made)
         with replacing(self.path / "quality.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-        volume, low, high = total_volume_ml(members, spacing_mm(scan.first))
+        volume, low, high = total_volume_ml(segmentation, spacing_mm(scan.first))
         row = {
             "name": self.name,
             "lesions": len(lesions),

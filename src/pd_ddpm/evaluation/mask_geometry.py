@@ -23,7 +23,7 @@ SIX_NEIGHBOURS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 
 class Lesions:
     """The 26-connected components of a mask: the lesion number (N,) of each of its voxels, and how many there are."""
 
-    of_voxel: np.ndarray
+    labels: np.ndarray
     count: int
 
 

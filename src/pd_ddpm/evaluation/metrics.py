@@ -150,7 +150,7 @@ def lesion_detection(truth: MaskGeometry, predicted: MaskGeometry) -> tuple[floa
 
 
 def _touched_lesions(geometry: MaskGeometry, mask: np.ndarray) -> int:
-    return np.unique(geometry.lesions.of_voxel[mask.ravel()[geometry.voxels]]).size
+    return np.unique(geometry.lesions.labels[mask.ravel()[geometry.voxels]]).size
 
 
 def _directed_distances(first: cKDTree, second: cKDTree) -> tuple[np.ndarray, ...]:

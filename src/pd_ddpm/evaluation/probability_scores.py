@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import ndimage
 
 from pd_ddpm.evaluation.metrics import LESION, OTHER_PATHOLOGY
-from pd_ddpm.inference.ensemble import cut, ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import Segmentation, threshold
 
 CALIBRATION_BINS = 15  # as Guo et al. 2017
 
@@ -64,13 +64,12 @@ def probability_scores(
     members, lesion = samples[counted], labels[counted] == LESION
     if not (members.min() >= 0 and members.max() <= 1):
         raise ValueError("samples must be probabilities in [0, 1], without NaN")
-    probability = members.mean(axis=-1, dtype=np.float64)
-    wrong = ensemble_mask(members) != lesion
-    single = samples.shape[-1] == 1
+    scored = Segmentation.from_members(members)
+    probability, wrong = scored.mean, scored.mask != lesion
     return {
         "ece": expected_calibration_error(probability, lesion, bins),
         "brier": float(np.mean((probability - lesion) ** 2)),
-        "error_auroc_variance": np.nan if single else auroc(uncertainty(members), wrong),
+        "error_auroc_variance": np.nan if scored.num_members == 1 else auroc(scored.variance, wrong),
         # float32, as the variance is: equal values that differ by rounding must tie.
         "error_auroc_predictive": auroc((probability * (1 - probability)).astype(np.float32), wrong),
     }
@@ -111,7 +110,7 @@ def rater_scores(samples: np.ndarray, raters: Sequence[np.ndarray]) -> dict[str,
     if len(raters) < 2:
         return {"raters": len(raters), "ged_squared": np.nan, "interrater_dice": np.nan}
     members = samples.shape[-1]
-    masks = np.concatenate([cut(samples), np.stack([labels == LESION for labels in raters], axis=-1)], axis=-1)
+    masks = np.concatenate([threshold(samples), np.stack([labels == LESION for labels in raters], axis=-1)], axis=-1)
     counted = masks.any(axis=-1) & ~np.any([labels == OTHER_PATHOLOGY for labels in raters], axis=0)
     chosen = masks[counted].astype(np.float64)
     shared = chosen.T @ chosen

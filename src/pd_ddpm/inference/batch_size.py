@@ -13,7 +13,7 @@ SHARE = 0.7  # of the free memory; the rest is for what fragments leave unused a
 _PROBED = 2, 6
 
 
-def fitting_batch(run: Callable[[int], object], device: torch.device) -> int:
+def find_batch_size(run: Callable[[int], object], device: torch.device) -> int:
     """The rows that fit into the free memory, from 1 to the LARGEST of the device.
 
     run: does with so many rows what takes the memory. On a GPU the peaks of two numbers of rows tell what each row takes. On
@@ -26,7 +26,7 @@ def fitting_batch(run: Callable[[int], object], device: torch.device) -> int:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + held
     else:
-        each, besides, free = max(_given_out(run), 1), 0, available_memory()
+        each, besides, free = max(_activation_bytes(run), 1), 0, available_memory()
     rows = int((SHARE * free - besides) / each)
     chosen = min(max(rows, 1), LARGEST[device.type])
     log.info("batch auto: %d rows of %.1f MB, %.0f MB being free", chosen, each / 1e6, free / 1e6)
@@ -41,7 +41,7 @@ def _peak(run: Callable[[int], object], rows: int, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _given_out(run: Callable[[int], object]) -> int:
+def _activation_bytes(run: Callable[[int], object]) -> int:
     """Bytes that all layers give out for one row."""
     total = 0
 

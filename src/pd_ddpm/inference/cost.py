@@ -1,13 +1,16 @@
-"""What it costs to draw the members of a case."""
+"""Cost of sampling the members of a case."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pd_ddpm.inference.segmenters import Segmenter
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Network evaluations for one slice and seconds for the whole case: once, and for each member that is drawn."""
+    """Network evaluations per slice and seconds per case: spent once for all members, and for each member."""
 
     evaluations_shared: int = 0
     evaluations_per_member: int = 0
@@ -15,30 +18,39 @@ class Cost:
     seconds_per_member: float = 0.0
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Self:
-        """From the row of a table that holds these four among other columns."""
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read the cost from a table row that holds these four columns among others."""
         return cls(**{field.name: field.type(record[field.name]) for field in fields(cls)})
 
     @classmethod
-    def of_drawing(cls, members: int, shared: int, per_member: int, network_seconds: float, seconds: float) -> Self:
-        """Of a case of which `members` were drawn in `seconds`, with so many evaluations shared and per member.
+    def from_times(cls, segmenter: "Segmenter", network_seconds: float, total_seconds: float) -> Self:
+        """Return the cost of one case.
 
-        The network's time is booked where its evaluations are: on each member, or once for all.
+        The network's time is counted where its evaluations are: per member, or once for all members.
+
+        Args:
+            segmenter: the segmenter that sampled all its members.
+            network_seconds: time in the network.
+            total_seconds: wall time of the whole case.
+
+        Returns:
+            The cost, without that of a pre-segmentation.
         """
-        each = network_seconds / members if per_member else 0.0
-        return cls(shared, per_member, seconds - each * members, each)
+        shared, per_member = segmenter.evaluations_shared, segmenter.evaluations_per_member
+        member_seconds = network_seconds / segmenter.num_members if per_member else 0.0
+        return cls(shared, per_member, total_seconds - member_seconds * segmenter.num_members, member_seconds)
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
-    def shared(self, members: int) -> "Cost":
-        """What this many members cost together, booked once: that of a mask from which all members of another method start."""
-        whole = self.of(members)
-        return Cost(evaluations_shared=whole["network_evaluations"], seconds_shared=whole["seconds"])
+    def as_shared(self, num_members: int) -> "Cost":
+        """Return the total cost of these members as shared cost, as for a mask from which all members of a method start."""
+        total = self.total(num_members)
+        return Cost(evaluations_shared=total["network_evaluations"], seconds_shared=total["seconds"])
 
-    def of(self, members: int) -> dict[str, float]:
-        """What this many members cost together."""
+    def total(self, num_members: int) -> dict[str, float]:
+        """Return the network evaluations per slice and the seconds per case of this many members."""
         return {
-            "network_evaluations": self.evaluations_shared + members * self.evaluations_per_member,
-            "seconds": self.seconds_shared + members * self.seconds_per_member,
+            "network_evaluations": self.evaluations_shared + num_members * self.evaluations_per_member,
+            "seconds": self.seconds_shared + num_members * self.seconds_per_member,
         }

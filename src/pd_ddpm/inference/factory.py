@@ -17,14 +17,14 @@ from pd_ddpm.inference.segmenters import (
 )
 
 
-def segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
+def build_segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
     """The segmenter of these method settings (one entry of `methods` in the configuration) over its trained model."""
     if settings["segmenter"] == "deterministic":
         return DeterministicSegmenter(model)
     if settings["segmenter"] == "dropout":
-        return DropoutSegmenter(model, members=settings["pool"])
+        return DropoutSegmenter(model, num_members=settings["pool"])
     if settings["segmenter"] == "latent":
-        return LatentSegmenter(model, members=settings["pool"])
+        return LatentSegmenter(model, num_members=settings["pool"])
     t_start = settings["t_start"]
     start = {
         "noise": lambda: NoiseStart(t_start),
@@ -36,4 +36,4 @@ def segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
         "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
     }[settings["sampler"]]
     steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
-    return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, members=settings["pool"])
+    return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, num_members=settings["pool"])

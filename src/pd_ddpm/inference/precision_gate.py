@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pd_ddpm.data.prepared import Scan
 from pd_ddpm.data.working_grid import GridSettings, slices_with_brain
 from pd_ddpm.diffusion.denoiser import Denoiser
-from pd_ddpm.inference.ensemble import cut
+from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
 from pd_ddpm.runtime.precision import FLOAT32, FORMATS, NumberFormat, as_weights, choose_format, lacks, place, use
@@ -83,11 +83,11 @@ class Gate:
                 self.grid,
                 case=scan.case,
                 seed=seed,
-                batch=len(chosen) * draw.members or 1,
+                batch=len(chosen) * draw.num_members or 1,
                 device=self.device,
                 presegmentation=nothing,
             )
-            masks.append(cut(drawn.samples))
+            masks.append(threshold(drawn.samples))
         return masks
 
     def _judged(self, name: str, error: float, flipped: int, between_seeds: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.ensemble import cut, ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import Segmentation, ensemble_mask, threshold
 from pd_ddpm.runtime.files import fingerprint, finished_row, replacing, sweep, write_json, write_record
 
 
@@ -36,16 +36,16 @@ class PredictionFolder:
         (self.folder / f"{case}.json").unlink(missing_ok=True)
         names = {part: f"{case}_{part}.nii.gz" for part in ("samples", "mask", "uncertainty")}
         stored = as_stored(pool)
-        ensemble = stored[..., :samples]
+        segmentation = Segmentation.from_members(stored[..., :samples])
         write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
-        write_image(self.folder / names["mask"], ensemble_mask(ensemble), template, np.uint8)
-        write_image(self.folder / names["uncertainty"], uncertainty(ensemble), template)
+        write_image(self.folder / names["mask"], segmentation.mask, template, np.uint8)
+        write_image(self.folder / names["uncertainty"], segmentation.variance, template)
         record = {"case": case, "samples": samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.stamp}
         write_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
         return record
 
 
-def finish(predictions: Path, method_card: Path, cases: Sequence[str], shards: Sequence[Mapping[str, Any]]) -> None:
+def write_manifest(predictions: Path, method_card: Path, cases: Sequence[str], shards: Sequence[Mapping[str, Any]]) -> None:
     """Write the table of all cases of a method, in their order, and what is to be known of it.
 
     shards: of each job that has drawn some of the cases into the folder of the table its "stamp", its "cases" and what it says
@@ -75,11 +75,11 @@ def read_predictions(manifest: str | Path) -> pd.DataFrame:
     return pd.read_csv(manifest, dtype={"case": str}).set_index("case", drop=False)
 
 
-def drawing_seconds(records: Iterable[Mapping[str, Any]], before: "Presegmentations | None") -> float:
+def sampling_seconds(records: Iterable[Mapping[str, Any]], before: "Presegmentations | None") -> float:
     """Wall time of drawing the cases of these records, whichever jobs drew them, without that of the masks they start from."""
     rows = list(records)
-    whole = sum(Cost.of_record(row).of(row["pool"])["seconds"] for row in rows)
-    return whole - sum(before.cost(row["case"]).of(row["pool"])["seconds"] for row in rows if before)
+    whole = sum(Cost.from_record(row).total(row["pool"])["seconds"] for row in rows)
+    return whole - sum(before.cost(row["case"]).total(row["pool"])["seconds"] for row in rows if before)
 
 
 def as_stored(members: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def starting_masks(members: np.ndarray, which: Literal["mean", "each"], harden: 
     "mean": all from that ensemble, (X, Y, Z, 1); "each": each from the member of its number, (X, Y, Z, K). harden: cut at 0.5.
     """
     if which == "each":
-        return cut(members).astype(np.float32) if harden else members
+        return threshold(members).astype(np.float32) if harden else members
     mean = ensemble_mask(members).astype(np.float32) if harden else members.mean(axis=-1)
     return mean[..., None]
 
@@ -117,13 +117,13 @@ class Presegmentations:
     harden: bool
 
     @classmethod
-    def of_method(cls, settings: Mapping[str, Any], manifest: str | Path | None) -> Self | None:
+    def from_settings(cls, settings: Mapping[str, Any], manifest: str | Path | None) -> Self | None:
         """What the settings of a method say it starts from; None if it starts from no mask."""
         if settings.get("start") != "presegmentation":
             return None
         return cls(manifest and Path(manifest), settings["presegmentation_members"], settings["harden"])
 
-    def of_case(self, case: str, shape: tuple[int, ...], pool: int) -> np.ndarray:
+    def read(self, case: str, shape: tuple[int, ...], pool: int) -> np.ndarray:
         """(X, Y, Z, 1), or (X, Y, Z, pool) where each member has its own; shape: (X, Y, Z)."""
         if self.manifest is None:
             return np.zeros((*shape, 1), dtype=np.float32)
@@ -143,10 +143,10 @@ class Presegmentations:
         if self.manifest is None:
             return Cost()
         record = self._records.loc[case]
-        cost = Cost.of_record(record)
+        cost = Cost.from_record(record)
         if self.members == "each":
             return cost
-        return cost.shared(int(record["samples"]))
+        return cost.as_shared(int(record["samples"]))
 
     @cached_property
     def _records(self) -> pd.DataFrame:

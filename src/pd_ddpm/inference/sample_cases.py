@@ -60,9 +60,8 @@ class CaseSampling:
                 seed=self.seed,
                 batch=self.batch,
                 device=self.device,
-                presegmentation=self.given and self.given.of_case(case, scan.brain.shape, draw.members),
+                presegmentation=self.given and self.given.read(case, scan.brain.shape, draw.num_members),
             )
-        evaluations = (draw.evaluations_shared, draw.evaluations_per_member)
-        cost = Cost.of_drawing(draw.members, *evaluations, drawn.seconds, time.perf_counter() - started)
+        cost = Cost.from_times(draw, drawn.seconds, time.perf_counter() - started)
         cost += self.given.cost(case) if self.given else Cost()
         return self.folder.write(case, drawn.samples, self.samples, scan.template, cost)

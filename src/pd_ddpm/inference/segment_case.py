@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
 from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.inference.batch_size import fitting_batch
+from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.files import replacing
 from pd_ddpm.runtime.progress import log, progress
 
 
-class DrawnMembers(NamedTuple):
+class CaseSamples(NamedTuple):
     """samples: (X, Y, Z, N) in [0, 1] on the scan's grid; seconds: that the network took, without reading and resampling."""
 
     samples: np.ndarray
@@ -25,7 +25,7 @@ class DrawnMembers(NamedTuple):
 
 
 @dataclass
-class UnfinishedCase:
+class PartialSamples:
     """A file in which the members that have been drawn so far outlive a killed process.
 
     stamp: a hash of all that they depend on; a file of another stamp, or a damaged one, is not taken up.
@@ -72,8 +72,8 @@ def segment_case(
     batch: int | Literal["auto"],
     device: torch.device,
     presegmentation: np.ndarray | None = None,
-    unfinished: UnfinishedCase | None = None,
-) -> DrawnMembers:
+    unfinished: PartialSamples | None = None,
+) -> CaseSamples:
     """Lesion probabilities of the segmenter's N members on the scan's grid.
 
     image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z, N) in [0, 1],
@@ -83,7 +83,7 @@ def segment_case(
     """
     grid, with_brain = grid_settings.of_case(brain, spacing_mm)
     chosen = np.flatnonzero(with_brain)
-    members = segmenter.members
+    members = segmenter.num_members
     images = pad_to_multiple(grid.slices(image)[chosen], segmenter.divisor)
     starts = None
     if presegmentation is not None:
@@ -94,7 +94,7 @@ def segment_case(
     pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
     done = unfinished.load(results) if unfinished else 0
     if batch == "auto":
-        batch = _fitting_batch(segmenter, images, starts, device)
+        batch = _find_batch_size(segmenter, images, starts, device)
     firsts = range(done, len(pairs), batch)
     for first in progress(firsts, f"{case}, {unfinished.path.stem}", len(firsts)) if unfinished else firsts:
         rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
@@ -105,10 +105,10 @@ def segment_case(
         if unfinished:
             unfinished.save(results, first + len(rows))
     seconds = time.perf_counter() - started
-    return DrawnMembers(grid.volume(results), seconds)
+    return CaseSamples(grid.volume(results), seconds)
 
 
-def _fitting_batch(segmenter: Segmenter, images: Tensor, starts: Tensor | None, device: torch.device) -> int:
+def _find_batch_size(segmenter: Segmenter, images: Tensor, starts: Tensor | None, device: torch.device) -> int:
     """How many of these slices (Z, M, H, W) fit into the free memory, by a chain of one step; 1 where there is no slice."""
     if not len(images):
         return 1
@@ -119,4 +119,4 @@ def _fitting_batch(segmenter: Segmenter, images: Tensor, starts: Tensor | None, 
         noise = MemberNoise([("probe", row) for row in range(size)])
         return short(images[rows].to(device), None if starts is None else starts[rows, :1], noise)
 
-    return fitting_batch(run, device)
+    return find_batch_size(run, device)

@@ -16,7 +16,7 @@ from pd_ddpm.runtime.precision import as_weights
 
 
 class Segmenter(Protocol):
-    members: int  # how many are drawn of each slice
+    num_members: int  # how many are drawn of each slice
     evaluations_shared: int  # network evaluations of one slice that serve all its members
     evaluations_per_member: int  # network evaluations of one member of one slice besides
     divisor: int  # spatial sizes must be multiples of it
@@ -39,7 +39,7 @@ class _OnePass:
     """What the segmenters have in common that ask one network for a mask."""
 
     network: nn.Module
-    members: int
+    num_members: int
     evaluations_shared: int = 0
     evaluations_per_member: int = 1
 
@@ -55,7 +55,7 @@ class _OnePass:
 class DeterministicSegmenter(_OnePass):
     """One pass of a network that gives mask logits. Its members would be equal, so there is one."""
 
-    members: int = 1
+    num_members: int = 1
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         return self.network(as_weights(image, self.network)).float().sigmoid()
@@ -100,7 +100,7 @@ class DiffusionSegmenter:
     start: Start
     sampler: Callable[..., Tensor]
     steps: int
-    members: int
+    num_members: int
     evaluations_shared: int = 0
 
     @property

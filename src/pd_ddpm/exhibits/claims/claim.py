@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import of_method
+from pd_ddpm.evaluation.scores import select_method
 from pd_ddpm.evaluation.statistics import student_interval
 from pd_ddpm.exhibits.tables.cells import number
 from pd_ddpm.exhibits.tables.table2 import Row
@@ -79,7 +79,7 @@ class Evidence:
             raise NotRun(f"{called} is none of the methods that were run")
         if method not in set(self.cases["method"]):
             raise NotRun(f"{called} was not scored")
-        return of_method(self.cases, method)
+        return select_method(self.cases, method)
 
     def of_role(self, role: str) -> pd.DataFrame:
         """The scores of the method that plays this role, by case; NotRun if it has none."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import per_case
+from pd_ddpm.evaluation.scores import average_over_seeds
 from pd_ddpm.exhibits.claims.catalogue import all_claims
 from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Evidence, Roles, plain_number
 from pd_ddpm.exhibits.document import Document, Part
@@ -18,7 +18,7 @@ def claims(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, printed:
     effect_paper (from the paper's printed values, where they give it), unit, cases, verdict ("holds", "does not hold",
     "undecided at this scale", "not run"), detail (what was compared). How a verdict is reached: see the module docstring.
     """
-    evidence = Evidence(per_case(scores), ensembles, roles)
+    evidence = Evidence(average_over_seeds(scores), ensembles, roles)
     return pd.DataFrame([claim.row(evidence) for claim in all_claims(printed)])
 
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pd_ddpm.evaluation.scores import of_method, per_case
+from pd_ddpm.evaluation.scores import average_over_seeds, select_method
 from pd_ddpm.exhibits.figures import style
 
 
@@ -16,10 +16,10 @@ def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping
     Dice of the ensemble and uncertainty (mean variance of the members in the brain), each with the standard error over cases.
     Raises ValueError if a method has no score.
     """
-    cases = per_case(scores)
+    cases = average_over_seeds(scores)
     rows = []
     for method, label in labels.items():
-        shown = of_method(cases, method)
+        shown = select_method(cases, method)
         rows.append(
             {
                 "label": label,

@@ -16,7 +16,7 @@ from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.preparation.normalise import NormalisedScan
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.radiological import MAP_COLOURS, VIEW, bounding_box, grey_levels, write_over
-from pd_ddpm.inference.ensemble import cut, ensemble_mask, uncertainty
+from pd_ddpm.inference.ensemble import Segmentation
 
 MASK_COLOUR, SOME_COLOUR, BRAIN_COLOUR = "#F0E442", "#56B4E9", "#009E73"  # Okabe & Ito 2008
 MARGIN_MM = 6.0
@@ -36,14 +36,13 @@ class _Views:
     file_slices: list[int]  # of each slice, its index along the file's own axis
 
     @classmethod
-    def of(cls, scan: NormalisedScan, members: np.ndarray) -> "_Views":
+    def from_scan(cls, scan: NormalisedScan, segmentation: Segmentation) -> "_Views":
         turn = ornt_transform(io_orientation(scan.first.affine), VIEW)
         order = np.argsort(turn[:, 0])
         width, height, _ = (spacing_mm(scan.first)[axis] for axis in order)
-        some = cut(members).any(axis=-1)
-        tissue = apply_orientation(scan.brain | some, turn).any(axis=2)
+        tissue = apply_orientation(scan.brain | segmentation.union, turn).any(axis=2)
         box = bounding_box(tissue, (MARGIN_MM / width, MARGIN_MM / height))
-        volumes = (scan.image, scan.brain, ensemble_mask(members), some, uncertainty(members))
+        volumes = (scan.image, scan.brain, segmentation.mask, segmentation.union, segmentation.variance)
         count = scan.brain.shape[order[2]]
         slices = list(range(count)) if turn[order[2], 1] > 0 else list(range(count - 1, -1, -1))
         return cls(*(apply_orientation(volume, turn)[box] for volume in volumes), (width, height), slices)
@@ -69,16 +68,16 @@ def chosen_slices(mask: np.ndarray, brain: np.ndarray, count: int) -> list[int]:
     return sorted(picked)
 
 
-def slices_figure(scan: NormalisedScan, members: np.ndarray, count: int = 12) -> Figure:
+def slices_figure(scan: NormalisedScan, segmentation: Segmentation, count: int = 12) -> Figure:
     """Slices from below to above, three panels each: the first channel, the contours on it, the members' variance.
 
-    members: (X, Y, Z, K) in [0, 1]. Numbers are the file's own slices, 0-based.
+    Numbers are the file's own slices, 0-based.
     """
     style.apply()
-    views = _Views.of(scan, members)
+    views = _Views.from_scan(scan, segmentation)
     # What only some members mark is worth a look, too, where the ensemble marks nothing at all.
     shown = chosen_slices(views.mask if views.mask.any() else views.some, views.brain, count)
-    single = members.shape[-1] == 1
+    single = segmentation.num_members == 1
     panels = 2 if single else 3
     figure, axes = _grid(views, len(shown), panels)
     highest = float(views.variance.max())
@@ -111,7 +110,7 @@ def registration_figure(scan: NormalisedScan, names: Sequence[str], count: int =
     """All channels on the grid of the first, with the outline of its brain, which shows where a channel is shifted."""
     style.apply()
     nothing = np.zeros((*scan.brain.shape, 1), dtype=np.float32)
-    views = _Views.of(scan, nothing)
+    views = _Views.from_scan(scan, Segmentation.from_members(nothing))
     shown = chosen_slices(views.mask, views.brain, count)
     figure, axes = _grid(views, len(shown), len(names))
     for group, z in zip(axes, shown, strict=False):

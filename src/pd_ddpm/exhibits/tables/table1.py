@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import of_method, per_case
+from pd_ddpm.evaluation.scores import average_over_seeds, select_method
 from pd_ddpm.evaluation.statistics import bootstrap_interval, holm, paired_differences, smallest_wilcoxon_p, wilcoxon_p
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
@@ -36,12 +36,12 @@ def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFram
     `against`, and in all rows if it is None or not in the table.
     Network evaluations are those for one slice with all members. Raises ValueError if a method has no score.
     """
-    cases = per_case(scores)
+    cases = average_over_seeds(scores)
     paper = printed_values(printed, "table1")
-    compared = of_method(cases, against) if against in labels else None
+    compared = select_method(cases, against) if against in labels else None
     rows = []
     for method, label in labels.items():
-        of_this = of_method(cases, method)
+        of_this = select_method(cases, method)
         row = {"method": label}
         for metric in PAPER_METRICS:
             row |= summary(of_this[metric], metric) | {f"{metric}_paper": paper.get((label, metric), np.nan)}
@@ -68,7 +68,7 @@ def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
     Lesion loads are the terciles of the reference volume over all cases (one group below three cases); `from_ml` and
     `to_ml` bound a group, the upper bound included, the lower one in the lowest group only.
     """
-    cases = per_case(scores)
+    cases = average_over_seeds(scores)
     volumes = cases.groupby("case")["reference_volume_ml"].mean()
     bounds = volumes.quantile(np.linspace(0, 1, 4 if len(volumes) >= 3 else 2)).to_numpy()
     names = LESION_LOADS if len(volumes) >= 3 else ("all",)
@@ -84,7 +84,7 @@ def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
     rows = []
     for grouping, group, from_ml, to_ml, members in groups:
         for method, label in labels.items():
-            of_this = of_method(cases, method)
+            of_this = select_method(cases, method)
             dice = of_this.loc[of_this.index.isin(members), "dice"]
             identity = {"grouping": grouping, "group": group, "from_ml": from_ml, "to_ml": to_ml, "method": label}
             rows.append(identity | {"cases": len(dice), "dice": dice.mean(), "dice_sd": dice.std(ddof=1)})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import of_method, per_case
+from pd_ddpm.evaluation.scores import average_over_seeds, select_method
 from pd_ddpm.evaluation.statistics import bootstrap_interval, paired_differences
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
@@ -25,14 +25,14 @@ Row = tuple[str, str, str | None, str | None]
 
 
 def presegmentation_dice(cases: pd.DataFrame, method: str, presegmentation: str | None) -> pd.Series:
-    """Dice by case of what `method` starts from, for the cases of `method`; `cases` come from `per_case`.
+    """Dice by case of what `method` starts from, for the cases of `method`; `cases` come from `average_over_seeds`.
 
     The empty mask (None) has Dice 1 where the reference is empty, too, and 0 elsewhere.
     """
-    started = of_method(cases, method)
+    started = select_method(cases, method)
     if presegmentation is None:
         return (started["reference_voxels"] == 0).astype(float).rename("dice")
-    dice = of_method(cases, presegmentation)["dice"]
+    dice = select_method(cases, presegmentation)["dice"]
     return dice[dice.index.isin(started.index)]
 
 
@@ -43,11 +43,11 @@ def table2(scores: pd.DataFrame, rows: Sequence[Row], printed: pd.DataFrame) -> 
     standard deviation over cases (n - 1), 95 % bootstrap interval and `*_paper`; `gain` is PD-DDPM's Dice minus its own
     pre-segmentation's, paired. Raises ValueError if a method has no score.
     """
-    cases = per_case(scores)
+    cases = average_over_seeds(scores)
     paper = printed_values(printed, "table2")
     table = []
     for label, method, presegmentation, printed_row in rows:
-        reached = of_method(cases, method)
+        reached = select_method(cases, method)
         before = presegmentation_dice(cases, method, presegmentation)
         gain = paired_differences(reached["dice"], before)
         low, high = bootstrap_interval(gain)

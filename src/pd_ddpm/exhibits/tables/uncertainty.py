@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.evaluation.probability_scores import CALIBRATION_BINS
-from pd_ddpm.evaluation.scores import of_method, per_case
+from pd_ddpm.evaluation.scores import average_over_seeds, select_method
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import mean_and_deviation
 
@@ -30,10 +30,10 @@ def uncertainty_table(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.Dat
     detection, squared generalised energy distance, uncertainty and Dice; empty where undefined. The row "Inter-rater" holds
     the mean Dice over pairs of raters under `dice`, over the cases that have several; it is missing if no case has.
     """
-    cases = per_case(scores)
+    cases = average_over_seeds(scores)
     rows = []
     for method, label in labels.items():
-        of_this = of_method(cases, method)
+        of_this = select_method(cases, method)
         row = {"method": label, "cases": len(of_this), "samples": of_this["samples"].max(), "raters": of_this["raters"].max()}
         for name in MEASURES:
             row |= {name: of_this[name].mean(), f"{name}_sd": of_this[name].std(ddof=1)}
