@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.rows import Row
 from benchmarks.timing import Spread
-from pd_ddpm.runtime.files import replacing, write_json
+from pd_ddpm.runtime.files import atomic_write, write_json
 
 BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -118,5 +118,5 @@ def write(recorded: Mapping[str, Any], rows: Sequence[Row], results: Path, docum
     if not begin or not end:
         raise NoPlaceError(f"{document}: it has no line {BEGIN} with {END} below it; put both where the table is to stand.")
     write_json(results, recorded)
-    with replacing(document) as temporary:
+    with atomic_write(document) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n{markdown(recorded, rows)}\n{END}{after}", encoding="utf-8")

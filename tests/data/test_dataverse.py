@@ -33,7 +33,7 @@ from pd_ddpm.data.download import http, verify
 from pd_ddpm.data.download import obtain as obtaining
 from pd_ddpm.data.download.http import Patience
 from pd_ddpm.data.download.obtain import DownloadError
-from pd_ddpm.runtime.files import BusyError, held
+from pd_ddpm.runtime.files import BusyError, lock_folder
 
 DOI = "10.34894/AECRSD"
 HASTY = Patience(attempts=3, first_wait=0.01, longest_wait=5, connect_timeout=5, read_timeout=5)
@@ -541,7 +541,7 @@ def test_a_full_disk_is_seen_before(server: Server, tmp_path: Path, monkeypatch:
 
 
 def test_one_download_at_a_time_uses_a_folder(server: Server, tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(BusyError, match="in use by another run"):
+    with lock_folder(tmp_path), pytest.raises(BusyError, match="locked by another run"):
         obtain(server, tmp_path)
 
 

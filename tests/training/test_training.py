@@ -28,7 +28,7 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet
 from pd_ddpm.models.weights import CheckpointError
-from pd_ddpm.runtime.files import BusyError, DiskFullError, file_sha256, held
+from pd_ddpm.runtime.files import BusyError, DiskFullError, file_sha256, lock_folder
 from pd_ddpm.runtime.memory import MemoryShortageError
 from pd_ddpm.runtime.precision import FORMATS
 from pd_ddpm.training import saved_state
@@ -729,7 +729,7 @@ def test_sigterm_means_what_it_meant_after_the_training(tmp_path):
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
-    with held(tmp_path), pytest.raises(BusyError, match=rf"in use by another run \(process {os.getpid()} on"):
+    with lock_folder(tmp_path), pytest.raises(BusyError, match=rf"locked by another run \(process {os.getpid()} on"):
         training(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
     assert not list(tmp_path.rglob("state.pt"))
 

@@ -171,7 +171,7 @@ def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tm
         message,
     )
     assert 0.1 * state < {"k": 1e3, "M": 1e6}[said[3]] * float(said[2]) <= 1.1 * state
-    assert "make room and start again: what is finished is kept" in message
+    assert "Make room and start again. Finished results are kept" in message
     step = load_state(state_in(first))["progress"]["step"]
     assert 2 <= step < 12
     assert not list(first.rglob(".partial.*"))

@@ -9,7 +9,7 @@ from pd_ddpm.data.prepared import cases_of_split
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import model
 from pd_ddpm.models.weights import architecture, fill, load_weights, save_card, save_early, save_weights
-from pd_ddpm.runtime.files import file_sha256, replacing, sweep
+from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
 from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.precision import choose_device, choose_format, device_name
 from pd_ddpm.runtime.run_record import run_record
@@ -70,8 +70,8 @@ def main(
         save_every_seconds=save_every_seconds,
         changed=changed_training,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
-    sweep(Path(history).parent)
-    with replacing(Path(history)) as table:
+    remove_partial_files(Path(history).parent)
+    with atomic_write(Path(history)) as table:
         pd.DataFrame(fitted.history).to_csv(table, index=False)
     save_weights(Path(weights), fitted.selected, own)
     save_early(Path(early), [kept.weights for kept in fitted.early], own)

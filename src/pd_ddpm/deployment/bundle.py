@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config.methods import chain_steps
-from pd_ddpm.runtime.files import file_sha256, replacing
+from pd_ddpm.runtime.files import atomic_write, file_sha256
 
 FORMAT = 1
 DESCRIPTION, CARD, CHECKSUMS, NETWORKS = "bundle.json", "README.md", "checksums.txt", "networks"
@@ -128,7 +128,7 @@ def describe(name: str, stages: Iterable[Stage], **parts: Any) -> dict[str, Any]
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all files of a bundle; the last step of writing one."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    with replacing(folder / CHECKSUMS) as temporary:
+    with atomic_write(folder / CHECKSUMS) as temporary:
         lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
         temporary.write_text("".join(lines), encoding="utf-8")
 

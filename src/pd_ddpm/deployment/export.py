@@ -15,7 +15,7 @@ from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage, network_files,
 from pd_ddpm.deployment.model_card import INTENDED_USE, model_card, summarise_scores, summarise_training
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.models.weights import architecture, load_weights, save_weights
-from pd_ddpm.runtime.files import file_sha256, replacing, write_json
+from pd_ddpm.runtime.files import atomic_write, file_sha256, write_json
 
 
 def export(
@@ -68,7 +68,7 @@ def export(
         for stage in stages:
             _copy_network(results, run, stage, partial)
         write_json(partial / bundles.DESCRIPTION, about)
-        with replacing(partial / bundles.CARD) as temporary:
+        with atomic_write(partial / bundles.CARD) as temporary:
             temporary.write_text(model_card(about).markdown(), encoding="utf-8")
         bundles.write_checksums(partial)
         bundle = read_bundle(partial)

@@ -24,7 +24,15 @@ from pd_ddpm.deployment.scan_checks import examine_scan
 from pd_ddpm.evaluation.lesion_table import lesion_table, total_volume_ml
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation
-from pd_ddpm.runtime.files import file_sha256, fingerprint, finished_row, held, replacing, sweep, write_record
+from pd_ddpm.runtime.files import (
+    atomic_write,
+    file_sha256,
+    fingerprint,
+    lock_folder,
+    read_completion_record,
+    remove_partial_files,
+    write_completion_record,
+)
 
 RECORD = "prediction.json"
 FILES = ("mask.nii.gz", "probability.nii.gz", "uncertainty.nii.gz", "lesions.csv", "quality.html")
@@ -87,7 +95,7 @@ class ScanFolder:
 
     def finished(self) -> bool:
         """Whether the same prediction is there, whole."""
-        return (self.path / RECORD).is_file() and finished_row(self.path / RECORD, self.stamp) is not None
+        return (self.path / RECORD).is_file() and read_completion_record(self.path / RECORD, self.stamp) is not None
 
     @contextmanager
     def opened(self, overwrite: bool) -> Iterator[None]:
@@ -100,8 +108,8 @@ class ScanFolder:
                 f"{self.path}: holds {', '.join(there)} of another prediction (scan, bundle or options differ); name another "
                 "--output, or give --overwrite to replace them."
             )
-        with held(self.path):
-            sweep(self.path)
+        with lock_folder(self.path):
+            remove_partial_files(self.path)
             yield
         shutil.rmtree(self.unfinished, ignore_errors=True)
         (self.path / "lock").unlink(missing_ok=True)
@@ -137,7 +145,7 @@ class ScanFolder:
         write_image(self.path / "probability.nii.gz", mean, scan.first)
         write_image(self.path / "uncertainty.nii.gz", segmentation.variance, scan.first)
         lesions = lesion_table(segmentation, scan.brain, scan.first.affine, spacing_mm(scan.first))
-        with replacing(self.path / "lesions.csv") as temporary:
+        with atomic_write(self.path / "lesions.csv") as temporary:
             lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
         count = segmentation.num_members
         spent = cost.total(count)
@@ -153,7 +161,7 @@ class ScanFolder:
             **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
         }
         page = quality_page(self.name, scan, segmentation, lesions, findings, bundle.about, made)
-        with replacing(self.path / "quality.html") as temporary:
+        with atomic_write(self.path / "quality.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
         volume, low, high = total_volume_ml(segmentation, spacing_mm(scan.first))
         row = {
@@ -168,7 +176,7 @@ class ScanFolder:
             "made": made,
             **record,
         }
-        write_record(self.path / RECORD, self.stamp, FILES, row)
+        write_completion_record(self.path / RECORD, self.stamp, FILES, row)
         interval = f" ({low:.2f} to {high:.2f} over {count} members)" if count > 1 else ""
         doubts = f"; {len(findings)} doubt(s) about the scan, see the page" if findings else ""
         return f"{self.path}: {len(lesions)} lesions, {volume:.2f} ml{interval}{doubts}; look at {self.path / 'quality.html'}"

@@ -14,7 +14,14 @@ from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation, ensemble_mask, threshold
-from pd_ddpm.runtime.files import fingerprint, finished_row, replacing, sweep, write_json, write_record
+from pd_ddpm.runtime.files import (
+    atomic_write,
+    fingerprint,
+    read_completion_record,
+    remove_partial_files,
+    write_completion_record,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class PredictionFolder:
 
     def finished(self, case: str) -> dict[str, Any] | None:
         """The record of a case that is already here, whole and under the same stamp."""
-        return finished_row(self.folder / f"{case}.json", self.stamp)
+        return read_completion_record(self.folder / f"{case}.json", self.stamp)
 
     def write(self, case: str, pool: np.ndarray, samples: int, template: nib.Nifti1Image, cost: Cost) -> dict[str, Any]:
         """Write the pool of members (X, Y, Z, N), mask and variance of the first `samples`, then the record; returns it.
@@ -41,7 +48,7 @@ class PredictionFolder:
         write_image(self.folder / names["mask"], segmentation.mask, template, np.uint8)
         write_image(self.folder / names["uncertainty"], segmentation.variance, template)
         record = {"case": case, "samples": samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.stamp}
-        write_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
+        write_completion_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
         return record
 
 
@@ -62,11 +69,11 @@ def write_manifest(predictions: Path, method_card: Path, cases: Sequence[str], s
     records = {case: PredictionFolder(folder, *stamps).finished(case) for case in cases}
     if missing := [case for case, record in records.items() if record is None]:
         raise ValueError(f"{predictions}: {', '.join(missing)} of its cases are not whole, though drawn once; {again}.")
-    sweep(folder)
+    remove_partial_files(folder)
     method = shards[0]["method"]
     seconds = round(sum(shard["method"]["provenance"]["seconds"] for shard in shards), 1)
     write_json(method_card, {**method, "shards": len(shards), "provenance": method["provenance"] | {"seconds": seconds}})
-    with replacing(predictions) as table:
+    with atomic_write(predictions) as table:
         pd.DataFrame(list(records.values())).to_csv(table, index=False)
 
 

@@ -13,7 +13,7 @@ from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.inference.segmenters import Segmenter
-from pd_ddpm.runtime.files import replacing
+from pd_ddpm.runtime.files import atomic_write
 from pd_ddpm.runtime.progress import log, progress
 
 
@@ -54,7 +54,7 @@ class PartialSamples:
         """Write what has been drawn, if the last time is long enough ago."""
         if time.monotonic() - self.saved < self.save_every_seconds:
             return
-        with replacing(self.path) as temporary, temporary.open("wb") as file:
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, stamp=self.stamp, results=results.numpy(), done=done)
         self.saved = time.monotonic()
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pd_ddpm.runtime.files import file_sha256, replacing, write_json
+from pd_ddpm.runtime.files import atomic_write, file_sha256, write_json
 
 # What a network is built from: where two differ in one of these, the weights of one do not fit the other. How it is trained,
 # and what changes no tensor, is not here.
@@ -27,7 +27,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], architecture: Mapping[s
     """Write named tensors atomically, and with them the settings of the network that they belong to."""
     described = None if architecture is None else {"architecture": json.dumps(_architecture(architecture), sort_keys=True)}
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, described)
-    with replacing(path, len(content)) as temporary:
+    with atomic_write(path, len(content)) as temporary:
         temporary.write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and folders that one run at a time may use."""
+"""Atomic writes, locks of folders, fingerprints and completion records."""
 
 import errno
 import fcntl
@@ -13,65 +13,69 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
-PARTIAL = ".partial."  # begins the name of a file that is being written
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PARTIAL = ".partial."  # prefix of a file that is being written
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class BusyError(RuntimeError):
-    """Another run is using the folder."""
+    """Raised if another run has locked the folder."""
 
 
 class DiskFullError(OSError):
-    """There is no room for a file; the message names it, what it needs and what there is."""
+    """Raised if there is no room for a file. The message names the file, its size and the free space."""
 
 
 @contextmanager
-def replacing(path: Path, size: int = 0) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same ending, that takes its place when the block ends without an error.
+def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, and rename it to `path` if the block ends without an error.
 
-    What stood under `path` is untouched until then, also when the process is killed or the disk is full. What a killed
-    process leaves is overwritten by the next attempt, or removed by `sweep`.
+    An existing file stays unchanged until then, even if the process is killed or the disk is full. The next attempt, or
+    `remove_partial_files`, removes what a killed process leaves behind.
 
-    size: bytes that the file will have at least, as far as they are known; for the message of the DiskFullError that is
-    raised when the block fails for want of room, by a full file system, a quota or a limit on the size of a file.
+    Args:
+        path: file to write. The temporary file has the same ending.
+        size: least number of bytes that the file will have, if known, for the message of DiskFullError.
+
+    Raises:
+        DiskFullError: the file system or the quota is full, or the file exceeds the limit on file size.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{PARTIAL}{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except Exception as error:
-        if not _for_want_of_room(error):
+        if not _is_disk_full(error):
             raise
-        # A file of the same name that stands there already tells more of the size than a part that was written does.
-        needed = max([size, *(one.stat().st_size for one in (path, temporary) if one.exists())])
+        # An existing file of this name gives a better estimate of the size than the part that was written.
+        needed = max([size, *(file.stat().st_size for file in (path, temporary) if file.exists())])
         temporary.unlink(missing_ok=True)
+        free = disk_usage(path.parent).free
         raise DiskFullError(
-            f"{path}: there is no room for it on the disk or in the quota: it needs {readable(needed)} or more, and "
-            f"{readable(disk_usage(path.parent).free)} are free; make room and start again: what is finished is kept, and the "
-            "run goes on from there"
+            f"{path}: there is no room for it on the disk or in the quota: it needs {format_bytes(needed)} or more, and "
+            f"{format_bytes(free)} are free. Make room and start again. Finished results are kept, and the run resumes there."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes have left half written in a folder, which no other process may be writing into."""
-    for left in folder.glob(f"{PARTIAL}*"):
-        left.unlink()
+def remove_partial_files(folder: Path) -> None:
+    """Remove the partial files of killed processes from a folder that no other process is writing into."""
+    for partial in folder.glob(f"{PARTIAL}*"):
+        partial.unlink()
 
 
-def readable(size: int) -> str:
-    """A number of bytes for people, such as "2273.4 MB"."""
+def format_bytes(size: int) -> str:
+    """Return a number of bytes as text, such as "2273.4 MB"."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
-def _for_want_of_room(error: BaseException | None) -> bool:
-    """Whether this error, or one that it arose from, says that nothing more can be written."""
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Return whether a full disk caused this error, directly or through the errors that led to it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -79,42 +83,50 @@ def _for_want_of_room(error: BaseException | None) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_record(path: Path, stamp: str, files: Iterable[str], row: dict[str, Any]) -> None:
-    """Say that the files beside `path` are finished, what they depend on (`stamp`) and what is known of them (`row`)."""
+def write_completion_record(path: Path, fingerprint: str, files: Iterable[str], row: dict[str, Any]) -> None:
+    """Record that the files next to `path` are complete.
+
+    Args:
+        path: the record, a json.
+        fingerprint: hash of everything that the files depend on.
+        files: names of the files, in the folder of the record.
+        row: what later steps need to know of them.
+    """
     sizes = {file: (path.parent / file).stat().st_size for file in files}
-    write_json(path, {"stamp": stamp, "files": sizes, "row": row})
+    write_json(path, {"stamp": fingerprint, "files": sizes, "row": row})
 
 
-def finished_row(path: Path, stamp: str) -> dict[str, Any] | None:
-    """The row of a record, if it has this stamp and its files are there in their full size; else None."""
+def read_completion_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return the row of a record with this fingerprint whose files all have their full size, else None."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         sizes = {file: (path.parent / file).stat().st_size for file in record["files"]}
-        return record["row"] if (record["stamp"], record["files"]) == (stamp, sizes) else None
+        return record["row"] if (record["stamp"], record["files"]) == (fingerprint, sizes) else None
     except (OSError, ValueError, KeyError):
         return None
 
 
 def fingerprint(content: Any) -> str:
-    """Short hash of anything that JSON can hold; equal contents give equal hashes whatever the order of keys."""
+    """Return a short hash of anything that JSON can hold, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep the folder for this process. The lock ends with the process, however it ends.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder exclusively. The operating system releases the lock when the process exits.
 
-    Raises BusyError when another one has it, with what that one has written into the lock: its host, number and start.
+    Raises:
+        BusyError: another process has locked it. The message names its host, process id and start time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+", encoding="utf-8") as lock:
@@ -122,10 +134,12 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read() or "which has not said who it is"
-            raise BusyError(f"{folder} is in use by another run ({holder}); wait for it or stop it, then start again") from None
+            owner = lock.read() or "owner unknown"
+            raise BusyError(
+                f"{folder}: is locked by another run ({owner}). Wait for it or stop it, then start again."
+            ) from None
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        with suppress(OSError):  # the lock holds also where there is no room for a word
+        with suppress(OSError):  # the lock works even if the disk is too full to name its owner
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}")
             lock.flush()

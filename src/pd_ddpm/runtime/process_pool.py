@@ -1,4 +1,4 @@
-"""One function over many items, in processes side by side."""
+"""Apply a function to many items in parallel processes."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -10,23 +10,30 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from pd_ddpm.runtime.files import readable
+from pd_ddpm.runtime.files import format_bytes
 from pd_ddpm.runtime.progress import progress
 
 
 class WorkerError(RuntimeError):
-    """A process was killed from outside, most often by a system that is out of memory."""
+    """Raised if a worker process was killed from outside, most often because the machine ran out of memory."""
 
 
 def in_processes(function: Callable[[Any], Any], items: Sequence[Any], processes: int, description: str) -> list[Any]:
-    """What the function returns for each item, in their order; `description` stands before the progress.
+    """Apply a function to every item in parallel processes, and return the results in the order of the items.
 
-    More than one process is forked, and the function must be one that pickle can name. The error of an item is raised with
-    the worker's own traceback, and no further item is begun then. Raises WorkerError if a process was killed.
+    Args:
+        function: a function that pickle can name, unless there is one process only.
+        items: its arguments, one per call.
+        processes: number of worker processes; with 1, the calling process does the work.
+        description: prefix of the progress messages.
+
+    Raises:
+        WorkerError: a worker process was killed.
+        Exception: the error of the first item that failed, with the worker's traceback. No further item is started.
     """
     if processes == 1 or len(items) < 2:
         return [function(item) for item in progress(items, description)]
-    # Forked before the progress bar starts its thread. Spawned processes would run the calling script again.
+    # Fork before the progress bar starts its thread. Spawned processes would run the calling script again.
     context = multiprocessing.get_context("fork")
     try:
         with ProcessPoolExecutor(min(processes, len(items)), context, _leave_with_parent) as pool:
@@ -39,14 +46,14 @@ def in_processes(function: Callable[[Any], Any], items: Sequence[Any], processes
     except BrokenProcessPool as error:
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         raise WorkerError(
-            f"{description}: one of {processes} processes was killed from outside, most often for want of memory (the largest "
-            f"that has ended took {readable(largest)}); use fewer processes (snakemake --set-threads RULE=1, or --processes "
-            "1), or give the job more memory. What is finished is kept"
+            f"{description}: one of {processes} processes was killed from outside, most often for lack of memory (the largest "
+            f"process that has ended took {format_bytes(largest)}). Use fewer processes (`snakemake --set-threads RULE=1`, or "
+            "`--processes 1`), or give the job more memory. Finished results are kept."
         ) from error
 
 
 def _leave_with_parent() -> None:
-    """End this worker when its parent is killed; it would wait for more work for ever."""
+    """Exit this worker when its parent is killed. Otherwise it would wait for work forever."""
 
     def watch() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import torch
 
 from pd_ddpm.models.weights import CheckpointError, tensor_bytes
-from pd_ddpm.runtime.files import replacing
+from pd_ddpm.runtime.files import atomic_write
 from pd_ddpm.runtime.memory import is_shortage
 from pd_ddpm.runtime.progress import log
 
@@ -30,7 +30,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     without one of the two. A state holds the weights, their moving average, the best ones and Adam's two moments: for the
     paper's denoiser of 113.7 million parameters 2.3 GB, so that a training takes 4.5 GB of disk, and 6.8 GB while it saves.
     """
-    with replacing(path, tensor_bytes(state)) as temporary:
+    with atomic_write(path, tensor_bytes(state)) as temporary:
         with temporary.open("wb") as file:
             content = _Hashing(file)
             torch.save(state, content)

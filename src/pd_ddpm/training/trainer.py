@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pd_ddpm.data.working_grid import pad_to_multiple
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models import weights
-from pd_ddpm.runtime.files import held, sweep, write_json
+from pd_ddpm.runtime.files import lock_folder, remove_partial_files, write_json
 from pd_ddpm.runtime.memory import enough_memory
 from pd_ddpm.runtime.precision import NumberFormat, autocast
 from pd_ddpm.runtime.progress import log, progress
@@ -113,9 +113,9 @@ class Training:
         dependencies lies there, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
         """
         states = TrainingStates(folder, self.state.dependencies)
-        with asked_to_end() as asked, held(folder):
-            sweep(states.folder)
-            sweep(states.folder / "early")
+        with asked_to_end() as asked, lock_folder(folder):
+            remove_partial_files(states.folder)
+            remove_partial_files(states.folder / "early")
             if not self._resume(states):
                 states.begin()
             state, steps = self.state, self.settings.steps

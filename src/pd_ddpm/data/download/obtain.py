@@ -20,7 +20,7 @@ from pd_ddpm.data.download.listing import check_licence, request_listing, server
 from pd_ddpm.data.download.local_copy import open_copy
 from pd_ddpm.data.download.published import LISTING, Listing, PublishedFile
 from pd_ddpm.data.download.verify import find_mismatch, store_verified
-from pd_ddpm.runtime.files import held, write_json
+from pd_ddpm.runtime.files import lock_folder, write_json
 from pd_ddpm.runtime.progress import progress
 
 FAILURES_IN_A_ROW = 20  # after so many the server is left alone
@@ -62,7 +62,7 @@ def obtain(
             f"--configfile. Data that you have already can lie in {key}.folder ({folder}) instead."
         )
     folder, patience = Path(folder), patience or Patience()
-    with open_copy(source, f"{key}.download.source", PARTS[part]) as copy, held(folder), open_session() as session:
+    with open_copy(source, f"{key}.download.source", PARTS[part]) as copy, lock_folder(folder), open_session() as session:
         stop = threading.Event()
         listing = stored_listing(folder, doi, version, copy)
         if listing is None and copy is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_ddpm.data.download.published import PublishedFile
-from pd_ddpm.runtime.files import replacing
+from pd_ddpm.runtime.files import atomic_write
 
 CHUNK_BYTES = 2**16
 
@@ -23,7 +23,7 @@ class PassingFault(ValueError):
 
 def store_verified(chunks: Iterator[bytes], target: Path, file: PublishedFile) -> None:
     """Write a file that equals the published one, or none; raises PassingFault if it does not equal it."""
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         with temporary.open("wb") as output:
             for chunk in chunks:
                 output.write(chunk)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from pd_ddpm.data.nifti.geometry import ImageError
-from pd_ddpm.runtime.files import replacing
+from pd_ddpm.runtime.files import atomic_write
 
 # The largest float32 not above 1/255, so that a stored 255 never reads as more than 1.
 PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
@@ -56,7 +56,7 @@ def write_image(
     # Set after construction, which forgets it; then nibabel stores the numbers as they are, with this slope beside them.
     image.header.set_slope_inter(slope, 0)
     content = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
-    with replacing(path, len(content)) as temporary:
+    with atomic_write(path, len(content)) as temporary:
         temporary.write_bytes(content)
 
 

@@ -19,7 +19,13 @@ from pd_ddpm.data.nifti.write import write_image
 from pd_ddpm.data.preparation.normalise import Normalisation, read_normalised
 from pd_ddpm.data.preparation.resample import Interpolator
 from pd_ddpm.runtime.code_version import code_version
-from pd_ddpm.runtime.files import file_sha256, fingerprint, finished_row, sweep, write_record
+from pd_ddpm.runtime.files import (
+    file_sha256,
+    fingerprint,
+    read_completion_record,
+    remove_partial_files,
+    write_completion_record,
+)
 from pd_ddpm.runtime.process_pool import in_processes
 
 
@@ -58,7 +64,7 @@ def prepare_case(
     }
     stamp = _stamp(case, channels, settings)
     record_path = output_folder / f"{name}.json"
-    if (row := finished_row(record_path, stamp)) is not None:
+    if (row := read_completion_record(record_path, stamp)) is not None:
         return row
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ def prepare_case(
     row = _manifest_row(case, grid, mask, brain, np.asarray(first.dataobj))
     # What is trained on and scored depends on this manifest alone, so it must tell when a voxel has changed.
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
-    write_record(record_path, stamp, files, row)
+    write_completion_record(record_path, stamp, files, row)
     return row
 
 
@@ -111,7 +117,7 @@ def prepare_cohort(
     """
     cases = table.to_dict("records")
     arguments = (list(channels), str(output_folder), normalisation, interpolator, orientation)
-    sweep(Path(output_folder))
+    remove_partial_files(Path(output_folder))
     outcomes = in_processes(partial(_attempt, arguments=arguments), cases, processes, "preparing")
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])
