@@ -562,7 +562,7 @@ def test_all_that_is_wrong_is_listed_at_once(made, predict, tmp_path):
         (["--image", "T2"], ["--image: 'T2' is not NAME=FILE"]),
         (["--image", "T2=x.nii.gz"], ["image T2", "FLAIR, T1 only"]),
         (["--transform", "FLAIR=x.txt"], ["transform of FLAIR", "defines the grid"]),
-        (["--device", "cuda"], ["'cuda'", "sees no CUDA device"]),
+        (["--device", "cuda"], ["'cuda'", "finds no CUDA device"]),
         (["--precision", "float16"], ["'float16'", "for GPUs"]),
     ],
 )

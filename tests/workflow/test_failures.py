@@ -100,7 +100,7 @@ def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path)
     small_cohort(fresh)
     arguments = ("--configfile", "own.yaml", "--config", "device=cuda:7")
     message = error(snakemake(fresh, "results/own/networks/unet/split-0_seed-0/model.json", *arguments))
-    assert "config key 'device' is 'cuda:7', but" in message
+    assert "`device`: 'cuda:7' is not available" in message
     assert not (fresh / "results/own/cases.csv").exists()
     table = snakemake(fresh, "results/own/cases.csv", *arguments)  # which needs no network
     assert table.returncode == 0, table.stdout + table.stderr
