@@ -59,7 +59,7 @@ include: "rules/report.smk"
 
 onstart:
     require_device()
-    print_plan()
+    tell_plan()
 
 
 rule all:

@@ -6,14 +6,14 @@ rule gate:
     input:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
-        weights=f"{NETWORK}/model.safetensors",
-        card=f"{NETWORK}/model.json",
+        weights="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.safetensors",
+        card="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.json",
     output:
-        verdict=f"{NETWORK}/precision.json",
+        verdict="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/precision.json",
     log:
-        f"results/logs/gate/{NETWORK_RUN}.log",
+        "results/logs/gate/{dataset}/{network}/split-{split}_seed-{seed}.log",
     benchmark:
-        f"results/benchmarks/gate/{NETWORK_RUN}.tsv"
+        "results/benchmarks/gate/{dataset}/{network}/split-{split}_seed-{seed}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -35,15 +35,15 @@ rule gate:
 
 rule sample_shard:
     input:
-        unpack(shard_files),
+        unpack(drawing_files),
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        shard_card=PREDICTION + "/shards/{shard}-of-{shards}.json",
+        shard_card="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/shards/{shard}-of-{shards}.json",
     log:
-        f"results/logs/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.log",
+        "results/logs/sample/{dataset}/{method}/split-{split}_seed-{seed}/shard-{shard}-of-{shards}.log",
     benchmark:
-        f"results/benchmarks/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.tsv"
+        "results/benchmarks/sample/{dataset}/{method}/split-{split}_seed-{seed}/shard-{shard}-of-{shards}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -57,28 +57,39 @@ rule sample_shard:
         name="{method}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
-        settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
+        settings=method_parameters,
         code=script_code("sample"),
     script:
         "../workflow/scripts/sample.py"
 
 
-# The other inputs, resources and outputs of a sampling that is not sharded. With shards it only gathers their samples, which
-# needs no GPU.
-use rule sample_shard as sample with:
+# With shards it only gathers what they have drawn, and needs no GPU for that.
+rule sample:
     input:
         unpack(sampling_files),
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        predictions=f"{PREDICTION}/predictions.csv",
-        method_card=f"{PREDICTION}/method.json",
+        predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
+        method_card="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/method.json",
     log:
-        f"results/logs/sample/{METHOD_RUN}.log",
+        "results/logs/sample/{dataset}/{method}/split-{split}_seed-{seed}.log",
     benchmark:
-        f"results/benchmarks/sample/{METHOD_RUN}.tsv"
+        "results/benchmarks/sample/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
+    retries: RETRIES
+    conda:
+        "../envs/networks.yaml"
+    threads: config["resources"]["sample"]["threads"]
     resources:
         gpu=lambda wildcards, input: 0 if "shards" in input.keys() else config["resources"]["sample"]["gpu"],
         gpu_jobs=lambda wildcards, input: int("shards" not in input.keys() and config["resources"]["sample"]["gpu"] > 0),
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(config["resources"]["sample"]["runtime"]),
+    params:
+        name="{method}",
+        split=lambda wildcards: int(wildcards.split),
+        seed=lambda wildcards: int(wildcards.seed),
+        settings=method_parameters,
+        code=script_code("sample"),
+    script:
+        "../workflow/scripts/sample.py"

@@ -8,14 +8,14 @@ rule train:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        weights=f"{NETWORK}/model.safetensors",
-        early=f"{NETWORK}/early.safetensors",
-        card=f"{NETWORK}/model.json",
-        history=f"{NETWORK}/training.csv",
+        weights="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.safetensors",
+        early="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/early.safetensors",
+        card="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.json",
+        history="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/training.csv",
     log:
-        f"results/logs/train/{NETWORK_RUN}.log",
+        "results/logs/train/{dataset}/{network}/split-{split}_seed-{seed}.log",
     benchmark:
-        f"results/benchmarks/train/{NETWORK_RUN}.tsv"
+        "results/benchmarks/train/{dataset}/{network}/split-{split}_seed-{seed}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -27,7 +27,7 @@ rule train:
         runtime=escalating(config["resources"]["train"]["runtime"]),
         slurm_extra="--signal=TERM@300",
     params:
-        state="work/{dataset}/networks/{network}/" + SLUG,
+        state="work/{dataset}/networks/{network}/split-{split}_seed-{seed}",
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),

@@ -10,12 +10,17 @@ from scipy import stats
 
 from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Roles
 from pd_ddpm.exhibits.claims.table import claims, claims_document
+from pd_ddpm.exhibits.tables.table2 import Table2Row
 
 PRINTED = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv")
 NOISE = np.array([0.004, -0.003, 0.001, -0.004, 0.002])
 BASE = np.array([0.6, 0.7, 0.75, 0.8, 0.85])
 GRID = {50: "pd@50", 300: "pd", 500: "pd@500", 1000: "pd@1000"}
-TABLE2 = [("Zero", "pd-zero", None, "Zero"), ("Early", "pd-early", "early", "0.754"), ("AttUNet", "pd", "attunet", "0.799")]
+TABLE2 = [
+    Table2Row("Zero", "pd-zero", None, "Zero"),
+    Table2Row("Early", "pd-early", "early", "0.754"),
+    Table2Row("AttUNet", "pd", "attunet", "0.799"),
+]
 ROLES = Roles(
     pd_ddpm="pd",
     vanilla="ddpm",
@@ -138,7 +143,7 @@ def test_quality_of_the_presegmentation(shift: float, verdict: str) -> None:
 def test_slope_over_several_presegmentations_is_that_of_least_squares() -> None:
     generator = np.random.default_rng(3)
     dice = {name: generator.uniform(0.5, 0.9, 5) for name in ("a", "b", "c", "pd-a", "pd-b", "pd-c", "pd")}
-    roles = Roles("pd", table2=[(name, f"pd-{name}", name, None) for name in "abc"])
+    roles = Roles("pd", table2=[Table2Row(name, f"pd-{name}", name, None) for name in "abc"])
     row = verdicts(pd.concat([scores(name, values) for name, values in dice.items()]), roles=roles)
     x = [dice[name].mean() for name in "abc"]
     slopes = [stats.linregress(x, [dice[f"pd-{name}"][case] for name in "abc"]).slope for case in range(5)]

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pd_ddpm.config import load
+from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
 from pd_ddpm.exhibits.tables import cost
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes
@@ -29,8 +31,7 @@ def test_shards_are_summed_and_the_peak_is_that_of_the_largest(tmp_path: Path) -
         benchmark(tmp_path / "sample" / "wmh" / "ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", seconds, memory)
     benchmark(tmp_path / "sample" / "wmh" / "ddpm" / "split-1_seed-0.tsv", 7, 100)
     sharded, whole, none = (
-        cost.read_benchmarks(cost.benchmark_files(tmp_path, "sample", "wmh", "ddpm", f"split-{split}_seed-0"))
-        for split in range(3)
+        cost.read_benchmarks(cost.benchmark_files(tmp_path, "sample", Run("wmh", "ddpm", split, 0))) for split in range(3)
     )
     assert sharded == (35, 500)
     assert whole == (7, 100)
@@ -44,19 +45,23 @@ def test_other_rules_are_read_for_what_is_planned_only(tmp_path: Path) -> None:
     benchmark(tmp_path / "train" / "wmh" / "unet" / "split-0_seed-0.tsv", 1, 1)
     for method, split in (("unet", 0), ("unet", 1), ("unet", 4), ("given-up", 0)):
         benchmark(tmp_path / "score" / "wmh" / method / f"split-{split}_seed-0.tsv", 3, 200)
-    jobs = cost.other_jobs(tmp_path, "wmh", ["unet"], ["split-0_seed-0", "split-1_seed-0"])
+    jobs = cost.other_jobs(tmp_path, "wmh", [Run("wmh", "unet", 0, 0), Run("wmh", "unet", 1, 0)])
     assert [(job.rule, job.seconds) for job in jobs] == [("prepare", 60), ("score", 3), ("score", 3)]
 
 
 def test_the_table_sums_jobs_and_compares_with_the_plan() -> None:
-    gpu = {"gpus": 2, "device": "cuda:0", "number_format": "bfloat16"}
-    cpu = {"device": "cpu", "number_format": "float32"}
+    gpu = {"gpus": 2, "device": "cuda:0", "precision": "bfloat16"}
+    cpu = {"device": "cpu", "precision": "float32"}
+
+    def training(name: str, seconds: float, memory_mb: float, **planned: float) -> cost.JobCost:
+        return cost.JobCost(rule="train", name=name, seconds=seconds, memory_mb=memory_mb, **gpu, **planned)
+
     jobs = [
-        cost.JobCost("prepare", "", 60.0, 900.0),
-        cost.JobCost("train", "denoiser", 7200.0, 5000.0, **gpu, flops=72 * 10**15, planned_seconds=3600.0),
-        cost.JobCost("train", "denoiser", 3600.0, 6000.0, **gpu, flops=72 * 10**15, planned_seconds=3600.0),
-        cost.JobCost("train", "unet", np.nan, np.nan, **gpu, flops=10**15, planned_seconds=50.0),
-        cost.JobCost("sample", "ddpm", 1800.0, 800.0, **cpu, evaluations=5000, flops=36 * 10**14),
+        cost.JobCost(rule="prepare", seconds=60.0, memory_mb=900.0),
+        training("denoiser", 7200.0, 5000.0, flops=72 * 10**15, planned_seconds=3600.0),
+        training("denoiser", 3600.0, 6000.0, flops=72 * 10**15, planned_seconds=3600.0),
+        training("unet", np.nan, np.nan, flops=10**15, planned_seconds=50.0),
+        cost.JobCost(rule="sample", name="ddpm", seconds=1800.0, memory_mb=800.0, evaluations=5000, flops=36 * 10**14, **cpu),
     ]
     table = cost.cost_table(jobs).set_index(["level", "rule", "name"])
     assert list(table.index) == [
@@ -105,13 +110,14 @@ def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, m
     """One training that was resumed, one method in two shards; FLOPs are set, so that no network is built."""
     config = load.read(None, {"scale": "demo"})
     config = validate(config)
-    results, kept = tmp_path / "phantom", tmp_path / "kept"
+    monkeypatch.chdir(tmp_path)
+    results, kept = tmp_path / "phantom", tmp_path / "work" / "plan"
     case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
     cohort = CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)
-    monkeypatch.setattr("pd_ddpm.planning.case_sizes.cohort_sizes", lambda *_: cohort)
+    monkeypatch.setattr(cost, "cohort_sizes", lambda *_: cohort)
     monkeypatch.setattr(PlannedFlops, "training", lambda self, training: 36 * 10**12)
     monkeypatch.setattr(PlannedFlops, "sampling", lambda self, sampling: 10**12 * sampling.members)
-    kept.mkdir()
+    kept.mkdir(parents=True)
     rate = Rate("CPU", "float32", 1e10, 1e10, True)
     (kept / "rates.json").write_text(json.dumps({"one": rate._asdict()}), encoding="utf-8")
     made = {"device": "some CPU", "precision": "float32"}
@@ -122,22 +128,19 @@ def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, m
     method = results / "predictions" / "pd-ddpm" / "split-0_seed-0" / "method.json"
     method.parent.mkdir(parents=True)
     method.write_text(json.dumps(card | {"method": "pd-ddpm", "provenance": made | {"seconds": 18.0}}), encoding="utf-8")
-    folder = tmp_path / "benchmarks"
+    folder = tmp_path / "results" / "benchmarks"
     benchmark(folder / "train" / "phantom" / "denoiser" / "split-0_seed-0.tsv", 60, 700)
     for shard in (0, 1):
         benchmark(folder / "sample" / "phantom" / "pd-ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", 1800, 300)
     files = {key: str(tmp_path / f"cost.{end}") for key, end in (("table", "csv"), ("page", "html"), ("markdown", "md"))}
-    script("cost")(
-        cards=[str(network)],
-        method_cards=[str(method)],
-        splits=str(results / "splits.csv"),
-        labels={},
-        remark="made up",
+    metadata = {"network_metadata": [str(network)], "prediction_metadata": [str(method)]}
+    job = SimpleNamespace(
+        input=SimpleNamespace(splits=str(results / "splits.csv"), **metadata),
+        output=SimpleNamespace(**files),
+        params=SimpleNamespace(labels={}, caption_note="made up"),
         config=config,
-        benchmarks=folder,
-        kept=kept,
-        **files,
     )
+    script("cost")(job)
     table = pd.read_csv(files["table"]).set_index("level")
     # The benchmark of the training holds its last minute only; its card knows of two hours.
     assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 1, 700]

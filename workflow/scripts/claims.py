@@ -1,24 +1,19 @@
-"""The paper's claims, put to the test on our own scores."""
+"""The paper's claims, tested on our own scores."""
 
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.claims.claim import Roles
 from pd_ddpm.exhibits.claims.table import claims, claims_document
-from pd_ddpm.runtime.job import run
-from pd_ddpm.runtime.run_record import recorded
+from pd_ddpm.runtime.recorded_job import run_with_record
 
 
-def main(
-    scores: list[str], ensembles: list[str], printed: str, table: str, page: str, markdown: str, roles: dict, remark: str
-) -> None:
-    who = Roles(**roles | {"table2": [tuple(row) for row in roles["table2"]]})
-    rows = claims(read_scores(scores), read_scores(ensembles), who, pd.read_csv(printed))
-    rows.to_csv(table, index=False, float_format="%.6g")
-    claims_document(rows, remark).write(page, markdown)
+def main(job) -> None:
+    scores, ensembles = read_scores(job.input.scores), read_scores(job.input.ensembles)
+    table = claims(scores, ensembles, Roles.from_params(job.params.roles), pd.read_csv(job.input.printed))
+    table.to_csv(job.output.table, index=False, float_format="%.6g")
+    claims_document(table, job.params.caption_note).write(job.output.page, job.output.markdown)
 
 
 if __name__ == "__main__":
-    parameters = {key: snakemake.params[key] for key in ("roles", "remark")}
-    with_record = recorded(main, snakemake.config, snakemake.params.code, [*snakemake.input.scores, *snakemake.input.ensembles])
-    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    run_with_record(main, snakemake, [*snakemake.input.scores, *snakemake.input.ensembles])

@@ -4,36 +4,16 @@ import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.figures import style
-from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime
-from pd_ddpm.runtime.job import run
-from pd_ddpm.runtime.run_record import recorded
+from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime, paper_best_t_start
+from pd_ddpm.runtime.recorded_job import run_with_record
 
 
-def main(
-    scores: list[str],
-    printed: str,
-    pdf: str,
-    png: str,
-    numbers: str,
-    curve: dict[str, int],
-    labels: dict[str, str],
-    remark: str,
-) -> None:
-    shown = fig3_numbers(read_scores(scores), curve, labels)
-    shown.to_csv(numbers, index=False, float_format="%.6g")
-    papers_best = pd.read_csv(printed).query("exhibit == 'fig3_tprime' and metric == 'best_t_start'")["value"].item()
-    style.save(fig3_tprime(shown, remark, papers_best), pdf, png)
+def main(job) -> None:
+    numbers = fig3_numbers(read_scores(job.input.scores), job.params.curve, job.params.labels)
+    numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
+    figure = fig3_tprime(numbers, job.params.caption_note, paper_best_t_start(pd.read_csv(job.input.printed)))
+    style.save(figure, job.output.pdf, job.output.png)
 
 
 if __name__ == "__main__":
-    parameters = snakemake.params
-    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.scores)
-    run(
-        with_record,
-        snakemake.log[0],
-        **snakemake.input,
-        **snakemake.output,
-        curve=parameters.curve,
-        labels=parameters.labels,
-        remark=parameters.remark,
-    )
+    run_with_record(main, snakemake, snakemake.input.scores)

@@ -1,21 +1,18 @@
-"""Dice against cost: T' x members x respacing, with the front marked."""
+"""Dice against cost: T' x members x respacing, with the Pareto front marked."""
 
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.pareto import pareto, pareto_numbers
-from pd_ddpm.runtime.job import run
-from pd_ddpm.runtime.run_record import recorded
+from pd_ddpm.runtime.recorded_job import run_with_record
 
 
-def main(ensembles: list[str], pdf: str, png: str, numbers: str, points: list[dict], members: list[int], remark: str) -> None:
-    shown = pareto_numbers(read_scores(ensembles), pd.DataFrame(points), members)
-    shown.to_csv(numbers, index=False, float_format="%.6g")
-    style.save(pareto(shown, remark), pdf, png)
+def main(job) -> None:
+    numbers = pareto_numbers(read_scores(job.input.ensembles), pd.DataFrame(job.params.points), job.params.members)
+    numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
+    style.save(pareto(numbers, job.params.caption_note), job.output.pdf, job.output.png)
 
 
 if __name__ == "__main__":
-    parameters = {key: snakemake.params[key] for key in ("points", "members", "remark")}
-    with_record = recorded(main, snakemake.config, snakemake.params.code, snakemake.input.ensembles)
-    run(with_record, snakemake.log[0], **snakemake.input, **snakemake.output, **parameters)
+    run_with_record(main, snakemake, snakemake.input.ensembles)

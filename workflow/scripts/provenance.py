@@ -1,4 +1,4 @@
-"""One page of how all exhibits came about."""
+"""One page that says how every exhibit was made."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from pd_ddpm.exhibits.tables.provenance import provenance_document, provenance_r
 from pd_ddpm.runtime.job import run
 
 
-def main(records: list[str], table: str, page: str, markdown: str, titles: dict[str, str]) -> None:
-    read = {Path(record).stem: json.loads(Path(record).read_text(encoding="utf-8")) for record in records}
-    provenance_rows(read).to_csv(table, index=False)
-    provenance_document(read, titles).write(page, markdown)
+def main(job) -> None:
+    records = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in job.input.records}
+    provenance_rows(records).to_csv(job.output.table, index=False)
+    provenance_document(records, job.params.titles).write(job.output.page, job.output.markdown)
 
 
 if __name__ == "__main__":
-    run(main, snakemake.log[0], **snakemake.input, **snakemake.output, titles=snakemake.params.titles)
+    run(main, snakemake.log[0], job=snakemake)

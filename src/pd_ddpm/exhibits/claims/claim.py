@@ -16,13 +16,14 @@ without a correction for their number. What a claim is compared with, and any bo
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import select_method
 from pd_ddpm.evaluation.statistics import student_interval
 from pd_ddpm.exhibits.tables.cells import number
-from pd_ddpm.exhibits.tables.table2 import Row
+from pd_ddpm.exhibits.tables.table2 import Table2Row
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided at this scale", "not run"
 
@@ -39,7 +40,7 @@ ROLE_NAMES = {
 class Roles:
     """Which method plays which part in a claim; a claim whose part is None, empty or without scores is not run.
 
-    grid: T' -> method. table2: rows of Table 2 as in `table2.Row`. ensemble: whose ensemble rows are read.
+    grid: T' -> method. table2: rows of Table 2 as in `table2.Table2Row`. ensemble: whose ensemble rows are read.
     """
 
     pd_ddpm: str
@@ -49,7 +50,12 @@ class Roles:
     es_ddpm: str | None = None
     ensemble: str | None = None
     grid: Mapping[int, str] = field(default_factory=dict)
-    table2: Sequence[Row] = ()
+    table2: Sequence[Table2Row] = ()
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Roles":
+        """Return the roles from plain values, in which a row of Table 2 is a dictionary."""
+        return cls(**{**params, "table2": [Table2Row(**row) for row in params["table2"]]})
 
 
 class NotRun(Exception):

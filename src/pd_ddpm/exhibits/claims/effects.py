@@ -43,14 +43,14 @@ def faster_than_vanilla(evidence: Evidence) -> Effect:
 
 def slope_over_presegmentations(evidence: Evidence) -> Effect:
     """Each case's least-squares slope of PD-DDPM's Dice over the mean Dice of the pre-segmentations that are not empty."""
-    rows = [(method, before) for _, method, before, _ in evidence.roles.table2 if before is not None]
+    rows = [row for row in evidence.roles.table2 if row.presegmentation is not None]
     if len(rows) < 2:
         raise NotRun("Table 2 has fewer than two pre-segmentations that are not empty")
     quality, reached = {}, {}
-    for method, before in rows:
-        reached[method] = evidence.of(method, method)["dice"]
-        evidence.of(before, before)
-        quality[method] = presegmentation_dice(evidence.cases, method, before).mean()
+    for row in rows:
+        reached[row.method] = evidence.of(row.method, row.method)["dice"]
+        evidence.of(row.presegmentation, row.presegmentation)
+        quality[row.method] = presegmentation_dice(evidence.cases, row.method, row.presegmentation).mean()
     quality = pd.Series(quality).sort_values()
     if np.ptp(quality) == 0:
         raise NotRun("The pre-segmentations of Table 2 have one and the same Dice")
@@ -64,11 +64,11 @@ def slope_over_presegmentations(evidence: Evidence) -> Effect:
 
 def best_over_empty(evidence: Evidence) -> Effect:
     """PD-DDPM's Dice from the pre-segmentation with the highest Dice minus that from the empty mask."""
-    empty = [method for _, method, before, _ in evidence.roles.table2 if before is None]
+    empty = [row.method for row in evidence.roles.table2 if row.presegmentation is None]
     quality = {}
-    for _, method, before, _ in evidence.roles.table2:
-        if before is not None:
-            quality[method] = evidence.of(before, before)["dice"].mean()
+    for row in evidence.roles.table2:
+        if row.presegmentation is not None:
+            quality[row.method] = evidence.of(row.presegmentation, row.presegmentation)["dice"].mean()
     if not empty or not quality:
         raise NotRun("Table 2 lacks the empty mask or a pre-segmentation")
     best_method = max(quality, key=quality.get)

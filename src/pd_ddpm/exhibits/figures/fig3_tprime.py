@@ -36,10 +36,16 @@ def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping
     return pd.DataFrame(rows).astype({"t_start": "Int64"})
 
 
-def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figure:
+def paper_best_t_start(printed: pd.DataFrame) -> float:
+    """Return the T' with the highest Dice in the paper, from the table of printed values."""
+    is_best = (printed["exhibit"] == "fig3_tprime") & (printed["metric"] == "best_t_start")
+    return printed.loc[is_best, "value"].item()
+
+
+def fig3_tprime(numbers: pd.DataFrame, remark: str, paper_best: float) -> Figure:
     """Dice and uncertainty against T' (PD-DDPM Fig. 3), with the methods that have no T' as level lines.
 
-    papers_best: the T' that the paper found best; remark: what data and scale the numbers are of.
+    paper_best: the T' that the paper found best; remark: what data and scale the numbers are of.
     """
     style.apply()
     curve = numbers[numbers["t_start"].notna()].sort_values("t_start")
@@ -56,7 +62,7 @@ def fig3_tprime(numbers: pd.DataFrame, remark: str, papers_best: float) -> Figur
         for _, level in levels.dropna(subset=[name]).iterrows():
             look = looks[level["label"]]
             axis.axhline(scale * level[name], label=level["label"], color=look.colour, linestyle=look.line)
-        axis.axvline(papers_best, color="grey", linewidth=0.8, label=f"best in the paper: {papers_best:g}")
+        axis.axvline(paper_best, color="grey", linewidth=0.8, label=f"best in the paper: {paper_best:g}")
     best = curve.loc[curve["dice"].idxmax()]
     star = {"marker": "*", "markersize": 13, "color": colour, "markeredgecolor": "white", "linestyle": "none"}
     axes[0].plot(float(best["t_start"]), best["dice"], label=f"best here: {best['t_start']}", **star)

@@ -1,14 +1,22 @@
-"""What the run took, beside what was planned: a row per rule, per trained network and per method that was drawn from."""
+"""Table of what a run cost next to what was planned: one row per rule, trained network and sampled method."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pd_ddpm.config.methods import pool
+from pd_ddpm.config.resolve import Config
+from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
+from pd_ddpm.planning.case_sizes import cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
+from pd_ddpm.planning.jobs import Sampling, Training
+from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_kept
 
 NOTES = (
     "Hours are summed over jobs, whatever ran side by side. They are those of Snakemake's benchmark file, which holds the last "
@@ -22,64 +30,161 @@ NOTES = (
 )
 
 
-class JobCost(NamedTuple):
-    """One training, one sampling, or one job of another rule.
+@dataclass(frozen=True, kw_only=True)
+class JobCost:
+    """Cost of one job: a training, a sampling or a job of another rule.
 
-    seconds: NaN where they are not known; gpus: that the job had, 0 on a CPU; evaluations and flops: planned, of networks;
-    planned_seconds: NaN where the rate of the device is not known. memory_mb: peak of the resident memory.
+    Attributes:
+        rule: rule of the job.
+        name: network or method; empty for other rules.
+        seconds: wall time; NaN if unknown.
+        memory_mb: peak of the resident memory; NaN if unknown.
+        gpus: number of GPUs that the job used; 0 on a CPU.
+        device: name of the GPU or the processor.
+        precision: precision of the network, such as "float32".
+        evaluations: planned network evaluations.
+        flops: planned floating-point operations of the networks.
+        planned_seconds: planned FLOPs at the measured rate of the device; NaN if no rate is known.
     """
 
     rule: str
-    name: str
+    name: str = ""
     seconds: float
     memory_mb: float
     gpus: int = 0
     device: str = ""
-    number_format: str = ""
+    precision: str = ""
     evaluations: int = 0
     flops: int = 0
     planned_seconds: float = np.nan
 
 
+@dataclass(frozen=True)
+class CostFolders:
+    """Folders that hold the sources of the table.
+
+    Attributes:
+        results: results of one dataset, named like the dataset.
+        benchmarks: benchmark files of Snakemake.
+        plan: FLOP counts and device rates that earlier plans have saved.
+    """
+
+    results: Path
+    benchmarks: Path
+    plan: Path
+
+
+def read_job_costs(
+    config: Config, folders: CostFolders, network_metadata: Iterable[str], prediction_metadata: Iterable[str]
+) -> list[JobCost]:
+    """Return the costs of all jobs of a run, those of other rules first.
+
+    Args:
+        config: the resolved configuration.
+        folders: where benchmarks, results and plans lie.
+        network_metadata: paths of the metadata of all trained networks.
+        prediction_metadata: paths of the metadata of all predictions.
+    """
+    dataset = folders.results.name
+    cohorts = {dataset: cohort_sizes(config, dataset, folders.results)}
+    planned = PlannedFlops(config, cohorts, folders.plan / "flops.json")
+    rates = [Rate(**rate) for rate in read_kept(folders.plan / "rates.json").values()]
+    trained, sampled = ([Run.parse(path) for path in paths] for paths in (network_metadata, prediction_metadata))
+    costs = other_jobs(folders.benchmarks, dataset, [*trained, *sampled])
+
+    def network_job(rule: str, run: Run, metadata: Mapping[str, Any], flops: int, evaluations: int = 0) -> JobCost:
+        provenance, is_on_gpu = metadata["provenance"], metadata["device_type"] == "cuda"
+        seconds, memory = read_benchmarks(benchmark_files(folders.benchmarks, rule, run))
+        return JobCost(
+            rule=rule,
+            name=run.name,
+            seconds=float(np.fmax(seconds, provenance["seconds"])),
+            memory_mb=memory,
+            gpus=max(1, config["resources"][rule]["gpu"]) if is_on_gpu else 0,
+            device=provenance["device"],
+            precision=provenance["precision"],
+            evaluations=evaluations,
+            flops=flops,
+            planned_seconds=measured_seconds(rates, flops, rule, is_on_gpu, provenance["precision"]),
+        )
+
+    for run, path in zip(trained, network_metadata, strict=True):
+        flops = planned.training(Training(run.dataset, run.name, run.split, run.seed))
+        costs.append(network_job("train", run, _read_metadata(path), flops))
+    for run, path in zip(sampled, prediction_metadata, strict=True):
+        sampling = Sampling(run.dataset, run.name, run.split, run.seed, pool(config, run.name))
+        evaluations = network_evaluations(config, cohorts, sampling)
+        costs.append(network_job("sample", run, _read_metadata(path), planned.sampling(sampling), evaluations))
+    return costs
+
+
+def _read_metadata(path: str) -> dict[str, Any]:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def read_benchmarks(files: Iterable[Path]) -> tuple[float, float]:
-    """Seconds, summed, and the peak of the resident memory in MB of Snakemake's benchmark files; NaN where none says so."""
-    rows = [pd.read_csv(file, sep="\t") for file in files]
-    if not rows:
+    """Return the sum of the seconds and the peak memory (MB) in Snakemake's benchmark files; NaN for unknown values."""
+    tables = [pd.read_csv(file, sep="\t") for file in files]
+    if not tables:
         return np.nan, np.nan
-    table = pd.concat(rows, ignore_index=True)[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
+    table = pd.concat(tables, ignore_index=True)[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
     return float(table["s"].sum(min_count=1)), float(table["max_rss"].max())
 
 
-def benchmark_files(folder: Path, rule: str, dataset: str, name: str, run: str) -> list[Path]:
-    """The benchmark file of a job that is named by its run, or those of its shards in a folder of that name."""
-    one = folder / rule / dataset / name / f"{run}.tsv"
-    return [*([one] if one.exists() else []), *sorted((folder / rule / dataset / name / run).glob("*.tsv"))]
+def benchmark_files(folder: Path, rule: str, run: Run) -> list[Path]:
+    """Return the benchmark file of a run's job, and those of its shards.
+
+    Args:
+        folder: folder of all benchmarks.
+        rule: rule of the job.
+        run: network or method, dataset, split and seed of the job.
+    """
+    shards = folder / rule / run.dataset / run.name / run.slug
+    whole = shards.with_name(f"{run.slug}.tsv")
+    return [*([whole] if whole.exists() else []), *sorted(shards.glob("*.tsv"))]
 
 
-def other_jobs(folder: Path, dataset: str, names: Sequence[str], runs: Sequence[str]) -> list[JobCost]:
-    """The jobs of all other rules on a data set: one for it, or one for each of these networks or methods and runs."""
-    found = []
+def other_jobs(folder: Path, dataset: str, runs: Iterable[Run]) -> list[JobCost]:
+    """Return the costs of all rules except `train`, `sample` and `cost`.
+
+    Args:
+        folder: folder of all benchmarks.
+        dataset: dataset whose jobs are counted.
+        runs: runs whose jobs are counted. Benchmarks of other runs are left from earlier configurations.
+    """
+    costs, runs = [], sorted(set(runs), key=lambda run: (run.name, run.slug))
     for rule in sorted(path.name for path in folder.iterdir() if path.name not in ("train", "sample", "cost")):
-        files = [folder / rule / f"{dataset}.tsv"]
-        files += [file for name in names for run in runs for file in benchmark_files(folder, rule, dataset, name, run)]
-        found += [JobCost(rule, "", *read_benchmarks([file])) for file in files if file.exists()]
-    return found
+        files = [folder / rule / f"{dataset}.tsv", *(file for run in runs for file in benchmark_files(folder, rule, run))]
+        for file in files:
+            if file.exists():
+                seconds, memory = read_benchmarks([file])
+                costs.append(JobCost(rule=rule, seconds=seconds, memory_mb=memory))
+    return costs
 
 
-def measured_seconds(rates: Sequence[Rate], flops: int, rule: str, on_gpu: bool, number_format: str) -> float:
-    """Planned seconds at the rate that was measured last on this kind of device in this format; NaN where none was."""
+def measured_seconds(rates: Sequence[Rate], flops: int, rule: str, is_on_gpu: bool, precision: str) -> float:
+    """Return the planned seconds at the latest rate measured on this kind of device, or NaN if none was measured.
+
+    Args:
+        rates: measured rates, oldest first.
+        flops: planned floating-point operations.
+        rule: "train" or "sample".
+        is_on_gpu: whether the job ran on a GPU.
+        precision: precision of the network, such as "bfloat16".
+    """
     for rate in reversed(rates):
-        if (rate.device != "CPU") == on_gpu and rate.number_format == number_format:
+        if (rate.device != "CPU") == is_on_gpu and rate.number_format == precision:
             return flops / (rate.training if rule == "train" else rate.sampling)
     return np.nan
 
 
 def cost_table(jobs: Sequence[JobCost]) -> pd.DataFrame:
-    """Rows of level rule, network and method, and the total of all rules last; NaN or empty where something is not known.
+    """Return one row per rule, network and method, and the total of all rules last.
 
-    planned_hours and planned_over_real are of the jobs whose device was measured and whose time is known.
+    Unknown values are NaN or empty. `planned_hours` and `planned_over_real` count only jobs with a known time, on a device
+    whose rate was measured.
     """
-    table = pd.DataFrame(jobs, columns=JobCost._fields)
+    table = pd.DataFrame(jobs, columns=[field.name for field in fields(JobCost)])
     rows = [_row("rule", rule, "", group) for rule, group in table.groupby("rule", sort=False)]
     for level, rule in (("network", "train"), ("method", "sample")):
         groups = table[table["rule"] == rule].groupby("name", sort=False)
@@ -91,7 +196,7 @@ def _row(level: str, rule: str, name: str, jobs: pd.DataFrame) -> dict[str, obje
     seconds, networks = jobs["seconds"].sum(min_count=1), jobs[jobs["flops"] > 0].dropna(subset="seconds")
     compared = networks.dropna(subset="planned_seconds")
     planned = compared["planned_seconds"].sum(min_count=1)
-    on_gpu = jobs["gpus"] > 0
+    is_on_gpu = jobs["gpus"] > 0
     return {
         "level": level,
         "rule": rule,
@@ -103,38 +208,44 @@ def _row(level: str, rule: str, name: str, jobs: pd.DataFrame) -> dict[str, obje
         "planned_hours": planned / 3600,
         "hours": seconds / 3600,
         "planned_over_real": planned / compared["seconds"].sum() if len(compared) else np.nan,
-        "gpu_hours": float((jobs["seconds"] * jobs["gpus"])[on_gpu].sum() / 3600),
+        "gpu_hours": float((jobs["seconds"] * jobs["gpus"])[is_on_gpu].sum() / 3600),
         "teraflops_per_second": networks["flops"].sum() / networks["seconds"].sum() / 1e12 if len(networks) else np.nan,
         "peak_memory_mb": jobs["memory_mb"].max(),
         "device": ", ".join(sorted(set(jobs["device"]) - {""})),
-        "number_format": ", ".join(sorted(set(jobs["number_format"]) - {""})),
+        "number_format": ", ".join(sorted(set(jobs["precision"]) - {""})),
     }
 
 
-def cost_document(table: pd.DataFrame, labels: dict[str, str], remark: str) -> Document:
-    """The cost for reading: the rules with their total, the networks, the methods."""
+def cost_document(table: pd.DataFrame, labels: Mapping[str, str], caption_note: str) -> Document:
+    """Return the document: a part each for the rules with their total, the networks and the methods.
+
+    Args:
+        table: rows of `cost_table`.
+        labels: method -> name in tables.
+        caption_note: dataset and scale that the numbers belong to.
+    """
     parts = []
     for heading, levels in (("Rules", ("rule", "total")), ("Networks", ("network",)), ("Methods", ("method",))):
         rows = table[table["level"].isin(levels)]
         names = rows["rule"].where(rows["level"] == "rule", rows["name"].map(lambda name: labels.get(name, name)))
         names = names.where(rows["level"] != "total", "Total")
-        shown = pd.DataFrame({heading[:-1]: names, "Jobs": rows["jobs"]})
-        shown["Hours"] = [_hours(*pair) for pair in zip(rows["hours"], rows["jobs_without_time"], strict=True)]
-        shown["GPU hours"] = rows["gpu_hours"].map(lambda value: f"{value:.3f}")
-        shown["Planned evaluations"] = rows["planned_evaluations"].map(lambda value: f"{value:,}" if value else "")
-        shown["Planned TFLOP"] = rows["planned_flops"].map(lambda value: f"{value / 1e12:,.2f}" if value else "")
-        shown["TFLOP/s"] = rows["teraflops_per_second"].map(_digits)
-        shown["Planned / real hours"] = rows["planned_over_real"].map(_digits)
-        shown["Peak memory [MB]"] = rows["peak_memory_mb"].map(lambda value: "" if pd.isna(value) else f"{value:,.0f}")
-        shown["Device"] = [" ".join(pair) for pair in zip(rows["device"], rows["number_format"], strict=True)]
-        parts.append(Part(heading, shown, NOTES if heading == "Rules" else (), left={"Device"}))
-    return Document("Cost of the run", remark, parts)
+        cells = pd.DataFrame({heading[:-1]: names, "Jobs": rows["jobs"]})
+        cells["Hours"] = [_hours(*pair) for pair in zip(rows["hours"], rows["jobs_without_time"], strict=True)]
+        cells["GPU hours"] = rows["gpu_hours"].map(lambda value: f"{value:.3f}")
+        cells["Planned evaluations"] = rows["planned_evaluations"].map(lambda value: f"{value:,}" if value else "")
+        cells["Planned TFLOP"] = rows["planned_flops"].map(lambda value: f"{value / 1e12:,.2f}" if value else "")
+        cells["TFLOP/s"] = rows["teraflops_per_second"].map(_three_digits)
+        cells["Planned / real hours"] = rows["planned_over_real"].map(_three_digits)
+        cells["Peak memory [MB]"] = rows["peak_memory_mb"].map(lambda value: "" if pd.isna(value) else f"{value:,.0f}")
+        cells["Device"] = [" ".join(pair) for pair in zip(rows["device"], rows["number_format"], strict=True)]
+        parts.append(Part(heading, cells, NOTES if heading == "Rules" else (), left={"Device"}))
+    return Document("Cost of the run", caption_note, parts)
 
 
-def _hours(value: float, without: int) -> str:
-    known = "unknown" if pd.isna(value) else f"{value:.3f}"
-    return f"{known} ({without} jobs without time)" if without else known
+def _hours(hours: float, jobs_without_time: int) -> str:
+    text = "unknown" if pd.isna(hours) else f"{hours:.3f}"
+    return f"{text} ({jobs_without_time} jobs without time)" if jobs_without_time else text
 
 
-def _digits(value: float) -> str:
+def _three_digits(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.3g}"

@@ -1,6 +1,7 @@
 """Table 2 of PD-DDPM: what the quality of the pre-segmentation does to PD-DDPM."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,22 @@ from pd_ddpm.exhibits.tables.cells import (
     summary,
 )
 
-# Label, PD-DDPM's method, its pre-segmentation's method (None: no lesion anywhere), the row that the paper prints (or None).
-Row = tuple[str, str, str | None, str | None]
+
+@dataclass(frozen=True)
+class Table2Row:
+    """One pre-segmentation in Table 2.
+
+    Attributes:
+        label: name of the row.
+        method: PD-DDPM method that starts from the pre-segmentation.
+        presegmentation: method that makes the pre-segmentation; None is the empty mask.
+        printed_row: row in the paper's Table 2, if it has one.
+    """
+
+    label: str
+    method: str
+    presegmentation: str | None
+    printed_row: str | None
 
 
 def presegmentation_dice(cases: pd.DataFrame, method: str, presegmentation: str | None) -> pd.Series:
@@ -36,7 +51,7 @@ def presegmentation_dice(cases: pd.DataFrame, method: str, presegmentation: str 
     return dice[dice.index.isin(started.index)]
 
 
-def table2(scores: pd.DataFrame, rows: Sequence[Row], printed: pd.DataFrame) -> pd.DataFrame:
+def table2(scores: pd.DataFrame, rows: Sequence[Table2Row], printed: pd.DataFrame) -> pd.DataFrame:
     """Table 2 of PD-DDPM: a row per pre-segmentation, in the order given.
 
     `presegmentation_dice` is the Dice that the pre-segmentation has on the same test cases, then PD-DDPM's scores, all with
@@ -46,16 +61,17 @@ def table2(scores: pd.DataFrame, rows: Sequence[Row], printed: pd.DataFrame) -> 
     cases = average_over_seeds(scores)
     paper = printed_values(printed, "table2")
     table = []
-    for label, method, presegmentation, printed_row in rows:
-        reached = select_method(cases, method)
-        before = presegmentation_dice(cases, method, presegmentation)
-        gain = paired_differences(reached["dice"], before)
+    for row in rows:
+        result = select_method(cases, row.method)
+        start_dice = presegmentation_dice(cases, row.method, row.presegmentation)
+        gain = paired_differences(result["dice"], start_dice)
         low, high = bootstrap_interval(gain)
-        row = {"presegmentation": label, "method": method}
-        for name, values in {"presegmentation_dice": before, **{metric: reached[metric] for metric in PAPER_METRICS}}.items():
-            row |= summary(values, name) | {f"{name}_paper": paper.get((printed_row, name), np.nan)}
-        row |= {"gain": gain.mean(), "gain_low": low, "gain_high": high, "cases": len(reached)}
-        table.append(row | {"cases_without_hd95": int(reached["hd95_mm"].isna().sum())})
+        columns = {"presegmentation": row.label, "method": row.method}
+        metrics = {"presegmentation_dice": start_dice, **{metric: result[metric] for metric in PAPER_METRICS}}
+        for name, values in metrics.items():
+            columns |= summary(values, name) | {f"{name}_paper": paper.get((row.printed_row, name), np.nan)}
+        columns |= {"gain": gain.mean(), "gain_low": low, "gain_high": high, "cases": len(result)}
+        table.append(columns | {"cases_without_hd95": int(result["hd95_mm"].isna().sum())})
     return pd.DataFrame(table)
 
 
