@@ -194,7 +194,7 @@ def test_killed_at_any_rename_there_is_a_good_state(tmp_path, call):
     code = (
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
-        "from pd_ddpm.models.weights import save_state\n"
+        "from pd_ddpm.training.saved_state import save_state\n"
         "path, left = Path(sys.argv[1]), int(sys.argv[2])\n"
         "save_state(path, {'progress': {'step': 0}})\n"
         "whole = os.replace\n"
