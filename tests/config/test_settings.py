@@ -294,7 +294,7 @@ def test_held_out_cases_are_locked_until_the_key_says_otherwise(paper: dict) -> 
     assert methods.held_out(config) == "wmh-held-out"
     assert methods.held_out(config | {"dataset": "wmh-held-out"}) is None
     assert methods.locked(config, "wmh") is None
-    assert "set evaluate_held_out: true once all choices are made" in methods.locked(config, "wmh-held-out")
+    assert "Set `evaluate_held_out: true` once all choices are made" in methods.locked(config, "wmh-held-out")
     assert methods.locked(config | {"evaluate_held_out": True}, "wmh-held-out") is None
 
 
@@ -307,7 +307,7 @@ def test_a_method_may_use_a_variation_of_a_network(paper: dict) -> None:
 def test_all_problems_are_told_at_once(paper: dict) -> None:
     with pytest.raises(ConfigError) as raised:
         validate(merged(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
-    assert str(raised.value).count("\n  - ") == 3
+    assert len(raised.value.problems) == 3
 
 
 def test_validate_reports_a_problem_once_for_all_entries_that_inherit_it(paper: dict) -> None:

@@ -357,7 +357,8 @@ def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
 def test_held_out_cases_are_locked_until_all_choices_are_made(fresh: Path) -> None:
     for target in ("results/held_out.csv", "results/wmh-held-out/cases.csv", "results/wmh-held-out/exhibits/fig3_tprime.pdf"):
         message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
-        assert "datasets.wmh-held-out: its cases are held out and locked; set evaluate_held_out: true once all" in message
+        assert "`datasets.wmh-held-out`: its cases are held out and locked" in message
+        assert "Set `evaluate_held_out: true` once all choices are made" in message
     locked = snakemake(fresh, "-n", "--config", "scale=paper")
     assert "wmh-held-out" not in locked.stdout + locked.stderr
     (fresh / "open.yaml").write_text("evaluate_held_out: true\n", encoding="utf-8")

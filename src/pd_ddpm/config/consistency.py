@@ -1,14 +1,13 @@
 """Check settings of several entries against each other: methods and their networks, datasets, and what exhibits show."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pd_ddpm.config.errors import ConfigError, Problem, suggestion
+from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
 from pd_ddpm.config.methods import is_held_out, networks_from, pareto_methods, pool
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 from pd_ddpm.config.sections.method import Method
@@ -19,43 +18,43 @@ from pd_ddpm.config.translation import problems_from
 FREE_AT_THE_START = {"architecture", "dice_weight", "kl_weight", "mask_loss", "t_max", "dropout"}
 
 
-def find_contradictions(config: Config) -> Iterator[Problem]:
+def find_contradictions(config: Config) -> Iterator[KeyProblem]:
     """Yield what entries allow by themselves but not together. The configuration must be canonical."""
     if config["dataset"] not in config["datasets"]:
         name = config["dataset"]
-        yield Problem(("dataset",), f"'{name}' is not one of datasets", suggestion(name, config["datasets"]))
+        yield KeyProblem(("dataset",), f"'{name}' is not one of datasets", suggestion(name, config["datasets"]))
     for name, dataset in config["datasets"].items():
         yield from _networks_of_problems(config, name, dataset)
     published = [name for name in config["datasets"] if is_held_out(config, name)]
     published = [name for name in published if networks_from(config, name) == config["dataset"] != name]
     if len(published) > 1:
         finding = f"{' and '.join(published)} would both be shown as held_out.csv"
-        yield Problem(("datasets",), finding, f"Let only one of them have `networks_of: {config['dataset']}`")
+        yield KeyProblem(("datasets",), finding, f"Let only one of them have `networks_of: {config['dataset']}`")
     for name in config["networks"]:
         yield from _initialisation_problems(config, name)
     problems = [problem for name in config["methods"] for problem in method_problems(config, name)]
     yield from problems or _exhibit_problems(config)
 
 
-def _networks_of_problems(config: Config, name: str, dataset: Config) -> Iterator[Problem]:
+def _networks_of_problems(config: Config, name: str, dataset: Config) -> Iterator[KeyProblem]:
     """Yield what is wrong with a dataset that is only tested, with the networks of another."""
     source, path = dataset.get("networks_of"), ("datasets", name, "networks_of")
     if source is None:
         if is_held_out(config, name):
-            yield Problem(path, "held-out cases are only tested", "Name the dataset whose networks they are tested with")
+            yield KeyProblem(path, "held-out cases are only tested", "Name the dataset whose networks they are tested with")
         return
     if source not in config["datasets"]:
-        yield Problem(path, f"'{source}' is not one of datasets", suggestion(source, config["datasets"]))
+        yield KeyProblem(path, f"'{source}' is not one of datasets", suggestion(source, config["datasets"]))
         return
     trained = config["datasets"][source]
     if trained.get("networks_of") is not None or source == name:
-        yield Problem(path, f"nothing is trained on '{source}'", "Name a dataset that has networks of its own")
+        yield KeyProblem(path, f"nothing is trained on '{source}'", "Name a dataset that has networks of its own")
     elif dataset["channels"] != trained["channels"]:
         finding = f"'{name}' has the channels {dataset['channels']}, but '{source}' has {trained['channels']}"
-        yield Problem(path, finding, "Give both the same channels in the same order")
+        yield KeyProblem(path, finding, "Give both the same channels in the same order")
     elif _case_source(dataset) == _case_source(trained):
         finding = f"'{name}' reads the same cases that the networks of '{source}' are trained on"
-        yield Problem(path, finding, "Set another `folder` or `part`")
+        yield KeyProblem(path, finding, "Set another `folder` or `part`")
 
 
 def _case_source(dataset: Config) -> tuple:
@@ -63,39 +62,39 @@ def _case_source(dataset: Config) -> tuple:
     return Path(dataset["folder"]), dataset.get("part", "training"), *(dataset.get(key) for key in ("table", "masks", "images"))
 
 
-def _initialisation_problems(config: Config, name: str) -> Iterator[Problem]:
+def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:
     """Yield what is wrong with the network whose weights another one begins with."""
     settings, path = network(config, name), ("networks", name, "initialise_from")
     first = settings["initialise_from"]
     if first is None:
         return
     if first not in config["networks"]:
-        yield Problem(path, f"'{first}' is not one of networks", suggestion(first, config["networks"]))
+        yield KeyProblem(path, f"'{first}' is not one of networks", suggestion(first, config["networks"]))
         return
     source = network(config, first)
     if source["initialise_from"] is not None:
-        yield Problem(path, f"'{first}' itself begins with the weights of another network", "Name one that begins at random")
+        yield KeyProblem(path, f"'{first}' itself begins with the weights of another network", "Name one that begins at random")
         return
     kinds = (source["architecture"], settings["architecture"])
     if kinds[0] != kinds[1] and kinds != ("denoising_unet", "truncated_denoising_unet"):
         finding = f"the {kinds[1]} '{name}' cannot begin with the weights of the {kinds[0]} '{first}'"
-        yield Problem(path, finding, "Name a network of the same architecture")
+        yield KeyProblem(path, finding, "Name a network of the same architecture")
         return
     shared = (source.keys() & settings.keys()) - set(config["training"]) - FREE_AT_THE_START
     differing = sorted(key for key in shared if source[key] != settings[key])
     if differing:
         finding = f"'{name}' and '{first}' differ in {', '.join(differing)}"
-        yield Problem(path, finding, "Set the same values for both")
+        yield KeyProblem(path, finding, "Set the same values for both")
 
 
-def _exhibit_problems(config: Config) -> Iterator[Problem]:
+def _exhibit_problems(config: Config) -> Iterator[KeyProblem]:
     """Yield what is wrong with the exhibits, and with the variations that they name."""
     exhibits = config["exhibits"]
     starts = [row["method"] for row in exhibits["table2"]["presegmentations"]]
     varied = [name for name in starts if "@" in name]
     if varied:
         path = ("exhibits", "table2", "presegmentations")
-        yield Problem(path, f"{', '.join(varied)} has no label", "Make it an entry of `methods` with its own label")
+        yield KeyProblem(path, f"{', '.join(varied)} has no label", "Make it an entry of `methods` with its own label")
         return
     problems = [problem for name, path in _shown_methods(config).items() for problem in method_problems(config, name, path)]
     if not problems:
@@ -104,7 +103,7 @@ def _exhibit_problems(config: Config) -> Iterator[Problem]:
         path = ("exhibits", "pareto", "methods")
         if unchained:
             finding = f"{', '.join(unchained)} has no chain of reverse steps to shorten"
-            problems = [Problem(path, finding, "List methods with `segmenter: diffusion`")]
+            problems = [KeyProblem(path, finding, "List methods with `segmenter: diffusion`")]
         else:
             problems = [problem for name in pareto_methods(config) for problem in method_problems(config, name, path)]
     yield from problems or _row_problems(config)
@@ -129,7 +128,7 @@ def _shown_methods(config: Config) -> dict[str, tuple[str, ...]]:
     return {name: ("exhibits", *path) for path, name in reversed(named)}
 
 
-def _row_problems(config: Config) -> Iterator[Problem]:
+def _row_problems(config: Config) -> Iterator[KeyProblem]:
     """Yield what would stop an exhibit only after everything has been computed."""
     exhibits = config["exhibits"]
     rows = [canonical(config, name) for name in exhibits["table1"]]
@@ -138,23 +137,23 @@ def _row_problems(config: Config) -> Iterator[Problem]:
         repeated = sorted({value for value in values if values.count(value) > 1})
         if repeated:
             finding = f"the {kind} {', '.join(repeated)} stands for two rows"
-            yield Problem(("exhibits", "table1"), finding, f"Give each row its own {kind}")
+            yield KeyProblem(("exhibits", "table1"), finding, f"Give each row its own {kind}")
     claims = [name for name in exhibits["claims"].values() if name is not None]
     for key, names in (("compared_with", [exhibits["compared_with"]]), ("claims", claims)):
         missing = [name for name in names if canonical(config, name) not in rows]
         if missing:
-            yield Problem(("exhibits", key), f"{', '.join(missing)} is not a row of Table 1", "Add it to `exhibits.table1`")
+            yield KeyProblem(("exhibits", key), f"{', '.join(missing)} is not a row of Table 1", "Add it to `exhibits.table1`")
     smallest, members = min(pool(config, name) for name in rows), exhibits["pareto"]["members"]
     if min(members) > smallest:
         finding = f"{members} leaves out methods with only {smallest} ensemble members"
-        yield Problem(("exhibits", "pareto", "members"), finding, f"Add {smallest}")
+        yield KeyProblem(("exhibits", "pareto", "members"), finding, f"Add {smallest}")
     shown = exhibits["fig4_ensemble"]["method"]
     if "samples" not in method(config, shown):
         finding = f"'{shown}' is deterministic and has no ensemble members"
-        yield Problem(("exhibits", "fig4_ensemble", "method"), finding, "Choose a stochastic method")
+        yield KeyProblem(("exhibits", "fig4_ensemble", "method"), finding, "Choose a stochastic method")
 
 
-def method_problems(config: Config, name: str, reference: Sequence[str] = ()) -> Iterator[Problem]:
+def method_problems(config: Config, name: str, reference: Sequence[str] = ()) -> Iterator[KeyProblem]:
     """Yield what is wrong with one method or a variation of one, including its network.
 
     Args:
@@ -166,14 +165,14 @@ def method_problems(config: Config, name: str, reference: Sequence[str] = ()) ->
     try:
         settings = method(config, name)
     except ConfigError as error:
-        yield from (replace(problem, path=tuple(reference) or path) for problem in error.problems)
+        yield from (problem.at(reference or path) for problem in error.problems)
         return
     problems = _type_problems(Method, settings, path)
     if not problems:
         try:
             trained = network(config, settings["network"])
         except ConfigError as error:
-            problems = [replace(problem, path=(*path, "network")) for problem in error.problems]
+            problems = [problem.at((*path, "network")) for problem in error.problems]
         else:
             problems = _type_problems(Network, trained, ("networks", settings["network"]))
     yield from problems or _network_problems(config, name, settings, trained)
@@ -184,7 +183,7 @@ def _adapter(annotation: Any) -> TypeAdapter:
     return TypeAdapter(annotation)
 
 
-def _type_problems(annotation: Any, settings: dict[str, Any], path: Sequence[str]) -> list[Problem]:
+def _type_problems(annotation: Any, settings: dict[str, Any], path: Sequence[str]) -> list[KeyProblem]:
     """Return what the types of a method's or network's keys reject."""
     try:
         _adapter(annotation).validate_python(settings)
@@ -193,13 +192,13 @@ def _type_problems(annotation: Any, settings: dict[str, Any], path: Sequence[str
     return []
 
 
-def _network_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[Problem]:
+def _network_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[KeyProblem]:
     """Yield why a method cannot use its network."""
     path, model = ("methods", name), settings["network"]
     segmenter, architecture = settings["segmenter"], trained["architecture"]
     if architecture not in ARCHITECTURES[segmenter]:
         finding = f"segmenter '{segmenter}' cannot use the {architecture} '{model}'"
-        yield Problem(
+        yield KeyProblem(
             (*path, "network"), finding, f"Choose one of architecture {' or '.join(sorted(ARCHITECTURES[segmenter]))}"
         )
         return
@@ -207,37 +206,37 @@ def _network_problems(config: Config, name: str, settings: dict[str, Any], train
     kept = len(trained["early_levels"])
     if early != "selected" and int(early) > kept:
         finding = f"it is early-{early}, but '{model}' keeps {kept} early checkpoints"
-        yield Problem((*path, "checkpoint"), finding, f"Add a level to `early_levels` of '{model}'")
+        yield KeyProblem((*path, "checkpoint"), finding, f"Add a level to `early_levels` of '{model}'")
     if segmenter == "dropout" and not trained["dropout"]:
         finding = f"segmenter 'dropout' needs a network with dropout, but that of '{model}' is 0"
-        yield Problem((*path, "network"), finding, f"Raise `dropout` of '{model}' or choose another network")
+        yield KeyProblem((*path, "network"), finding, f"Raise `dropout` of '{model}' or choose another network")
     if segmenter == "diffusion":
         yield from _chain_problems(config, name, settings, trained)
 
 
-def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[Problem]:
+def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[KeyProblem]:
     """Yield what is wrong with the reverse chain of a diffusion method."""
     path, model, t_start, T = ("methods", name, "t_start"), settings["network"], settings["t_start"], trained["T"]
     has_prior = trained["architecture"] == "truncated_denoising_unet"
     if t_start > T:
-        yield Problem(path, f"T' = {t_start} is above T = {T} of '{model}'", f"Set a whole number from 1 to {T}")
+        yield KeyProblem(path, f"T' = {t_start} is above T = {T} of '{model}'", f"Set a whole number from 1 to {T}")
     elif t_start > trained["t_max"]:
         finding = f"T' = {t_start}, but '{model}' is trained up to t_max = {trained['t_max']} only"
-        yield Problem(path, finding, f"Lower it, or raise `t_max` of '{model}'")
+        yield KeyProblem(path, finding, f"Lower it, or raise `t_max` of '{model}'")
     elif settings["start"] == "noise" and t_start != T:
-        yield Problem(path, f"a chain from noise starts at T = {T}, not at {t_start}", f"Set it to {T}")
+        yield KeyProblem(path, f"a chain from noise starts at T = {T}, not at {t_start}", f"Set it to {T}")
     elif settings["start"] == "learned_prior" and not (has_prior and t_start == trained["t_max"]):
         finding = f"the start learned_prior needs a truncated_denoising_unet whose t_max is {t_start}"
         reason = f"'{model}' is a {trained['architecture']} with t_max = {trained['t_max']}"
-        yield Problem(path, f"{finding}, but {reason}", "Change `network` or `t_start`")
+        yield KeyProblem(path, f"{finding}, but {reason}", "Change `network` or `t_start`")
     if settings["reverse_steps"] > T:
         finding = f"{settings['reverse_steps']} is more than the T = {T} steps of '{model}'"
-        yield Problem(("methods", name, "reverse_steps"), finding, f"Set {T} or fewer")
+        yield KeyProblem(("methods", name, "reverse_steps"), finding, f"Set {T} or fewer")
     if settings["start"] == "presegmentation":
         yield from _presegmentation_problems(config, name, settings)
 
 
-def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[Problem]:
+def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[KeyProblem]:
     """Yield what is wrong with the mask that a chain starts from."""
     source, path = settings["presegmentation"], ("methods", name, "presegmentation")
     if source == NO_PRESEGMENTATION:
@@ -245,13 +244,13 @@ def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any
     try:
         start = method(config, source).get("start")
     except ConfigError as error:
-        yield from (replace(problem, path=path) for problem in error.problems)
+        yield from (problem.at(path) for problem in error.problems)
         return
     if start == "presegmentation":
         finding = f"'{source}' starts from a pre-segmentation itself"
-        yield Problem(path, finding, "Choose a method that does not")
+        yield KeyProblem(path, finding, "Choose a method that does not")
     elif settings["presegmentation_members"] == "each" and pool(config, source) < pool(config, name):
         members = pool(config, name)
         finding = f"each of {members} members starts from a member of '{source}', which has {pool(config, source)}"
         remedy = f"Raise `samples` of '{source}', or set `presegmentation_members: mean`"
-        yield Problem(path, finding, remedy)
+        yield KeyProblem(path, finding, remedy)

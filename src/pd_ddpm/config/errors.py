@@ -1,38 +1,34 @@
-"""Problems of a configuration, in sentences that name the key, what is wrong and a remedy."""
+"""Errors of the configuration: problems located by their key, and suggestions of valid names."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a key or a file.
+
+class KeyProblem(Problem):
+    """A problem of a key of the configuration, whose location is that key in backticks.
 
     Attributes:
-        path: keys that lead to it from the root, such as ("training", "batch"), or the path of a file.
-        finding: what is wrong, without a full stop.
-        remedy: what to do, without a full stop.
+        path: keys that lead to it from the root, such as ("training", "batch").
     """
 
     path: tuple[str, ...]
-    finding: str
-    remedy: str
 
-    def __str__(self) -> str:
-        return f"`{'.'.join(self.path)}`: {self.finding}. {self.remedy}."
+    def __init__(self, path: Sequence[str], problem: str, remedy: str) -> None:
+        super().__init__(f"`{'.'.join(path)}`", problem, remedy)
+        object.__setattr__(self, "path", tuple(path))  # a problem is frozen
+
+    def at(self, path: Sequence[str]) -> "KeyProblem":
+        """Return the same problem of another key."""
+        return KeyProblem(path, self.problem, self.remedy)
 
 
-class ConfigError(ValueError):
-    """The configuration cannot be run.
-
-    Attributes:
-        problems: everything that is wrong with it.
-    """
+class ConfigError(ProblemError):
+    """The configuration cannot be run."""
 
     def __init__(self, *problems: Problem) -> None:
-        self.problems: Sequence[Problem] = problems
-        super().__init__("the configuration cannot be run:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        super().__init__(*problems, heading="the configuration cannot be run")
 
 
 def suggestion(name: object, valid: Iterable[str]) -> str:

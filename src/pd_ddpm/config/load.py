@@ -4,8 +4,9 @@ from pathlib import Path
 
 import yaml
 
-from pd_ddpm.config.errors import ConfigError, Problem
+from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import Config, overlay
+from pd_ddpm.runtime.problem import Problem
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
@@ -33,8 +34,8 @@ def _yaml(path: Path) -> Config:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = Problem((str(path),), f"cannot be read as a configuration ({error})", "Correct the path or the file")
+        problem = Problem(str(path), f"cannot be read as a configuration ({error})", "Correct the path or the file")
         raise ConfigError(problem) from error
     if not isinstance(content, dict):
-        raise ConfigError(Problem((str(path),), "holds no keys", "See config/config.yaml for the keys of a configuration"))
+        raise ConfigError(Problem(str(path), "holds no keys", "See config/config.yaml for the keys of a configuration"))
     return content

@@ -10,19 +10,19 @@ from typing import Any
 
 import yaml
 
-from pd_ddpm.config.errors import ConfigError, Problem, suggestion
+from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
 
 Config = dict[str, Any]
 
-CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "eta"}  # without meaning where there is no chain
+CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "eta"}  # used by methods with a chain of reverse steps only
 
 COMMON = {"networks": "training", "methods": "sampling"}  # the settings that the entries of a section share
 
-JOB_KEYS = {"batch", "shards", "gate"}  # of sampling, without influence on what is drawn
+JOB_KEYS = {"batch", "shards", "gate"}  # of sampling; they do not influence the samples
 
 NO_PRESEGMENTATION = "zero"  # the pre-segmentation that finds no lesion anywhere (Table 2)
 
-# Which networks a segmenter can draw from.
+# Architectures that each segmenter can use.
 ARCHITECTURES = {
     "deterministic": {"unet", "attention_unet", "unet_plus_plus"},
     "dropout": {"unet"},
@@ -83,11 +83,11 @@ def _own(config: Config, section: str, base: str, seen: Sequence[str] = ()) -> d
     model = own["like"]
     path = (section, base, "like")
     if not isinstance(model, str) or model not in config[section]:
-        raise ConfigError(Problem(path, f"'{model}' is not one of {section}", suggestion(model, config[section])))
+        raise ConfigError(KeyProblem(path, f"'{model}' is not one of {section}", suggestion(model, config[section])))
     if model in (base, *seen):
         chain = [*seen, base, model]
         circle = " -> ".join(chain[chain.index(model) :])
-        raise ConfigError(Problem(path, f"{circle} leads back to itself", "Let one of them have no `like`"))
+        raise ConfigError(KeyProblem(path, f"{circle} leads back to itself", "Let one of them have no `like`"))
     return overlay(_own(config, section, model, (*seen, base)), {key: value for key, value in own.items() if key != "like"})
 
 
@@ -99,14 +99,14 @@ def _parse(config: Config, section: str, name: str) -> tuple[str, dict[str, Any]
     """
     base, *parts = name.split("@")
     if base not in config[section]:
-        raise ConfigError(Problem((section, name), f"'{base}' is not one of {section}", suggestion(base, config[section])))
+        raise ConfigError(KeyProblem((section, name), f"'{base}' is not one of {section}", suggestion(base, config[section])))
     plain = plain_settings(config, section, base)
     overrides = {}
     for part in parts:
         key, _, text = part.partition("=")
         if key not in plain:
             finding = f"'{name}' sets '{key}', which '{base}' does not have"
-            raise ConfigError(Problem((section, name), finding, suggestion(key, sorted(plain))))
+            raise ConfigError(KeyProblem((section, name), finding, suggestion(key, sorted(plain))))
         overrides[key] = _as_type_of(plain[key], yaml.safe_load(text))
     return base, overrides
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pd_ddpm.config.errors import Problem, suggestion
+from pd_ddpm.config.errors import KeyProblem, suggestion
 from pd_ddpm.config.sections.base import Section
 
 _KINDS = {
@@ -33,7 +33,7 @@ _BOUNDS = {
 _LENGTHS = {"too_short": ("min_length", ("too few", "at least")), "too_long": ("max_length", ("too many", "at most"))}
 
 
-def problems_from(error: ValidationError, annotation: Any, prefix: Sequence[str] = ()) -> list[Problem]:
+def problems_from(error: ValidationError, annotation: Any, prefix: Sequence[str] = ()) -> list[KeyProblem]:
     """Translate an error of pydantic.
 
     Args:
@@ -57,39 +57,39 @@ class _Place:
     examples: Sequence[Any] = ()
 
 
-def _problem(details: ErrorDetails, annotation: Any, prefix: Sequence[str]) -> Problem:
+def _problem(details: ErrorDetails, annotation: Any, prefix: Sequence[str]) -> KeyProblem:
     place = _locate(annotation, details["loc"])
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     tag = (context["discriminator"].strip("'"),) if kind.startswith("union_tag") else ()
     key = (*prefix, *place.keys, *tag)
     if kind == "contradiction":
-        return Problem(key, context["problem"], context["remedy"])
+        return KeyProblem(key, context["problem"], context["remedy"])
     if kind == "extra_forbidden":
-        return Problem(key, "unknown key", suggestion(key[-1], sorted(place.section.model_fields)))
+        return KeyProblem(key, "unknown key", suggestion(key[-1], sorted(place.section.model_fields)))
     if kind == "missing":
         meaning = place.section.model_fields[place.keys[-1]].description
-        return Problem(key, "missing", f"Add it ({meaning.rstrip('.')})" if meaning else "Add it")
+        return KeyProblem(key, "missing", f"Add it ({meaning.rstrip('.')})" if meaning else "Add it")
     if kind == "union_tag_not_found":
-        return Problem(key, "missing", f"Add it. Valid: {', '.join(_tags(place.annotation))}")
+        return KeyProblem(key, "missing", f"Add it. Valid: {', '.join(_tags(place.annotation))}")
     if kind == "union_tag_invalid":
-        return Problem(key, f"'{context['tag']}' is not valid", suggestion(context["tag"], _tags(place.annotation)))
+        return KeyProblem(key, f"'{context['tag']}' is not valid", suggestion(context["tag"], _tags(place.annotation)))
     if kind == "literal_error":
-        return Problem(key, f"{_shown(value)} is not valid", suggestion(value, _literals(place.annotation)))
+        return KeyProblem(key, f"{_shown(value)} is not valid", suggestion(value, _literals(place.annotation)))
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return Problem(key, f"{_shown(value)} is out of range", f"Set a number {words} {context[bound]:g}")
+        return KeyProblem(key, f"{_shown(value)} is out of range", f"Set a number {words} {context[bound]:g}")
     if kind in _LENGTHS:
         bound, words = _LENGTHS[kind]
         entries = "entry" if context[bound] == 1 else "entries"
-        return Problem(key, f"{_shown(value)} has {words[0]} entries", f"Set {words[1]} {context[bound]} {entries}")
+        return KeyProblem(key, f"{_shown(value)} has {words[0]} entries", f"Set {words[1]} {context[bound]} {entries}")
     if kind in _KINDS:
-        return Problem(key, f"{_shown(value)} is not {_KINDS[kind]}", _remedy_for_type(kind, value))
+        return KeyProblem(key, f"{_shown(value)} is not {_KINDS[kind]}", _remedy_for_type(kind, value))
     if kind == "string_pattern_mismatch":
         examples = ", ".join(f"'{example}'" for example in place.examples)
-        return Problem(key, f"{_shown(value)} does not have the required form", f"Set text such as {examples}")
+        return KeyProblem(key, f"{_shown(value)} does not have the required form", f"Set text such as {examples}")
     if kind == "invalid_key":
-        return Problem(key, "the name of a key must be text", "Put it in quotes")
-    return Problem(key, details["msg"], "Correct the value")
+        return KeyProblem(key, "the name of a key must be text", "Put it in quotes")
+    return KeyProblem(key, details["msg"], "Correct the value")
 
 
 def _remedy_for_type(kind: str, value: Any) -> str:

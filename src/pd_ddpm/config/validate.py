@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pd_ddpm.config.consistency import find_contradictions
-from pd_ddpm.config.errors import ConfigError, Problem
+from pd_ddpm.config.errors import ConfigError, KeyProblem
 from pd_ddpm.config.resolve import COMMON, Config, plain_settings
 from pd_ddpm.config.sections.root import Configuration
 from pd_ddpm.config.translation import problems_from
@@ -36,7 +36,7 @@ def validate(config: Config) -> Config:
     return canonical
 
 
-def _resolve_entries(config: Config) -> tuple[Config, list[Problem]]:
+def _resolve_entries(config: Config) -> tuple[Config, list[KeyProblem]]:
     """Return the configuration with every entry's settings written out, as far as that is possible, and wrong `like`s."""
     whole, problems = dict(config), []
     for section in ENTRIES:
@@ -52,7 +52,7 @@ def _resolve_entries(config: Config) -> tuple[Config, list[Problem]]:
     return whole, problems
 
 
-def _without_inherited(problems: list[Problem], config: Config) -> Iterator[Problem]:
+def _without_inherited(problems: list[KeyProblem], config: Config) -> Iterator[KeyProblem]:
     """Yield each problem once, at the key that must change: without those of entries that only inherit them."""
     paths = {problem.path for problem in problems}
     for problem in dict.fromkeys(problems):

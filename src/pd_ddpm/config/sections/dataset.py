@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pd_ddpm.config.errors import suggestion
 from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
+
+
+def _sorted(patterns: dict[str, str]) -> dict[str, str]:
+    """Return the patterns in the order of their channels' names, which must not change what a rule depends on."""
+    return dict(sorted(patterns.items()))
 
 
 class Download(Section):
@@ -87,7 +92,7 @@ class Dataset(Section):
             "mask, and each session must have exactly one."
         ),
     )
-    images: dict[str, FileNamePattern] = Field(
+    images: Annotated[dict[str, FileNamePattern], AfterValidator(_sorted)] = Field(
         None,
         description=(
             "For each channel, a glob that the names of its images in a BIDS dataset match, such as FLAIR: '*acq-3D*'. A "
