@@ -17,7 +17,7 @@ from pd_ddpm.data.cases.wmh import find_wmh_cases
 from pd_ddpm.data.preparation.case import prepare_cohort
 from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.preparation.resample import resample_to
-from pd_ddpm.data.prepared import read_further_raters, read_truth
+from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.training.patches import PatchSettings, TrainingSlices, read_slices
 
@@ -141,7 +141,7 @@ def test_names_sites_and_raters(challenge, tmp_path):
     assert ".PETMR_01./160" in table.loc["Philips_VU_.PETMR_01-160", "FLAIR"]
     training = find_wmh_cases(challenge)
     prepare_cohort(training, ["FLAIR", "T1"], tmp_path)
-    truth, raters = read_truth(tmp_path, "Utrecht-0"), read_further_raters(tmp_path, "Utrecht-0")
+    truth, raters = read_ground_truth(tmp_path, "Utrecht-0"), read_observer_masks(tmp_path, "Utrecht-0")
     assert set(np.unique(truth)) == {0, 1, 2}
     np.testing.assert_array_equal(raters[0], np.roll(truth == 1, 1, axis=0))
     np.testing.assert_array_equal(raters[1], np.roll(truth == 1, 2, axis=0))
@@ -157,7 +157,7 @@ def test_scans_narrower_than_the_crop_are_widened_and_label_2_counts_nowhere(cha
     assert not batch.mask[:, :, :2].any()
     assert not batch.mask[:, :, -2:].any()
     assert batch.mask.any()
-    other = read_truth(tmp_path, "GE1T5-126") == 2
+    other = read_ground_truth(tmp_path, "GE1T5-126") == 2
     assert other.any()
     # Label 2 is neither lesion nor counted background.
     assert float((1 - batch.counted).sum()) > 0

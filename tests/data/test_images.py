@@ -254,7 +254,7 @@ def test_writing_keeps_the_geometry_of_the_template(tmp_path, codes):
     nib.save(template, tmp_path / "template.nii.gz")
     template = read_image(tmp_path / "template.nii.gz")
     for shape in ((7, 6, 5), (7, 6, 5, 2)):
-        write_image(tmp_path / "out.nii.gz", random_array(shape), like=template)
+        write_image(tmp_path / "out.nii.gz", random_array(shape), reference=template)
         written = nib.load(tmp_path / "out.nii.gz")
         np.testing.assert_array_equal(written.affine, template.affine)
         assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == codes
@@ -271,11 +271,11 @@ def test_same_bytes_when_written_twice(tmp_path):
     template = image_of(random_array())
     (tmp_path / "elsewhere").mkdir()
     for path in (tmp_path / "a.nii.gz", tmp_path / "elsewhere/b.nii.gz"):
-        write_image(path, random_array(), like=template)
+        write_image(path, random_array(), reference=template)
     content = (tmp_path / "a.nii.gz").read_bytes()
     assert content == (tmp_path / "elsewhere/b.nii.gz").read_bytes()
     assert content[3:8] == bytes(5)  # no name, no comment, time 0
-    write_image(tmp_path / "a.nii.gz", random_array(seed=1), like=template)
+    write_image(tmp_path / "a.nii.gz", random_array(seed=1), reference=template)
     assert content != (tmp_path / "a.nii.gz").read_bytes()
 
 
@@ -283,7 +283,7 @@ def test_probabilities_take_one_byte_and_read_as_0_to_1(tmp_path):
     template = image_of(random_array((16, 16, 1)))
     levels = (np.arange(256) / 255).reshape(16, 16, 1)
     path = tmp_path / "samples.nii.gz"
-    write_image(path, levels, like=template, dtype=np.uint8, slope=PROBABILITY_SLOPE)
+    write_image(path, levels, reference=template, dtype=np.uint8, slope=PROBABILITY_SLOPE)
     image = nib.load(path)
     np.testing.assert_array_equal(np.asarray(image.dataobj.get_unscaled()).ravel(), np.arange(256))
     for read in (
@@ -294,7 +294,7 @@ def test_probabilities_take_one_byte_and_read_as_0_to_1(tmp_path):
         np.testing.assert_allclose(read, levels, atol=2e-7)
         assert read.max() <= 1
         assert read.min() == 0
-    write_image(path, read_array(path), like=template, dtype=np.uint8, slope=PROBABILITY_SLOPE)
+    write_image(path, read_array(path), reference=template, dtype=np.uint8, slope=PROBABILITY_SLOPE)
     np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj.get_unscaled()).ravel(), np.arange(256))
 
 
@@ -302,7 +302,7 @@ def test_labels_read_unscaled_everywhere(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (7, 6, 5)).astype(np.uint8)
     scaled = image_of(random_array())
     scaled.header.set_slope_inter(3, 10)
-    write_image(tmp_path / "mask.nii.gz", labels, like=scaled, dtype=np.uint8)
+    write_image(tmp_path / "mask.nii.gz", labels, reference=scaled, dtype=np.uint8)
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj), labels)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mask.nii.gz"))).T, labels)
 
@@ -320,15 +320,15 @@ def test_labels_read_unscaled_everywhere(tmp_path):
 )
 def test_what_cannot_be_written(tmp_path, array, keywords, finding):
     with pytest.raises(ImageError, match=finding):
-        write_image(tmp_path / "out.nii.gz", array, like=image_of(random_array()), **keywords)
+        write_image(tmp_path / "out.nii.gz", array, reference=image_of(random_array()), **keywords)
     with pytest.raises(ImageError, match=r"ends in \.nii\.gz"):
-        write_image(tmp_path / "out.nii", array, like=image_of(random_array()), **keywords)
+        write_image(tmp_path / "out.nii", array, reference=image_of(random_array()), **keywords)
     assert not list(tmp_path.iterdir())
 
 
 def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     template = image_of(random_array())
-    write_image(tmp_path / "out.nii.gz", random_array(), like=template)
+    write_image(tmp_path / "out.nii.gz", random_array(), reference=template)
     before = (tmp_path / "out.nii.gz").read_bytes()
     seen = []
 
@@ -338,7 +338,7 @@ def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
-        write_image(tmp_path / "out.nii.gz", random_array(seed=1), like=template)
+        write_image(tmp_path / "out.nii.gz", random_array(seed=1), reference=template)
     assert len(seen) == 2
     assert all(path.name.endswith(".nii.gz") for path in seen)
     assert list(tmp_path.iterdir()) == [tmp_path / "out.nii.gz"]

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from pd_ddpm.data.cases.table import write_table
-from pd_ddpm.data.prepared import cases_of_split
-from pd_ddpm.data.splits import all_tested, check_no_leakage, make_splits
+from pd_ddpm.data.splits import cases_by_role, check_no_leakage, make_splits, make_test_only_splits
 
 
 def cohort(**counts: int) -> pd.DataFrame:
@@ -179,7 +178,7 @@ def test_given_folds_and_roles_may_not_split_a_patient():
 
 def test_cases_that_are_only_tested_are_tested_in_every_split(script, tmp_path):
     cases = longitudinal(4, 2).assign(role="train", fold=pd.array([0] * 6, "Int64"))
-    table = all_tested(cases, range(3))
+    table = make_test_only_splits(cases, range(3))
     assert list(table.columns) == list(make_splits(cohort(A=3), 3, 0, True, [0]).columns)
     assert table["role"].eq("test").all()
     assert table["fold"].isna().all()
@@ -187,6 +186,6 @@ def test_cases_that_are_only_tested_are_tested_in_every_split(script, tmp_path):
     folds = {"count": 3, "seed": 0, "stratify_by_site": True}
     write_table(cases.drop(columns="fold").assign(fold="", role=""), tmp_path / "cases.csv")
     script("split")(tmp_path / "cases.csv", tmp_path / "splits.csv", folds, no_training=True)
-    assert cases_of_split(tmp_path / "splits.csv", 2) == {"test": sorted(cases["case"])}
+    assert cases_by_role(tmp_path / "splits.csv", 2) == {"test": sorted(cases["case"])}
     script("split")(tmp_path / "cases.csv", tmp_path / "splits.csv", folds, no_training=False)
-    assert cases_of_split(tmp_path / "splits.csv", 2).keys() == {"train", "validation", "test"}
+    assert cases_by_role(tmp_path / "splits.csv", 2).keys() == {"train", "validation", "test"}

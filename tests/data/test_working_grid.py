@@ -21,7 +21,7 @@ BRAIN = ellipsoid(SHAPE, SPACING, (45, 42, 7.5), (30, 33, 30))
 
 
 def whole_slice(spacing_mm, shape=SHAPE, spacing=SPACING):
-    return WorkingGrid.of_case(np.ones(shape, bool), spacing, spacing_mm, "slice", 0.0)
+    return WorkingGrid.from_brain(np.ones(shape, bool), spacing, spacing_mm, "slice", 0.0)
 
 
 def test_without_resampling_slices_are_the_volumes_own_values_in_order():
@@ -48,7 +48,7 @@ def test_size_follows_the_spacing(spacing_mm):
 
 @pytest.mark.parametrize("margin_mm", [0.0, 8.0])
 def test_box_holds_the_brain_and_the_margin_on_every_side(margin_mm):
-    grid = WorkingGrid.of_case(BRAIN, SPACING, None, "brain_box", margin_mm)
+    grid = WorkingGrid.from_brain(BRAIN, SPACING, None, "brain_box", margin_mm)
     first_x, end_x, first_y, end_y = grid.box
     occupied_x, occupied_y = np.flatnonzero(BRAIN.any((1, 2))), np.flatnonzero(BRAIN.any((0, 2)))
     for first, end, occupied, mm in ((first_x, end_x, occupied_x, 0.96), (first_y, end_y, occupied_y, 1.25)):
@@ -59,14 +59,14 @@ def test_box_holds_the_brain_and_the_margin_on_every_side(margin_mm):
 
 
 def test_box_ends_at_the_scans_edge_and_an_empty_brain_has_the_whole_slice():
-    assert WorkingGrid.of_case(BRAIN, SPACING, None, "brain_box", 500.0).box == (0, 90, 0, 70)
-    assert WorkingGrid.of_case(np.zeros(SHAPE, bool), SPACING, None, "brain_box", 8.0).box == (0, 90, 0, 70)
+    assert WorkingGrid.from_brain(BRAIN, SPACING, None, "brain_box", 500.0).box == (0, 90, 0, 70)
+    assert WorkingGrid.from_brain(np.zeros(SHAPE, bool), SPACING, None, "brain_box", 8.0).box == (0, 90, 0, 70)
 
 
 @pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.5])
 @pytest.mark.parametrize("region", ["slice", "brain_box"])
 def test_constants_stay_and_nothing_is_written_outside_the_box(spacing_mm, region):
-    grid = WorkingGrid.of_case(BRAIN, SPACING, spacing_mm, region, 3.0)
+    grid = WorkingGrid.from_brain(BRAIN, SPACING, spacing_mm, region, 3.0)
     slices = grid.slices(np.full(SHAPE, 0.75))
     torch.testing.assert_close(slices, torch.full_like(slices, 0.75), rtol=0, atol=1e-6)
     volume = grid.volume(slices)
@@ -106,7 +106,7 @@ def test_a_blob_stays_where_it_is(spacing_mm, region):
     centre, spacing = np.array([52.3, 30.8, 2.0]), np.array(SPACING)
     squared_mm = (((places - centre.reshape(3, 1, 1, 1)) * spacing.reshape(3, 1, 1, 1)) ** 2).sum(axis=0)
     blob = np.exp(-squared_mm / (2 * 5.0**2)).astype(np.float32)
-    grid = WorkingGrid.of_case(BRAIN, SPACING, spacing_mm, region, 8.0)
+    grid = WorkingGrid.from_brain(BRAIN, SPACING, spacing_mm, region, 8.0)
     slices = grid.slices(blob)
     back = grid.volume(slices)[..., 0]
     assert np.abs(np.array(ndimage.center_of_mass(back)) - ndimage.center_of_mass(blob)).max() < 0.02
@@ -140,14 +140,14 @@ def test_probabilities_stay_probabilities(spacing_mm):
 
 def test_shares_are_the_native_masks_without_resampling_and_partial_volumes_with_it():
     labels = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
-    native = whole_slice(None).shares(labels).numpy()
+    native = whole_slice(None).label_fractions(labels).numpy()
     assert np.array_equal(native[:, 0], labels.transpose(2, 0, 1) == 1)
     assert np.array_equal(native[:, 1], labels.transpose(2, 0, 1) == 2)
     # Blocks of 6 x 6 voxels are 2 x 2 pixels: inside a large block the share is whole, and volume is kept.
     blocks = np.random.default_rng(1).integers(0, 3, (15, 10, 2))
     labels = blocks.repeat(6, axis=0).repeat(6, axis=1)
-    grid = WorkingGrid.of_case(np.ones(labels.shape, bool), (0.5, 0.5, 3.0), 1.5, "slice", 0.0)
-    reduced = grid.shares(labels).numpy()
+    grid = WorkingGrid.from_brain(np.ones(labels.shape, bool), (0.5, 0.5, 3.0), 1.5, "slice", 0.0)
+    reduced = grid.label_fractions(labels).numpy()
     assert reduced.shape == (2, 2, 30, 20)
     assert ((reduced > 0.01) & (reduced < 0.99)).any()
     for channel, label in enumerate((1, 2)):
@@ -177,6 +177,6 @@ def test_slices_with_brain_hold_the_least_area_in_cm2():
 
 
 def test_settings_give_the_grid_and_the_slices_of_a_case():
-    grid, with_brain = GridSettings(2.0, "brain_box", 8.0, 1.0).of_case(BRAIN, SPACING)
-    assert grid == WorkingGrid.of_case(BRAIN, SPACING, 2.0, "brain_box", 8.0)
+    grid, with_brain = GridSettings(2.0, "brain_box", 8.0, 1.0).working_grid(BRAIN, SPACING)
+    assert grid == WorkingGrid.from_brain(BRAIN, SPACING, 2.0, "brain_box", 8.0)
     assert np.array_equal(with_brain, slices_with_brain(BRAIN, SPACING, 1.0))

@@ -16,7 +16,7 @@ from challenge_definitions import scores_on_simpleitk
 from pd_ddpm.commands.main import main
 from pd_ddpm.data.cases.table import read_table, table_columns
 from pd_ddpm.data.preparation.case import prepare_cohort
-from pd_ddpm.data.prepared import read_scan, read_truth
+from pd_ddpm.data.prepared import read_ground_truth, read_scan
 from pd_ddpm.deployment.formats import conversion
 from pd_ddpm.deployment.formats.bids import description_label, subject_and_session
 from pd_ddpm.evaluation.metrics import ReferenceMask, score
@@ -92,11 +92,11 @@ def predict(data: Path, method: str, split: int, seed: int, cases: list[str]) ->
     folder = PredictionFolder(data / f"predictions/{method}/split-{split}_seed-{seed}", "stamp")
     records = []
     for case in cases:
-        truth = read_truth(data / "cases", case)
+        truth = read_ground_truth(data / "cases", case)
         moved = np.roll(truth == 1, (1, -1, 1), (0, 1, 2))
         likely = 0.4 * (truth > 0) + 0.3 * moved + 0.7 * (random.random(truth.shape) < 1e-3)
         pool = np.clip(likely[..., None] + random.normal(0, 0.15, (*truth.shape, POOL)), 0, 1)
-        records.append(folder.write(case, pool, MEMBERS, read_scan(data / "cases", case).template, Cost()))
+        records.append(folder.write(case, pool, MEMBERS, read_scan(data / "cases", case).reference, Cost()))
     pd.DataFrame(records).to_csv(folder.folder / "predictions.csv", index=False)
 
 
@@ -220,7 +220,7 @@ def test_a_submission_is_scored_to_our_numbers(made, convert):
     results = []
     for case in CASES:
         scan = read_scan(made / "results/toy/cases", case)
-        reference = ReferenceMask.from_labels(read_truth(made / "results/toy/cases", case), scan.spacing_mm, case)
+        reference = ReferenceMask.from_labels(read_ground_truth(made / "results/toy/cases", case), scan.spacing_mm, case)
         ours = score(reference, ensemble_mask(read_samples(split_folder(made, case), case)[..., :MEMBERS]))
         truth = sitk.ReadImage(str(made / f"data/{case}/wmh.nii.gz"))
         theirs = scores_on_simpleitk(truth, sitk.ReadImage(str(folder / case / "result.nii.gz")))

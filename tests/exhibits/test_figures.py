@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy import stats
 
-from pd_ddpm.data.prepared import Scan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.exhibits.figures import fig2_uncertainty as fig2
 from pd_ddpm.exhibits.figures.fig2_cases import FigureCase, MethodResult, choose_cases, fig2_numbers
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty

@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pd_ddpm.data.preparation.normalise import NormalisedScan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.exhibits.figures.scan_slices import chosen_slices, registration_figure, slices_figure
 from pd_ddpm.inference.ensemble import Segmentation
 
@@ -34,7 +34,7 @@ def test_without_lesion_slices_are_spread_over_the_brain():
 
 
 @pytest.fixture
-def scan() -> NormalisedScan:
+def scan() -> Scan:
     """Voxel axes to left, anterior, superior; a bright spot at the patient's left front, in slice 7 of 12."""
     random = np.random.default_rng(0)
     affine = np.diag([-2.0, 2.0, 4.0, 1.0])
@@ -42,7 +42,7 @@ def scan() -> NormalisedScan:
     image[17:20, 22:25, 7] = 8
     brain = np.zeros(SHAPE, dtype=bool)
     brain[3:21, 4:26, 2:10] = True
-    return NormalisedScan(image, brain, nib.Nifti1Image(np.zeros(SHAPE, np.float32), affine))
+    return Scan("a", image, brain, nib.Nifti1Image(np.zeros(SHAPE, np.float32), affine))
 
 
 def pictures(figure: plt.Figure) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import Presegmentations, sampling_seconds
 from pd_ddpm.runtime import run_record as records
 from pd_ddpm.runtime.precision import FORMATS
-from pd_ddpm.runtime.run_record import WITHOUT_EFFECT, config_hash, gathered, git_state, recorded, run_record
+from pd_ddpm.runtime.run_record import WITHOUT_EFFECT, collect_provenance, config_hash, git_state, run_record, with_run_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,15 +154,15 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for (method, own), network in zip(drawn.items(), ("unet", "denoiser"), strict=True):
         card = folder / "networks" / network / run / "model.json"
         manifest = folder / "predictions" / method / run / "predictions.csv"
-        write(manifest.with_name("method.json"), settings={}, provenance=own, made_from=gathered([card, *before]))
+        write(manifest.with_name("method.json"), settings={}, provenance=own, made_from=collect_provenance([card, *before]))
         before = [manifest]
         scores = folder / "scores" / method / f"{run}.json"
-        write(scores, provenance=provenance(code="e1"), made_from=gathered([manifest]))
+        write(scores, provenance=provenance(code="e1"), made_from=collect_provenance([manifest]))
     return folder
 
 
 def test_a_table_gathers_all_networks_and_predictions_once(results: Path) -> None:
-    found = gathered([results / "scores" / method / "split-0_seed-0.csv" for method in ("unet", "chain")])
+    found = collect_provenance([results / "scores" / method / "split-0_seed-0.csv" for method in ("unet", "chain")])
     assert [run["file"] for run in found["runs"]] == [
         "own/networks/denoiser/split-0_seed-0/model.json",
         "own/networks/unet/split-0_seed-0/model.json",
@@ -174,14 +174,14 @@ def test_a_table_gathers_all_networks_and_predictions_once(results: Path) -> Non
     assert found["summary"]["mixed"] == ["precision"]
     assert found["summary"]["without_record"] == 0
     assert [found["versions"][run["versions"]] for run in found["runs"]] == [{"python": "3.11.7"}] * 4
-    alone = gathered([results / "scores" / "unet" / "split-0_seed-0.csv"])
+    alone = collect_provenance([results / "scores" / "unet" / "split-0_seed-0.csv"])
     assert [tuple(run["file"].split("/")[1:3]) for run in alone["runs"]] == [("networks", "unet"), ("predictions", "unet")]
     assert alone["summary"]["mixed"] == []
 
 
 def test_a_run_without_a_record_is_counted_as_such(results: Path) -> None:
     (results / "predictions" / "unet" / "split-0_seed-0" / "method.json").unlink()
-    found = gathered([results / "predictions" / "unet" / "split-0_seed-0" / "predictions.csv"])
+    found = collect_provenance([results / "predictions" / "unet" / "split-0_seed-0" / "predictions.csv"])
     assert found["runs"] == [{"file": "own/predictions/unet/split-0_seed-0/method.json"}]
     assert (found["summary"]["runs"], found["summary"]["without_record"]) == (1, 1)
 
@@ -193,17 +193,17 @@ def test_the_record_is_written_when_the_script_has_ended_well(results: Path) -> 
     def main(table: str) -> None:
         made.append(table)
 
-    recorded(main, {}, "abc", scores)(record="table.json", table="table.csv")
+    with_run_record(main, {}, "abc", scores)(record="table.json", table="table.csv")
     content = json.loads(Path("table.json").read_text(encoding="utf-8"))
     assert made == ["table.csv"]
     assert content["provenance"]["code"] == "abc"
-    assert content["made_from"] == gathered(scores)
+    assert content["made_from"] == collect_provenance(scores)
 
     def failing() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        recorded(failing, {}, "abc", scores)(record="other.json")
+        with_run_record(failing, {}, "abc", scores)(record="other.json")
     assert not Path("other.json").exists()
 
 
@@ -212,8 +212,8 @@ def exhibits(results: Path) -> dict[str, Any]:
     scores = {method: results / "scores" / method / "split-0_seed-0.csv" for method in ("unet", "chain")}
     whole = provenance(code="x1", git_changed=True, versions={"python": "3.11.7", "pandas": "3.1.1"})
     return {
-        "table1": {"provenance": whole, "made_from": gathered(scores.values())},
-        "fig4": {"provenance": provenance(code="x2"), "made_from": gathered([scores["unet"]])},
+        "table1": {"provenance": whole, "made_from": collect_provenance(scores.values())},
+        "fig4": {"provenance": provenance(code="x2"), "made_from": collect_provenance([scores["unet"]])},
         "cost": {"provenance": provenance(code="x3")},
     }
 

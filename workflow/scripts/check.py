@@ -10,7 +10,7 @@ from pd_ddpm.runtime.progress import log
 
 
 def main(table: str, findings: str, dataset: str, config: dict, processes: int) -> None:
-    requirements = Requirements.of_config(config, dataset)
+    requirements = Requirements.from_config(config, dataset)
     report = check_cases(read_table(table), requirements, Path(findings).parent, processes=processes)
     if report.count("error"):
         raise ValueError(f"the data set {dataset} cannot be used:\n{report.text()}")

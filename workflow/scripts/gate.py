@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from pd_ddpm.data.prepared import cases_of_split, read_scan
+from pd_ddpm.data.prepared import read_scan
+from pd_ddpm.data.splits import cases_by_role
 from pd_ddpm.runtime.cpu_info import only_float32
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.job import run
@@ -42,7 +43,7 @@ def main(
     torch.set_num_threads(threads)
     where = choose_device(device)
     network, trained = trained_model(Path(weights), Path(card))
-    roles = cases_of_split(splits, split)
+    roles = cases_by_role(splits, split)
     # A split without validation cases is tested on training cases: what is compared are two ways of computing the same.
     role = "validation" if "validation" in roles else "train"
     chosen = roles[role][: gate["cases"]]

@@ -6,7 +6,7 @@ A killed job goes on with the next case.
 import json
 from pathlib import Path
 
-from pd_ddpm.data.prepared import cases_of_split
+from pd_ddpm.data.splits import cases_by_role
 from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, sampling_seconds, write_manifest
 from pd_ddpm.runtime.files import file_sha256, fingerprint, write_json
 from pd_ddpm.runtime.job import run
@@ -37,7 +37,7 @@ def main(
     presegmentation: str | None = None,
     gate: str | None = None,
 ) -> None:
-    tested = cases_of_split(splits, split)["test"]
+    tested = cases_by_role(splits, split)["test"]
     if shards:
         write_manifest(
             Path(predictions), Path(method_card), tested, [json.loads(Path(one).read_text("utf-8")) for one in shards]

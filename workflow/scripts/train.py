@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pd_ddpm.data.prepared import cases_of_split
+from pd_ddpm.data.splits import cases_by_role
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import model
 from pd_ddpm.models.weights import architecture, fill, load_weights, save_card, save_early, save_weights
@@ -42,7 +42,7 @@ def main(
     first_card: str | None = None,
 ) -> None:
     torch.set_num_threads(threads)
-    roles = cases_of_split(splits, split)
+    roles = cases_by_role(splits, split)
     folder, grid_settings = Path(cases).parent, GridSettings(**grid)
     training = [read_slices(folder, case, grid_settings) for case in roles["train"]]
     validation = [read_slices(folder, case, grid_settings) for case in roles.get("validation", [])]

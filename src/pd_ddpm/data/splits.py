@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,24 @@ def make_splits(
     return table
 
 
-def all_tested(cases: pd.DataFrame, splits: Sequence[int]) -> pd.DataFrame:
+def make_test_only_splits(cases: pd.DataFrame, splits: Sequence[int]) -> pd.DataFrame:
     """The table of splits of cases that are only tested, in every split: those whose networks are another data set's."""
     return _sorted(pd.concat(_with_patients(cases).assign(split=split, role="test", fold=pd.NA) for split in splits))
+
+
+def cases_by_role(csv_path: str | Path, split: int) -> dict[str, list[str]]:
+    """Read one split of a written table of splits: role -> names of its cases.
+
+    Raises:
+        ValueError: the table does not have this split.
+    """
+    table = pd.read_csv(csv_path, dtype={"case": str})
+    if split not in set(table["split"]):
+        raise ValueError(
+            f"{csv_path}: has no split {split}, only {sorted(set(table['split']))}, since roles in a table of cases make the "
+            "one split 0. Set `splits` to [0]."
+        )
+    return table[table["split"] == split].groupby("role")["case"].apply(list).to_dict()
 
 
 def check_no_leakage(splits: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ class WorkingGrid:
     size: tuple[int, int]
 
     @classmethod
-    def of_case(
+    def from_brain(
         cls,
         brain: np.ndarray,
         spacing_mm: tuple[float, float, float],
@@ -55,7 +55,7 @@ class WorkingGrid:
         inside = inside[..., None] if inside.ndim == 3 else inside
         return self._resample(torch.from_numpy(np.ascontiguousarray(inside.transpose(2, 3, 0, 1))), self.size)
 
-    def shares(self, labels: np.ndarray) -> Tensor:
+    def label_fractions(self, labels: np.ndarray) -> Tensor:
         """(X, Y, Z) labels to (Z, 2, height, width) float32: how much of each pixel is lesion (1) and other pathology (2).
 
         A binary mask on the scan's grid stays binary where the pixels are the scan's; larger ones hold partial volumes,
@@ -87,9 +87,9 @@ class GridSettings:
     margin_mm: float
     minimum_brain_cm2: float
 
-    def of_case(self, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[WorkingGrid, np.ndarray]:
+    def working_grid(self, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[WorkingGrid, np.ndarray]:
         """The working grid of a case and which of its slices hold brain, (Z,) bool. brain: (X, Y, Z) bool."""
-        grid = WorkingGrid.of_case(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm)
+        grid = WorkingGrid.from_brain(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm)
         return grid, slices_with_brain(brain, spacing_mm, self.minimum_brain_cm2)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pd_ddpm.data.prepared import cases_of_split
+from pd_ddpm.data.splits import cases_by_role
 from pd_ddpm.deployment import bundle as bundles
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage, network_files, read_bundle
 from pd_ddpm.deployment.model_card import INTENDED_USE, model_card, summarise_scores, summarise_training
@@ -47,7 +47,7 @@ def export(
     if not scores.is_file():
         raise BundleError(f"{scores}: there are no scores for the model card; make them first: snakemake {scores}")
     manifest = pd.read_csv(results / "cases" / "prepared.csv", dtype={"case": str})
-    trained_on = manifest[manifest["case"].isin(cases_of_split(results / "splits.csv", split)["train"])]
+    trained_on = manifest[manifest["case"].isin(cases_by_role(results / "splits.csv", split)["train"])]
     about = bundles.describe(
         method,
         stages,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pd_ddpm.data.nifti.geometry import spacing_mm, turned, turned_back
-from pd_ddpm.data.preparation.normalise import NormalisedScan
+from pd_ddpm.data.nifti.geometry import reorient, reorient_back, spacing_mm
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import as_stored, starting_masks
@@ -39,7 +39,7 @@ class ReadyStage:
 
 def draw_members(
     stages: Sequence[ReadyStage],
-    scan: NormalisedScan,
+    scan: Scan,
     name: str,
     orientation: str,
     *,
@@ -54,8 +54,10 @@ def draw_members(
     scan, to which its noise belongs; with the name, the seed and the settings of a case of the workflow they are its members.
     unfinished: a folder in which they outlive a killed process; depends_on: all that they depend on.
     """
-    grid = turned(np.asarray(scan.first.dataobj), scan.first, orientation)
-    image, brain = (np.asarray(turned(part, scan.first, orientation).dataobj) for part in (scan.image, _as_bytes(scan.brain)))
+    grid = reorient(np.asarray(scan.reference.dataobj), scan.reference, orientation)
+    image, brain = (
+        np.asarray(reorient(part, scan.reference, orientation).dataobj) for part in (scan.image, _as_bytes(scan.brain))
+    )
     drawn: dict[str, np.ndarray] = {}
     cost = Cost()
     for stage in stages:
@@ -78,7 +80,7 @@ def draw_members(
         stage_cost = Cost.from_times(stage.segmenter, case.seconds, time.perf_counter() - started)
         cost += stage_cost if stage is stages[-1] else stage_cost.as_shared(stage.segmenter.num_members)
     members = drawn[stages[-1].method]
-    return np.ascontiguousarray(turned_back(members, scan.first, orientation)), cost
+    return np.ascontiguousarray(reorient_back(members, scan.reference, orientation)), cost
 
 
 def _start(stage: ReadyStage, drawn: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:

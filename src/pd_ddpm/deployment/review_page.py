@@ -11,8 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pd_ddpm.data.check.report import Finding
-from pd_ddpm.data.nifti.geometry import spacing_mm
-from pd_ddpm.data.preparation.normalise import NormalisedScan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.deployment.model_card import INTENDED_USE, facts, model_card
 from pd_ddpm.evaluation.lesion_table import num_minority_lesions, total_volume_ml
 from pd_ddpm.exhibits.document import STYLE, Part, web_page
@@ -28,7 +27,7 @@ PAGE_STYLE = STYLE + (
 
 def quality_page(
     name: str,
-    scan: NormalisedScan,
+    scan: Scan,
     segmentation: Segmentation,
     lesions: pd.DataFrame,
     findings: Sequence[Finding],
@@ -71,13 +70,13 @@ def _warning(about: Mapping[str, Any]) -> str:
     return INTENDED_USE + (simulated if about["training"]["simulated"] else "")
 
 
-def _summary(scan: NormalisedScan, segmentation: Segmentation, lesions: pd.DataFrame) -> str:
-    volume, low, high = total_volume_ml(segmentation, spacing_mm(scan.first))
+def _summary(scan: Scan, segmentation: Segmentation, lesions: pd.DataFrame) -> str:
+    volume, low, high = total_volume_ml(segmentation, scan.spacing_mm)
     count = segmentation.num_members
     text = f"{len(lesions)} lesion{'' if len(lesions) == 1 else 's'}, {volume:.2f} ml in all"
     if count == 1:
         return f'<p class="volume">{text}</p>\n<p>One member: no interval and no map of uncertainty.</p>'
-    further = num_minority_lesions(segmentation, spacing_mm(scan.first))
+    further = num_minority_lesions(segmentation, scan.spacing_mm)
     outside = "" if low <= volume <= high else " The mask is cut from their mean, and may hold less or more than each of them."
     return (
         f'<p class="volume">{text} ({low:.2f} to {high:.2f} ml over {count} members)</p>\n'

@@ -14,9 +14,9 @@ import numpy as np
 
 from pd_ddpm.data.cases.table import clean_name, table_columns
 from pd_ddpm.data.check.report import Finding
-from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
-from pd_ddpm.data.preparation.normalise import NormalisedScan, read_normalised
+from pd_ddpm.data.preparation.normalise import read_normalised
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.deployment.bundle import Bundle, Stage
 from pd_ddpm.deployment.model_card import chain_of
 from pd_ddpm.deployment.review_page import quality_page
@@ -118,14 +118,14 @@ class ScanFolder:
         """What is wrong with or doubtful about the scan."""
         return examine_scan(self.case, bundle)
 
-    def read(self, bundle: Bundle) -> NormalisedScan:
+    def read(self, bundle: Bundle) -> Scan:
         """The scan as the bundle's networks are given it."""
         preparation = bundle.about["preparation"]
         return read_normalised(self.case, bundle.channels, preparation["normalisation"], preparation["interpolator"])
 
     def write(
         self,
-        scan: NormalisedScan,
+        scan: Scan,
         members: np.ndarray,
         findings: Sequence[Finding],
         bundle: Bundle,
@@ -141,10 +141,10 @@ class ScanFolder:
         (self.path / RECORD).unlink(missing_ok=True)
         segmentation = Segmentation.from_members(members)
         mean = np.minimum(segmentation.mean, 255 * PROBABILITY_SLOPE)
-        write_image(self.path / "mask.nii.gz", segmentation.mask, scan.first, np.uint8)
-        write_image(self.path / "probability.nii.gz", mean, scan.first)
-        write_image(self.path / "uncertainty.nii.gz", segmentation.variance, scan.first)
-        lesions = lesion_table(segmentation, scan.brain, scan.first.affine, spacing_mm(scan.first))
+        write_image(self.path / "mask.nii.gz", segmentation.mask, scan.reference, np.uint8)
+        write_image(self.path / "probability.nii.gz", mean, scan.reference)
+        write_image(self.path / "uncertainty.nii.gz", segmentation.variance, scan.reference)
+        lesions = lesion_table(segmentation, scan.brain, scan.reference.affine, scan.spacing_mm)
         with atomic_write(self.path / "lesions.csv") as temporary:
             lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
         count = segmentation.num_members
@@ -163,7 +163,7 @@ class ScanFolder:
         page = quality_page(self.name, scan, segmentation, lesions, findings, bundle.about, made)
         with atomic_write(self.path / "quality.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-        volume, low, high = total_volume_ml(segmentation, spacing_mm(scan.first))
+        volume, low, high = total_volume_ml(segmentation, scan.spacing_mm)
         row = {
             "name": self.name,
             "lesions": len(lesions),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pd_ddpm.data.prepared import Scan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, slices_with_brain
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.inference.ensemble import threshold

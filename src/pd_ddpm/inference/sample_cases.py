@@ -64,4 +64,4 @@ class CaseSampling:
             )
         cost = Cost.from_times(draw, drawn.seconds, time.perf_counter() - started)
         cost += self.given.cost(case) if self.given else Cost()
-        return self.folder.write(case, drawn.samples, self.samples, scan.template, cost)
+        return self.folder.write(case, drawn.samples, self.samples, scan.reference, cost)

@@ -81,7 +81,7 @@ def segment_case(
     changes the speed and no result; "auto" is what fits into the free memory. The noise of a member is named (seed, case,
     slice, member). unfinished: where what is drawn is kept meanwhile; progress is then said, too.
     """
-    grid, with_brain = grid_settings.of_case(brain, spacing_mm)
+    grid, with_brain = grid_settings.working_grid(brain, spacing_mm)
     chosen = np.flatnonzero(with_brain)
     members = segmenter.num_members
     images = pad_to_multiple(grid.slices(image)[chosen], segmenter.divisor)

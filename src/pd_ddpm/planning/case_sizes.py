@@ -14,7 +14,7 @@ from pd_ddpm.config.resolve import Config
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.nifti.read import read_image
-from pd_ddpm.data.splits import all_tested, make_splits
+from pd_ddpm.data.splits import make_splits, make_test_only_splits
 
 # Assumed as long as the brain masks are not known.
 SHARE_WITH_BRAIN = 0.76  # of a scan's slices
@@ -71,7 +71,7 @@ def _dealt(cases: pd.DataFrame, config: Config, no_training: bool) -> pd.DataFra
     """The roles as rule split deals them out."""
     folds = config["folds"]
     if no_training:
-        return all_tested(cases, range(folds["count"]))
+        return make_test_only_splits(cases, range(folds["count"]))
     count = 1 if "role" in cases and cases["role"].astype(bool).any() else folds["count"]
     return make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count))
 
@@ -111,7 +111,7 @@ def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> pd.DataFrame:
 
     def size(case: str, site: str) -> CaseSize:
         mask = read_image(prepared.parent / f"{case}_brain.nii.gz", mask=True)
-        working, with_brain = settings.of_case(np.asarray(mask.dataobj) > 0, spacing_mm(mask))
+        working, with_brain = settings.working_grid(np.asarray(mask.dataobj) > 0, spacing_mm(mask))
         return CaseSize(case, site, mask.shape, working.size, int(with_brain.sum()))
 
     cases = pd.read_csv(prepared, dtype={"case": str, "site": str})[["case", "site"]]

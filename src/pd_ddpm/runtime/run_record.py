@@ -111,10 +111,10 @@ def run_record(
         "seconds": round(time.monotonic() - _STARTED if seconds is None else seconds, 1),
     }
     behind = [file for file in made_from if file is not None]
-    return {"provenance": own} | ({"made_from": gathered(behind)} if behind else {})
+    return {"provenance": own} | ({"made_from": collect_provenance(behind)} if behind else {})
 
 
-def recorded(
+def with_run_record(
     main: Callable[..., None], config: Mapping[str, Any], code: str, made_from: Iterable[str | Path]
 ) -> Callable[..., None]:
     """`main` with one argument more, `record`: the json that is written when it has ended."""
@@ -126,7 +126,7 @@ def recorded(
     return with_record
 
 
-def gathered(files: Iterable[str | Path]) -> dict[str, Any]:
+def collect_provenance(files: Iterable[str | Path]) -> dict[str, Any]:
     """All networks and predictions that these files are or were made from, and in short what is common to them.
 
     runs: one record each, with its file below the folder of all results; versions: what their hashes of versions stand for. A

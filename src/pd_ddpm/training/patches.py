@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pd_ddpm.data.prepared import read_scan, read_truth
+from pd_ddpm.data.prepared import read_ground_truth, read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.runtime.transfer import on_device
 
@@ -44,15 +44,15 @@ class CaseSlices(NamedTuple):
 
 def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
     """The slices with brain of a prepared case, with its truth, on its working grid."""
-    scan, labels = read_scan(folder, case), read_truth(folder, case)
-    grid, with_brain = grid_settings.of_case(scan.brain, scan.spacing_mm)
+    scan, labels = read_scan(folder, case), read_ground_truth(folder, case)
+    grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
     if not with_brain.any():
         raise ValueError(
             f"{folder / case}_brain.nii.gz: no slice holds as much brain as grid.minimum_brain_cm2 = "
             f"{grid_settings.minimum_brain_cm2}; lower that key, or look whether the brain mask is right"
         )
     numbers = np.flatnonzero(with_brain).tolist()
-    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.shares(labels)[with_brain], numbers)
+    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.label_fractions(labels)[with_brain], numbers)
 
 
 def as_batch(image: Tensor, shares: Tensor) -> Batch:

@@ -26,7 +26,7 @@ def check_dataset(
     config: resolve.Config, dataset: str, target: str | Path, splits: Sequence[int] | None = None, processes: int = 1
 ) -> Report:
     """Check a data set of the configuration from its folder or table of cases on; see `check_cases`."""
-    requirements = Requirements.of_config(config, dataset)
+    requirements = Requirements.from_config(config, dataset)
     chosen = config["datasets"][dataset]
     source = chosen.get("table", chosen["folder"])
     if "simulate" in chosen and not (Path(source) / "simulated.json").is_file():

@@ -53,7 +53,7 @@ class Requirements:
     folds: Mapping[str, Any] | None
 
     @classmethod
-    def of_config(cls, config: resolve.Config, dataset: str) -> Requirements:
+    def from_config(cls, config: resolve.Config, dataset: str) -> Requirements:
         """Those for one of the configuration's data sets."""
         crops = [resolve.network(config, name)["crop"] for name in config["networks"]]
         return cls(

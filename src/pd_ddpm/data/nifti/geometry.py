@@ -18,21 +18,40 @@ def spacing_mm(image: nib.Nifti1Image) -> tuple[float, float, float]:
     return x, y, z
 
 
-def turned(array: np.ndarray, like: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
-    """An array (H, W, D) or (H, W, D, C) on the grid of `like`, as an image whose voxel axes point to these codes (as "LPS").
+def reorient(array: np.ndarray, reference: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """Reorient an array to other voxel axes. Axes are swapped and mirrored; nothing is interpolated.
 
-    Axes are swapped and mirrored, nothing is interpolated. Raises ValueError for codes that are none.
+    Args:
+        array: (X, Y, Z) or (X, Y, Z, C), on the grid of `reference`.
+        reference: image with the array's grid.
+        codes: axis codes of the result, such as "LPS".
+
+    Returns:
+        An image whose voxel axes point to `codes`.
+
+    Raises:
+        ValueError: `codes` are not valid axis codes.
     """
-    image = nib.Nifti1Image(array, like.affine).as_reoriented(ornt_transform(io_orientation(like.affine), _orientation(codes)))
+    change = ornt_transform(io_orientation(reference.affine), _orientation(codes))
+    image = nib.Nifti1Image(array, reference.affine).as_reoriented(change)
     # nibabel resets both codes when it changes an affine.
-    image.header.set_qform(image.affine, int(like.header["qform_code"]))
-    image.header.set_sform(image.affine, int(like.header["sform_code"]))
+    image.header.set_qform(image.affine, int(reference.header["qform_code"]))
+    image.header.set_sform(image.affine, int(reference.header["sform_code"]))
     return image
 
 
-def turned_back(array: np.ndarray, like: nib.Nifti1Image, codes: str) -> np.ndarray:
-    """An array whose voxel axes point to these codes, with the axes of `like`: the way back from `turned`."""
-    return apply_orientation(array, ornt_transform(_orientation(codes), io_orientation(like.affine)))
+def reorient_back(array: np.ndarray, reference: nib.Nifti1Image, codes: str) -> np.ndarray:
+    """Reorient an array back to the voxel axes of `reference`: the inverse of `reorient`.
+
+    Args:
+        array: (X, Y, Z) or (X, Y, Z, C), whose voxel axes point to `codes`.
+        reference: image with the voxel axes of the result.
+        codes: axis codes of `array`, such as "LPS".
+
+    Returns:
+        The array with the voxel axes of `reference`.
+    """
+    return apply_orientation(array, ornt_transform(_orientation(codes), io_orientation(reference.affine)))
 
 
 def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, str], tolerance: float = 1e-3) -> None:

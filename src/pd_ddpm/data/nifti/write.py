@@ -24,13 +24,13 @@ _GEOMETRY_FIELDS = (
 def write_image(
     path: str | Path,
     array: np.ndarray,
-    like: nib.Nifti1Image,
+    reference: nib.Nifti1Image,
     dtype: np.dtype | type = np.float32,
     slope: float = 1.0,
 ) -> None:
-    """Write `array`, (H, W, D) or (H, W, D, C), as .nii.gz on the grid of the image `like`.
+    """Write `array`, (H, W, D) or (H, W, D, C), as .nii.gz on the grid of the image `reference`.
 
-    Affine, qform and sform with their codes, voxel sizes and units come from `like`; nothing else of its header does,
+    Affine, qform and sform with their codes, voxel sizes and units come from `reference`; nothing else of its header does,
     so that no description or extension (which may name a patient) is carried along. Integer types store
     `array / slope`; with `dtype=np.uint8, slope=PROBABILITY_SLOPE` probabilities take one byte and every viewer shows
     0..1. The file appears under its name only when complete, and writing the same twice gives the same bytes.
@@ -41,16 +41,16 @@ def write_image(
     array = np.asarray(array)
     if not path.name.endswith(".nii.gz"):
         raise ImageError(f"{path}: images are written compressed; give it a name that ends in .nii.gz.")
-    if array.ndim not in (3, 4) or array.shape[:3] != like.shape[:3]:
+    if array.ndim not in (3, 4) or array.shape[:3] != reference.shape[:3]:
         raise ImageError(
-            f"{path}: an array of shape {array.shape} does not fit the grid {like.shape[:3]} of its template; "
+            f"{path}: an array of shape {array.shape} does not fit the grid {reference.shape[:3]} of its template; "
             "resample it to that grid."
         )
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(array.shape)
     for field in _GEOMETRY_FIELDS:
-        header[field] = like.header[field]
+        header[field] = reference.header[field]
     header["pixdim"][4:] = 1
     image = nib.Nifti1Image(_stored_values(path, array, np.dtype(dtype), slope), None, header)
     # Set after construction, which forgets it; then nibabel stores the numbers as they are, with this slope beside them.

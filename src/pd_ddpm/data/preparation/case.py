@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import ndimage
 
 from pd_ddpm.data.cases.table import OBSERVERS
-from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, spacing_mm, turned
+from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, spacing_mm
 from pd_ddpm.data.nifti.read import read_labels
 from pd_ddpm.data.nifti.write import write_image
 from pd_ddpm.data.preparation.normalise import Normalisation, read_normalised
@@ -69,10 +69,11 @@ def prepare_case(
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
 
-    image, brain, first = read_normalised(case, channels, normalisation, interpolator)
+    scan = read_normalised(case, channels, normalisation, interpolator)
+    brain, first = scan.brain, scan.reference
     mask = _labels_on_grid(case, "mask", first, channels)
     files = {
-        f"{name}_image.nii.gz": image,
+        f"{name}_image.nii.gz": scan.image,
         f"{name}_mask.nii.gz": mask,
         f"{name}_brain.nii.gz": brain.astype(np.uint8),
     }
@@ -82,11 +83,11 @@ def prepare_case(
             files[file] = _labels_on_grid(case, observer, first, channels)
         else:
             (output_folder / file).unlink(missing_ok=True)
-    grid = first if orientation is None else turned(np.asarray(first.dataobj), first, orientation)
+    grid = first if orientation is None else reorient(np.asarray(first.dataobj), first, orientation)
     for file, array in files.items():
         if orientation is not None:
-            array = np.asarray(turned(array, first, orientation).dataobj)
-        write_image(output_folder / file, array, like=grid, dtype=array.dtype)
+            array = np.asarray(reorient(array, first, orientation).dataobj)
+        write_image(output_folder / file, array, reference=grid, dtype=array.dtype)
     row = _manifest_row(case, grid, mask, brain, np.asarray(first.dataobj))
     # What is trained on and scored depends on this manifest alone, so it must tell when a voxel has changed.
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from pd_ddpm.data.nifti.geometry import ImageError, spacing_mm
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.resample import Interpolator, resample_to
+from pd_ddpm.data.scan import Scan
 
 Normalisation = Literal["zscore_brain", "percentile", "none"]
-
-
-class NormalisedScan(NamedTuple):
-    """What the networks are given of a scan.
-
-    image: (H, W, D, channel) float32, normalised; brain: (H, W, D) bool; both on the grid of `first`, the first channel as it
-    was read.
-    """
-
-    image: np.ndarray
-    brain: np.ndarray
-    first: nib.Nifti1Image
 
 
 def read_normalised(
@@ -33,7 +21,7 @@ def read_normalised(
     channels: Sequence[str],
     normalisation: Normalisation = "zscore_brain",
     interpolator: Interpolator = "linear",
-) -> NormalisedScan:
+) -> Scan:
     """The channels of a case on the grid of the first, which must be a FLAIR scan or look like one, and its brain.
 
     case: for each channel its path, and under `{channel}_transform` that of its transform, or nothing. normalisation:
@@ -50,7 +38,7 @@ def read_normalised(
     for channel, volume in zip(channels, volumes, strict=True):
         check_coverage(case, channel, volume, brain)
     image = np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1)
-    return NormalisedScan(image, brain, first)
+    return Scan(case["case"], image, brain, first)
 
 
 def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisation) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.data.cases.table import read_table
-from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, turned, turned_back
+from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, reorient_back
 from pd_ddpm.data.nifti.read import read_array, read_image
 from pd_ddpm.deployment.formats.layout import Part
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
@@ -45,7 +45,7 @@ class Prediction:
         if not self.flair.is_file():
             return Grid(stored, _codes(stored))
         flair = read_image(self.flair)
-        as_flair = turned(np.asarray(stored.dataobj), stored, _codes(flair))
+        as_flair = reorient(np.asarray(stored.dataobj), stored, _codes(flair))
         try:
             check_same_grid(flair, as_flair, (str(self.flair), str(self._file("mask"))))
         except ImageError as error:
@@ -68,7 +68,7 @@ class Grid:
 
     def turned(self, stored: np.ndarray) -> np.ndarray:
         """A stored array (X, Y, Z) in the axis order of the template; no voxel is interpolated."""
-        return turned_back(stored, self.template, self.codes)
+        return reorient_back(stored, self.template, self.codes)
 
 
 @dataclass(frozen=True)

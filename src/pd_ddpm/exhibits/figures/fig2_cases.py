@@ -13,7 +13,8 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from pd_ddpm.data.nifti.read import read_array
-from pd_ddpm.data.prepared import Scan, read_scan, read_truth
+from pd_ddpm.data.prepared import read_ground_truth, read_scan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.evaluation.metrics import LESION
 from pd_ddpm.exhibits.figures.radiological import VIEW, bounding_box
 from pd_ddpm.inference.prediction_store import read_predictions
@@ -98,7 +99,7 @@ def read_figure_cases(
             variance = None if is_single else read_array(folder / f"{case}_uncertainty.nii.gz", mask=True)
             methods[label] = MethodResult(mask, variance, rows.loc[(method, case), "dice"])
         row = rows.xs(case, level="case").iloc[0]
-        scan, truth = read_scan(prepared, case), read_truth(prepared, case)
+        scan, truth = read_scan(prepared, case), read_ground_truth(prepared, case)
         yield FigureCase(scan, truth, row["site"], row["reference_volume_ml"], methods)
 
 
@@ -130,7 +131,7 @@ def fig2_numbers(cases: Iterable[FigureCase], margin_mm: float = 4.0) -> pd.Data
 
 
 def _pixels(case: FigureCase, margin_mm: float) -> pd.DataFrame:
-    affine = case.scan.template.affine
+    affine = case.scan.reference.affine
     turn = ornt_transform(io_orientation(affine), VIEW)
     width, height, _ = voxel_sizes(affine)[np.argsort(turn[:, 0])]
     labels, brain = apply_orientation(case.labels, turn), apply_orientation(case.scan.brain, turn)

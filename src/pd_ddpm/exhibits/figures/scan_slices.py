@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from pd_ddpm.data.nifti.geometry import spacing_mm
-from pd_ddpm.data.preparation.normalise import NormalisedScan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.radiological import MAP_COLOURS, VIEW, bounding_box, grey_levels, write_over
 from pd_ddpm.inference.ensemble import Segmentation
@@ -36,10 +35,10 @@ class _Views:
     file_slices: list[int]  # of each slice, its index along the file's own axis
 
     @classmethod
-    def from_scan(cls, scan: NormalisedScan, segmentation: Segmentation) -> "_Views":
-        turn = ornt_transform(io_orientation(scan.first.affine), VIEW)
+    def from_scan(cls, scan: Scan, segmentation: Segmentation) -> "_Views":
+        turn = ornt_transform(io_orientation(scan.reference.affine), VIEW)
         order = np.argsort(turn[:, 0])
-        width, height, _ = (spacing_mm(scan.first)[axis] for axis in order)
+        width, height, _ = (scan.spacing_mm[axis] for axis in order)
         tissue = apply_orientation(scan.brain | segmentation.union, turn).any(axis=2)
         box = bounding_box(tissue, (MARGIN_MM / width, MARGIN_MM / height))
         volumes = (scan.image, scan.brain, segmentation.mask, segmentation.union, segmentation.variance)
@@ -68,7 +67,7 @@ def chosen_slices(mask: np.ndarray, brain: np.ndarray, count: int) -> list[int]:
     return sorted(picked)
 
 
-def slices_figure(scan: NormalisedScan, segmentation: Segmentation, count: int = 12) -> Figure:
+def slices_figure(scan: Scan, segmentation: Segmentation, count: int = 12) -> Figure:
     """Slices from below to above, three panels each: the first channel, the contours on it, the members' variance.
 
     Numbers are the file's own slices, 0-based.
@@ -106,7 +105,7 @@ def slices_figure(scan: NormalisedScan, segmentation: Segmentation, count: int =
     return figure
 
 
-def registration_figure(scan: NormalisedScan, names: Sequence[str], count: int = 4) -> Figure:
+def registration_figure(scan: Scan, names: Sequence[str], count: int = 4) -> Figure:
     """All channels on the grid of the first, with the outline of its brain, which shows where a channel is shifted."""
     style.apply()
     nothing = np.zeros((*scan.brain.shape, 1), dtype=np.float32)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.exhibits.document import Document, Part
-from pd_ddpm.runtime.run_record import gathered, summary
+from pd_ddpm.runtime.run_record import collect_provenance, summary
 
 # What the parts of a record are called where they differ between runs that should agree.
 NAMES = {
@@ -39,7 +39,7 @@ def provenance_rows(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def _behind(record: Mapping[str, Any]) -> dict[str, Any]:
     """The networks and predictions that an exhibit is made from; one that is made from none says nothing of them."""
-    return record.get("made_from") or gathered(())
+    return record.get("made_from") or collect_provenance(())
 
 
 def _identity(file: str) -> dict[str, Any]:
