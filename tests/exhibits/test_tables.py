@@ -57,8 +57,8 @@ BOTH = pd.concat([scores("unet", [0.6, 0.8]), scores("pd-ddpm", [0.7, 0.9], hd95
 TWO = {"unet": "U-Net", "pd-ddpm": "PD-DDPM"}
 
 
-def shown(frame: pd.DataFrame, labels: dict[str, str], against: str | None = "pd-ddpm") -> Document:
-    return table1_document(table1(frame, labels, PRINTED, against), table1_groups(frame, labels), "PD-DDPM", REMARK)
+def shown(frame: pd.DataFrame, labels: dict[str, str], compared_with: str | None = "pd-ddpm") -> Document:
+    return table1_document(table1(frame, labels, PRINTED, compared_with), table1_groups(frame, labels), "PD-DDPM", REMARK)
 
 
 def test_mean_deviation_and_interval_are_over_cases() -> None:
@@ -129,8 +129,8 @@ def test_differences_say_what_so_many_cases_cannot_show() -> None:
 
 
 def test_without_the_compared_method_there_are_no_differences() -> None:
-    for against in (None, "ddpm"):
-        document = shown(scores("unet", [0.6, 0.8]), {"unet": "U-Net"}, against)
+    for compared_with in (None, "ddpm"):
+        document = shown(scores("unet", [0.6, 0.8]), {"unet": "U-Net"}, compared_with)
         assert [part.heading for part in document.parts] == ["Scores and cost", "Dice by lesion load", "Dice by site"]
 
 
@@ -269,6 +269,6 @@ def test_pages_escape_what_their_language_would_read() -> None:
     assert r"a|b \& $<$c$>$ 5 \% $-$1 $\pm$ & 0.5 \\" in latex
     assert r"\begin{tabular}{lr}" in latex
     assert r"p\_value" in latex
-    assert r"\footnotesize R\_1. 100" in latex  # a table of a page stands alone, so that the remark goes with it
+    assert r"\footnotesize R\_1. 100" in latex  # a table of a page stands alone, so that the note goes with it
     assert r"100 \% of \#1" in latex
     assert latex.count(r"\begin{") == latex.count(r"\end{")

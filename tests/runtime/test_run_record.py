@@ -220,7 +220,9 @@ def exhibits(results: Path) -> dict[str, Any]:
 
 def test_the_page_has_a_row_per_exhibit_network_and_method(exhibits: dict[str, Any]) -> None:
     document = provenance_document(exhibits, {"table1": "Table 1", "fig4": "Figure 4", "cost": "Cost"})
-    assert document.remark == ("4 networks and predictions, 4 min of wall time. They are a mixture: they differ in precision.")
+    assert document.caption_note == (
+        "4 networks and predictions, 4 min of wall time. They are a mixture: they differ in precision."
+    )
     shown, networks, methods, software = (part.table for part in document.parts)
     assert shown["Exhibit"].tolist() == ["Table 1", "Figure 4", "Cost"]
     assert shown["Networks"].tolist() == ["2", "1", "0"]
@@ -239,7 +241,7 @@ def test_the_page_has_a_row_per_exhibit_network_and_method(exhibits: dict[str, A
 
 def test_runs_that_are_alike_are_said_to_be(exhibits: dict[str, Any]) -> None:
     document = provenance_document({"fig4": exhibits["fig4"]}, {"fig4": "Figure 4"})
-    assert document.remark == (
+    assert document.caption_note == (
         "2 networks and predictions, 2 min of wall time. "
         "All of one configuration, commit, set of packages, device and precision."
     )

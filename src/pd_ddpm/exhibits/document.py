@@ -1,4 +1,4 @@
-"""Tables of text with their notes, as a web page, as Markdown and as LaTeX."""
+"""Write tables of text with notes as a web page, Markdown and LaTeX."""
 
 import html
 from collections.abc import Collection, Sequence
@@ -38,28 +38,35 @@ LATEX_CHARACTERS = str.maketrans(
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, a table of text, and what its reader must know; columns are right-aligned but the first and `left`."""
+    """A section of a document.
+
+    Attributes:
+        heading: title of the section.
+        table: cells; all are shown as text.
+        notes: paragraphs below the table.
+        left: columns that are left-aligned in addition to the first one; all others are right-aligned.
+    """
 
     heading: str
     table: pd.DataFrame
     notes: Sequence[str] = ()
     left: Collection[str] = ()
 
-    def sides(self) -> list[str]:
-        """Left or right, for each column."""
-        return ["left" if place == 0 or name in self.left else "right" for place, name in enumerate(self.table.columns)]
+    def alignments(self) -> list[str]:
+        """Return "left" or "right" for each column."""
+        return ["left" if index == 0 or name in self.left else "right" for index, name in enumerate(self.table.columns)]
 
     def lines(self) -> list[list[str]]:
-        """The cells, row by row."""
+        """Return the text of the cells, row by row."""
         return self.table.astype(str).to_numpy().tolist()
 
     def html(self) -> str:
-        """The part as a piece of a web page."""
-        classes = [f' class="{side}"' if side == "left" else "" for side in self.sides()]
+        """Return the part as HTML without a page around it."""
+        classes = [' class="left"' if alignment == "left" else "" for alignment in self.alignments()]
 
         def row(tag: str, cells: Sequence[str]) -> str:
-            marked = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True))
-            return f"<tr>{''.join(marked)}</tr>\n"
+            elements = (f"<{tag}{name}>{html.escape(cell)}</{tag}>" for name, cell in zip(classes, cells, strict=True))
+            return f"<tr>{''.join(elements)}</tr>\n"
 
         head = row("th", list(self.table.columns))
         body = "".join(row("td", line) for line in self.lines())
@@ -69,55 +76,73 @@ class Part:
 
 @dataclass(frozen=True)
 class Document:
-    """An exhibit for reading. remark: of what data and scale all of its numbers are."""
+    """A table of the report with its title.
+
+    Attributes:
+        title: title of the document.
+        caption_note: dataset and scale that all numbers belong to.
+        parts: sections.
+    """
 
     title: str
-    remark: str
+    caption_note: str
     parts: Sequence[Part]
 
     def write(self, page: str | Path, markdown: str | Path, latex: str | Path | None = None) -> None:
-        """Write the document as an HTML page, as Markdown, and as LaTeX if a path is given."""
+        """Write the document.
+
+        Args:
+            page: path of the HTML page.
+            markdown: path of the Markdown file.
+            latex: path of the LaTeX file, if it is needed.
+        """
         Path(page).write_text(self.html(), encoding="utf-8")
         Path(markdown).write_text(self.markdown(), encoding="utf-8")
         if latex is not None:
             Path(latex).write_text(self.latex(), encoding="utf-8")
 
     def markdown(self) -> str:
-        """The document as Markdown with pipe tables."""
-        blocks = [f"# {self.title}", f"**{self.remark}**"]
+        """Return the document as Markdown with pipe tables."""
+        blocks = [f"# {self.title}", f"**{self.caption_note}**"]
         for part in self.parts:
-            rule = ["---" if side == "left" else "---:" for side in part.sides()]
-            lines = [list(part.table.columns), rule, *part.lines()]
+            delimiters = ["---" if alignment == "left" else "---:" for alignment in part.alignments()]
+            lines = [list(part.table.columns), delimiters, *part.lines()]
             body = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
             blocks += [f"## {part.heading}", "\n".join(body), *part.notes]
         return "\n\n".join(blocks) + "\n"
 
     def html(self) -> str:
-        """The document as a page of its own."""
+        """Return the document as a whole web page."""
         return web_page(self.title, f"<h1>{html.escape(self.title)}</h1>\n{self.body()}")
 
     def body(self) -> str:
-        """The document without its title, as a piece of a web page."""
-        return f"<p><strong>{html.escape(self.remark)}</strong></p>\n" + "".join(part.html() for part in self.parts)
+        """Return the document as HTML without title and page."""
+        return f"<p><strong>{html.escape(self.caption_note)}</strong></p>\n" + "".join(part.html() for part in self.parts)
 
     def latex(self) -> str:
-        r"""A table environment for each part, remark and notes below it; the reader's preamble needs \usepackage{booktabs}."""
-        parts = (_latex_part(part, self.remark) for part in self.parts)
+        r"""Return one table environment per part, with the notes below it; the preamble needs \usepackage{booktabs}."""
+        parts = (_latex_part(part, self.caption_note) for part in self.parts)
         return f"% {self.title}. Needs \\usepackage{{booktabs}}.\n" + "\n".join(parts)
 
 
 def web_page(title: str, body: str, style: str = STYLE) -> str:
-    """A whole page; title is text, body HTML, style CSS."""
+    """Return a whole web page.
+
+    Args:
+        title: title as text.
+        body: content as HTML.
+        style: CSS.
+    """
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{style}</style></head>\n<body>{body}</body></html>\n"
     )
 
 
-def _latex_part(part: Part, remark: str) -> str:
-    columns = "".join(side[0] for side in part.sides())
+def _latex_part(part: Part, caption_note: str) -> str:
+    columns = "".join(alignment[0] for alignment in part.alignments())
     lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in [list(part.table.columns), *part.lines()]]
-    notes = " ".join(_latex(note) for note in (remark, *part.notes))
+    notes = " ".join(_latex(note) for note in (caption_note, *part.notes))
     return "\n".join(
         [
             r"\begin{table}",

@@ -1,6 +1,7 @@
-"""Table 1 of PD-DDPM: all methods side by side, their differences to PD-DDPM, and Dice in groups of cases."""
+"""Table 1 of PD-DDPM: scores of all methods, their differences to PD-DDPM, and Dice in groups of cases."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
     PAPER_METRICS,
-    SHOWN_NOTE,
+    PAPER_VALUES_NOTE,
     decimals,
     effect_and_interval,
     mean_and_deviation,
@@ -26,34 +27,44 @@ FURTHER_METRICS = ("hd95_medpy_mm", "avd_percent", "lesion_recall")
 LESION_LOADS = ("low", "medium", "high")
 
 
-def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFrame, against: str | None) -> pd.DataFrame:
-    """Table 1 of PD-DDPM: a row per method, in the order of `labels` (method -> name).
+def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFrame, compared_with: str | None) -> pd.DataFrame:
+    """Return Table 1 of PD-DDPM: one row per method, in the order of `labels`.
 
-    For each metric the mean over cases, the standard deviation (n - 1), the 95 % bootstrap interval (`*_low`, `*_high`)
-    and `*_paper`, the value that the paper prints for the row of this name. For the paper's four metrics also the paired
-    difference to the method `against` (row minus `against`), its interval, Wilcoxon's p-value and that after Holm's
-    correction over the other methods of the table, for each metric by itself. The differences are empty in the row of
-    `against`, and in all rows if it is None or not in the table.
-    Network evaluations are those for one slice with all members. Raises ValueError if a method has no score.
+    Args:
+        scores: score rows of all methods.
+        labels: method -> name in the table.
+        printed: values printed in the paper.
+        compared_with: method that the others are compared with.
+
+    Returns:
+        For each metric the mean over cases, the standard deviation (n - 1, `*_sd`), the 95 % bootstrap interval (`*_low`,
+        `*_high`) and the paper's value (`*_paper`). For the paper's four metrics also the paired difference (row minus
+        `compared_with`) with its interval, Wilcoxon's p-value, and that p-value after Holm's correction over the other
+        methods, for each metric separately. Differences are empty in the row of `compared_with`, and in all rows if it is
+        None or not in the table. `network_evaluations` counts one slice with all members.
+
+    Raises:
+        ValueError: a method has no score.
     """
     cases = average_over_seeds(scores)
     paper = printed_values(printed, "table1")
-    compared = select_method(cases, against) if against in labels else None
+    compared = select_method(cases, compared_with) if compared_with in labels else None
     rows = []
     for method, label in labels.items():
-        of_this = select_method(cases, method)
+        method_cases = select_method(cases, method)
         row = {"method": label}
         for metric in PAPER_METRICS:
-            row |= summary(of_this[metric], metric) | {f"{metric}_paper": paper.get((label, metric), np.nan)}
-            row |= _comparison(of_this[metric], None if compared is None or method == against else compared[metric])
+            row |= summary(method_cases[metric], metric) | {f"{metric}_paper": paper.get((label, metric), np.nan)}
+            is_compared = compared is not None and method != compared_with
+            row |= _comparison(method_cases[metric], compared[metric] if is_compared else None)
         for metric in FURTHER_METRICS:
-            row |= summary(of_this[metric], metric)
+            row |= summary(method_cases[metric], metric)
         row |= {
-            "cases": len(of_this),
-            "cases_without_hd95": int(of_this["hd95_mm"].isna().sum()),
-            "samples": int(of_this["samples"].max()),
-            "network_evaluations": round(of_this["network_evaluations"].mean()),
-            "seconds_per_case": of_this["seconds"].mean(),
+            "cases": len(method_cases),
+            "cases_without_hd95": int(method_cases["hd95_mm"].isna().sum()),
+            "samples": int(method_cases["samples"].max()),
+            "network_evaluations": round(method_cases["network_evaluations"].mean()),
+            "seconds_per_case": method_cases["seconds"].mean(),
         }
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -62,91 +73,114 @@ def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFram
     return table
 
 
-def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Dice of each method in groups of cases, a row per group and method: by lesion load, then by site.
+@dataclass(frozen=True)
+class _Group:
+    """Cases of one site or of one range of lesion loads."""
 
-    Lesion loads are the terciles of the reference volume over all cases (one group below three cases); `from_ml` and
-    `to_ml` bound a group, the upper bound included, the lower one in the lowest group only.
+    grouping: str
+    name: str
+    cases: pd.Index
+    from_ml: float = np.nan
+    to_ml: float = np.nan
+
+
+def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the Dice of each method in groups of cases, by lesion load and then by site, one row per group and method.
+
+    Lesion loads are the terciles of the ground truth's volume over all cases (a single group below three cases). `from_ml` and
+    `to_ml` are the bounds of a group. The upper bound belongs to the group, the lower one only in the lowest group.
     """
     cases = average_over_seeds(scores)
-    volumes = cases.groupby("case")["reference_volume_ml"].mean()
-    bounds = volumes.quantile(np.linspace(0, 1, 4 if len(volumes) >= 3 else 2)).to_numpy()
-    names = LESION_LOADS if len(volumes) >= 3 else ("all",)
-    load_of_case = pd.Series(np.searchsorted(bounds[1:-1], volumes), index=volumes.index)
-    site_of_case = scores.drop_duplicates("case").set_index("case")["site"].astype(str)
-    groups = [
-        ("lesion load", name, bounds[place], bounds[place + 1], load_of_case.index[load_of_case == place])
-        for place, name in enumerate(names)
-    ]
-    groups += [
-        ("site", site, np.nan, np.nan, site_of_case.index[site_of_case == site]) for site in sorted(site_of_case.unique())
-    ]
     rows = []
-    for grouping, group, from_ml, to_ml, members in groups:
+    for group in [*_load_groups(cases), *_site_groups(scores)]:
         for method, label in labels.items():
-            of_this = select_method(cases, method)
-            dice = of_this.loc[of_this.index.isin(members), "dice"]
-            identity = {"grouping": grouping, "group": group, "from_ml": from_ml, "to_ml": to_ml, "method": label}
-            rows.append(identity | {"cases": len(dice), "dice": dice.mean(), "dice_sd": dice.std(ddof=1)})
+            method_cases = select_method(cases, method)
+            dice = method_cases.loc[method_cases.index.isin(group.cases), "dice"]
+            row = {"grouping": group.grouping, "group": group.name, "from_ml": group.from_ml, "to_ml": group.to_ml}
+            rows.append(row | {"method": label, "cases": len(dice), "dice": dice.mean(), "dice_sd": dice.std(ddof=1)})
     table = pd.DataFrame(rows)
     return table[table.groupby(["grouping", "group"])["cases"].transform("max") > 0].reset_index(drop=True)
 
 
-def table1_document(table: pd.DataFrame, groups: pd.DataFrame, against: str | None, remark: str) -> Document:
-    """Table 1 for reading: scores and cost, differences, groups. against: the name of the compared method in the table."""
+def _load_groups(cases: pd.DataFrame) -> list[_Group]:
+    volumes = cases.groupby("case")["reference_volume_ml"].mean()
+    bounds = volumes.quantile(np.linspace(0, 1, 4 if len(volumes) >= 3 else 2)).to_numpy()
+    names = LESION_LOADS if len(volumes) >= 3 else ("all",)
+    index = np.searchsorted(bounds[1:-1], volumes)
+    return [
+        _Group("lesion load", name, volumes.index[index == number], bounds[number], bounds[number + 1])
+        for number, name in enumerate(names)
+    ]
+
+
+def _site_groups(scores: pd.DataFrame) -> list[_Group]:
+    sites = scores.drop_duplicates("case").set_index("case")["site"].astype(str)
+    return [_Group("site", site, sites.index[sites == site]) for site in sorted(sites.unique())]
+
+
+def table1_document(table: pd.DataFrame, groups: pd.DataFrame, compared_with: str | None, caption_note: str) -> Document:
+    """Return the document of Table 1: scores and cost, differences, groups.
+
+    Args:
+        table: rows of `table1`.
+        groups: rows of `table1_groups`.
+        compared_with: name in the table of the method that the others are compared with.
+        caption_note: dataset and scale that the numbers belong to.
+    """
     parts = [_scores_part(table)]
     if table["dice_difference"].notna().any():
-        parts.append(_differences_part(table, against))
+        parts.append(_differences_part(table, compared_with))
     parts += [_groups_part(groups, "lesion load"), _groups_part(groups, "site")]
-    return Document("Table 1", remark, parts)
+    return Document("Table 1", caption_note, parts)
 
 
 def _comparison(values: pd.Series, others: pd.Series | None) -> dict[str, float]:
-    """Mean paired difference, its interval and p-value; the column names begin with that of `values`."""
+    """Return the mean paired difference, its interval and p-value, in columns that begin with the name of `values`."""
     differences = pd.Series(dtype=float) if others is None else paired_differences(values, others)
     low, high = bootstrap_interval(differences)
     name = f"{values.name}_difference"
-    tested = wilcoxon_p(differences)
-    return {name: differences.mean(), f"{name}_low": low, f"{name}_high": high, f"{values.name}_p": tested}
+    p = wilcoxon_p(differences)
+    return {name: differences.mean(), f"{name}_low": low, f"{name}_high": high, f"{values.name}_p": p}
 
 
 def _scores_part(table: pd.DataFrame) -> Part:
-    shown = pd.DataFrame({"Method": table["method"]})
+    cells = pd.DataFrame({"Method": table["method"]})
     for metric, heading in PAPER_METRICS.items():
-        shown[heading] = [mean_and_deviation(row, metric, decimals(metric)) for _, row in table.iterrows()]
-    shown["Cases"] = table["cases"]
-    shown["K"] = table["samples"]
-    shown["Evaluations"] = table["network_evaluations"]
-    shown["s / case"] = table["seconds_per_case"].map("{:.1f}".format)
+        cells[heading] = [mean_and_deviation(row, metric, decimals(metric)) for _, row in table.iterrows()]
+    cells["Cases"] = table["cases"]
+    cells["K"] = table["samples"]
+    cells["Evaluations"] = table["network_evaluations"]
+    cells["s / case"] = table["seconds_per_case"].map("{:.1f}".format)
     notes = [
-        SHOWN_NOTE,
+        PAPER_VALUES_NOTE,
         METRICS_NOTE,
         "K: members of the ensemble. Evaluations: network evaluations for one slice with all members, the "
         "pre-segmentation's included. 95 % intervals of the means are in the csv.",
         missing_hd95_note(table, "method"),
     ]
-    return Part("Scores and cost", shown, notes)
+    return Part("Scores and cost", cells, notes)
 
 
-def _differences_part(table: pd.DataFrame, against: str) -> Part:
+def _differences_part(table: pd.DataFrame, compared_with: str) -> Part:
     others = table[table["dice_difference"].notna()]
-    shown = pd.DataFrame({"Method": others["method"]})
+    cells = pd.DataFrame({"Method": others["method"]})
     for metric, heading in PAPER_METRICS.items():
         effects = [effect_and_interval(row, f"{metric}_difference", decimals(metric)) for _, row in others.iterrows()]
         p_values = others[f"{metric}_p_holm"].map(p_value)
-        shown[heading] = [f"{effect}, {p}" if p else effect for effect, p in zip(effects, p_values, strict=True)]
+        cells[heading] = [f"{effect}, {p}" if p else effect for effect, p in zip(effects, p_values, strict=True)]
     notes = [
-        f"Mean over cases of (method − {against}), paired: a negative Dice means that {against} is better, a negative HD95 "
-        "that it is worse. In parentheses the 95 % percentile bootstrap interval over cases (10,000 resamples); then p of "
-        f"Wilcoxon's signed-rank test after Holm's correction over the methods compared with {against}, for each metric by "
-        "itself. Cases vary in these intervals, trainings do not: another training run may move a method by more.",
-        _power_note(others, against),
+        f"Mean over cases of (method − {compared_with}), paired: a negative Dice means that {compared_with} is better, a "
+        "negative HD95 that it is worse. In parentheses the 95 % percentile bootstrap interval over cases (10,000 resamples); "
+        "then p of Wilcoxon's signed-rank test after Holm's correction over the methods compared with "
+        f"{compared_with}, for each metric by itself. Cases vary in these intervals, trainings do not: another training run "
+        "may move a method by more.",
+        _power_note(others, compared_with),
     ]
-    return Part(f"Difference to {against}", shown, notes)
+    return Part(f"Difference to {compared_with}", cells, notes)
 
 
-def _power_note(others: pd.DataFrame, against: str) -> str:
-    """What so many cases can and cannot show."""
+def _power_note(others: pd.DataFrame, compared_with: str) -> str:
+    """Return a note on the differences that this number of cases can show."""
     cases, methods = int(others["cases"].min()), len(others)
     if cases < 2:
         return "n = 1: a single case has neither interval nor test, and shows nothing of another case."
@@ -165,18 +199,18 @@ def _power_note(others: pd.DataFrame, against: str) -> str:
         )
     half_width = ((others["dice_difference_high"] - others["dice_difference_low"]) / 2).median()
     return text + (
-        f"Typical half-width of an interval of a Dice difference: {number(half_width, 3)}. True differences to {against} that "
-        "are smaller cannot be told from none, and an interval that holds zero does not show that two methods are equal."
+        f"Typical half-width of an interval of a Dice difference: {number(half_width, 3)}. True differences to {compared_with} "
+        "that are smaller cannot be told from none, and an interval that holds zero does not show that two methods are equal."
     )
 
 
 def _groups_part(groups: pd.DataFrame, grouping: str) -> Part:
-    of_this = groups[groups["grouping"] == grouping]
-    shown = pd.DataFrame({"Method": of_this["method"].drop_duplicates().to_list()})
-    for group, rows in of_this.groupby("group", sort=False):
+    grouped = groups[groups["grouping"] == grouping]
+    cells = pd.DataFrame({"Method": grouped["method"].drop_duplicates().to_list()})
+    for group, rows in grouped.groupby("group", sort=False):
         first = rows.iloc[0]
         bounds = "" if pd.isna(first["from_ml"]) else f", {first['from_ml']:.1f}–{first['to_ml']:.1f} ml"
-        shown[f"{group}{bounds} (n = {rows['cases'].max()})"] = [
+        cells[f"{group}{bounds} (n = {rows['cases'].max()})"] = [
             mean_and_deviation(row, "dice") if row["cases"] else "" for _, row in rows.iterrows()
         ]
     note = "Mean ± standard deviation of Dice over the cases of a group."
@@ -186,4 +220,4 @@ def _groups_part(groups: pd.DataFrame, grouping: str) -> Part:
             "for small loads with any method, since a border of the same width is more of a small lesion: compare within a "
             "column."
         )
-    return Part(f"Dice by {grouping}", shown, [note])
+    return Part(f"Dice by {grouping}", cells, [note])

@@ -1,4 +1,4 @@
-"""Table 2 of PD-DDPM: what the quality of the pre-segmentation does to PD-DDPM."""
+"""Table 2 of PD-DDPM: effect of the quality of the pre-segmentation on PD-DDPM."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
     PAPER_METRICS,
-    SHOWN_NOTE,
+    PAPER_VALUES_NOTE,
     decimals,
     effect_and_interval,
     mean_and_deviation,
@@ -40,23 +40,35 @@ class Table2Row:
 
 
 def presegmentation_dice(cases: pd.DataFrame, method: str, presegmentation: str | None) -> pd.Series:
-    """Dice by case of what `method` starts from, for the cases of `method`; `cases` come from `average_over_seeds`.
+    """Return the Dice of a pre-segmentation by case, for the cases of the method that starts from it.
 
-    The empty mask (None) has Dice 1 where the reference is empty, too, and 0 elsewhere.
+    Args:
+        cases: rows of `average_over_seeds`.
+        method: method that starts from the pre-segmentation.
+        presegmentation: method that makes it. None is the empty mask, with Dice 1 if the ground truth is empty and 0 if not.
     """
-    started = select_method(cases, method)
+    method_cases = select_method(cases, method)
     if presegmentation is None:
-        return (started["reference_voxels"] == 0).astype(float).rename("dice")
+        return (method_cases["reference_voxels"] == 0).astype(float).rename("dice")
     dice = select_method(cases, presegmentation)["dice"]
-    return dice[dice.index.isin(started.index)]
+    return dice[dice.index.isin(method_cases.index)]
 
 
 def table2(scores: pd.DataFrame, rows: Sequence[Table2Row], printed: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 of PD-DDPM: a row per pre-segmentation, in the order given.
+    """Return Table 2 of PD-DDPM: one row per pre-segmentation.
 
-    `presegmentation_dice` is the Dice that the pre-segmentation has on the same test cases, then PD-DDPM's scores, all with
-    standard deviation over cases (n - 1), 95 % bootstrap interval and `*_paper`; `gain` is PD-DDPM's Dice minus its own
-    pre-segmentation's, paired. Raises ValueError if a method has no score.
+    Args:
+        scores: score rows of PD-DDPM's methods and of the pre-segmentations.
+        rows: rows in the order of the table.
+        printed: values printed in the paper.
+
+    Returns:
+        The Dice of the pre-segmentation on the same test cases (`presegmentation_dice`) and the scores of PD-DDPM, each with
+        the standard deviation over cases (n - 1, `*_sd`), the 95 % bootstrap interval (`*_low`, `*_high`) and the paper's
+        value (`*_paper`). `gain` is the Dice of PD-DDPM minus that of its pre-segmentation, paired.
+
+    Raises:
+        ValueError: a method has no score.
     """
     cases = average_over_seeds(scores)
     paper = printed_values(printed, "table2")
@@ -75,19 +87,19 @@ def table2(scores: pd.DataFrame, rows: Sequence[Table2Row], printed: pd.DataFram
     return pd.DataFrame(table)
 
 
-def table2_document(table: pd.DataFrame, remark: str) -> Document:
-    """Table 2 for reading."""
-    shown = pd.DataFrame({"Pre-segmentation": table["presegmentation"]})
+def table2_document(table: pd.DataFrame, caption_note: str) -> Document:
+    """Return the document of Table 2, from the rows of `table2` and a note on dataset and scale."""
+    cells = pd.DataFrame({"Pre-segmentation": table["presegmentation"]})
     rows = [row for _, row in table.iterrows()]
-    shown["Its own Dice"] = [mean_and_deviation(row, "presegmentation_dice") for row in rows]
+    cells["Its own Dice"] = [mean_and_deviation(row, "presegmentation_dice") for row in rows]
     for metric, heading in PAPER_METRICS.items():
-        shown[f"PD-DDPM: {heading}" if metric == "dice" else heading] = [
+        cells[f"PD-DDPM: {heading}" if metric == "dice" else heading] = [
             mean_and_deviation(row, metric, decimals(metric)) for row in rows
         ]
-    shown["Gain in Dice (95 %)"] = [effect_and_interval(row, "gain") for row in rows]
-    shown["Cases"] = table["cases"]
+    cells["Gain in Dice (95 %)"] = [effect_and_interval(row, "gain") for row in rows]
+    cells["Cases"] = table["cases"]
     notes = [
-        SHOWN_NOTE,
+        PAPER_VALUES_NOTE,
         "Its own Dice: what the pre-segmentation itself reaches on the same test cases; the empty mask has Dice 1 where the "
         "reference is empty and 0 elsewhere. The paper does not say how its weaker pre-segmentations were made.",
         "Gain: PD-DDPM's Dice minus its pre-segmentation's, paired, with the 95 % percentile bootstrap interval over cases "
@@ -95,4 +107,5 @@ def table2_document(table: pd.DataFrame, remark: str) -> Document:
         METRICS_NOTE,
         missing_hd95_note(table, "presegmentation"),
     ]
-    return Document("Table 2: PD-DDPM from pre-segmentations of different quality", remark, [Part("Scores", shown, notes)])
+    title = "Table 2: PD-DDPM from pre-segmentations of different quality"
+    return Document(title, caption_note, [Part("Scores", cells, notes)])

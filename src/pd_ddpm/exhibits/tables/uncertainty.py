@@ -1,4 +1,4 @@
-"""How good the probabilities and the spread of each method are, beside how well human raters agree. Not in the paper."""
+"""Table of calibration, error detection and agreement with the raters for each method. Not in the paper."""
 
 from collections.abc import Mapping
 
@@ -19,24 +19,26 @@ MEASURES = {
     "uncertainty": "Uncertainty",
     "dice": "Dice",
 }
-SMALL = {"ece", "brier", "uncertainty"}  # shown in thousandths
+SMALL = {"ece", "brier", "uncertainty"}  # in thousandths
 INTER_RATER = "Inter-rater"
 
 
 def uncertainty_table(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """A row per method in the order of `labels` (method -> name), then one of the raters among themselves.
+    """Return one row per method, in the order of `labels` (method -> name), and one row for the raters.
 
-    Mean and standard deviation over cases (n - 1) of expected calibration error, Brier score, both AUROCs of error
-    detection, squared generalised energy distance, uncertainty and Dice; empty where undefined. The row "Inter-rater" holds
-    the mean Dice over pairs of raters under `dice`, over the cases that have several; it is missing if no case has.
+    The columns are mean and standard deviation over cases (n - 1) of the expected calibration error, Brier score, both AUROCs
+    of error detection, squared generalised energy distance, uncertainty and Dice. Undefined values are empty. The row
+    "Inter-rater" holds the mean Dice over pairs of raters in column `dice`. It covers the cases with several raters, and is
+    missing if there are none.
     """
     cases = average_over_seeds(scores)
     rows = []
     for method, label in labels.items():
-        of_this = select_method(cases, method)
-        row = {"method": label, "cases": len(of_this), "samples": of_this["samples"].max(), "raters": of_this["raters"].max()}
+        method_cases = select_method(cases, method)
+        row = {"method": label, "cases": len(method_cases)}
+        row |= {"samples": method_cases["samples"].max(), "raters": method_cases["raters"].max()}
         for name in MEASURES:
-            row |= {name: of_this[name].mean(), f"{name}_sd": of_this[name].std(ddof=1)}
+            row |= {name: method_cases[name].mean(), f"{name}_sd": method_cases[name].std(ddof=1)}
         rows.append(row)
     agreement = cases.groupby("case")[["interrater_dice", "raters"]].mean().dropna(subset=["interrater_dice"])
     if len(agreement):
@@ -46,15 +48,22 @@ def uncertainty_table(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.Dat
     return pd.DataFrame(rows).astype({"samples": "Int64", "raters": "Int64"})
 
 
-def uncertainty_document(table: pd.DataFrame, margin_mm: float, remark: str, bins: int = CALIBRATION_BINS) -> Document:
-    """The table for reading. margin_mm: how far beyond the brain the region reaches; bins: of the calibration error."""
-    shown = pd.DataFrame({"Method": table["method"]})
-    shown["Cases"] = table["cases"]
-    shown["K"] = ["" if pd.isna(samples) else str(samples) for samples in table["samples"]]
+def uncertainty_document(table: pd.DataFrame, margin_mm: float, caption_note: str, bins: int = CALIBRATION_BINS) -> Document:
+    """Return the document of the table.
+
+    Args:
+        table: rows of `uncertainty_table`.
+        margin_mm: width of the margin around the brain mask in which probabilities are scored.
+        caption_note: dataset and scale that the numbers belong to.
+        bins: number of bins of the calibration error.
+    """
+    cells = pd.DataFrame({"Method": table["method"]})
+    cells["Cases"] = table["cases"]
+    cells["K"] = ["" if pd.isna(samples) else str(samples) for samples in table["samples"]]
     for name, heading in MEASURES.items():
         scale, digits, unit = (1000, 2, " [10⁻³]") if name in SMALL else (1, 3, "")
         rows = [row for _, row in (table[[name, f"{name}_sd"]] * scale).iterrows()]
-        shown[heading + unit] = ["" if pd.isna(row[name]) else mean_and_deviation(row, name, digits) for row in rows]
+        cells[heading + unit] = ["" if pd.isna(row[name]) else mean_and_deviation(row, name, digits) for row in rows]
     notes = [
         "Mean ± standard deviation over test cases; empty: undefined for this row. The paper prints none of these but the "
         "uncertainty, in its Figure 3.",
@@ -77,4 +86,4 @@ def uncertainty_document(table: pd.DataFrame, margin_mm: float, remark: str, bin
     counts = table.loc[table["method"] == INTER_RATER, "cases"]
     if len(counts) and counts.item() != table["cases"].max():
         notes.append(f"Only {counts.item()} cases have more than one rater: their Dice and GED² are those of these cases.")
-    return Document("Uncertainty, calibration and agreement with raters", remark, [Part("Per method", shown, notes)])
+    return Document("Uncertainty, calibration and agreement with raters", caption_note, [Part("Per method", cells, notes)])
