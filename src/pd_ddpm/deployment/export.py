@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pd_ddpm.config.run import Run
 from pd_ddpm.data.splits import cases_by_role
 from pd_ddpm.deployment import bundle as bundles
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage, network_files, read_bundle
@@ -36,7 +37,7 @@ def export(
     Raises BundleError if the method has not been trained, drawn and scored there, or if `output` holds something else.
     """
     results, output = Path(results), Path(output)
-    run = f"split-{split}_seed-{seed}"
+    run = Run(results.name, method, split, seed).slug
     _check_output(output, overwrite)
     stages = _stages(results, method, run)
     preparation = _read_json(results / "cases" / "preparation.json", "the prepared cases")

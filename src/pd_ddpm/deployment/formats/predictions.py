@@ -1,7 +1,6 @@
 """What a method has predicted, where the workflow has left it, and the grid of the scans that it was predicted for."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from pd_ddpm.config.run import parse_slug
 from pd_ddpm.data.cases.table import read_table
 from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, reorient_back
 from pd_ddpm.data.nifti.read import read_array, read_image
 from pd_ddpm.deployment.formats.layout import Part
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
-
-_SPLIT_FOLDER = re.compile(r"split-(\d+)_seed-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,10 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder; name the folder of a method in a data set's predictions.")
-    if of_split := _SPLIT_FOLDER.fullmatch(folder.name):
+    if split_and_seed := parse_slug(folder.name):
         if splits or seed is not None:
             raise ValueError(f"{folder}: is one split and seed already; leave out --split and --seed, or name its parent.")
-        splits, seed, folder = [int(of_split[1])], int(of_split[2]), folder.parent
+        splits, seed, folder = [split_and_seed[0]], split_and_seed[1], folder.parent
     seed, chosen = _chosen(folder, splits, seed)
     data = folder.parent.parent
     table = read_table(_table(data / "cases.csv"))
@@ -127,8 +125,8 @@ def _chosen(folder: Path, splits: Sequence[int], seed: int | None) -> tuple[int,
     """The seed, and split -> its folder."""
     found = {}
     for place in folder.iterdir():
-        if named := _SPLIT_FOLDER.fullmatch(place.name):
-            found[int(named[1]), int(named[2])] = place
+        if split_and_seed := parse_slug(place.name):
+            found[split_and_seed] = place
     if not found:
         raise ValueError(f"{folder}: holds no predictions (split-0_seed-0 and the like); name the folder of a method.")
     seeds = sorted({other for _, other in found})

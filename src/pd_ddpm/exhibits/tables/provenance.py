@@ -1,10 +1,12 @@
 """How all exhibits came about: of each, and of every network and method behind it, code, versions, devices and wall time."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.runtime.run_record import collect_provenance, summary
 
@@ -44,8 +46,9 @@ def _behind(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identity(file: str) -> dict[str, Any]:
     """What the path of a record says: {dataset}/{networks or predictions}/{name}/split-{i}_seed-{j}/{json}."""
-    dataset, kind, name, run, _ = file.split("/")
-    return {"kind": kind.removesuffix("s"), "dataset": dataset, "name": name, "split": int(run.split("_")[0].split("-")[1])}
+    run = Run.parse(file)
+    kind = Path(file).parts[1].removesuffix("s")
+    return {"kind": kind, "dataset": run.dataset, "name": run.name, "split": run.split}
 
 
 def provenance_document(records: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> Document:
