@@ -59,7 +59,7 @@ include: "rules/report.smk"
 
 onstart:
     require_device()
-    tell_plan()
+    print_plan()
 
 
 rule all:

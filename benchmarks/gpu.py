@@ -28,7 +28,7 @@ from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import model
 from pd_ddpm.runtime.files import write_json
-from pd_ddpm.runtime.precision import choose_device, choose_format, place
+from pd_ddpm.runtime.precision import choose_device, choose_precision, prepare_for_inference
 from pd_ddpm.training.factory import objective, training_settings
 from pd_ddpm.training.patches import TrainingSlices
 from pd_ddpm.training.trainer import Training
@@ -91,7 +91,7 @@ def repeated(call: Callable[[], object], device: torch.device, seconds: float) -
 
 def measured(precision: str, network: Settings, method: Settings, device: torch.device, batch: int, seconds: float) -> dict:
     """Training and sampling in one format. Raises ValueError where the device lacks it."""
-    number_format = choose_format(precision, device)
+    chosen = choose_precision(precision, device)
     torch.manual_seed(0)
     untrained = model(network, CHANNELS)
     slices = TrainingSlices(made_up_slices(4, 12, network["crop"]))
@@ -105,12 +105,12 @@ def measured(precision: str, network: Settings, method: Settings, device: torch.
         seed=0,
         dependencies={},
         device=device,
-        number_format=number_format,
+        precision=chosen,
     )
     steps = iter(range(1, network["steps"] + 1))
     step_calls, step_seconds, training_gb = repeated(lambda: training._step(next(steps)), device, seconds)
     chain_calls, chain_seconds, sampling_gb = repeated(
-        _chain(training.judged, network, method, device, number_format, batch), device, seconds
+        _chain(training.judged, network, method, device, chosen, batch), device, seconds
     )
     images = step_calls * optimisation.batch / step_seconds
     member_steps = chain_calls * batch * REVERSE_STEPS / chain_seconds
@@ -132,10 +132,11 @@ def measured(precision: str, network: Settings, method: Settings, device: torch.
 
 
 def _chain(
-    trained: nn.Module, network: Settings, method: Settings, device: torch.device, number_format: Any, batch: int
+    trained: nn.Module, network: Settings, method: Settings, device: torch.device, precision: Any, batch: int
 ) -> Callable[[], object]:
     """Reverse chains of a batch of members as a sampling job draws them, one a call."""
-    draw = build_segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, place(trained, device, number_format))
+    placed = prepare_for_inference(trained, device, precision)
+    draw = build_segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, placed)
     image = torch.zeros(batch, CHANNELS, *network["crop"], device=device)
     names = [("benchmark", member) for member in range(batch)]
 

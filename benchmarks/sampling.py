@@ -1,9 +1,9 @@
 """Sampling: a member-step of an ensemble, the reverse step without the network, and the kernels of a step.
 
-Ours is what a sampling job runs: a DiffusionSegmenter over the paper's denoiser (predicted noise, variance "large"), placed by
-`precision.place`, all members of a slice in one batch, each with noise of its own. The peers go member by member at batch 1 as
-their tutorials do: MONAI through its DiffusionInferer, diffusers through the loop of its documentation, both with their
-DDPMScheduler, in eval and inference mode, on the same thread; their rows with all members in one batch are information.
+Ours is what a sampling job runs: a DiffusionSegmenter over the paper's denoiser (predicted noise, variance "large") from
+`prepare_for_inference`, all members of a slice in one batch, each with noise of its own. The peers go member by member at
+batch 1 as their tutorials do: MONAI through its DiffusionInferer, diffusers through the loop of its documentation, both with
+their DDPMScheduler, in eval and inference mode, on the same thread; their rows with all members in one batch are information.
 All networks have the same architecture (see `peers`) and start at random; time does not depend on the weights.
 """
 
@@ -28,7 +28,7 @@ from pd_ddpm.diffusion.samplers import ancestral
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.starts import NoiseStart
 from pd_ddpm.inference.segmenters import DiffusionSegmenter
-from pd_ddpm.runtime.precision import choose_format, place
+from pd_ddpm.runtime.precision import choose_precision, prepare_for_inference
 
 CPU = torch.device("cpu")
 T = 1000
@@ -42,8 +42,8 @@ def our_draw(network: nn.Module, image: Tensor, members: int, steps: int, precis
 
     Raises ValueError where the CPU lacks the number format.
     """
-    number_format = choose_format(precision, CPU)
-    denoiser = place(Denoiser(network, Schedule.cosine(T), CODINGS["signed"], "noise"), CPU, number_format)
+    chosen = choose_precision(precision, CPU)
+    denoiser = prepare_for_inference(Denoiser(network, Schedule.cosine(T), CODINGS["signed"], "noise"), CPU, chosen)
     sampler = partial(ancestral, schedule=denoiser.schedule, variance="large")
     segmenter = DiffusionSegmenter(denoiser, NoiseStart(T), sampler, steps, members)
     names = [("benchmark", member) for member in range(members)]

@@ -19,7 +19,7 @@ from benchmarks.timing import Contestant, take_turns
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import Schedule
-from pd_ddpm.runtime.precision import choose_format
+from pd_ddpm.runtime.precision import choose_precision
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
 from pd_ddpm.training.settings import TrainingSettings
@@ -66,7 +66,7 @@ def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -
         seed=0,
         dependencies={},
         device=CPU,
-        number_format=choose_format(precision, CPU),
+        precision=choose_precision(precision, CPU),
     )
     steps = iter(range(1, 1_000_000))
     return lambda: training._step(next(steps))

@@ -4,7 +4,7 @@
 # The files that Snakemake's benchmarks are in are no inputs, as it does not know them for files that rules make.
 rule cost:
     input:
-        unpack(cost_files),
+        unpack(lambda wildcards: inputs.cost_inputs(config, wildcards.dataset, "results")),
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
@@ -20,8 +20,8 @@ rule cost:
     conda:
         "../envs/networks.yaml"
     params:
-        labels=lambda wildcards: labels(planned_methods()),
-        caption_note=lambda wildcards: remark(wildcards.dataset),
+        labels=exhibits.labels(config, exhibits.planned_methods(config)),
+        caption_note=caption_note,
         code=script_code("cost"),
     script:
         "../workflow/scripts/cost.py"

@@ -25,7 +25,7 @@ for name, made in config["datasets"].items():
             script:
                 "../workflow/scripts/simulate.py"
 
-    if fetched(name):
+    if origin.is_downloaded(made):
 
         # No hash of its code among the parameters: the data are the published ones whatever the code, and a record that is
         # written anew would re-run every training.
@@ -52,8 +52,8 @@ for name, made in config["datasets"].items():
 # The hash is not that of the script, which runs the whole check before it fails: what the check says makes no table stale.
 rule list_cases:
     input:
-        made=lambda wildcards: made_by_workflow(wildcards.dataset),
-        source=tables_of_cases,
+        made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
+        source=case_tables,
     output:
         table="results/{dataset}/cases.csv",
     log:
@@ -71,7 +71,7 @@ rule list_cases:
             for key, value in config["datasets"][wildcards.dataset].items()
             if key not in ("simulate", "download", "networks_of")
         },
-        sources=lambda wildcards: case_sources(wildcards.dataset),
+        sources=lambda wildcards: origin.user_files(config["datasets"][wildcards.dataset]),
         code=code_version(find.__file__),
     script:
         "../workflow/scripts/list_cases.py"
@@ -82,7 +82,7 @@ rule list_cases:
 # fails because something is wrong with the data.
 rule check:
     input:
-        made=lambda wildcards: made_by_workflow(wildcards.dataset),
+        made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
         table="results/{dataset}/cases.csv",
     output:
         findings="results/{dataset}/check.csv",
@@ -106,7 +106,7 @@ rule check:
 
 rule prepare:
     input:
-        made=lambda wildcards: made_by_workflow(wildcards.dataset),
+        made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
         findings=ancient("results/{dataset}/check.csv"),
         table="results/{dataset}/cases.csv",
     output:

@@ -5,14 +5,14 @@
 rule score:
     input:
         cases="results/{dataset}/cases/prepared.csv",
-        predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
+        predictions=f"{PREDICTION}/predictions.csv",
     output:
-        scores="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.csv",
-        record="results/{dataset}/scores/{method}/split-{split}_seed-{seed}.json",
+        scores=f"{SCORES}.csv",
+        record=f"{SCORES}.json",
     log:
-        "results/logs/score/{dataset}/{method}/split-{split}_seed-{seed}.log",
+        f"results/logs/score/{METHOD_RUN}.log",
     benchmark:
-        "results/benchmarks/score/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
+        f"results/benchmarks/score/{METHOD_RUN}.tsv"
     localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
@@ -27,14 +27,14 @@ rule score:
 rule resample_ensemble:
     input:
         cases="results/{dataset}/cases/prepared.csv",
-        predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
+        predictions=f"{PREDICTION}/predictions.csv",
     output:
-        ensembles="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.csv",
-        record="results/{dataset}/ensembles/{method}/split-{split}_seed-{seed}.json",
+        ensembles=f"{ENSEMBLES}.csv",
+        record=f"{ENSEMBLES}.json",
     log:
-        "results/logs/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.log",
+        f"results/logs/resample_ensemble/{METHOD_RUN}.log",
     benchmark:
-        "results/benchmarks/resample_ensemble/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
+        f"results/benchmarks/resample_ensemble/{METHOD_RUN}.tsv"
     localrule: True
     conda:
         "../envs/scans-and-tables.yaml"

@@ -6,14 +6,14 @@ rule gate:
     input:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
-        weights="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.safetensors",
-        card="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.json",
+        weights=f"{NETWORK}/model.safetensors",
+        card=f"{NETWORK}/model.json",
     output:
-        verdict="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/precision.json",
+        verdict=f"{NETWORK}/precision.json",
     log:
-        "results/logs/gate/{dataset}/{network}/split-{split}_seed-{seed}.log",
+        f"results/logs/gate/{NETWORK_RUN}.log",
     benchmark:
-        "results/benchmarks/gate/{dataset}/{network}/split-{split}_seed-{seed}.tsv"
+        f"results/benchmarks/gate/{NETWORK_RUN}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -35,15 +35,15 @@ rule gate:
 
 rule sample_shard:
     input:
-        unpack(drawing_files),
+        unpack(shard_files),
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        shard_card="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/shards/{shard}-of-{shards}.json",
+        shard_card=PREDICTION + "/shards/{shard}-of-{shards}.json",
     log:
-        "results/logs/sample/{dataset}/{method}/split-{split}_seed-{seed}/shard-{shard}-of-{shards}.log",
+        f"results/logs/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.log",
     benchmark:
-        "results/benchmarks/sample/{dataset}/{method}/split-{split}_seed-{seed}/shard-{shard}-of-{shards}.tsv"
+        f"results/benchmarks/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -57,39 +57,28 @@ rule sample_shard:
         name="{method}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
-        settings=method_parameters,
+        settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
         code=script_code("sample"),
     script:
         "../workflow/scripts/sample.py"
 
 
-# With shards it only gathers what they have drawn, and needs no GPU for that.
-rule sample:
+# The other inputs, resources and outputs of a sampling that is not sharded. With shards it only gathers their samples, which
+# needs no GPU.
+use rule sample_shard as sample with:
     input:
         unpack(sampling_files),
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        predictions="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/predictions.csv",
-        method_card="results/{dataset}/predictions/{method}/split-{split}_seed-{seed}/method.json",
+        predictions=f"{PREDICTION}/predictions.csv",
+        method_card=f"{PREDICTION}/method.json",
     log:
-        "results/logs/sample/{dataset}/{method}/split-{split}_seed-{seed}.log",
+        f"results/logs/sample/{METHOD_RUN}.log",
     benchmark:
-        "results/benchmarks/sample/{dataset}/{method}/split-{split}_seed-{seed}.tsv"
-    retries: RETRIES
-    conda:
-        "../envs/networks.yaml"
-    threads: config["resources"]["sample"]["threads"]
+        f"results/benchmarks/sample/{METHOD_RUN}.tsv"
     resources:
         gpu=lambda wildcards, input: 0 if "shards" in input.keys() else config["resources"]["sample"]["gpu"],
         gpu_jobs=lambda wildcards, input: int("shards" not in input.keys() and config["resources"]["sample"]["gpu"] > 0),
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(config["resources"]["sample"]["runtime"]),
-    params:
-        name="{method}",
-        split=lambda wildcards: int(wildcards.split),
-        seed=lambda wildcards: int(wildcards.seed),
-        settings=method_parameters,
-        code=script_code("sample"),
-    script:
-        "../workflow/scripts/sample.py"

@@ -3,7 +3,7 @@
 
 rule table1:
     input:
-        scores=lambda wildcards: result_files("scores", wildcards.dataset, config["exhibits"]["table1"]),
+        scores=scores_of(config["exhibits"]["table1"]),
         printed="config/printed_values.csv",
     output:
         table="results/{dataset}/exhibits/table1.csv",
@@ -20,9 +20,9 @@ rule table1:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        labels=labels(config["exhibits"]["table1"]),
+        labels=exhibits.labels(config, config["exhibits"]["table1"]),
         compared_with=resolve.canonical(config, config["exhibits"]["compared_with"]),
-        caption_note=lambda wildcards: remark(wildcards.dataset),
+        caption_note=caption_note,
         code=script_code("table1"),
     script:
         "../workflow/scripts/table1.py"
@@ -30,7 +30,7 @@ rule table1:
 
 rule table2:
     input:
-        scores=lambda wildcards: result_files("scores", wildcards.dataset, table2_scores()),
+        scores=scores_of(exhibits.table2_methods(config)),
         printed="config/printed_values.csv",
     output:
         table="results/{dataset}/exhibits/table2.csv",
@@ -45,8 +45,8 @@ rule table2:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        rows=table2_rows(),
-        caption_note=lambda wildcards: remark(wildcards.dataset),
+        rows=exhibits.table2_rows(config),
+        caption_note=caption_note,
         code=script_code("table2"),
     script:
         "../workflow/scripts/table2.py"
@@ -54,7 +54,7 @@ rule table2:
 
 rule uncertainty:
     input:
-        scores=lambda wildcards: result_files("scores", wildcards.dataset, config["exhibits"]["table1"]),
+        scores=scores_of(config["exhibits"]["table1"]),
     output:
         table="results/{dataset}/exhibits/uncertainty.csv",
         page="results/{dataset}/exhibits/uncertainty.html",
@@ -68,9 +68,9 @@ rule uncertainty:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        labels=labels(config["exhibits"]["table1"]),
+        labels=exhibits.labels(config, config["exhibits"]["table1"]),
         settings=config["evaluation"],
-        caption_note=lambda wildcards: remark(wildcards.dataset),
+        caption_note=caption_note,
         code=script_code("uncertainty"),
     script:
         "../workflow/scripts/uncertainty.py"
@@ -78,10 +78,8 @@ rule uncertainty:
 
 rule claims:
     input:
-        scores=lambda wildcards: result_files("scores", wildcards.dataset, claims_methods()),
-        ensembles=lambda wildcards: result_files(
-            "ensembles", wildcards.dataset, [config["exhibits"]["fig4_ensemble"]["method"]]
-        ),
+        scores=scores_of(exhibits.claims_methods(config)),
+        ensembles=ensembles_of([config["exhibits"]["fig4_ensemble"]["method"]]),
         printed="config/printed_values.csv",
     output:
         table="results/{dataset}/exhibits/claims.csv",
@@ -96,8 +94,8 @@ rule claims:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        roles=claims_roles(),
-        caption_note=lambda wildcards: remark(wildcards.dataset),
+        roles=exhibits.claims_roles(config),
+        caption_note=caption_note,
         code=script_code("claims"),
     script:
         "../workflow/scripts/claims.py"
@@ -105,11 +103,8 @@ rule claims:
 
 rule fig2_uncertainty:
     input:
+        unpack(figure2_files),
         cases="results/{dataset}/cases/prepared.csv",
-        scores=lambda wildcards: first_results("results/{dataset}/scores/{method}/{run}.csv", wildcards.dataset),
-        predictions=lambda wildcards: first_results(
-            "results/{dataset}/predictions/{method}/{run}/predictions.csv", wildcards.dataset
-        ),
     output:
         pdf="results/{dataset}/exhibits/fig2_uncertainty.pdf",
         png="results/{dataset}/exhibits/fig2_uncertainty.png",
@@ -123,9 +118,9 @@ rule fig2_uncertainty:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        labels=labels(config["exhibits"]["table1"]),
+        labels=exhibits.labels(config, config["exhibits"]["table1"]),
         num_cases=config["exhibits"]["fig2_uncertainty"]["cases"],
-        caption_note=figure_remark,
+        caption_note=figure_note,
         code=script_code("fig2_uncertainty"),
     script:
         "../workflow/scripts/fig2_uncertainty.py"
@@ -133,7 +128,7 @@ rule fig2_uncertainty:
 
 rule fig3_tprime:
     input:
-        scores=lambda wildcards: result_files("scores", wildcards.dataset, figure3_methods()),
+        scores=scores_of(exhibits.figure3_methods(config)),
         printed="config/printed_values.csv",
     output:
         pdf="results/{dataset}/exhibits/fig3_tprime.pdf",
@@ -151,8 +146,8 @@ rule fig3_tprime:
         curve=lambda wildcards: dict(
             zip(methods.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
         ),
-        labels=figure3_labels(),
-        caption_note=figure_remark,
+        labels=exhibits.figure3_labels(config),
+        caption_note=figure_note,
         code=script_code("fig3_tprime"),
     script:
         "../workflow/scripts/fig3_tprime.py"
@@ -160,9 +155,7 @@ rule fig3_tprime:
 
 rule fig4_ensemble:
     input:
-        ensembles=lambda wildcards: result_files(
-            "ensembles", wildcards.dataset, [config["exhibits"]["fig4_ensemble"]["method"]]
-        ),
+        ensembles=ensembles_of([config["exhibits"]["fig4_ensemble"]["method"]]),
     output:
         pdf="results/{dataset}/exhibits/fig4_ensemble.pdf",
         png="results/{dataset}/exhibits/fig4_ensemble.png",
@@ -176,9 +169,9 @@ rule fig4_ensemble:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        labels=labels([config["exhibits"]["fig4_ensemble"]["method"]]),
+        labels=exhibits.labels(config, [config["exhibits"]["fig4_ensemble"]["method"]]),
         samples=resolve.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
-        caption_note=figure_remark,
+        caption_note=figure_note,
         code=script_code("fig4_ensemble"),
     script:
         "../workflow/scripts/fig4_ensemble.py"
@@ -186,7 +179,7 @@ rule fig4_ensemble:
 
 rule pareto:
     input:
-        ensembles=lambda wildcards: result_files("ensembles", wildcards.dataset, [point["method"] for point in pareto_points()]),
+        ensembles=ensembles_of([point["method"] for point in exhibits.pareto_points(config)]),
     output:
         pdf="results/{dataset}/exhibits/pareto.pdf",
         png="results/{dataset}/exhibits/pareto.png",
@@ -200,39 +193,40 @@ rule pareto:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        points=pareto_points(),
+        points=exhibits.pareto_points(config),
         members=config["exhibits"]["pareto"]["members"],
-        caption_note=figure_remark,
+        caption_note=figure_note,
         code=script_code("pareto"),
     script:
         "../workflow/scripts/pareto.py"
 
 
-# The exhibits of the active data set are what a user asks for by name, and Table 1 of the cases that were held out from it.
-for exhibit, (files, category, title) in EXHIBITS.items():
-    source = HELD_OUT if exhibit == "held_out" else config["dataset"]
-    originals = [f"results/{source}/exhibits/{file.replace('held_out', 'table1')}" for file in files]
+# The exhibits of the active dataset have short paths, and so has Table 1 of the cases that were held out from it.
+for name, exhibit in EXHIBITS.items():
+    dataset = HELD_OUT if name == "held_out" else config["dataset"]
+    originals = [f"results/{dataset}/exhibits/{file.replace('held_out', 'table1')}" for file in exhibit.files]
+    copies = [f"results/{file}" for file in exhibit.files]
 
     rule:
         name:
-            f"publish_{exhibit}"
+            f"publish_{name}"
         input:
             originals,
         output:
             report(
-                f"results/{files[0]}",
-                caption=f"../workflow/report/{exhibit}.rst",
-                category=category,
-                labels={"exhibit": title},
+                copies[0],
+                caption=f"../workflow/report/{name}.rst",
+                category=exhibit.category,
+                labels={"exhibit": exhibit.title},
             ),
-            *expand("results/{file}", file=files[1:]),
+            *copies[1:],
         log:
-            f"results/logs/publish/{exhibit}.log",
+            f"results/logs/publish/{name}.log",
         localrule: True
         conda:
             "../envs/scans-and-tables.yaml"
         params:
-            copies=" && ".join(f"cp {made} results/{file}" for made, file in zip(originals, files, strict=True)),
+            copies=" && ".join(f"cp {original} {copy}" for original, copy in zip(originals, copies, strict=True)),
         shell:
             "({params.copies}) 2> {log}"
 
@@ -255,7 +249,7 @@ rule provenance:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        titles={exhibit: title for exhibit, (_, _, title) in EXHIBITS.items()},
+        titles={name: exhibit.title for name, exhibit in EXHIBITS.items()},
         code=script_code("provenance"),
     script:
         "../workflow/scripts/provenance.py"

@@ -8,14 +8,14 @@ rule train:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        weights="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.safetensors",
-        early="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/early.safetensors",
-        card="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/model.json",
-        history="results/{dataset}/networks/{network}/split-{split}_seed-{seed}/training.csv",
+        weights=f"{NETWORK}/model.safetensors",
+        early=f"{NETWORK}/early.safetensors",
+        card=f"{NETWORK}/model.json",
+        history=f"{NETWORK}/training.csv",
     log:
-        "results/logs/train/{dataset}/{network}/split-{split}_seed-{seed}.log",
+        f"results/logs/train/{NETWORK_RUN}.log",
     benchmark:
-        "results/benchmarks/train/{dataset}/{network}/split-{split}_seed-{seed}.tsv"
+        f"results/benchmarks/train/{NETWORK_RUN}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -27,7 +27,7 @@ rule train:
         runtime=escalating(config["resources"]["train"]["runtime"]),
         slurm_extra="--signal=TERM@300",
     params:
-        state="work/{dataset}/networks/{network}/split-{split}_seed-{seed}",
+        state="work/{dataset}/networks/{network}/" + SLUG,
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),

@@ -188,3 +188,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, pytestcon
                 assert run.returncode == 0, run.stdout + run.stderr
             shared.symlink_to(folder)
     return shared.resolve()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A copy of the repository in which nothing has run."""
+    return copy_of_the_repository(tmp_path)

@@ -79,3 +79,16 @@ def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
     first = [" ".join(line.split()) for line in lines].index("job count") + 2
     table = [line.split() for line in lines[first : lines.index("", first)]]
     return {rule: int(count) for rule, count in table if rule != "total"}
+
+
+def error(run: subprocess.CompletedProcess[str]) -> str:
+    """Return the output of a run that has failed."""
+    assert run.returncode != 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first occurrence of a text in a file."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")

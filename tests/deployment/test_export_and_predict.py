@@ -562,7 +562,7 @@ def test_all_that_is_wrong_is_listed_at_once(made, predict, tmp_path):
         (["--image", "T2"], ["--image: 'T2' is not NAME=FILE"]),
         (["--image", "T2=x.nii.gz"], ["image T2", "FLAIR, T1 only"]),
         (["--transform", "FLAIR=x.txt"], ["transform of FLAIR", "defines the grid"]),
-        (["--device", "cuda"], ["'cuda'", "sees no CUDA device"]),
+        (["--device", "cuda"], ["'cuda'", "finds no CUDA device"]),
         (["--precision", "float16"], ["'float16'", "for GPUs"]),
     ],
 )
@@ -641,12 +641,12 @@ def test_a_file_of_somebody_else_is_not_overwritten(made, predict, tmp_path):
 def test_a_killed_prediction_goes_on_where_it_stopped(made, predict, tmp_path):
     """Killed without warning while members are drawn; what had been drawn is not drawn again, and the result is the same."""
     call = (
-        "import sys, time; from pd_ddpm import prediction, scan_prediction; from pd_ddpm.commands.main import main\n"
-        "prediction.PartialSamples.save_every_seconds = 0\n"
-        "prediction.PartialSamples.__init__.__defaults__ = (0.0, *prediction.PartialSamples.__init__.__defaults__[1:])\n"
-        "save = prediction.PartialSamples.save\n"
+        "import sys, time; from pd_ddpm.inference.segment_case import PartialSamples; from pd_ddpm.commands.main import main\n"
+        "PartialSamples.save_every_seconds = 0\n"
+        "PartialSamples.__init__.__defaults__ = (0.0, *PartialSamples.__init__.__defaults__[1:])\n"
+        "save = PartialSamples.save\n"
         "def slow(*arguments):\n    save(*arguments)\n    time.sleep(0.2)\n"
-        "prediction.PartialSamples.save = slow\n"
+        "PartialSamples.save = slow\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     scan, out = made.scans / "p3", tmp_path / "killed"

@@ -10,7 +10,7 @@ from torch import nn
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import Schedule
-from pd_ddpm.runtime.precision import FORMATS, autocast
+from pd_ddpm.runtime.precision import PRECISIONS, autocast
 
 SCHEDULE = Schedule.cosine()
 
@@ -89,7 +89,7 @@ def test_estimates_are_float32_when_the_network_is_not():
     model.network = nn.Module()
     model.network.forward = lambda x, t: convolution(x)
     x_t, image, t = normal(2, 1, 6, 8), normal(2, 2, 6, 8), torch.tensor([3, 900])
-    with autocast(torch.device("cpu"), FORMATS["bfloat16"]):
+    with autocast(torch.device("cpu"), PRECISIONS["bfloat16"]):
         assert convolution(torch.cat([image, x_t], dim=1)).dtype == torch.bfloat16
         assert model.output(x_t, image, t).dtype == torch.float32
         assert model(x_t, image, 900).dtype == torch.float32

@@ -13,13 +13,13 @@ from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference import precision_gate
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.inference.precision_gate import Gate, gated_format
+from pd_ddpm.inference.precision_gate import Gate, gated_precision
 from pd_ddpm.models.factory import model
 from pd_ddpm.runtime import precision
-from pd_ddpm.runtime.precision import FLOAT32, FORMATS
+from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
 
 CPU = torch.device("cpu")
-BFLOAT16 = FORMATS["bfloat16"]
+BFLOAT16 = PRECISIONS["bfloat16"]
 LIMITS = {"tf32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}
 TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1, "predicts": "mask"}
 CHAIN = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "pool": 2, "reverse_steps": 4, "sampler": "ancestral"}
@@ -110,16 +110,16 @@ def verdict(passed=True, device="cpu"):
 def test_a_format_is_used_only_if_it_has_passed_on_such_a_device(monkeypatch, caplog, name, given, reason):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     with caplog.at_level(logging.WARNING):
-        assert gated_format(name, CPU, given) == (BFLOAT16 if reason is None else FLOAT32, reason)
+        assert gated_precision(name, CPU, given) == (BFLOAT16 if reason is None else FLOAT32, reason)
     assert caplog.messages == ([] if reason is None else [f"{reason}; float32 is used instead"])
-    assert gated_format("float32", CPU, None) == (FLOAT32, None)
+    assert gated_precision("float32", CPU, None) == (FLOAT32, None)
 
 
 def test_a_format_that_the_device_lacks_is_refused_whatever_the_verdict(monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
-    assert gated_format("auto", CPU, verdict()) == (FLOAT32, None)
-    with pytest.raises(ValueError, match="which cpu does not compute natively"):
-        gated_format("bfloat16", CPU, verdict())
+    assert gated_precision("auto", CPU, verdict()) == (FLOAT32, None)
+    with pytest.raises(ValueError, match="cpu does not compute in it natively"):
+        gated_precision("bfloat16", CPU, verdict())
 
 
 # The jobs

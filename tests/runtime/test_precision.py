@@ -1,4 +1,4 @@
-"""Number formats: what a device has, what is refused, and networks sampled from in half precision (about 10 s)."""
+"""Precisions: which a device supports, which are refused, and networks sampled from in half precision (about 10 s)."""
 
 import copy
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import model
 from pd_ddpm.runtime import cpu_info, precision
 from pd_ddpm.runtime.cpu_info import only_float32
-from pd_ddpm.runtime.precision import FLOAT32, FORMATS, choose_format, lacks, place
+from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS, choose_precision, prepare_for_inference, unsupported_reason
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 METHOD = {"pool": 2, "sampler": "ancestral", "variance": "large", "eta": 0.0, "reverse_steps": 50}
@@ -61,43 +61,43 @@ def machine(monkeypatch):
         (GPU, False, (9, 0), ["float32", "tf32", "bfloat16", "float16"], "bfloat16"),
     ],
 )
-def test_a_format_is_offered_where_the_device_computes_in_it(machine, device, bfloat16, capability, offered, auto):
+def test_choose_precision_offers_what_the_device_computes_natively(machine, device, bfloat16, capability, offered, auto):
     machine(bfloat16, capability)
-    assert [name for name in FORMATS if lacks(name, device) is None] == offered
-    assert str(choose_format("auto", device)) == auto
-    for name in FORMATS:
+    assert [name for name in PRECISIONS if unsupported_reason(name, device) is None] == offered
+    assert str(choose_precision("auto", device)) == auto
+    for name in PRECISIONS:
         if name in offered:
-            assert choose_format(name, device) is FORMATS[name]
+            assert choose_precision(name, device) is PRECISIONS[name]
         else:
-            with pytest.raises(ValueError, match=f"'precision' is '{name}', which .*; use 'float32'"):
-                choose_format(name, device)
+            with pytest.raises(ValueError, match=f"`precision`: '{name}' is not supported: .* Use 'float32'"):
+                choose_precision(name, device)
 
 
-def test_a_format_that_is_refused_says_why(machine):
+def test_choose_precision_refuses_with_the_reason(machine):
     machine(False, (7, 5))
     for name, reason in {
-        "tf32": "only GPUs of compute capability 8.0 or above multiply in, and cuda is none; use 'float32'",
-        "bfloat16": "which cuda does not compute natively; use 'float32'",
+        "tf32": "it needs a GPU of compute capability 8.0 or above, unlike cuda. Use 'float32'",
+        "bfloat16": "cuda does not compute in it natively. Use 'float32'",
     }.items():
         with pytest.raises(ValueError, match=reason):
-            choose_format(name, GPU)
-    with pytest.raises(ValueError, match="'float16', which is for GPUs; use 'float32' or 'bfloat16' on a CPU"):
-        choose_format("float16", CPU)
+            choose_precision(name, GPU)
+    with pytest.raises(ValueError, match=r"'float16' is not supported: it needs a GPU\. Use 'float32' or 'bfloat16' on a CPU"):
+        choose_precision("float16", CPU)
 
 
-def test_float32_is_float32_and_tf32_is_told_apart_from_it(machine):
+def test_choose_precision_allows_tf32_products_for_tf32_only(machine):
     machine(True, (8, 0))
     for name in ("tf32", "float32", "tf32", "bfloat16"):
-        choose_format(name, GPU)
+        choose_precision(name, GPU)
         flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         assert flags == ((name == "tf32"),) * 2, name
-    assert FORMATS["tf32"].dtype == FLOAT32.dtype == torch.float32
-    assert FORMATS["tf32"] != FLOAT32
-    assert [str(one) for one in FORMATS.values()] == ["float32", "tf32", "bfloat16", "float16"]
-    assert [name for name, one in FORMATS.items() if one.is_half] == ["bfloat16", "float16"]
+    assert PRECISIONS["tf32"].dtype == FLOAT32.dtype == torch.float32
+    assert PRECISIONS["tf32"] != FLOAT32
+    assert [str(one) for one in PRECISIONS.values()] == ["float32", "tf32", "bfloat16", "float16"]
+    assert [name for name, one in PRECISIONS.items() if one.is_half] == ["bfloat16", "float16"]
 
 
-def test_what_a_cpu_lacks_is_known_without_pytorch(monkeypatch):
+def test_only_float32_recognises_a_cpu_without_bfloat16(monkeypatch):
     monkeypatch.setattr(cpu_info, "cpu_has_bfloat16", lambda: False)
     monkeypatch.setattr(cpu_info, "version", lambda package: "2.13.0+cpu")
     assert [only_float32(device) for device in ("cpu", "auto", "cuda")] == [True, True, False]
@@ -127,22 +127,22 @@ def normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_forward_in_bfloat16_stays_near_float32_with_weights_and_activations_in_it(configured, name):
-    """On a CPU without bfloat16 it is emulated, which is slow, but as exact."""
+def test_network_in_bfloat16_stays_near_float32(configured, name):
+    """A CPU without bfloat16 emulates it, slowly but with the same results."""
     built, draw = untrained(configured, name)
     image, members = normal(3, 2, 32, 48), [("member", number) for number in range(3)]
     outputs, seen = {}, {}
-    for number_format in (FLOAT32, FORMATS["bfloat16"]):
-        placed = place(copy.deepcopy(built), CPU, number_format)
+    for chosen in (FLOAT32, PRECISIONS["bfloat16"]):
+        placed = prepare_for_inference(copy.deepcopy(built), CPU, chosen)
         network, kept = placed.network if hasattr(placed, "schedule") else placed, []
         network.register_forward_hook(lambda _, inputs, output, kept=kept: kept.append((inputs, output.clone())))
         convolution = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-        convolution.register_forward_hook(lambda _, __, output, key=number_format: seen.update({key: output.dtype}))
+        convolution.register_forward_hook(lambda _, __, output, key=chosen: seen.update({key: output.dtype}))
         with torch.inference_mode():
             probabilities = draw(placed)(image, None, MemberNoise(members))
         assert probabilities.dtype == torch.float32
-        assert {parameter.dtype for parameter in network.parameters()} == {number_format.dtype}
-        outputs[number_format] = kept[0]
+        assert {parameter.dtype for parameter in network.parameters()} == {chosen.dtype}
+        outputs[chosen] = kept[0]
     assert seen == {one: one.dtype for one in outputs}
     (_, expected), (inputs, actual) = outputs.values()
     if len(inputs) == 2 and hasattr(built, "schedule"):
@@ -151,10 +151,10 @@ def test_a_forward_in_bfloat16_stays_near_float32_with_weights_and_activations_i
     assert 1e-5 < error < 2e-2
 
 
-def test_the_chain_itself_stays_float32(configured):
-    """What the sampler hands to the denoiser has all bits, in whatever format the network computes."""
+def test_chain_of_a_bfloat16_network_stays_float32(configured):
+    """The sampler passes float32 states to the denoiser, whatever the precision of the network."""
     built, draw = untrained(configured, "denoiser")
-    placed, states = place(built, CPU, FORMATS["bfloat16"]), []
+    placed, states = prepare_for_inference(built, CPU, PRECISIONS["bfloat16"]), []
     placed.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     with torch.inference_mode():
         draw(placed)(normal(2, 2, 32, 48), None, MemberNoise([("a", 0), ("a", 1)]))
@@ -181,9 +181,11 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
-def test_no_step_of_a_chain_waits_for_the_device(configured, predicts, sampler):
+def test_reverse_step_never_waits_for_the_device(configured, predicts, sampler):
     """On the device "meta", which holds no numbers: whoever asks it for one, fails. Only noise is copied, without waiting."""
-    built = place(model(configured("network", "denoiser", predicts=predicts, **TINY), 2), torch.device("meta"), FLOAT32)
+    built = prepare_for_inference(
+        model(configured("network", "denoiser", predicts=predicts, **TINY), 2), torch.device("meta"), FLOAT32
+    )
     settings = METHOD | {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "sampler": sampler, "eta": 1.0}
     draw, image = build_segmenter(settings | {"reverse_steps": 10}, built), torch.empty(3, 2, 16, 24, device="meta")
     members = MemberNoise([("member", number) for number in range(3)])
@@ -197,7 +199,7 @@ def test_no_step_of_a_chain_waits_for_the_device(configured, predicts, sampler):
     assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero"} & set(seen.names)
 
 
-def test_noise_that_is_drawn_ahead_is_the_same(monkeypatch):
+def test_prefetched_noise_equals_noise_sampled_on_demand(monkeypatch):
     names, pinned = [("member", number) for number in range(3)], []
     plain, ahead = MemberNoise(names), MemberNoise(names)
     draw = MemberNoise._sample

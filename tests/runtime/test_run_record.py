@@ -16,7 +16,7 @@ from pd_ddpm.exhibits.tables.provenance import provenance_document, provenance_r
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import Presegmentations, sampling_seconds
 from pd_ddpm.runtime import run_record as records
-from pd_ddpm.runtime.precision import FORMATS
+from pd_ddpm.runtime.precision import PRECISIONS
 from pd_ddpm.runtime.run_record import WITHOUT_EFFECT, collect_provenance, config_hash, git_state, run_record, with_run_record
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def test_no_commit_outside_a_checkout_and_without_git(checkout: Path, tmp_path: 
 
 
 def test_a_record_says_everything_and_names_nobody(config: dict[str, Any]) -> None:
-    own = run_record(config, "abc", seed=3, precision=FORMATS["bfloat16"], seconds=1.26)["provenance"]
+    own = run_record(config, "abc", seed=3, precision=PRECISIONS["bfloat16"], seconds=1.26)["provenance"]
     assert own["config"] == config_hash(config)
     assert (own["code"], own["seed"], own["precision"], own["seconds"]) == ("abc", 3, "bfloat16", 1.3)
     assert own["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]

@@ -30,7 +30,7 @@ from pd_ddpm.models.networks.supervised import attention_unet, unet
 from pd_ddpm.models.weights import CheckpointError
 from pd_ddpm.runtime.files import BusyError, DiskFullError, file_sha256, lock_folder
 from pd_ddpm.runtime.memory import MemoryShortageError
-from pd_ddpm.runtime.precision import FORMATS
+from pd_ddpm.runtime.precision import PRECISIONS
 from pd_ddpm.training import saved_state
 from pd_ddpm.training.early_checkpoints import nearest_records
 from pd_ddpm.training.errors import TrainingError
@@ -105,7 +105,7 @@ def training(
     validation=VALIDATION,
     seed=0,
     dependencies=THESE,
-    number_format=FORMATS["float32"],
+    precision=PRECISIONS["float32"],
     save_every_seconds=60.0,
     changed="stop",
     **changes,
@@ -119,7 +119,7 @@ def training(
         seed=seed,
         dependencies=dependencies,
         device=torch.device("cpu"),
-        number_format=number_format,
+        precision=precision,
         save_every_seconds=save_every_seconds,
         changed=changed,
     )
@@ -238,7 +238,7 @@ def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp
     """Gradients are scaled back before they are clipped; this model has no operation that runs in float16 itself."""
     changes = {"weight_decay": 0.1, "gradient_clip": 0.01, "learning_rate": 0.05, "select": "last"}
     reference = training(Scale(), CrossEntropy(0.0), **changes).fit(tmp_path / "float32")
-    changes["number_format"] = FORMATS["float16"]
+    changes["precision"] = PRECISIONS["float16"]
     with pytest.raises(Interrupted):
         training(Scale(), At(CrossEntropy(0.0), 10, ask_to_end), **changes).fit(tmp_path / "float16")
     assert load_state(states_of(tmp_path / "float16") / "state.pt")["scaler"]["_growth_tracker"] == 10
@@ -373,7 +373,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("make", "objective", "number_format"),
+    ("make", "objective", "precision"),
     [
         (lambda: segmentation_network(unet, (8, 8, 8, 8, 8)), CrossEntropy(1.0), "float32"),
         (lambda: denoiser("noise", dropout=0.1), Denoising(1000, "squared_error"), "float32"),
@@ -382,9 +382,9 @@ class Waits(TorchDispatchMode):
     ],
     ids=["unet", "noise", "mask, bfloat16", "float16"],
 )
-def test_no_step_waits_for_the_device(make, objective, number_format):
+def test_no_step_waits_for_the_device(make, objective, precision):
     patches = PatchSettings((16, 32), 0.5, (), 0.0)
-    job = training(make(), objective, number_format=FORMATS[number_format], patches=patches)
+    job = training(make(), objective, precision=PRECISIONS[precision], patches=patches)
     with Waits() as waits:
         for step in (1, 2, 3):
             job._unseen[step] = job._step(step)
@@ -868,12 +868,12 @@ def test_float16_passes_over_a_step_whose_gradient_overflows_but_not_over_a_loss
             factors.append(model.factor.item())
             return super().loss(model, batch, draws)
 
-    job = training(Scale(), Watched(CrossEntropy(0.0), 4, lambda: None), number_format=FORMATS["float16"], steps=6)
+    job = training(Scale(), Watched(CrossEntropy(0.0), 4, lambda: None), precision=PRECISIONS["float16"], steps=6)
     assert job.fit(tmp_path).history[-1]["step"] == 6
     assert factors[4] == factors[3] != factors[2]
     assert job.scaler.get_scale() == 2**15
     with pytest.raises(TrainingError, match="loss is nan at step 4"):
-        training(Scale(), Broken(CrossEntropy(0.0), 4, math.nan), number_format=FORMATS["float16"]).fit(tmp_path / "other")
+        training(Scale(), Broken(CrossEntropy(0.0), 4, math.nan), precision=PRECISIONS["float16"]).fit(tmp_path / "other")
 
 
 @pytest.mark.parametrize(

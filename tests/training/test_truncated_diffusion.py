@@ -16,7 +16,7 @@ from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.models.factory import model as build
 from pd_ddpm.models.weights import CheckpointError, fill
-from pd_ddpm.runtime.precision import FORMATS
+from pd_ddpm.runtime.precision import PRECISIONS
 from pd_ddpm.training.factory import objective as build_objective
 from pd_ddpm.training.interruption import Interrupted
 from pd_ddpm.training.objectives.denoising import Denoising
@@ -300,7 +300,7 @@ def training(changes=None, network=None, **fitting):
         seed=0,
         dependencies={},
         device=torch.device("cpu"),
-        number_format=FORMATS["float32"],
+        precision=PRECISIONS["float32"],
     )
 
 

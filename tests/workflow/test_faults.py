@@ -288,7 +288,7 @@ def test_a_gpu_that_is_not_there_stops_the_job_with_the_key_and_the_remedy(tmp_p
     arguments = training(tmp_path / "out") | {"device": "cuda"}
     job = subprocess.run(command("train", tmp_path / "log", arguments), capture_output=True, text=True)
     assert job.returncode == 1
-    assert "config key 'device' is 'cuda', but PyTorch sees no CUDA device here; use 'auto' or 'cpu'" in job.stderr
+    assert "`device`: 'cuda' is not available, since PyTorch finds no CUDA device here. Use 'auto' or 'cpu'" in job.stderr
 
 
 def german(folder):

@@ -48,24 +48,24 @@ def main(
 
     from pd_ddpm.data.working_grid import GridSettings
     from pd_ddpm.inference.factory import build_segmenter
-    from pd_ddpm.inference.precision_gate import gated_format
+    from pd_ddpm.inference.precision_gate import gated_precision
     from pd_ddpm.inference.sample_cases import CaseSampling
     from pd_ddpm.models.factory import trained_model
-    from pd_ddpm.runtime.precision import choose_device, device_name, place
+    from pd_ddpm.runtime.precision import choose_device, device_name, prepare_for_inference
 
     torch.set_num_threads(threads)
     where = choose_device(device)
     verdict = json.loads(Path(gate).read_text("utf-8")) if gate else None
-    number_format, not_shorter = gated_format(settings["precision"], where, verdict)
+    precision, not_shorter = gated_precision(settings["precision"], where, verdict)
     network, trained = trained_model(Path(weights), Path(card), settings["checkpoint"])
-    draw = build_segmenter(settings, place(network, where, number_format))
+    draw = build_segmenter(settings, prepare_for_inference(network, where, precision))
     given = Presegmentations.from_settings(settings, presegmentation)
 
     depends_on = [file_sha256(Path(cases)), given and given.version()]
-    stamp = fingerprint([settings, seed, code, trained["sha256"], trained["grid"], depends_on, str(number_format), where.type])
+    stamp = fingerprint([settings, seed, code, trained["sha256"], trained["grid"], depends_on, str(precision), where.type])
     folder = PredictionFolder(Path(shard_card).parents[1] if shard_card else Path(predictions).parent, stamp)
     grid, samples = GridSettings(**trained["grid"]), settings.get("samples", 1)
-    found = (name, draw, grid, Path(cases).parent, folder, given, samples, seed, batch, where, number_format)
+    found = (name, draw, grid, Path(cases).parent, folder, given, samples, seed, batch, where, precision)
     sampling, own = CaseSampling(*found), tested[shard - 1 :: of]
     named = f"{name}, split {split}, seed {seed}" + (f", shard {shard} of {of}" if of > 1 else "")
     seconds = sampling_seconds([sampling.draw(case) for case in progress(own, named)], given)
@@ -73,7 +73,7 @@ def main(
     description |= {"network": Path(weights).parents[1].name, "network_sha256": trained["sha256"][Path(weights).name]}
     description["presegmentation"] = presegmentation and Path(presegmentation).parents[1].name
     description |= {"device_type": where.type, "float32_because": not_shorter}
-    how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": seconds}
+    how = {"seed": seed, "device": device_name(where), "precision": precision, "seconds": seconds}
     description |= run_record(config, code, **how, made_from=[card, presegmentation])
     drawn = {"stamp": stamp, "cases": own, "method": description}
     if shard_card:

@@ -11,7 +11,7 @@ from pd_ddpm.models.factory import model
 from pd_ddpm.models.weights import architecture, fill, load_weights, save_card, save_early, save_weights
 from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
 from pd_ddpm.runtime.job import run
-from pd_ddpm.runtime.precision import choose_device, choose_format, device_name
+from pd_ddpm.runtime.precision import choose_device, choose_precision, device_name
 from pd_ddpm.runtime.run_record import run_record
 from pd_ddpm.training.factory import objective, training_settings
 from pd_ddpm.training.patches import TrainingSlices, read_slices
@@ -47,7 +47,7 @@ def main(
     training = [read_slices(folder, case, grid_settings) for case in roles["train"]]
     validation = [read_slices(folder, case, grid_settings) for case in roles.get("validation", [])]
     where = choose_device(device)
-    number_format = choose_format(settings["precision"], where)
+    precision = choose_precision(settings["precision"], where)
     torch.manual_seed(seed)
     own = settings | {"image_channels": training[0].image.shape[1]}
     network = model(settings, own["image_channels"])
@@ -56,7 +56,7 @@ def main(
         fill(network, tensors, Path(first_weights), own, architecture(first))
     data = {"cases": file_sha256(Path(cases)), "first_weights": first_weights and file_sha256(Path(first_weights))} | roles
     depends_on = settings | {"grid": grid, "seed": seed, "code": code, "data": data}
-    depends_on |= {"number_format": str(number_format), "device": where.type}
+    depends_on |= {"number_format": str(precision), "device": where.type}
     fitted = Training(
         network,
         objective(settings),
@@ -66,7 +66,7 @@ def main(
         seed=seed,
         dependencies=depends_on,
         device=where,
-        number_format=number_format,
+        precision=precision,
         save_every_seconds=save_every_seconds,
         changed=changed_training,
     ).fit(Path(state), f"{name}, split {split}, seed {seed}")
@@ -78,7 +78,7 @@ def main(
     description = {"network": name, "settings": settings, "grid": grid, "image_channels": own["image_channels"]}
     description |= {"split": split, "seed": seed, "training_cases": roles["train"], **fitted.described()}
     description |= {"threads": threads, "device_type": where.type}
-    how = {"seed": seed, "device": device_name(where), "precision": number_format, "seconds": fitted.history[-1]["seconds"]}
+    how = {"seed": seed, "device": device_name(where), "precision": precision, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
     save_card(Path(card), [Path(weights), Path(early)], description)
     TrainingStates(Path(state), depends_on).finish()

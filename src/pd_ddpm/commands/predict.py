@@ -127,10 +127,10 @@ def _segment(
     torch.set_num_threads(given.threads)
     device = choose_device(given.device)
     ready = [_ready(stage, bundle, seeds[stage.method], device, given.precision) for stage in stages]
-    number_format = ready[-1].number_format
+    used = ready[-1].precision
     scan = folder.read(bundle)
     kept = f"What has been drawn is kept in {folder.unfinished}: run the command again, with a lower --batch"
-    with enough_memory(folder.name, {"--batch": given.batch}, number_format, kept):
+    with enough_memory(folder.name, {"--batch": given.batch}, used, kept):
         members, cost = draw_members(
             ready,
             scan,
@@ -141,7 +141,7 @@ def _segment(
             unfinished=folder.unfinished,
             depends_on=folder.stamp,
         )
-    how = {"seed": seeds[stages[-1].method], "device": device_name(device), "precision": str(number_format)}
+    how = {"seed": seeds[stages[-1].method], "device": device_name(device), "precision": str(used)}
     record = run_record(folder.depends_on, code_version(__file__), **how, seconds=cost.total(members.shape[-1])["seconds"])
     summary = folder.write(scan, members, findings, bundle, stages, cost, how | {"threads": given.threads}, record)
     print(summary)
@@ -154,24 +154,24 @@ def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", 
     from pd_ddpm.deployment.bundle import BundleError
     from pd_ddpm.deployment.predict_scan import ReadyStage
     from pd_ddpm.inference.factory import build_segmenter
-    from pd_ddpm.inference.precision_gate import gated_format
+    from pd_ddpm.inference.precision_gate import gated_precision
     from pd_ddpm.models.factory import trained_model
-    from pd_ddpm.runtime.precision import choose_format, place
+    from pd_ddpm.runtime.precision import choose_precision, prepare_for_inference
 
     try:
         network, trained = trained_model(*bundle.network_files(stage))
         if precision in (None, "auto"):
-            number_format, _ = gated_format(precision or stage.settings["precision"], device, trained.get("gate"))
+            chosen, _ = gated_precision(precision or stage.settings["precision"], device, trained.get("gate"))
         else:
-            number_format = choose_format(precision, device)
-        draw = build_segmenter(stage.settings, place(network, device, number_format))
+            chosen = choose_precision(precision, device)
+        draw = build_segmenter(stage.settings, prepare_for_inference(network, device, chosen))
         grid = GridSettings(**trained["grid"])
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"{bundle.folder}: the settings of {stage.method} or of its network are none ({type(error).__name__}: {error}); "
             "make the bundle again with this version of pd-ddpm."
         ) from error
-    return ReadyStage(stage.method, draw, grid, number_format, seed, stage.presegmentation, stage.settings)
+    return ReadyStage(stage.method, draw, grid, chosen, seed, stage.presegmentation, stage.settings)
 
 
 def _images(given: argparse.Namespace) -> dict[str, Path]:

@@ -111,3 +111,15 @@ def pareto_methods(config: Config) -> list[str]:
                     length = steps_of_chain(config, name)
                     names.setdefault((base, t_start, length, sampler if length > 1 else None), canonical(config, name))
     return list(names.values())
+
+
+def presegmentation_of(config: Config, name: str) -> str | None:
+    """Return the method whose masks a method starts from, or None if it starts from none."""
+    start = method(config, name).get("presegmentation")
+    return None if start in (None, NO_PRESEGMENTATION) else canonical(config, start)
+
+
+def sampling_settings(config: Config, name: str) -> dict[str, Any]:
+    """Return the settings of a method that affect its samples: all but its label."""
+    settings = method(config, name) | {"pool": pool(config, name)}
+    return {key: value for key, value in settings.items() if key != "label"}

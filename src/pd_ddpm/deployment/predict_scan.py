@@ -17,7 +17,7 @@ from pd_ddpm.inference.prediction_store import as_stored, starting_masks
 from pd_ddpm.inference.segment_case import PartialSamples, segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.files import fingerprint
-from pd_ddpm.runtime.precision import NumberFormat, use
+from pd_ddpm.runtime.precision import Precision, set_matmul_precision
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ReadyStage:
     method: str
     segmenter: Segmenter
     grid: GridSettings
-    number_format: NumberFormat
+    precision: Precision
     seed: int
     presegmentation: str | None
     settings: dict[str, Any]
@@ -62,7 +62,7 @@ def draw_members(
     cost = Cost()
     for stage in stages:
         started = time.perf_counter()
-        use(stage.number_format)
+        set_matmul_precision(stage.precision)
         case = segment_case(
             stage.segmenter,
             image,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pd_ddpm.diffusion.mask_coding import MaskCoding
 from pd_ddpm.diffusion.schedule import Schedule
-from pd_ddpm.runtime.precision import as_weights
+from pd_ddpm.runtime.precision import cast_to_weights
 
 
 class Denoiser(nn.Module):
@@ -46,7 +46,7 @@ class Denoiser(nn.Module):
         Returns:
             (B, C, *S): predicted noise or mask logits, as `predicts` says.
         """
-        return self.network(as_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
+        return self.network(cast_to_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
 
     def expected_mask(self, logits: Tensor) -> Tensor:
         """Return the expected mask of these logits, in mask coding and in the same shape."""

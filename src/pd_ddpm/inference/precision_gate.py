@@ -19,7 +19,16 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
-from pd_ddpm.runtime.precision import FLOAT32, FORMATS, NumberFormat, as_weights, choose_format, lacks, place, use
+from pd_ddpm.runtime.precision import (
+    FLOAT32,
+    PRECISIONS,
+    Precision,
+    cast_to_weights,
+    choose_precision,
+    prepare_for_inference,
+    set_matmul_precision,
+    unsupported_reason,
+)
 from pd_ddpm.runtime.progress import log
 
 Pass = tuple[Tensor, ...]  # what the network was given in one pass
@@ -41,14 +50,14 @@ class Gate:
 
     def findings(self, model: nn.Module, scans: Sequence[Scan]) -> dict[str, dict[str, Any]]:
         """Format -> what was measured and whether it `passed`, for each format that the device has beside float32."""
-        formats = [one for one in FORMATS.values() if one != FLOAT32 and lacks(one.name, self.device) is None]
+        formats = [one for one in PRECISIONS.values() if one != FLOAT32 and unsupported_reason(one.name, self.device) is None]
         return self.compare(model, scans, formats) if formats else {}
 
     @torch.inference_mode()
-    def compare(self, model: nn.Module, scans: Sequence[Scan], formats: Sequence[NumberFormat]) -> dict[str, dict[str, Any]]:
+    def compare(self, model: nn.Module, scans: Sequence[Scan], formats: Sequence[Precision]) -> dict[str, dict[str, Any]]:
         """The same for these formats, whether or not the device computes in them natively."""
-        use(FLOAT32)
-        reference = place(copy.deepcopy(model), self.device, FLOAT32)
+        set_matmul_precision(FLOAT32)
+        reference = prepare_for_inference(copy.deepcopy(model), self.device, FLOAT32)
         passes: list[Pass] = []
         handle = _network(reference).register_forward_pre_hook(lambda _, inputs: passes.append(inputs))
         masks = self._masks(reference, scans, seed=0)
@@ -57,13 +66,13 @@ class Gate:
         between_seeds = _flips(masks, self._masks(reference, scans, seed=1)) if random else None
         outputs = [_network(reference)(*one).float() for one in passes]
         found = {}
-        for number_format in formats:
-            use(number_format)
-            other = place(copy.deepcopy(model), self.device, number_format)
+        for precision in formats:
+            set_matmul_precision(precision)
+            other = prepare_for_inference(copy.deepcopy(model), self.device, precision)
             error = max(map(_relative_error, (_output(other, one) for one in passes), outputs), default=0.0)
             flipped = _flips(masks, self._masks(other, scans, seed=0))
-            found[number_format.name] = self._judged(number_format.name, error, flipped, between_seeds)
-        use(FLOAT32)
+            found[precision.name] = self._judged(precision.name, error, flipped, between_seeds)
+        set_matmul_precision(FLOAT32)
         return found
 
     def _masks(self, model: nn.Module, scans: Sequence[Scan], seed: int) -> list[np.ndarray]:
@@ -112,13 +121,13 @@ class Gate:
         }
 
 
-def gated_format(name: str, device: torch.device, verdict: Mapping[str, Any] | None) -> tuple[NumberFormat, str | None]:
+def gated_precision(name: str, device: torch.device, verdict: Mapping[str, Any] | None) -> tuple[Precision, str | None]:
     """The format that `precision: name` comes to under a network's verdict, and why it is float32 where another was meant.
 
     verdict: {"device": type of the device of the test, "formats": `Gate.findings`}; None where nothing was tested.
     Raises ValueError for a format that the device lacks.
     """
-    wanted = choose_format(name, device)
+    wanted = choose_precision(name, device)
     if wanted == FLOAT32:
         return wanted, None
     tested = verdict["formats"].get(wanted.name) if verdict else None
@@ -136,7 +145,7 @@ def gated_format(name: str, device: torch.device, verdict: Mapping[str, Any] | N
     else:
         return wanted, None
     log.warning("%s; float32 is used instead", reason)
-    use(FLOAT32)
+    set_matmul_precision(FLOAT32)
     return FLOAT32, reason
 
 
@@ -147,7 +156,7 @@ def _network(model: nn.Module) -> nn.Module:
 
 def _output(model: nn.Module, inputs: Pass) -> Tensor:
     network = _network(model)
-    return network(as_weights(inputs[0], network), *inputs[1:]).float()
+    return network(cast_to_weights(inputs[0], network), *inputs[1:]).float()
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:

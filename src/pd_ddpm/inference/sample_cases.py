@@ -14,7 +14,7 @@ from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentation
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.memory import enough_memory
-from pd_ddpm.runtime.precision import NumberFormat
+from pd_ddpm.runtime.precision import Precision
 
 _KEPT = "The cases that are finished are kept, and a lower batch changes no result"
 
@@ -24,7 +24,7 @@ class CaseSampling:
     """A method ready to be drawn from.
 
     prepared: the folder of the prepared cases; given: what its chains start from, where they start from a mask. samples: the
-    members of which mask and uncertainty are made; number_format: for the message when memory runs out.
+    members of which mask and uncertainty are made; precision: for the message when memory runs out.
     """
 
     name: str
@@ -37,7 +37,7 @@ class CaseSampling:
     seed: int
     batch: int | Literal["auto"]
     device: torch.device
-    number_format: NumberFormat
+    precision: Precision
 
     def draw(self, case: str) -> dict[str, Any]:
         """The record of a case, whose members are drawn if they are not there.
@@ -49,7 +49,7 @@ class CaseSampling:
             return record
         started = time.perf_counter()
         scan, draw = read_scan(self.prepared, case), self.segmenter
-        with enough_memory(f"{self.name}, case {case}", {"sampling.batch": self.batch}, self.number_format, _KEPT):
+        with enough_memory(f"{self.name}, case {case}", {"sampling.batch": self.batch}, self.precision, _KEPT):
             drawn = segment_case(
                 draw,
                 scan.image,

@@ -12,7 +12,7 @@ from pd_ddpm.diffusion.samplers import reverse_times
 from pd_ddpm.diffusion.starts import Start
 from pd_ddpm.models.networks.dropout import monte_carlo_dropout
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
-from pd_ddpm.runtime.precision import as_weights
+from pd_ddpm.runtime.precision import cast_to_weights
 
 
 class Segmenter(Protocol):
@@ -58,7 +58,7 @@ class DeterministicSegmenter(_OnePass):
     num_members: int = 1
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return self.network(as_weights(image, self.network)).float().sigmoid()
+        return self.network(cast_to_weights(image, self.network)).float().sigmoid()
 
 
 class DropoutSegmenter(_OnePass):
@@ -69,7 +69,7 @@ class DropoutSegmenter(_OnePass):
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         with monte_carlo_dropout(self.network, noise.sample_uniform):
-            return self.network(as_weights(image, self.network)).float().sigmoid()
+            return self.network(cast_to_weights(image, self.network)).float().sigmoid()
 
 
 @dataclass
@@ -86,7 +86,7 @@ class LatentSegmenter(_OnePass):
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         z = noise.sample_normal((self.network.latent,), image.device)
-        return self.network(as_weights(image, self.network), z).float().sigmoid()
+        return self.network(cast_to_weights(image, self.network), z).float().sigmoid()
 
 
 @dataclass

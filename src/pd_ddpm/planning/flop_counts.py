@@ -8,7 +8,14 @@ from torch import nn
 
 from pd_ddpm.models.factory import model
 from pd_ddpm.planning import flops
-from pd_ddpm.runtime.precision import NumberFormat, autocast, choose_device, choose_format, place, use
+from pd_ddpm.runtime.precision import (
+    Precision,
+    autocast,
+    choose_device,
+    choose_precision,
+    prepare_for_inference,
+    set_matmul_precision,
+)
 from pd_ddpm.training.factory import objective
 
 MEASURING_SECONDS = 1.0  # for training and for sampling
@@ -39,15 +46,15 @@ def _all_steps(network: nn.Module, chosen: Settings, channels: int) -> int:
     return sum(each * sum(phase.is_due(step, chosen["steps"]) for step in steps) for phase, each in phases)
 
 
-def device_at_hand(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[NumberFormat]]:
+def device_at_hand(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[Precision]]:
     """The device that a configuration names, what it calls itself, and its formats for these precisions."""
     device = choose_device(name)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return device, title, [choose_format(precision, device) for precision in precisions]
+    return device, title, [choose_precision(precision, device) for precision in precisions]
 
 
 def measure(
-    chosen: Settings, channels: int, batch: int, threads: int, device: torch.device, formats: Sequence[NumberFormat]
+    chosen: Settings, channels: int, batch: int, threads: int, device: torch.device, formats: Sequence[Precision]
 ) -> tuple[float, float]:
     """FLOP/s of training and of sampling of a network with these settings, in these two formats.
 
@@ -59,13 +66,13 @@ def measure(
         empty = model(chosen, channels)
     each = sum(flops.evaluation(empty, channels, size))
     (_, step), *_ = flops.training_phases(empty, own, channels, 1, size)
-    placed = place(model(chosen, channels), device, formats[1])
+    placed = prepare_for_inference(model(chosen, channels), device, formats[1])
 
     @torch.inference_mode()
     def sample(number: int) -> None:
         flops.forward(placed, torch.zeros((number, channels, *size), device=device))
 
-    use(formats[1])
+    set_matmul_precision(formats[1])
     sampling = flops.measured_rate(sample, each, batch, device, MEASURING_SECONDS)
     if device.type == "cpu" and each > sampling:
         return sampling, sampling
@@ -76,5 +83,5 @@ def measure(
         with autocast(device, formats[0]):
             flops.backward(network, phase, flops.empty_batch(channels, number, size, device))
 
-    use(formats[0])
+    set_matmul_precision(formats[0])
     return flops.measured_rate(train, step, chosen["batch"], device, MEASURING_SECONDS), sampling

@@ -15,7 +15,7 @@ class MemoryShortageError(RuntimeError):
 
 
 @contextmanager
-def enough_memory(what: str, keys: Mapping[str, Any], number_format: Any, kept: str) -> Iterator[None]:
+def enough_memory(what: str, keys: Mapping[str, Any], precision: Any, kept: str) -> Iterator[None]:
     """Raise MemoryShortageError where the block fails for want of memory, and leave other errors as they are.
 
     keys: configuration keys to lower, with their present values; kept: a sentence on what is not lost.
@@ -28,7 +28,7 @@ def enough_memory(what: str, keys: Mapping[str, Any], number_format: Any, kept: 
         lower = " or ".join(f"'{key}' ({value})" for key, value in keys.items())
         said = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise MemoryShortageError(
-            f"{what}: out of memory ({said[0]}); lower {lower}, set 'precision' to 'bfloat16' where it is not ({number_format} "
+            f"{what}: out of memory ({said[0]}); lower {lower}, set 'precision' to 'bfloat16' where it is not ({precision} "
             f"here), or give the job more memory. {kept}"
         ) from error
 

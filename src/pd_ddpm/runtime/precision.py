@@ -1,4 +1,4 @@
-"""Number formats of the network's arithmetic; schedule, noise, losses and the state of the chain stay float32."""
+"""Precision of the networks' arithmetic. Schedule, noise, losses and the state of the chain stay float32."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from pd_ddpm.runtime.progress import log
 
 
 @dataclass(frozen=True)
-class NumberFormat:
-    """A number format by its name in the configuration, and the type of the tensors that are in it.
+class Precision:
+    """A precision by its name in the configuration, and the dtype of its tensors.
 
-    tf32 is a way of multiplying float32 tensors: their type is float32, their products keep ten bits of each factor.
+    tf32 has float32 tensors, but multiplies them with ten bits of each factor.
     """
 
     name: str
@@ -29,90 +29,105 @@ class NumberFormat:
         return self.dtype != torch.float32
 
 
-FORMATS = {
-    number_format.name: number_format
-    for number_format in (
-        NumberFormat("float32", torch.float32),
-        NumberFormat("tf32", torch.float32),
-        NumberFormat("bfloat16", torch.bfloat16),
-        NumberFormat("float16", torch.float16),
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("float32", torch.float32),
+        Precision("tf32", torch.float32),
+        Precision("bfloat16", torch.bfloat16),
+        Precision("float16", torch.float16),
     )
 }
-FLOAT32 = FORMATS["float32"]
+FLOAT32 = PRECISIONS["float32"]
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the first GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    """Return the device of the config key `device`; "auto" is the first GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: this machine does not have the device.
+    """
     if name == "auto":
-        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        log.info("device auto: %s", chosen)
-        return chosen
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        log.info("device auto: %s", device)
+        return device
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"config key 'device' is '{name}', but PyTorch sees no CUDA device here; use 'auto' or 'cpu'")
-    chosen = torch.device(name)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        there = torch.cuda.device_count()
-        raise ValueError(f"config key 'device' is '{name}', but there are {there} CUDA device(s), counted from cuda:0; use one")
-    return chosen
+        raise ValueError(f"`device`: '{name}' is not available, since PyTorch finds no CUDA device here. Use 'auto' or 'cpu'.")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"`device`: '{name}' does not exist. The {count} CUDA device(s) count from cuda:0, use one of them.")
+    return device
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the GPU or of this machine's processor."""
+    """Return the model of the GPU or of this machine's processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
-def choose_format(name: str, device: torch.device) -> NumberFormat:
-    """ "auto" is bfloat16 where the device computes in it natively, else float32.
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Return the precision of the config key `precision`, and set PyTorch's matrix multiplication to it.
 
-    float32 is float32, whatever PyTorch's defaults are (see `use`). Raises ValueError for a format that the device lacks: a
-    slow emulation helps nobody.
+    "auto" is bfloat16 if the device computes in it natively, else float32. Emulated precisions are refused, because they
+    are slower than float32.
+
+    Raises:
+        ValueError: the device does not support the precision.
     """
     if name == "auto":
-        name = "bfloat16" if lacks("bfloat16", device) is None else "float32"
-    if reason := lacks(name, device):
-        raise ValueError(f"config key 'precision' is '{name}', {reason}")
-    use(FORMATS[name])
-    return FORMATS[name]
+        name = "bfloat16" if unsupported_reason("bfloat16", device) is None else "float32"
+    if reason := unsupported_reason(name, device):
+        raise ValueError(f"`precision`: '{name}' is not supported: {reason}.")
+    set_matmul_precision(PRECISIONS[name])
+    return PRECISIONS[name]
 
 
-def lacks(name: str, device: torch.device) -> str | None:
-    """Why the device cannot compute in this format, as the end of a sentence, with the remedy; None where it can."""
-    recent = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    if name == "tf32" and not recent:
-        return f"which only GPUs of compute capability 8.0 or above multiply in, and {device} is none; use 'float32'"
-    if name == "bfloat16" and not (recent or (device.type == "cpu" and cpu_has_bfloat16())):
-        return f"which {device} does not compute natively; use 'float32'"
+def unsupported_reason(name: str, device: torch.device) -> str | None:
+    """Return why the device does not support this precision, and what to use instead, or None if it does."""
+    is_ampere_or_later = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "tf32" and not is_ampere_or_later:
+        return f"it needs a GPU of compute capability 8.0 or above, unlike {device}. Use 'float32'"
+    if name == "bfloat16" and not (is_ampere_or_later or (device.type == "cpu" and cpu_has_bfloat16())):
+        return f"{device} does not compute in it natively. Use 'float32'"
     if name == "float16" and device.type != "cuda":
-        return "which is for GPUs; use 'float32' or 'bfloat16' on a CPU"
+        return "it needs a GPU. Use 'float32' or 'bfloat16' on a CPU"
     return None
 
 
-def use(number_format: NumberFormat) -> None:
-    """Have float32 tensors multiplied as the format says, from now on: in TF32, or in full (cuDNN's default is TF32)."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = number_format.name == "tf32"
+def set_matmul_precision(precision: Precision) -> None:
+    """Set whether PyTorch multiplies float32 tensors in TF32 from now on; cuDNN's default would be TF32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision.name == "tf32"
 
 
-def autocast(device: torch.device, number_format: NumberFormat) -> AbstractContextManager:
-    """Train networks in this format inside the block: weights stay float32.
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Return a context that trains networks in this precision; their weights stay float32.
 
-    PyTorch's device "meta", on which FLOPs are counted, has no autocast, not even one that is turned off.
+    The device "meta", which counts FLOPs, has no autocast, not even a disabled one.
     """
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
-    return torch.autocast(device.type, dtype=number_format.dtype, enabled=number_format.is_half)
+    return torch.autocast(device.type, dtype=precision.dtype, enabled=precision.is_half)
 
 
-def place(model: nn.Module, device: torch.device, number_format: NumberFormat) -> nn.Module:
-    """The model on the device, ready to be sampled from, with the weights of its network in the format.
+def prepare_for_inference(model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+    """Move a model to the device in evaluation mode, with its weights in this precision.
 
-    What it then computes is in the format, too: under `autocast` a half-precision network would move as many bytes as in
-    float32. On a CPU, convolutions in float32 take two thirds of the time when the channels lie innermost.
+    Weights and activations are both in this precision: under `autocast`, a half-precision network would move as many bytes
+    as in float32. On a CPU, the channels-last layout takes a third off the time of float32 convolutions.
+
+    Args:
+        model: a network or denoiser, changed in place.
+        device: where it computes from now on.
+        precision: dtype of its weights and activations.
+
+    Returns:
+        The model.
     """
     layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-    return model.to(device, number_format.dtype, memory_format=layout).eval()
+    return model.to(device, precision.dtype, memory_format=layout).eval()
 
 
-def as_weights(x: Tensor, network: nn.Module) -> Tensor:
-    """The input of a network in the type of its weights."""
+def cast_to_weights(x: Tensor, network: nn.Module) -> Tensor:
+    """Cast the input of a network to the dtype of its weights."""
     first = next(network.parameters(), None)
     return x if first is None else x.to(first.dtype)

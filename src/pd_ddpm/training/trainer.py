@@ -22,7 +22,7 @@ from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models import weights
 from pd_ddpm.runtime.files import lock_folder, remove_partial_files, write_json
 from pd_ddpm.runtime.memory import enough_memory
-from pd_ddpm.runtime.precision import NumberFormat, autocast
+from pd_ddpm.runtime.precision import Precision, autocast
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
 from pd_ddpm.training.early_checkpoints import early_path, nearest_records
@@ -71,7 +71,7 @@ class Training:
         seed: int,
         dependencies: Mapping[str, Any],
         device: torch.device,
-        number_format: NumberFormat,
+        precision: Precision,
         save_every_seconds: float = 60.0,
         changed: ChangedTraining = "stop",
     ):
@@ -83,7 +83,7 @@ class Training:
         self.settings = settings
         self.seed = seed
         self.device = device
-        self.number_format = number_format
+        self.precision = precision
         self.save_every_seconds = save_every_seconds
         self.changed = changed
         self.phases = objective.phases(model)
@@ -94,7 +94,7 @@ class Training:
             for phase in self.phases
             if phase.optimiser is None
         }
-        self.scaler = torch.amp.GradScaler(device.type, enabled=number_format.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
         self.state = _State(dict(dependencies), settings.steps)
 
     @property
@@ -146,7 +146,7 @@ class Training:
     def _enough_memory(self, name: str, step: int) -> AbstractContextManager:
         keys = {"batch": self.settings.batch, "crop": list(self.settings.patches.crop)}
         kept = "A saved state is kept, and goes on with the present values only"
-        return enough_memory(f"{name}, step {step} of {self.settings.steps}", keys, self.number_format, kept)
+        return enough_memory(f"{name}, step {step} of {self.settings.steps}", keys, self.precision, kept)
 
     def _draws(self, step: int) -> tuple[int, np.random.Generator]:
         """A seed for the global generator, from which dropout draws, and the stream of all else that is random in a step."""
@@ -190,7 +190,7 @@ class Training:
         if len(self.phases) > 1:
             for parameter in self.model.parameters():
                 parameter.requires_grad_(parameter in changed)
-        with autocast(self.device, self.number_format):
+        with autocast(self.device, self.precision):
             found = phase.loss(self.model, batch, draws)
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(found["loss"]).backward()
@@ -267,7 +267,7 @@ class Training:
         chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
         image, shares = (pad_to_multiple(part[chosen], model.divisor) for part in (case.image, case.shares))
         batch = as_batch(image, shares).to(self.device)
-        with autocast(self.device, self.number_format):
+        with autocast(self.device, self.precision):
             estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
         truth = (batch.mask >= 0.5) & (batch.counted > 0)
         counts = []

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
-from pd_ddpm.runtime.precision import FORMATS, autocast
+from pd_ddpm.runtime.precision import PRECISIONS, autocast
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Objective, Phase
 from pd_ddpm.training.objectives.denoising import Denoising
@@ -90,7 +90,7 @@ class TruncatedDiffusion(Objective):
             "true_empty_masks": _share_of_empty(batch.mask, batch),
             "generated_variance": losses.mean((one - other) ** 2 / 2, batch.counted),
         }
-        with autocast(real.device, FORMATS["float32"]):  # gradients of gradients are too small for short formats
+        with autocast(real.device, PRECISIONS["float32"]):  # gradients of gradients are too small for short formats
             logits = model.discriminator(batch.image, real.requires_grad_())
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         squared = (slope * batch.counted).square().sum() / logits.numel()

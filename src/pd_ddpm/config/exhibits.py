@@ -1,0 +1,189 @@
+"""Tables and figures of a configuration: their files, rows, labels and captions, and the runs that they show."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pd_ddpm.config import methods
+from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method
+from pd_ddpm.config.run import Run
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Files of a table or figure, the one for Snakemake's report first, and its category and title in the report."""
+
+    files: tuple[str, ...]
+    category: str
+    title: str
+
+
+def _table(name: str, title: str, further: tuple[str, ...] = ()) -> Exhibit:
+    return Exhibit((f"{name}.html", f"{name}.csv", f"{name}.md", *further, f"{name}.json"), "Tables", title)
+
+
+def _figure(name: str, title: str) -> Exhibit:
+    return Exhibit((f"{name}.png", f"{name}.pdf", f"{name}.csv", f"{name}.json"), "Figures", title)
+
+
+EXHIBITS = {
+    "table1": _table("table1", "Table 1", ("table1.tex", "table1_groups.csv")),
+    "table2": _table("table2", "Table 2"),
+    "uncertainty": _table("uncertainty", "Uncertainty"),
+    "claims": _table("claims", "The paper's claims"),
+    "cost": _table("cost", "Cost of the run"),
+    "fig2_uncertainty": _figure("fig2_uncertainty", "Figure 2"),
+    "fig3_tprime": _figure("fig3_tprime", "Figure 3"),
+    "fig4_ensemble": _figure("fig4_ensemble", "Figure 4"),
+    "pareto": _figure("pareto", "Dice against cost"),
+}
+HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", "held_out_groups.csv"))
+
+
+def available_exhibits(config: Config) -> dict[str, Exhibit]:
+    """Return the exhibits that can be computed: all, and Table 1 of held-out cases if a dataset has them."""
+    return EXHIBITS | ({"held_out": HELD_OUT} if methods.held_out(config) else {})
+
+
+def default_exhibits(config: Config) -> dict[str, Exhibit]:
+    """Return the exhibits that a run computes by default: those available, without held-out cases until they are unlocked."""
+    exhibits = available_exhibits(config)
+    return {name: exhibit for name, exhibit in exhibits.items() if name != "held_out" or config["evaluate_held_out"]}
+
+
+def runs(config: Config, dataset: str, names: Iterable[str]) -> list[Run]:
+    """Return the runs of networks or methods with every split and seed.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        names: networks or methods; a method that occurs under several names has one run.
+    """
+    splits, seeds = config["splits"], config["seeds"]
+    return [Run(dataset, name, split, seed) for name in dict.fromkeys(names) for split in splits for seed in seeds]
+
+
+def method_runs(config: Config, dataset: str, names: Iterable[str]) -> list[Run]:
+    """Return the runs of methods with every split and seed, each once if a method occurs under several names."""
+    return runs(config, dataset, (canonical(config, name) for name in names))
+
+
+def first_runs(config: Config, dataset: str) -> list[Run]:
+    """Return the runs of Table 1's methods with the first split and seed, in the order of the rows."""
+    rows = (canonical(config, name) for name in config["exhibits"]["table1"])
+    return [Run(dataset, name, config["splits"][0], config["seeds"][0]) for name in rows]
+
+
+def labels(config: Config, names: Iterable[str]) -> dict[str, str]:
+    """Return the label of each method in tables and figures; that of a variation lists the keys that it overrides."""
+    result = {}
+    for name in names:
+        key = canonical(config, name)
+        _, *overrides = key.split("@")
+        label = method(config, name)["label"]
+        result[key] = f"{label} ({', '.join(overrides)})" if overrides else label
+    return result
+
+
+def figure3_labels(config: Config) -> dict[str, str]:
+    """Return the labels in Fig. 3, where all points of the curve have the label of one method."""
+    (curve,) = labels(config, [config["exhibits"]["fig3_tprime"]["method"]]).values()
+    return labels(config, figure3_methods(config)) | dict.fromkeys(methods.figure3_methods(config), curve)
+
+
+def figure3_methods(config: Config) -> list[str]:
+    """Return the methods of Fig. 3: those of its curve, their pre-segmentation, and Table 1's chains from pure noise."""
+    start = methods.presegmentation_of(config, config["exhibits"]["fig3_tprime"]["method"])
+    whole = [name for name in config["exhibits"]["table1"] if method(config, name).get("start") == "noise"]
+    return [*methods.figure3_methods(config), *([start] if start else []), *whole]
+
+
+def table2_rows(config: Config) -> list[dict[str, str | None]]:
+    """Return the rows of Table 2 as the fields of `Table2Row`."""
+    printed = {row["method"]: row["printed"] for row in config["exhibits"]["table2"]["presegmentations"]}
+    rows = []
+    for start, name in methods.table2_methods(config):
+        label = "No lesion" if start == NO_PRESEGMENTATION else method(config, start)["label"]
+        presegmentation = methods.presegmentation_of(config, name)
+        rows.append({"label": label, "method": name, "presegmentation": presegmentation, "printed_row": printed[start]})
+    return rows
+
+
+def table2_methods(config: Config) -> list[str]:
+    """Return the methods whose scores Table 2 needs: those of its rows, and their pre-segmentations."""
+    return [name for row in methods.table2_methods(config) for name in row if name != NO_PRESEGMENTATION]
+
+
+def pareto_points(config: Config) -> list[dict[str, Any]]:
+    """Return the methods of the Pareto figure, which include Table 1's, each with its label and its reverse chain."""
+    points = []
+    rows = (canonical(config, name) for name in config["exhibits"]["table1"])
+    for name in dict.fromkeys([*methods.pareto_methods(config), *rows]):
+        settings = method(config, name)
+        point = {"method": name, "label": settings["label"]}
+        if settings["segmenter"] == "diffusion":
+            point |= {key: settings[key] for key in ("t_start", "sampler")}
+            point["reverse_steps"] = methods.steps_of_chain(config, name)
+        points.append(point)
+    return points
+
+
+def claims_roles(config: Config) -> dict[str, Any]:
+    """Return the method that has each role in the paper's claims, the T' grid of Fig. 3, and the rows of Table 2."""
+    exhibits = config["exhibits"]
+    roles = {role: name and canonical(config, name) for role, name in exhibits["claims"].items()}
+    return roles | {
+        "presegmentation": methods.presegmentation_of(config, roles["pd_ddpm"]),
+        "ensemble": canonical(config, exhibits["fig4_ensemble"]["method"]),
+        "grid": dict(zip(exhibits["fig3_tprime"]["t_start"], methods.figure3_methods(config), strict=True)),
+        "table2": table2_rows(config),
+    }
+
+
+def claims_methods(config: Config) -> list[str]:
+    """Return the methods that the claims compare."""
+    roles = claims_roles(config)
+    single = [roles[role] for role in ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm") if roles[role]]
+    return [*single, *roles["grid"].values(), *table2_methods(config)]
+
+
+def planned_methods(config: Config) -> list[str]:
+    """Return every method that an exhibit shows, and the pre-segmentations that they start from."""
+    exhibits = config["exhibits"]
+    shown = [*exhibits["table1"], *table2_methods(config), *figure3_methods(config), *claims_methods(config)]
+    shown = [canonical(config, name) for name in [*shown, exhibits["fig4_ensemble"]["method"]]]
+    shown += [point["method"] for point in pareto_points(config)]
+    starts = [methods.presegmentation_of(config, name) for name in shown]
+    return list(dict.fromkeys([*shown, *filter(None, starts)]))
+
+
+def planned_networks(config: Config) -> list[str]:
+    """Return the networks of all methods that the exhibits need."""
+    return list(dict.fromkeys(method(config, name)["network"] for name in planned_methods(config)))
+
+
+def caption_note(config: Config, dataset: str) -> str:
+    """Return what a table's caption says about scale, simulation and held-out cases."""
+    demo = "Demo scale: small networks and few steps, too few for TDPM's discriminator to learn."
+    source = config["datasets"][dataset]
+    text = demo if config["scale"] == "demo" else "The configuration's paper scale."
+    if "simulate" in source:
+        text += " The scans are simulated: nothing here is a result on patients."
+    if source.get("part") == "held_out":
+        text += (
+            " These are the held-out cases of the WMH challenge, on which nothing was trained. The values that the paper "
+            "prints are those of other cases."
+        )
+    if source.get("networks_of"):
+        splits = f"split{'s' if len(config['splits']) > 1 else ''} {', '.join(map(str, config['splits']))}"
+        text += (
+            f" The networks were trained on the dataset {source['networks_of']}. Each case is segmented by the networks of "
+            f"{splits} and every seed. It counts once, with the mean of its scores (for HD95, of the defined ones)."
+        )
+    return text
+
+
+def figure_note(config: Config, dataset: str) -> str:
+    """Return the short form of `caption_note` for the title of a figure."""
+    simulated = " (simulated)" if "simulate" in config["datasets"][dataset] else ""
+    return f"{dataset}{simulated}, {config['scale']} scale"

@@ -1,0 +1,101 @@
+"""Files that jobs read from the runs of other jobs: trained networks, pre-segmentations and metadata."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pd_ddpm.config import exhibits, methods
+from pd_ddpm.config.consistency import method_problems
+from pd_ddpm.config.errors import ConfigError, Problem
+from pd_ddpm.config.resolve import Config, method, network
+from pd_ddpm.config.run import Run
+
+
+def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
+    """Return the trained network that a training is initialised from; empty if it starts at random.
+
+    Args:
+        config: a canonical configuration.
+        run: the network to train.
+        root: folder of all results.
+
+    Raises:
+        ConfigError: nothing is trained on this dataset.
+    """
+    trained = methods.networks_from(config, run.dataset)
+    if trained != run.dataset:
+        finding = f"nothing is trained on {run.dataset}, whose networks_of is {trained}"
+        raise ConfigError(Problem((f"{root}/{run.dataset}/networks",), finding, f"Request files in {root}/{trained}/networks"))
+    first = network(config, run.name)["initialise_from"]
+    if first is None:
+        return {}
+    folder = Run(run.dataset, first, run.split, run.seed).folder(root, "networks")
+    return {"first_weights": f"{folder}/model.safetensors", "first_card": f"{folder}/model.json"}
+
+
+def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
+    """Return what a method is sampled from: its network, the network's precision gate, and its pre-segmentation.
+
+    Args:
+        config: a canonical configuration.
+        run: the method to sample from.
+        root: folder of all results.
+
+    Raises:
+        ConfigError: the method's settings are invalid.
+    """
+    if problems := list(method_problems(config, run.name)):
+        raise ConfigError(*problems)
+    settings = method(config, run.name)
+    trained = Run(methods.networks_from(config, run.dataset), settings["network"], run.split, run.seed)
+    folder = trained.folder(root, "networks")
+    weights = "model" if settings["checkpoint"] == "selected" else "early"
+    files = {"weights": f"{folder}/{weights}.safetensors", "card": f"{folder}/model.json"}
+    if settings["precision"] != "float32":
+        files["gate"] = f"{folder}/precision.json"
+    if start := methods.presegmentation_of(config, run.name):
+        before = Run(run.dataset, start, run.split, run.seed).folder(root, "predictions")
+        files["presegmentation"] = f"{before}/predictions.csv"
+    return files
+
+
+def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]:
+    """Return the metadata of all networks and predictions of a dataset, and all other exhibits, so that the cost is last.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        root: folder of all results.
+    """
+    trained = methods.networks_from(config, dataset) == dataset
+    networks = exhibits.runs(config, dataset, exhibits.planned_networks(config) if trained else ())
+    predictions = exhibits.runs(config, dataset, exhibits.planned_methods(config))
+    return {
+        "network_metadata": [f"{run.folder(root, 'networks')}/model.json" for run in networks],
+        "prediction_metadata": [f"{run.folder(root, 'predictions')}/method.json" for run in predictions],
+        "exhibits": [
+            f"{root}/{dataset}/exhibits/{exhibit.files[0]}" for name, exhibit in exhibits.EXHIBITS.items() if name != "cost"
+        ],
+    }
+
+
+def existing_shards(folder: Path, settings: Mapping[str, Any], code: str, inputs: Iterable[str]) -> int | None:
+    """Return in how many shards a finished sampling was computed, or None if there is none that is up to date.
+
+    Another number of shards would give Snakemake other inputs, for which it would repeat a finished sampling.
+
+    Args:
+        folder: the predictions of a run.
+        settings: settings that the samples must have been computed with.
+        code: hash of the code that they must have been computed by.
+        inputs: files that must not be newer than the predictions.
+    """
+    try:
+        card = json.loads((folder / "method.json").read_text(encoding="utf-8"))
+        finished = (folder / "predictions.csv").stat().st_mtime
+        unchanged = card["settings"] == settings and card["provenance"]["code"] == code
+        newer = any(Path(file).stat().st_mtime > finished for file in inputs)
+        return card["shards"] if unchanged and not newer else None
+    except (OSError, ValueError, KeyError):  # not finished, or the metadata of an earlier version
+        return None

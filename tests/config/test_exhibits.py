@@ -1,0 +1,129 @@
+"""Files, rows, labels and captions of tables and figures, as functions of a configuration."""
+
+from typing import Any
+
+import pytest
+
+from pd_ddpm.config import exhibits, load, methods
+from pd_ddpm.config.resolve import Config, overlay
+from pd_ddpm.config.run import Run
+from pd_ddpm.config.validate import validate
+
+TABLE1 = ["unet", "attunet", "unet-plus-plus", "bayesian-unet", "probabilistic-unet", "ddpm", "tdpm", "es-ddpm", "pd-ddpm"]
+
+
+def configured(**changes: Any) -> Config:
+    """Return the paper's configuration with changes, in canonical form."""
+    return validate(overlay(load.read(None, {"scale": "paper"}), changes))
+
+
+@pytest.fixture(scope="module")
+def paper() -> Config:
+    return configured()
+
+
+def test_every_exhibit_has_a_record_and_its_own_files(paper: Config) -> None:
+    available = exhibits.available_exhibits(paper)
+    files = [file for exhibit in available.values() for file in exhibit.files]
+    assert len(set(files)) == len(files)
+    assert all(exhibit.files[-1] == f"{name}.json" for name, exhibit in available.items())
+    assert available["table1"].files == (
+        *("table1.html", "table1.csv", "table1.md", "table1.tex", "table1_groups.csv", "table1.json"),
+    )
+    assert [file.replace("held_out", "table1") for file in available["held_out"].files] == list(available["table1"].files)
+    assert {exhibit.category for exhibit in available.values()} == {"Tables", "Figures"}
+
+
+def test_held_out_cases_are_an_exhibit_only_after_they_are_unlocked(paper: Config) -> None:
+    assert "held_out" not in exhibits.default_exhibits(paper)
+    assert "held_out" in exhibits.default_exhibits(configured(evaluate_held_out=True))
+    assert "held_out" not in exhibits.available_exhibits(configured(dataset="wmh-held-out"))
+
+
+def test_runs_have_every_split_and_seed_once() -> None:
+    config = configured(splits=[0, 2], seeds=[0, 1])
+    runs = exhibits.method_runs(config, "wmh", ["pd-ddpm", "pd-ddpm@t_start=300", "pd-ddpm@t_start=50"])
+    names = [(run.name, run.split, run.seed) for run in runs]
+    pairs = [(0, 0), (0, 1), (2, 0), (2, 1)]
+    assert names == [(name, *pair) for name in ("pd-ddpm", "pd-ddpm@t_start=50") for pair in pairs]
+    assert {run.dataset for run in runs} == {"wmh"}
+    assert exhibits.runs(config, "wmh", ["unet"]) == [Run("wmh", "unet", *pair) for pair in pairs]
+
+
+def test_first_runs_are_the_rows_of_table_1() -> None:
+    config = configured(splits=[3, 0], seeds=[7, 1])
+    assert exhibits.first_runs(config, "wmh") == [Run("wmh", name, 3, 7) for name in TABLE1]
+
+
+def test_label_of_a_variation_lists_what_it_overrides(paper: Config) -> None:
+    names = ["pd-ddpm@t_start=300", "pd-ddpm@t_start=50", "ddpm@sampler=ddim@reverse_steps=20"]
+    assert exhibits.labels(paper, names) == {
+        "pd-ddpm": "PD-DDPM",
+        "pd-ddpm@t_start=50": "PD-DDPM (t_start=50)",
+        "ddpm@reverse_steps=20@sampler=ddim": "Vanilla DDPM (reverse_steps=20, sampler=ddim)",
+    }
+
+
+def test_figure_3_has_its_curve_the_presegmentation_and_the_whole_chain(paper: Config) -> None:
+    curve = methods.figure3_methods(paper)
+    assert len(curve) == 10
+    assert exhibits.figure3_methods(paper) == [*curve, "attunet", "ddpm"]
+    labels = exhibits.figure3_labels(paper)
+    assert {labels[name] for name in curve} == {"PD-DDPM"}
+    assert (labels["attunet"], labels["ddpm"]) == ("AttUNet", "Vanilla DDPM")
+
+
+def test_table_2_has_a_row_for_each_presegmentation(paper: Config) -> None:
+    rows = [tuple(row.values()) for row in exhibits.table2_rows(paper)]
+    assert rows[0] == ("No lesion", "pd-ddpm@presegmentation=zero", None, "Zero")
+    assert rows[1] == ("AttUNet (early 1)", "pd-ddpm@presegmentation=attunet-early-1", "attunet-early-1", "0.754")
+    assert rows[-1] == ("AttUNet", "pd-ddpm", "attunet", "0.799")
+    names = exhibits.table2_methods(paper)
+    assert set(names) == {name for _, *pair, _ in rows for name in pair} - {None}
+
+
+def test_pareto_points_describe_the_chains_of_diffusion_methods_only(paper: Config) -> None:
+    points = {point["method"]: point for point in exhibits.pareto_points(paper)}
+    assert set(TABLE1) <= set(points)
+    assert points["unet"] == {"method": "unet", "label": "U-Net"}
+    assert points["pd-ddpm"] == {
+        **{"method": "pd-ddpm", "label": "PD-DDPM", "t_start": 300, "sampler": "ancestral", "reverse_steps": 300},
+    }
+
+
+def test_roles_of_the_claims_are_canonical_names() -> None:
+    config = configured(exhibits={"claims": {"pd_ddpm": "pd-ddpm@t_start=300", "tdpm": None}})
+    roles = exhibits.claims_roles(config)
+    assert (roles["pd_ddpm"], roles["vanilla"], roles["tdpm"], roles["es_ddpm"]) == ("pd-ddpm", "ddpm", None, "es-ddpm")
+    assert (roles["presegmentation"], roles["ensemble"]) == ("attunet", "pd-ddpm")
+    assert roles["grid"][300] == "pd-ddpm"
+    assert roles["grid"][50] == "pd-ddpm@t_start=50"
+    assert roles["table2"] == exhibits.table2_rows(config)
+    compared = exhibits.claims_methods(config)
+    assert {"pd-ddpm", "ddpm", "attunet", "es-ddpm", "pd-ddpm@presegmentation=zero"} <= set(compared)
+    assert "tdpm" not in compared
+
+
+def test_planned_methods_include_the_presegmentations_of_all_that_is_shown(paper: Config) -> None:
+    planned = exhibits.planned_methods(paper)
+    assert len(set(planned)) == len(planned) == 49
+    starts = {methods.presegmentation_of(paper, name) for name in planned} - {None}
+    assert starts == {"attunet", "probabilistic-unet", "attunet-early-1", "attunet-early-2", "attunet-early-3"}
+    assert starts <= set(planned)
+    assert exhibits.planned_networks(paper) == [
+        *("unet", "attunet", "unet-plus-plus", "bayesian-unet", "probabilistic-unet", "denoiser", "truncated-denoiser"),
+    ]
+
+
+def test_captions_name_scale_simulation_and_the_source_of_the_networks(paper: Config) -> None:
+    demo = validate(load.read(None, {"scale": "demo"}))
+    note = exhibits.caption_note(demo, "phantom")
+    assert note.startswith("Demo scale: ")
+    assert note.endswith("nothing here is a result on patients.")
+    assert exhibits.figure_note(demo, "phantom") == "phantom (simulated), demo scale"
+    assert exhibits.caption_note(paper, "wmh") == "The configuration's paper scale."
+    assert exhibits.figure_note(paper, "wmh") == "wmh, paper scale"
+    note = exhibits.caption_note(paper, "wmh-held-out")
+    assert "held-out cases of the WMH challenge, on which nothing was trained" in note
+    assert "trained on the dataset wmh. Each case is segmented by the networks of splits 0, 1, 2, 3, 4 and every seed" in note
+    assert "of split 1 and every seed" in exhibits.caption_note(configured(splits=[1]), "wmh-held-out")

@@ -1,0 +1,114 @@
+"""Files that trainings, samplings and the cost table read from other jobs, and the shards of finished samplings."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pd_ddpm.config import exhibits, load, methods
+from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.inputs import cost_inputs, existing_shards, sampling_inputs, training_inputs
+from pd_ddpm.config.resolve import Config, overlay
+from pd_ddpm.config.run import Run
+from pd_ddpm.config.validate import validate
+
+
+def configured(**changes: Any) -> Config:
+    """Return the paper's configuration with changes, in canonical form."""
+    return validate(overlay(load.read(None, {"scale": "paper"}), changes))
+
+
+@pytest.fixture(scope="module")
+def paper() -> Config:
+    return configured()
+
+
+def test_training_reads_the_network_that_it_is_initialised_from() -> None:
+    config = configured(networks={"truncated-denoiser": {"initialise_from": "denoiser"}})
+    assert training_inputs(config, Run("wmh", "truncated-denoiser", 1, 2), "out") == {
+        "first_weights": "out/wmh/networks/denoiser/split-1_seed-2/model.safetensors",
+        "first_card": "out/wmh/networks/denoiser/split-1_seed-2/model.json",
+    }
+    assert training_inputs(config, Run("wmh", "denoiser", 1, 2), "out") == {}
+
+
+def test_training_on_a_dataset_that_is_only_tested_is_refused(paper: Config) -> None:
+    with pytest.raises(ConfigError, match=r"nothing is trained on wmh-held-out.*Request files in out/wmh/networks"):
+        training_inputs(paper, Run("wmh-held-out", "unet", 0, 0), "out")
+
+
+def test_sampling_reads_network_gate_and_presegmentation_of_its_own_split_and_seed(paper: Config) -> None:
+    network = "out/wmh/networks/denoiser/split-1_seed-2"
+    assert sampling_inputs(paper, Run("wmh", "pd-ddpm", 1, 2), "out") == {
+        "weights": f"{network}/model.safetensors",
+        "card": f"{network}/model.json",
+        "gate": f"{network}/precision.json",
+        "presegmentation": "out/wmh/predictions/attunet/split-1_seed-2/predictions.csv",
+    }
+    zero = sampling_inputs(paper, Run("wmh", "pd-ddpm@presegmentation=zero@precision=float32", 1, 2), "out")
+    assert set(zero) == {"weights", "card"}
+    early = sampling_inputs(paper, Run("wmh", "attunet-early-2", 0, 0), "out")
+    assert early["weights"] == "out/wmh/networks/attunet/split-0_seed-0/early.safetensors"
+
+
+def test_held_out_cases_are_sampled_from_the_networks_of_the_training_cases(paper: Config) -> None:
+    files = sampling_inputs(paper, Run("wmh-held-out", "pd-ddpm", 0, 0), "out")
+    assert files["weights"].startswith("out/wmh/networks/denoiser/")
+    assert files["presegmentation"].startswith("out/wmh-held-out/predictions/attunet/")
+
+
+def test_sampling_of_an_invalid_variation_is_refused(paper: Config) -> None:
+    with pytest.raises(ConfigError, match="T' = 2000 is above T = 1000"):
+        sampling_inputs(paper, Run("wmh", "pd-ddpm@t_start=2000", 0, 0), "out")
+
+
+def test_cost_reads_every_planned_run_and_all_other_exhibits(paper: Config) -> None:
+    files = cost_inputs(paper, "wmh", "out")
+    assert len(files["network_metadata"]) == 5 * len(exhibits.planned_networks(paper)) == 35
+    assert len(files["prediction_metadata"]) == 5 * len(exhibits.planned_methods(paper))
+    assert "out/wmh/predictions/pd-ddpm/split-4_seed-0/method.json" in files["prediction_metadata"]
+    assert len(files["exhibits"]) == len(exhibits.EXHIBITS) - 1
+    assert "out/wmh/exhibits/cost.html" not in files["exhibits"]
+    assert cost_inputs(paper, "wmh-held-out", "out")["network_metadata"] == []
+
+
+def write_sampling(folder: Path, settings: dict[str, Any], shards: int) -> list[str]:
+    """Write a finished sampling and a file that it was computed from; returns the path of the latter."""
+    source = folder / "model.safetensors"
+    source.touch()
+    metadata = {"settings": settings, "provenance": {"code": "hash"}, "shards": shards}
+    (folder / "method.json").write_text(json.dumps(metadata), encoding="utf-8")
+    (folder / "predictions.csv").touch()
+    os.utime(source, (1000, 1000))
+    return [str(source)]
+
+
+def test_finished_sampling_keeps_its_number_of_shards(tmp_path: Path, paper: Config) -> None:
+    settings = methods.sampling_settings(paper, "pd-ddpm")
+    inputs = write_sampling(tmp_path, settings, 3)
+    assert existing_shards(tmp_path, settings, "hash", inputs) == 3
+
+
+def test_outdated_or_unfinished_sampling_has_no_number_of_shards(tmp_path: Path, paper: Config) -> None:
+    settings = methods.sampling_settings(paper, "pd-ddpm")
+    inputs = write_sampling(tmp_path, settings, 3)
+    assert existing_shards(tmp_path, settings | {"samples": 9}, "hash", inputs) is None
+    assert existing_shards(tmp_path, settings, "other", inputs) is None
+    assert existing_shards(tmp_path, settings, "hash", [*inputs, str(tmp_path / "missing")]) is None
+    os.utime(inputs[0], (4e9, 4e9))
+    assert existing_shards(tmp_path, settings, "hash", inputs) is None
+    os.utime(inputs[0], (1000, 1000))
+    (tmp_path / "method.json").write_text("{}", encoding="utf-8")
+    assert existing_shards(tmp_path, settings, "hash", inputs) is None
+    (tmp_path / "predictions.csv").unlink()
+    assert existing_shards(tmp_path, settings, "hash", inputs) is None
+
+
+def test_label_does_not_affect_samples(paper: Config) -> None:
+    renamed = configured(methods={"pd-ddpm": {"label": "Ours"}})
+    settings = methods.sampling_settings(renamed, "pd-ddpm")
+    assert settings == methods.sampling_settings(paper, "pd-ddpm")
+    assert (settings["samples"], settings["pool"]) == (5, 10)
+    assert exhibits.labels(renamed, ["pd-ddpm"]) == {"pd-ddpm": "Ours"}

@@ -1,0 +1,116 @@
+"""Dry runs: the jobs of the demo and of the paper, and wrong configurations (about 50 s)."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from workflow_runs import ROOT, error, jobs, snakemake
+
+
+def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
+    run = snakemake(fresh, "-n")
+    planned = jobs(run)
+    assert planned["simulate_phantom"] == 1
+    assert planned["train"] == 7
+    for name in ("table1", "table2", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "uncertainty", "claims"):
+        assert (planned[name], planned[f"publish_{name}"]) == (1, 1)
+
+
+def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
+    """Where a dry run would make networks or predictions, "networks/denoiser/split-0_seed-0", as often as it is planned."""
+    lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
+    made = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
+    made = [path for path in made if not path.endswith("precision.json")]  # a verdict on a network is none
+    return [str(Path(path).parent).split("/", 2)[2] for path in made if f"/{kind}/" in path]
+
+
+def test_the_slurm_profile_plans_the_paper_and_shares_what_can_be_shared(fresh: Path) -> None:
+    run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
+    planned = jobs(run)
+    assert "simulate_phantom" not in planned
+    # Seven networks for nine methods and five splits. One denoiser for vanilla DDPM, ES-DDPM and PD-DDPM at every T'.
+    assert planned["train"] == len(outputs(run, "networks")) == len(set(outputs(run, "networks"))) == 35
+    denoisers = [path for path in outputs(run, "networks") if "denoiser" in path]
+    assert len([path for path in denoisers if path.startswith("networks/denoiser/")]) == 5
+    assert len(denoisers) == 10  # and TDPM's own
+    # Table 1: 9. Fig. 3: 9 more, since T' = 300 is Table 1's. Table 2: 3 early AttUNets and 4 chains, the best is Table 1's.
+    # Pareto: 6 respaced chains from noise and 6 from each of three T'; the others are there. Fig. 4 and Fig. 2: none.
+    assert planned["sample"] == 5 * (9 + 9 + 7 + 24)
+    drawn = outputs(run, "predictions")
+    assert len(drawn) == len(set(drawn)) == planned["sample"]
+    for split in range(5):
+        assert drawn.count(f"predictions/pd-ddpm/split-{split}_seed-0") == 1
+    assert "results/wmh/" in run.stdout + run.stderr
+    keys = {line.split(":")[0] for line in (ROOT / "profiles/default/config.yaml").read_text(encoding="utf-8").splitlines()}
+    own = {line.split(":")[0] for line in (ROOT / "slurm/config.yaml").read_text(encoding="utf-8").splitlines()}
+    assert {key for key in keys & own if key.strip() and not key.startswith("#")} == set()
+
+
+def test_no_limit_of_this_machine_cuts_what_a_cluster_is_asked_for(fresh: Path) -> None:
+    (fresh / "two.yaml").write_text("resources: {sample: {gpu: 2}}\n", encoding="utf-8")
+    target = "results/phantom/scores/unet/split-0_seed-0.csv"
+    arguments = ("--cores", "8", "--profile", "slurm", "--config", "scale=demo", "--configfile", "two.yaml")
+    run = snakemake(fresh, "-n", target, *arguments)
+    assert "gpu=2, gpu_jobs=1" in run.stdout + run.stderr
+
+
+def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
+    assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", "--config", "scale=paper"))
+    assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
+
+
+def test_held_out_cases_are_locked_until_all_choices_are_made(fresh: Path) -> None:
+    for target in ("results/held_out.csv", "results/wmh-held-out/cases.csv", "results/wmh-held-out/exhibits/fig3_tprime.pdf"):
+        message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
+        assert "`datasets.wmh-held-out`: its cases are held out and locked" in message
+        assert "Set `evaluate_held_out: true` once all choices are made" in message
+    locked = snakemake(fresh, "-n", "--config", "scale=paper")
+    assert "wmh-held-out" not in locked.stdout + locked.stderr
+    (fresh / "open.yaml").write_text("evaluate_held_out: true\n", encoding="utf-8")
+    run = snakemake(fresh, "-n", "--configfile", "open.yaml", "--config", "scale=paper")
+    planned, before = jobs(run), jobs(locked)
+    assert planned["train"] == before["train"] == 35
+    assert planned["sample"] - before["sample"] == 5 * 9
+    more = {"download_wmh-held-out", "publish_held_out"}
+    assert planned.keys() - before.keys() == more
+    assert planned["table1"] == planned["split"] == 2
+    assert "results/wmh-held-out/networks" not in run.stdout + run.stderr
+
+
+def test_a_second_cohort_is_tested_by_the_networks_of_the_first(fresh: Path) -> None:
+    (fresh / "second.yaml").write_text(
+        "datasets: {second: {like: phantom, folder: data/second, simulate: {seed: 7}, networks_of: phantom}}\n",
+        encoding="utf-8",
+    )
+    files = ("--configfile", "second.yaml")
+    run = snakemake(fresh, "-n", "results/second/exhibits/table1.csv", *files)
+    planned = jobs(run)
+    assert (planned["train"], planned["sample"]) == (7, 9)
+    assert "results/phantom/networks/denoiser/split-0_seed-0/model.safetensors" in run.stdout + run.stderr
+    assert "results/second/networks" not in run.stdout + run.stderr
+    message = error(snakemake(fresh, "-n", "results/second/networks/unet/split-0_seed-0/model.json", *files))
+    assert "nothing is trained on second, whose networks_of is phantom; ask for results/phantom/networks" in message
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        ("trainin: {steps: 3}", ["`trainin`: unknown key", "Did you mean 'training'"]),
+        ("methods: {pd-ddpm: {t_start: 3000}}", ["`methods.pd-ddpm.t_start`: T' = 3000", "T = 1000"]),
+        ("scale: papers", ["`scale`"]),
+        ("exhibits: {table1: [ddpm@variance=larg]}", ["ddpm@variance=larg", "'larg' is not valid"]),
+    ],
+)
+def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: str, words: list[str]) -> None:
+    (fresh / "wrong.yaml").write_text(overlay, encoding="utf-8")
+    message = error(snakemake(fresh, "-n", "--configfile", "wrong.yaml"))
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+
+
+def test_a_method_that_cannot_be_is_refused_by_name(fresh: Path) -> None:
+    target = "results/phantom/predictions/pd-ddpm@t_start=2000/split-0_seed-0/predictions.csv"
+    assert "T' = 2000 is above T = 1000" in error(snakemake(fresh, "-n", target))
+    target = "results/phantom/predictions/pd-ddpm@tstart=20/split-0_seed-0/predictions.csv"
+    assert "Did you mean 't_start'" in error(snakemake(fresh, "-n", target))

@@ -1,0 +1,106 @@
+"""What stops a workflow: missing data, bad scans, a missing GPU, a full disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from workflow_runs import error, small_cohort, snakemake
+
+pytestmark = pytest.mark.workflow
+
+
+def test_the_missing_wmh_data_say_where_to_get_them(fresh: Path) -> None:
+    message = error(snakemake(fresh, "results/wmh/cases.csv", "--config", "scale=paper"))
+    assert "datasets.wmh.folder" in message
+    assert "10.34894/AECRSD" in message
+    assert not (fresh / "results/wmh/cases.csv").exists()
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(change(np.asarray(image.dataobj).copy()), image.affine), path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda case: (case / "T1.nii.gz").unlink(), ["p3/T1.nii.gz"]),
+        (lambda case: flip_a_bit(case / "FLAIR.nii.gz"), ["p3/FLAIR.nii.gz"]),
+        (lambda case: rewrite(case / "FLAIR.nii.gz", lambda a: np.where(a > 150, np.nan, a)), ["p3/FLAIR.nii.gz", "NaN"]),
+        (
+            lambda case: rewrite(case / "mask.nii.gz", lambda a: a[:-2]),
+            ["p3/mask.nii.gz", "shape", "(68, 84, 24)", "(70, 84, 24)"],
+        ),
+        (lambda case: rewrite(case / "mask.nii.gz", lambda a: a * 3), ["p3/mask.nii.gz", "3"]),
+    ],
+    ids=["missing", "corrupt gzip", "NaN", "shape", "label"],
+)
+def test_a_bad_scan_stops_the_run_and_is_named(fresh: Path, damage: Callable[[Path], None], words: list[str]) -> None:
+    small_cohort(fresh, damage)
+    message = error(snakemake(fresh, "results/own/cases/prepared.csv", "--configfile", "own.yaml"))
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+
+
+SMALL_TRAINING = """\
+splits: [0]
+seeds: [0]
+device: cpu
+grid: {spacing_mm: 4.0}
+folds: {count: 5}
+training: {batch: 2, crop: [16, 16], validate_every: 5, validation_slices: 4, precision: float32}
+networks: {unet: {channels: [4, 4, 4, 4, 4], steps: 10}}
+save_every_seconds: 0.1
+resources: {train: {gpu: 0, mem_mb: 2000, runtime: 30, threads: 1}}
+"""
+
+# What the interpreter of each job runs at its start: the disk is full once, when the card of the network is put in place.
+FULL_ONCE = """\
+import os
+whole = os.replace
+def replace(source, target, **more):
+    if str(target).endswith("model.json") and os.path.exists("full"):
+        os.unlink("full")
+        raise OSError(28, "No space left on device")
+    return whole(source, target, **more)
+os.replace = replace
+"""
+
+
+def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry_goes_on(fresh: Path) -> None:
+    small_cohort(fresh)
+    (fresh / "training.yaml").write_text(SMALL_TRAINING + "retries: 1\n", encoding="utf-8")
+    (fresh / "src" / "sitecustomize.py").write_text(FULL_ONCE, encoding="utf-8")
+    (fresh / "full").touch()
+    run = "networks/unet/split-0_seed-0"
+    target = f"results/own/{run}/model.safetensors"
+    done = snakemake(fresh, target, "--configfile", "own.yaml", "training.yaml", "--config", "scale=paper")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "model.json: there is no room for it" in said
+    assert "Removing output files of failed job train" in said  # the weights among them, which were written
+    assert target in said.split("Removing output files of failed job train")[1].split("\n\n")[0]
+    log = (fresh / "results/logs/train/own" / f"{run.removeprefix('networks/')}.log").read_text(encoding="utf-8")
+    assert f"continuing after step 10 of 10 from work/own/{run}" in log
+    assert not (fresh / "full").exists()
+    assert (fresh / target).exists()
+    assert len(list((fresh / "work/own" / run).glob("*/finished.json"))) == 1
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path) -> None:
+    small_cohort(fresh)
+    arguments = ("--configfile", "own.yaml", "--config", "device=cuda:7")
+    message = error(snakemake(fresh, "results/own/networks/unet/split-0_seed-0/model.json", *arguments))
+    assert "`device`: 'cuda:7' is not available" in message
+    assert not (fresh / "results/own/cases.csv").exists()
+    table = snakemake(fresh, "results/own/cases.csv", *arguments)  # which needs no network
+    assert table.returncode == 0, table.stdout + table.stderr

@@ -1,0 +1,152 @@
+"""Changes of configuration, code and files after a workflow has run: each re-runs the jobs that it affects and no others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from workflow_runs import edit, jobs, small_cohort, snakemake
+
+pytestmark = pytest.mark.workflow
+
+
+def test_members_of_the_pool_begin_with_those_of_the_tables(finished: Path, tmp_path: Path) -> None:
+    """Fig. 4's pool of four is drawn once; its first two members are what a pool of two would hold."""
+    folder = tmp_path / "smaller"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "more.yaml").write_text("exhibits: {fig4_ensemble: {pool: 2}}\n", encoding="utf-8")
+    target = "results/phantom/predictions/pd-ddpm/split-0_seed-0/predictions.csv"
+    before = {path.name: path for path in (finished / target).parent.glob("*_samples.nii.gz")}
+    run = snakemake(folder, target, "--configfile", "small.yaml", "more.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for name, path in before.items():
+        four, two = nibabel.load(path).get_fdata(), nibabel.load((folder / target).parent / name).get_fdata()
+        assert (four.shape[-1], two.shape[-1]) == (4, 2)
+        np.testing.assert_array_equal(four[..., :2], two)
+
+
+def test_a_tenth_method_is_a_line_of_configuration(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tenth"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "tenth.yaml").write_text(
+        "methods:\n  pd-ddpm-unet: {like: pd-ddpm, label: PD-DDPM (U-Net), presegmentation: unet}\n"
+        "exhibits:\n  table1: [unet, attunet, ddpm, pd-ddpm, pd-ddpm-unet]\n"
+        "  claims: {tdpm: null, es_ddpm: null}\n",
+        encoding="utf-8",
+    )
+    files = ("--configfile", "small.yaml", "tenth.yaml")
+    planned = jobs(snakemake(folder, "-n", "results/table1.csv", *files))
+    assert planned == {"sample": 1, "score": 1, "table1": 1, "publish_table1": 1}
+    run = snakemake(folder, "results/table1.csv", *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = pd.read_csv(folder / "results/table1.csv").set_index("method")
+    assert table.index[-1] == "PD-DDPM (U-Net)"
+    assert table.loc["PD-DDPM (U-Net)", "network_evaluations"] == 3
+
+
+def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
+    assert jobs(snakemake(finished, "-n", "--configfile", "small.yaml")) == {}
+
+
+def test_comments_re_run_nothing_and_constants_what_uses_them(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(finished, folder, symlinks=True)
+    for path in (
+        folder / "src/pd_ddpm/samplers.py",
+        folder / "workflow/scripts/sample.py",
+        folder / "workflow/scripts/train.py",
+    ):
+        path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
+    assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
+
+    edit(folder / "src/pd_ddpm/samplers.py", "if s > 0 and", "if s > 1 and")
+    after = jobs(snakemake(folder, "-n", "--configfile", "small.yaml"))
+    assert after["sample"] == 21
+    assert "train" not in after
+    assert "prepare" not in after
+
+
+def test_a_lost_prediction_is_the_only_one_drawn_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    shutil.copytree(finished, folder, symlinks=True)
+    drawn = folder / "results/phantom/predictions/ddpm/split-0_seed-0"
+    record = next(drawn.glob("*.json"))
+    before = json.loads(record.read_text(encoding="utf-8"))
+    (drawn / "predictions.csv").unlink()
+    run = snakemake(folder, str((drawn / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads(record.read_text(encoding="utf-8")) == before  # taken up, its time included
+
+
+def test_a_damaged_prediction_is_drawn_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder, symlinks=True)
+    drawn = folder / "results/phantom/predictions/attunet/split-0_seed-0"
+    mask = next(drawn.glob("*_mask.nii.gz"))
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:100])
+    (drawn / "predictions.csv").unlink()
+    run = snakemake(folder, str((drawn / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert mask.read_bytes() == whole
+
+
+def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_first(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "further"
+    shutil.copytree(finished, folder, symlinks=True)
+    for harmless in ("save_every_seconds: 9\n", "device: auto\n", "changed_training: restart\n"):
+        (folder / "more.yaml").write_text(harmless, encoding="utf-8")
+        assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")) == {}
+    (folder / "more.yaml").write_text("splits: [0, 1]\n", encoding="utf-8")
+    run = snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")
+    planned = jobs(run)
+    assert (planned["train"], planned["sample"]) == (7, 21)
+    assert "split" not in planned
+    assert "networks/denoiser/split-1_seed-0" in run.stdout + run.stderr
+
+
+def test_number_formats_are_tested_once_for_each_network_where_they_may_be_used(finished: Path, fresh: Path) -> None:
+    target = "results/table1.csv"
+    planned = jobs(snakemake(finished, "-n", "--forceall", target, "--configfile", "small.yaml"))  # precision: float32
+    assert "gate" not in planned
+    (fresh / "auto.yaml").write_text("sampling: {precision: auto}\n", encoding="utf-8")
+    planned = jobs(snakemake(fresh, "-n", target, "--configfile", "small.yaml", "auto.yaml"))
+    assert (planned["gate"], planned["train"], planned["sample"]) == (7, 7, 9)
+    assert "sample_shard" not in planned
+
+
+def test_cases_are_dealt_out_among_shards_and_another_number_re_runs_nothing(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "more.yaml").write_text("sampling: {shards: 3}\n", encoding="utf-8")
+    files = ("--configfile", "small.yaml", "more.yaml")
+    assert jobs(snakemake(folder, "-n", *files)) == {}  # it was drawn in one
+
+    drawn = "results/phantom/predictions/pd-ddpm/split-0_seed-0"
+    shutil.rmtree(folder / drawn)
+    run = snakemake(folder, f"{drawn}/predictions.csv", *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    images = [path.name for path in (finished / drawn).glob("*.nii.gz")]
+    assert len(images) == 2 * 3
+    for name in images:
+        assert (folder / drawn / name).read_bytes() == (finished / drawn / name).read_bytes()
+    times = folder / "results/benchmarks/sample/phantom/pd-ddpm/split-0_seed-0"
+    assert sorted(path.name for path in times.iterdir()) == [f"shard-{shard}-of-3.tsv" for shard in (1, 2, 3)]
+    for number in (1, 2, 3):
+        (folder / "more.yaml").write_text(f"sampling: {{shards: {number}}}\n", encoding="utf-8")
+        assert jobs(snakemake(folder, "-n", f"{drawn}/predictions.csv", *files)) == {}
+
+
+def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
+    small_cohort(fresh)
+    target = "results/own/splits.csv"
+    assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
+    assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
+    edit(fresh / "src/pd_ddpm/check.py", "_LISTED = 8", "_LISTED = 9")
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # and nothing after it
+    edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}
