@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def snakemake(folder: Path, *arguments: str, **more: Any) -> subprocess.Complete
     return subprocess.run(**command(folder, *arguments, **more), capture_output=True, text=True)
 
 
-def small_cohort(folder: Path, damage: Callable[[Path], None] = lambda case: None) -> None:
-    """A table data set of five tiny cases, one of them damaged if that is asked for."""
+def small_cohort(folder: Path) -> None:
+    """Write a table data set of five tiny cases, p0 to p4, and its configuration."""
     random = np.random.default_rng(0)
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     rows = []
@@ -62,7 +62,6 @@ def small_cohort(folder: Path, damage: Callable[[Path], None] = lambda case: Non
             }
         )
     pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
-    damage(folder / "scans" / "p3")
     (folder / "own.yaml").write_text(
         "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n",
         encoding="utf-8",

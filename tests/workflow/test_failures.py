@@ -29,24 +29,24 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda case: (case / "T1.nii.gz").unlink(), ["p3/T1.nii.gz"]),
-        (lambda case: flip_a_bit(case / "FLAIR.nii.gz"), ["p3/FLAIR.nii.gz"]),
-        (lambda case: rewrite(case / "FLAIR.nii.gz", lambda a: np.where(a > 150, np.nan, a)), ["p3/FLAIR.nii.gz", "NaN"]),
-        (
-            lambda case: rewrite(case / "mask.nii.gz", lambda a: a[:-2]),
-            ["p3/mask.nii.gz", "shape", "(68, 84, 24)", "(70, 84, 24)"],
-        ),
-        (lambda case: rewrite(case / "mask.nii.gz", lambda a: a * 3), ["p3/mask.nii.gz", "3"]),
-    ],
-    ids=["missing", "corrupt gzip", "NaN", "shape", "label"],
-)
-def test_a_bad_scan_stops_the_run_and_is_named(fresh: Path, damage: Callable[[Path], None], words: list[str]) -> None:
-    small_cohort(fresh, damage)
+def test_a_missing_scan_stops_the_run_and_is_named(fresh: Path) -> None:
+    small_cohort(fresh)
+    (fresh / "scans/p3/T1.nii.gz").unlink()
     message = error(snakemake(fresh, "results/own/cases/prepared.csv", "--configfile", "own.yaml"))
-    for word in words:
+    assert "p3/T1.nii.gz" in message
+    assert "Traceback" not in message
+
+
+def test_bad_scans_stop_the_run_and_are_all_named(fresh: Path) -> None:
+    small_cohort(fresh)
+    scans = fresh / "scans"
+    flip_a_bit(scans / "p0/FLAIR.nii.gz")
+    rewrite(scans / "p1/FLAIR.nii.gz", lambda scan: np.where(scan > 150, np.nan, scan))
+    rewrite(scans / "p2/mask.nii.gz", lambda mask: mask[:-2])
+    rewrite(scans / "p3/mask.nii.gz", lambda mask: mask * 3)
+    message = error(snakemake(fresh, "results/own/cases/prepared.csv", "--configfile", "own.yaml"))
+    files = ["p0/FLAIR.nii.gz", "p1/FLAIR.nii.gz", "p2/mask.nii.gz", "p3/mask.nii.gz"]
+    for word in (*files, "NaN", "shape", "(68, 84, 24)", "(70, 84, 24)"):
         assert word in message
     assert "Traceback" not in message
 
