@@ -1,153 +1,31 @@
-"""The configuration: the paper's numbers, what a name means, and what a wrong key says."""
-
-from copy import deepcopy
-from pathlib import Path
+"""Validation of a whole configuration: what it accepts, its messages, and its canonical form."""
 
 import pytest
 import yaml
+from workflow_runs import ROOT
 
-from pd_ddpm.config import methods, resolve
+from pd_ddpm.config import resolve
 from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
 
-CONFIG = Path(__file__).parents[2] / "config"
 BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
 
-def merged(base: dict, over: dict) -> dict:
-    result = deepcopy(base)
-    for key, value in over.items():
-        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
-    return result
-
-
-@pytest.fixture
-def paper() -> dict:
-    return yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def demo(paper: dict) -> dict:
-    return merged(paper, yaml.safe_load((CONFIG / "demo.yaml").read_text(encoding="utf-8")))
-
-
-def test_all_shipped_configurations_are_valid(paper: dict, demo: dict) -> None:
+def test_validate_accepts_all_shipped_configurations(paper: dict, demo: dict) -> None:
     validate(paper)
     validate(demo)
-    validate(merged(demo, yaml.safe_load((CONFIG / "open_ms.example.yaml").read_text(encoding="utf-8"))))
+    validate(overlay(demo, yaml.safe_load((ROOT / "config" / "open_ms.example.yaml").read_text(encoding="utf-8"))))
 
 
-def test_the_configuration_holds_the_papers_numbers(paper: dict) -> None:
-    denoiser = resolve.network(paper, "denoiser")
-    assert (denoiser["T"], denoiser["schedule"], denoiser["channels"], denoiser["heads"]) == (1000, "cosine", 128, 1)
-    assert denoiser["attention_at"] == [16]
-    for name in paper["networks"]:
-        network = resolve.network(paper, name)
-        assert (network["learning_rate"], network["weight_decay"], network["batch"]) == (1e-4, 1e-5, 12)
-        assert network["crop"] == [128, 192]
-    pd_ddpm = resolve.method(paper, "pd-ddpm")
-    assert (pd_ddpm["t_start"], pd_ddpm["samples"], pd_ddpm["presegmentation"]) == (300, 5, "attunet")
-    assert pd_ddpm["reverse_steps"] == 1000
-    assert paper["exhibits"]["fig3_tprime"]["t_start"] == [50, 100, 200, 300, 400, 500, 600, 700, 800, 1000]
-    assert paper["folds"]["count"] == 5
-
-
-def test_demo_changes_scale_and_data_set_only(paper: dict, demo: dict) -> None:
-    assert demo["methods"] == paper["methods"]
-    assert demo["folds"] == paper["folds"]
-    assert demo["evaluation"] == paper["evaluation"]
-    assert set(demo["networks"]) == set(paper["networks"])
-    assert demo["sampling"]["samples"] == paper["sampling"]["samples"]
-    for exhibit in ("table1", "compared_with", "table2", "fig2_uncertainty", "claims"):
-        assert demo["exhibits"][exhibit] == paper["exhibits"][exhibit]
-    assert set(demo["exhibits"]["fig3_tprime"]["t_start"]) <= set(paper["exhibits"]["fig3_tprime"]["t_start"])
-    assert demo["exhibits"]["fig4_ensemble"]["method"] == paper["exhibits"]["fig4_ensemble"]["method"]
-
-
-def test_nine_methods_are_the_rows_of_table_1_and_denoisers_are_shared(paper: dict) -> None:
-    rows = paper["exhibits"]["table1"]
-    printed = [
-        "U-Net",
-        "AttUNet",
-        "U-Net++",
-        "Bayesian U-Net",
-        "Probabilistic U-Net",
-        "Vanilla DDPM",
-        "TDPM",
-        "ES-DDPM",
-        "PD-DDPM",
-    ]
-    assert [resolve.method(paper, name)["label"] for name in rows] == printed
-    assert {resolve.method(paper, name)["network"] for name in ("ddpm", "es-ddpm", "pd-ddpm")} == {"denoiser"}
-    truncated, whole = resolve.network(paper, "truncated-denoiser"), resolve.network(paper, "denoiser")
-    assert {key for key in whole if truncated[key] != whole[key]} == {"architecture", "t_max"}
-    assert resolve.method(paper, "es-ddpm")["t_start"] == resolve.method(paper, "pd-ddpm")["t_start"]
-
-
-def test_like_takes_what_is_not_said_from_another(paper: dict) -> None:
-    more = {"methods": {"pd-ddpm-unet": {"like": "pd-ddpm", "label": "PD-DDPM (U-Net)", "presegmentation": "unet"}}}
-    config = merged(paper, more)
-    validate(config)
-    own = resolve.method(config, "pd-ddpm-unet")
-    assert own == resolve.method(paper, "pd-ddpm") | {"label": "PD-DDPM (U-Net)", "presegmentation": "unet"}
-    assert resolve.network(config, "bayesian-unet") == resolve.network(config, "unet") | {"dropout": 0.5}
-
-
-def test_members_are_drawn_once_for_table_1_and_figure_4(paper: dict) -> None:
-    assert methods.pool(paper, "pd-ddpm") == paper["exhibits"]["fig4_ensemble"]["pool"]
-    assert methods.pool(paper, "pd-ddpm@t_start=300") == methods.pool(paper, "pd-ddpm")
-    assert methods.pool(paper, "pd-ddpm@t_start=50") == 5
-    assert methods.pool(paper, "attunet") == 1
-    assert methods.pool(paper, "pd-ddpm@samples=20") == 20
-
-
-def test_the_pareto_figure_draws_each_number_of_steps_once(paper: dict) -> None:
-    figure = {"t_start": [10, 300], "reverse_steps": {"ancestral": [1000, 100, 90], "ddim": [100]}}
-    names = methods.pareto_methods(merged(paper, {"exhibits": {"pareto": figure}}))
-    small = "@variance=small"  # a long jump with the large variance is no fair rival
-    respaced = [f"ddpm@reverse_steps={steps}{small}" for steps in (100, 90)]
-    assert names[:4] == ["ddpm", *respaced, "ddpm@reverse_steps=100@sampler=ddim"]
-    # From T' = 10, 100 and 90 steps are one step both, which ddim takes as well.
-    assert [name for name in names if "t_start=10" in name] == [
-        "pd-ddpm@t_start=10",
-        f"pd-ddpm@reverse_steps=100@t_start=10{small}",
-    ]
-    assert "pd-ddpm" in names
-
-
-def test_figure_4_may_show_a_method_whose_members_start_from_members(paper: dict) -> None:
-    config = merged(paper, {"exhibits": {"fig4_ensemble": {"method": "es-ddpm", "pool": 12}}})
-    validate(config)
-    assert methods.pool(config, "es-ddpm") == methods.pool(config, "probabilistic-unet") == 12
-    assert resolve.method(config, "probabilistic-unet")["samples"] == 5
-
-
-def test_claims_need_not_be_about_methods_that_are_not_run(paper: dict) -> None:
+def test_validate_accepts_claims_without_a_method(paper: dict) -> None:
     rows = {"table1": ["attunet", "ddpm", "pd-ddpm"], "claims": {"tdpm": None, "es_ddpm": None}}
-    validate(merged(paper, {"exhibits": rows}))
+    validate(overlay(paper, {"exhibits": rows}))
 
 
-def test_a_network_may_begin_with_another_of_its_shape(paper: dict) -> None:
-    validate(merged(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
-    validate(merged(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
-
-
-def test_table_2_goes_from_no_lesion_to_the_papers_presegmentation(paper: dict) -> None:
-    rows = methods.table2_methods(paper)
-    assert rows[0] == ("zero", "pd-ddpm@presegmentation=zero")
-    assert rows[-1] == ("attunet", "pd-ddpm")
-    assert len(rows) == 5
-
-
-def test_a_variation_differs_in_its_key_only(paper: dict) -> None:
-    assert resolve.method(paper, "pd-ddpm@t_start=50") == resolve.method(paper, "pd-ddpm") | {"t_start": 50}
-    assert resolve.network(paper, "denoiser@t_max=300")["t_max"] == 300
-
-
-def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
-    assert resolve.canonical(paper, "pd-ddpm@t_start=300") == "pd-ddpm"
-    assert resolve.canonical(paper, "pd-ddpm@t_start=50@samples=5") == "pd-ddpm@t_start=50"
-    assert "pd-ddpm" in methods.figure3_methods(paper)
+def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None:
+    validate(overlay(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
+    validate(overlay(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
 
 
 @pytest.mark.parametrize(
@@ -264,16 +142,16 @@ def test_the_papers_t_start_is_the_method_itself(paper: dict) -> None:
         ({"datasets": {"own": BIDS | {"images": {"FLAR": "*"}}}}, ["'FLAR' is not one of channels", "Did you mean 'FLAIR'"]),
     ],
 )
-def test_what_cannot_be_run_is_named_with_its_remedy(paper: dict, change: dict, words: list[str]) -> None:
+def test_validate_names_key_and_remedy_of_each_fault(paper: dict, change: dict, words: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        validate(merged(paper, change))
+        validate(overlay(paper, change))
     for word in words:
         assert word in str(raised.value)
 
 
-def test_a_data_set_like_another_has_its_settings_key_by_key(paper: dict) -> None:
-    accepted = merged(paper, {"datasets": {"wmh": {"download": {"accept_licence": True}}}})
-    more = merged(accepted, {"datasets": {"wmh-held-out": {"download": {"source": "copy.zip"}}}})
+def test_validate_merges_a_dataset_like_another_key_by_key(paper: dict) -> None:
+    accepted = overlay(paper, {"datasets": {"wmh": {"download": {"accept_licence": True}}}})
+    more = overlay(accepted, {"datasets": {"wmh-held-out": {"download": {"source": "copy.zip"}}}})
     validate(more)
     first, held_out = validate(more)["datasets"]["wmh"], validate(more)["datasets"]["wmh-held-out"]
     assert first == accepted["datasets"]["wmh"]
@@ -288,25 +166,15 @@ def test_a_data_set_like_another_has_its_settings_key_by_key(paper: dict) -> Non
     }
 
 
-def test_held_out_cases_are_locked_until_the_key_says_otherwise(paper: dict) -> None:
-    config = validate(paper)
-    assert methods.networks_from(config, "wmh-held-out") == methods.networks_from(config, "wmh") == "wmh"
-    assert methods.held_out(config) == "wmh-held-out"
-    assert methods.held_out(config | {"dataset": "wmh-held-out"}) is None
-    assert methods.locked(config, "wmh") is None
-    assert "Set `evaluate_held_out: true` once all choices are made" in methods.locked(config, "wmh-held-out")
-    assert methods.locked(config | {"evaluate_held_out": True}, "wmh-held-out") is None
-
-
-def test_a_method_may_use_a_variation_of_a_network(paper: dict) -> None:
+def test_validate_accepts_a_method_with_a_variation_of_a_network(paper: dict) -> None:
     """One denoiser for each T', as the paper can be read."""
     exhibits = {"fig3_tprime": {"t_start": [50, 300]}, "pareto": {"t_start": [300]}}
-    validate(merged(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
+    validate(overlay(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
 
 
-def test_all_problems_are_told_at_once(paper: dict) -> None:
+def test_validate_reports_all_problems_at_once(paper: dict) -> None:
     with pytest.raises(ConfigError) as raised:
-        validate(merged(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
+        validate(overlay(paper, {"trainin": {}, "splits": "all", "grid": {"region": "box"}}))
     assert len(raised.value.problems) == 3
 
 
@@ -319,7 +187,7 @@ def test_validate_reports_a_problem_once_for_all_entries_that_inherit_it(paper: 
         "datasets": {"wmh": {"download": {"licens": "x"}}},
     }
     with pytest.raises(ConfigError) as raised:
-        validate(merged(paper, changes))
+        validate(overlay(paper, changes))
     assert [".".join(problem.path) for problem in raised.value.problems] == [
         "datasets.wmh.download.licens",
         "training.batch",
@@ -328,13 +196,13 @@ def test_validate_reports_a_problem_once_for_all_entries_that_inherit_it(paper: 
         "sampling.shardz",
     ]
     with pytest.raises(ConfigError) as raised:
-        validate(merged(paper, {"methods": {"pd-ddpm": {"network": "unet"}}}))
+        validate(overlay(paper, {"methods": {"pd-ddpm": {"network": "unet"}}}))
     assert [problem.path for problem in raised.value.problems] == [("methods", "pd-ddpm", "network")]
 
 
 def test_validate_names_an_overridden_key_in_the_entry_that_overrides_it(paper: dict) -> None:
     with pytest.raises(ConfigError) as raised:
-        validate(merged(paper, {"networks": {"unet": {"dropout": 2}, "bayesian-unet": {"dropout": 3}}}))
+        validate(overlay(paper, {"networks": {"unet": {"dropout": 2}, "bayesian-unet": {"dropout": 3}}}))
     assert [problem.path[1] for problem in raised.value.problems] == ["unet", "bayesian-unet"]
 
 
@@ -353,7 +221,7 @@ def test_validate_gives_equal_dictionaries_for_equal_settings(paper: dict) -> No
     }
     given = {key: dict(reversed(value.items())) if isinstance(value, dict) else value for key, value in paper.items()}
     given["datasets"] = paper["datasets"]
-    canonical = validate(merged(given, changes))
+    canonical = validate(overlay(given, changes))
     reference = validate(paper)
     for section in reference:
         for name in reference[section] if section in ("networks", "methods", "datasets") else [None]:
@@ -364,8 +232,3 @@ def test_validate_gives_equal_dictionaries_for_equal_settings(paper: dict) -> No
     for name in [*paper["methods"], "pd-ddpm@t_start=50"]:
         assert repr(resolve.method(canonical, name)) == repr(resolve.method(reference, name))
     assert repr(validate(reference)) == repr(reference)
-
-
-def test_canonical_gives_numbers_of_a_variation_the_type_of_their_key(paper: dict) -> None:
-    assert resolve.canonical(paper, "pd-ddpm@t_start=50.0") == "pd-ddpm@t_start=50"
-    assert resolve.canonical(paper, "pd-ddpm@t_start=300.0@eta=0") == "pd-ddpm"

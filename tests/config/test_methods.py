@@ -1,0 +1,51 @@
+"""What the exhibits need of methods: ensemble sizes, variations, datasets of held-out cases."""
+
+from pd_ddpm.config import methods, resolve
+from pd_ddpm.config.resolve import overlay
+from pd_ddpm.config.validate import validate
+
+
+def test_pool_is_that_of_figure_4_for_its_method_only(paper: dict) -> None:
+    assert methods.pool(paper, "pd-ddpm") == paper["exhibits"]["fig4_ensemble"]["pool"]
+    assert methods.pool(paper, "pd-ddpm@t_start=300") == methods.pool(paper, "pd-ddpm")
+    assert methods.pool(paper, "pd-ddpm@t_start=50") == 5
+    assert methods.pool(paper, "attunet") == 1
+    assert methods.pool(paper, "pd-ddpm@samples=20") == 20
+
+
+def test_pareto_methods_have_each_number_of_steps_once(paper: dict) -> None:
+    figure = {"t_start": [10, 300], "reverse_steps": {"ancestral": [1000, 100, 90], "ddim": [100]}}
+    names = methods.pareto_methods(overlay(paper, {"exhibits": {"pareto": figure}}))
+    small = "@variance=small"  # a long jump with the large variance is no fair rival
+    respaced = [f"ddpm@reverse_steps={steps}{small}" for steps in (100, 90)]
+    assert names[:4] == ["ddpm", *respaced, "ddpm@reverse_steps=100@sampler=ddim"]
+    # From T' = 10, 100 and 90 steps are one step both, which ddim takes as well.
+    assert [name for name in names if "t_start=10" in name] == [
+        "pd-ddpm@t_start=10",
+        f"pd-ddpm@reverse_steps=100@t_start=10{small}",
+    ]
+    assert "pd-ddpm" in names
+
+
+def test_pool_of_a_presegmentation_follows_the_members_that_start_from_it(paper: dict) -> None:
+    config = overlay(paper, {"exhibits": {"fig4_ensemble": {"method": "es-ddpm", "pool": 12}}})
+    validate(config)
+    assert methods.pool(config, "es-ddpm") == methods.pool(config, "probabilistic-unet") == 12
+    assert resolve.method(config, "probabilistic-unet")["samples"] == 5
+
+
+def test_table2_methods_go_from_no_lesion_to_the_papers_presegmentation(paper: dict) -> None:
+    rows = methods.table2_methods(paper)
+    assert rows[0] == ("zero", "pd-ddpm@presegmentation=zero")
+    assert rows[-1] == ("attunet", "pd-ddpm")
+    assert len(rows) == 5
+
+
+def test_locked_gives_a_reason_until_evaluate_held_out_is_true(paper: dict) -> None:
+    config = validate(paper)
+    assert methods.networks_from(config, "wmh-held-out") == methods.networks_from(config, "wmh") == "wmh"
+    assert methods.held_out(config) == "wmh-held-out"
+    assert methods.held_out(config | {"dataset": "wmh-held-out"}) is None
+    assert methods.locked(config, "wmh") is None
+    assert "Set `evaluate_held_out: true` once all choices are made" in methods.locked(config, "wmh-held-out")
+    assert methods.locked(config | {"evaluate_held_out": True}, "wmh-held-out") is None
