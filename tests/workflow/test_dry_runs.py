@@ -1,4 +1,4 @@
-"""Dry runs: the jobs of the demo and of the paper, and wrong configurations (about 50 s)."""
+"""Dry runs: the jobs of the demo and of the paper, and wrong configurations (about 30 s)."""
 
 import subprocess
 from pathlib import Path
@@ -59,6 +59,7 @@ def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
     assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
 
 
+@pytest.mark.workflow  # five dry runs of the paper, 15 s
 def test_held_out_cases_are_locked_until_all_choices_are_made(fresh: Path) -> None:
     for target in ("results/held_out.csv", "results/wmh-held-out/cases.csv", "results/wmh-held-out/exhibits/fig3_tprime.pdf"):
         message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
