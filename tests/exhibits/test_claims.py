@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Roles
-from pd_ddpm.exhibits.claims.table import claims, claims_document
+from pd_ddpm.exhibits.claims.table import claims_document, claims_table
 from pd_ddpm.exhibits.tables.table2 import Table2Row
 
 PRINTED = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv")
@@ -76,7 +76,7 @@ def members(quality: np.ndarray, gain: float) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame, ensembles: pd.DataFrame = NO_ENSEMBLES, roles: Roles = ROLES) -> pd.DataFrame:
-    return claims(frame, ensembles, roles, PRINTED).set_index("claim")
+    return claims_table(frame, ensembles, roles, PRINTED).set_index("claim")
 
 
 OF_DICE = [

@@ -1,16 +1,19 @@
-"""The claims of the PD-DDPM paper, each put to the test on our own scores.
+"""A claim of the PD-DDPM paper, and how its verdict follows from our own scores.
 
-Each claim becomes one number per case (its effect) and a side of a bound on which the claim puts it. The verdict comes from
-the 95 % interval of the mean effect over cases: all of it on the claimed side, the claim holds; all of it on the other side,
-it does not; anything else is undecided at this scale, which includes a single case. A claim is not run where no method plays
-one of its parts, or where that method has no scores.
+A claim predicts on which side of a bound the mean of an effect lies. The effect is one number per case. The verdict comes from
+the 95 % interval of the mean effect over cases:
 
-The interval is Student's t. With the four to twelve cases of a demo or of one fold the percentile bootstrap holds the true
-mean too seldom (84 % at five cases, where it should be 95 %) and would decide what is not decided; a case's effect is a
-difference or an average, hence not far from normal, and t is exact for normal effects from two cases on.
+* holds: the whole interval lies on the predicted side;
+* does not hold: the whole interval lies on the other side;
+* undecided at this scale: anything else, including a single case;
+* not run: no method has one of the roles in the claim, or that method has no scores.
 
-The unit is the case: seeds are averaged first, and trainings do not vary inside an interval. Each claim stands for itself,
-without a correction for their number. What a claim is compared with, and any bound other than zero, stands in its statement.
+The interval is Student's t. The percentile bootstrap is too narrow for the four to twelve cases of a demo or of one fold (84 %
+coverage instead of 95 % at five cases). The effect of a case is a difference or an average and hence nearly normal, and t is
+exact for normal effects from two cases on.
+
+Cases are the unit: seeds are averaged first, and the variation between trainings is not part of an interval. Claims are not
+corrected for their number. The statement of a claim names what is compared, and its bound if that is not zero.
 """
 
 import math
@@ -38,9 +41,17 @@ ROLE_NAMES = {
 
 @dataclass(frozen=True)
 class Roles:
-    """Which method plays which part in a claim; a claim whose part is None, empty or without scores is not run.
+    """Methods that the claims compare. A claim is not run if one of its roles is None or empty.
 
-    grid: T' -> method. table2: rows of Table 2 as in `table2.Table2Row`. ensemble: whose ensemble rows are read.
+    Attributes:
+        pd_ddpm: PD-DDPM.
+        vanilla: vanilla DDPM.
+        presegmentation: the pre-segmentation of `pd_ddpm`.
+        tdpm: TDPM.
+        es_ddpm: ES-DDPM.
+        ensemble: method whose ensembles of different size were scored.
+        grid: T' -> PD-DDPM with this start timestep.
+        table2: rows of Table 2.
     """
 
     pd_ddpm: str
@@ -59,86 +70,133 @@ class Roles:
 
 
 class NotRun(Exception):
-    """What is missing for a claim."""
+    """Raised when a method or a score is missing that the claim needs; the message names it."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of each case, what was compared in words, and whether what the claim says beside it is true."""
+    """Effect of a claim.
 
-    of_case: pd.Series
+    Attributes:
+        by_case: one number per case; NaN if undefined.
+        detail: what was compared, in words.
+        condition: whether the second condition of the claim is true, if the claim has one.
+    """
+
+    by_case: pd.Series
     detail: str
     condition: bool = True
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Scores by case and method, ensemble rows, and who is who."""
+    """Data that claims are tested on.
+
+    Attributes:
+        cases: scores by method and case, averaged over seeds.
+        ensembles: ensemble rows; an empty frame if there are none.
+        roles: methods that the claims compare.
+    """
 
     cases: pd.DataFrame
     ensembles: pd.DataFrame
     roles: Roles
 
-    def of(self, method: str | None, called: str) -> pd.DataFrame:
-        """The scores of a method by case; NotRun, naming what it is called, if it has none."""
+    def scores_of(self, method: str | None, name: str) -> pd.DataFrame:
+        """Return the scores of a method by case.
+
+        Args:
+            method: method, or None if no method has the role.
+            name: name of the method in the message of the error.
+
+        Raises:
+            NotRun: the method has no scores.
+        """
         if method is None:
-            raise NotRun(f"{called} is none of the methods that were run")
+            raise NotRun(f"{name} is none of the methods that were run")
         if method not in set(self.cases["method"]):
-            raise NotRun(f"{called} was not scored")
+            raise NotRun(f"{name} was not scored")
         return select_method(self.cases, method)
 
-    def of_role(self, role: str) -> pd.DataFrame:
-        """The scores of the method that plays this role, by case; NotRun if it has none."""
-        return self.of(getattr(self.roles, role), ROLE_NAMES[role])
+    def scores_of_role(self, role: str) -> pd.DataFrame:
+        """Return the scores of the method with this role by case, or raise NotRun if it has none."""
+        return self.scores_of(getattr(self.roles, role), ROLE_NAMES[role])
 
-    def wide(self, metric: str, grid: Mapping[int, str]) -> pd.DataFrame:
-        """A metric by case (rows) and T' (columns, ascending), cases with all of them only; NotRun if there is none."""
-        columns = {t_start: self.of(grid[t_start], grid[t_start])[metric] for t_start in sorted(grid)}
-        wide = pd.DataFrame(columns).dropna()
-        if wide.empty:
+    def by_t_start(self, metric: str, grid: Mapping[int, str]) -> pd.DataFrame:
+        """Return a metric by case (rows) and T' (columns, ascending).
+
+        Args:
+            metric: column of the scores.
+            grid: T' -> method.
+
+        Raises:
+            NotRun: a method has no scores, or no case has a value at each T'.
+        """
+        columns = {t_start: self.scores_of(grid[t_start], grid[t_start])[metric] for t_start in sorted(grid)}
+        table = pd.DataFrame(columns).dropna()
+        if table.empty:
             raise NotRun(f"No case has a value of {metric} at each T'")
-        return wide
+        return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A sentence of the paper made testable: the mean of `effect` over cases lies above (or below) the bound.
+    """Testable form of a statement in the paper: the mean effect over cases lies above (or below) a bound.
 
-    printed: the effect as the paper's own numbers have it. scale: how effects, intervals and the bound are shown.
+    Attributes:
+        name: key of the claim in the table.
+        statement: the claim in words.
+        source: sections, tables and figures of the paper that make the claim.
+        unit: unit of the effect.
+        effect: computes the effect of each case.
+        printed: effect according to the values printed in the paper; NaN if the paper does not give it.
+        bound: value that the mean effect is compared with.
+        is_above: whether the claim predicts an effect above the bound.
+        scale: transformation of effect and interval for the table.
     """
 
     name: str
     statement: str
-    paper: str
+    source: str
     unit: str
     effect: Callable[[Evidence], Effect]
     printed: float = math.nan
     bound: float = 0.0
-    above: bool = True
+    is_above: bool = True
     scale: Callable[[float], float] = float
 
     def row(self, evidence: Evidence) -> dict[str, object]:
-        """The claim, tested."""
-        identity = {"claim": self.name, "statement": self.statement, "paper": self.paper}
+        """Test the claim and return its row of the table."""
+        identity = {"claim": self.name, "statement": self.statement, "paper": self.source}
         try:
-            found = self.effect(evidence)
-        except NotRun as missing:
-            nothing = dict.fromkeys(["effect", "effect_low", "effect_high"], math.nan)
-            outcome = {"cases": 0, "verdict": NOT_RUN, "detail": f"{missing}."}
-            return identity | nothing | {"effect_paper": self.printed, "unit": self.unit} | outcome
-        effects = found.of_case.dropna()
-        low, high = student_interval(effects)
-        numbers = {"effect": self.scale(effects.mean()), "effect_low": self.scale(low), "effect_high": self.scale(high)}
-        outcome = {"cases": len(effects), "verdict": self.verdict(low, high, found.condition), "detail": found.detail}
+            effect = self.effect(evidence)
+        except NotRun as reason:
+            numbers = dict.fromkeys(["effect", "effect_low", "effect_high"], math.nan)
+            outcome = {"cases": 0, "verdict": NOT_RUN, "detail": f"{reason}."}
+        else:
+            values = effect.by_case.dropna()
+            low, high = student_interval(values)
+            numbers = {"effect": self.scale(values.mean()), "effect_low": self.scale(low), "effect_high": self.scale(high)}
+            verdict = self.verdict(low, high, effect.condition)
+            outcome = {"cases": len(values), "verdict": verdict, "detail": effect.detail}
         return identity | numbers | {"effect_paper": self.printed, "unit": self.unit} | outcome
 
     def verdict(self, low: float, high: float, condition: bool) -> str:
-        """What the interval says; a claim whose condition is false does not hold, whatever its effect."""
-        claimed, opposite = (low > self.bound, high < self.bound) if self.above else (high < self.bound, low > self.bound)
-        if not condition or opposite:
+        """Return the verdict.
+
+        Args:
+            low: lower end of the interval of the mean effect.
+            high: upper end of the interval.
+            condition: second condition of the claim. If it is false, the claim does not hold, whatever its effect.
+        """
+        is_beyond, is_opposite = low > self.bound, high < self.bound
+        if not self.is_above:
+            is_beyond, is_opposite = is_opposite, is_beyond
+        if not condition or is_opposite:
             return FAILS
-        return HOLDS if claimed else UNDECIDED
+        return HOLDS if is_beyond else UNDECIDED
 
 
 def plain_number(value: float) -> str:
+    """Return a number with fewer decimals the larger it is."""
     return number(value, 1 if abs(value) >= 10 else 2 if abs(value) >= 2 else 3)

@@ -1,4 +1,4 @@
-"""Table of the claims and their verdicts."""
+"""Table of the claims with their verdicts."""
 
 from collections.abc import Mapping
 
@@ -11,21 +11,28 @@ from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import interval
 
 
-def claims(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, printed: pd.DataFrame) -> pd.DataFrame:
-    """The paper's claims, a row each, tested on score rows and ensemble rows (an empty frame if there are none).
+def claims_table(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, printed: pd.DataFrame) -> pd.DataFrame:
+    """Test all claims of the paper and return one row per claim.
 
-    Columns: claim, statement, paper (where it is made), effect (mean over cases), effect_low, effect_high (95 %),
-    effect_paper (from the paper's printed values, where they give it), unit, cases, verdict ("holds", "does not hold",
-    "undecided at this scale", "not run"), detail (what was compared). How a verdict is reached: see the module docstring.
+    Args:
+        scores: score rows of all methods.
+        ensembles: ensemble rows; an empty frame if there are none.
+        roles: methods that the claims compare.
+        printed: values printed in the paper.
+
+    Returns:
+        Columns `claim`, `statement`, `paper` (sections that make the claim), `effect` (mean over cases), `effect_low` and
+        `effect_high` (95 % interval), `effect_paper` (from the printed values, if they give it), `unit`, `cases`, `verdict`
+        (see `claim`) and `detail` (what was compared).
     """
     evidence = Evidence(average_over_seeds(scores), ensembles, roles)
     return pd.DataFrame([claim.row(evidence) for claim in all_claims(printed)])
 
 
-def claims_document(table: pd.DataFrame, remark: str) -> Document:
-    """The table of claims for reading."""
+def claims_document(table: pd.DataFrame, caption_note: str) -> Document:
+    """Return the document of the claims, from the rows of `claims_table` and a note on dataset and scale."""
     rows = [row for _, row in table.iterrows()]
-    shown = pd.DataFrame(
+    cells = pd.DataFrame(
         {
             "Claim": table["statement"],
             "Paper": table["paper"],
@@ -52,7 +59,7 @@ def claims_document(table: pd.DataFrame, remark: str) -> Document:
         "[paper's]: the same effect from the paper's printed means; it prints neither intervals nor scores of single cases.",
     ]
     left = ("Paper", "Verdict", "Unit", "What was compared")
-    return Document("The paper's claims, tested", remark, [Part("Claims", shown, notes, left)])
+    return Document("The paper's claims, tested", caption_note, [Part("Claims", cells, notes, left)])
 
 
 def _effect_text(row: Mapping[str, float]) -> str:
