@@ -35,7 +35,9 @@ def test_training_reads_the_network_that_it_is_initialised_from() -> None:
 
 
 def test_training_on_a_dataset_that_is_only_tested_is_refused(paper: Config) -> None:
-    with pytest.raises(ConfigError, match=r"nothing is trained on wmh-held-out.*Request files in out/wmh/networks"):
+    with pytest.raises(
+        ConfigError, match=r"  out/wmh-held-out/networks: nothing is trained on wmh-held-out.*Request files in out/wmh/networks"
+    ):
         training_inputs(paper, Run("wmh-held-out", "unet", 0, 0), "out")
 
 

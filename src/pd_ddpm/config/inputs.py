@@ -7,9 +7,10 @@ from typing import Any
 
 from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.consistency import method_problems
-from pd_ddpm.config.errors import ConfigError, Problem
+from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import Config, method, network
 from pd_ddpm.config.run import Run
+from pd_ddpm.runtime.problem import Problem
 
 
 def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
@@ -26,7 +27,7 @@ def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     trained = methods.networks_from(config, run.dataset)
     if trained != run.dataset:
         finding = f"nothing is trained on {run.dataset}, whose networks_of is {trained}"
-        raise ConfigError(Problem((f"{root}/{run.dataset}/networks",), finding, f"Request files in {root}/{trained}/networks"))
+        raise ConfigError(Problem(f"{root}/{run.dataset}/networks", finding, f"Request files in {root}/{trained}/networks"))
     first = network(config, run.name)["initialise_from"]
     if first is None:
         return {}
