@@ -26,7 +26,7 @@ from benchmarks.training import made_up_slices
 from pd_ddpm.config import resolve
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.precision import choose_device, choose_precision, prepare_for_inference
 from pd_ddpm.training.factory import objective, training_settings
@@ -61,7 +61,7 @@ def peak_tflops(card: str, precision: str) -> float | None:
 def forward_flops(network: Settings) -> int:
     """FLOPs of one forward pass of one image, counted on shapes alone; a training step takes three times as many."""
     with torch.device("meta"):
-        counted = model(network, CHANNELS).network
+        counted = build_model(network, CHANNELS).network
         x, t = torch.empty(1, CHANNELS + 1, *network["crop"]), torch.zeros(1)
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             counted(x, t)
@@ -93,7 +93,7 @@ def measured(precision: str, network: Settings, method: Settings, device: torch.
     """Training and sampling in one format. Raises ValueError where the device lacks it."""
     chosen = choose_precision(precision, device)
     torch.manual_seed(0)
-    untrained = model(network, CHANNELS)
+    untrained = build_model(network, CHANNELS)
     slices = TrainingSlices(made_up_slices(4, 12, network["crop"]))
     optimisation = training_settings(network)
     training = Training(

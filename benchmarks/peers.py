@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
-from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 
 MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # PD-DDPM's
 ATTENTION_LEVEL = 4  # down-sampling factor 16
@@ -63,7 +63,7 @@ DIFFUSERS = Names(
 
 def ours(channels: int, in_channels: int = 3) -> DenoisingUNet:
     """Our network of the paper's architecture, with the peers' fixed number of groups."""
-    return DenoisingUNet(
+    settings = DenoisingUNetSettings(
         spatial_dims=2,
         in_channels=in_channels,
         out_channels=1,
@@ -73,6 +73,7 @@ def ours(channels: int, in_channels: int = 3) -> DenoisingUNet:
         attention_at=[2**ATTENTION_LEVEL],
         groups=GROUPS,
     )
+    return DenoisingUNet(settings)
 
 
 def monai(channels: int, in_channels: int = 3) -> DiffusionModelUNet:

@@ -20,8 +20,8 @@ from torch import nn
 from workflow_runs import ROOT, copy_of_the_repository, snakemake
 
 from pd_ddpm.config import resolve
-from pd_ddpm.models.factory import model
-from pd_ddpm.models.weights import save_card, save_weights
+from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.weights import save_metadata, save_weights
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
@@ -123,7 +123,7 @@ def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str
 def with_random_weights(settings: dict[str, Any]) -> nn.Module:
     """A network of these settings for two channels, none of whose layers is zero."""
     torch.manual_seed(0)
-    network = model(settings, 2)
+    network = build_model(settings, 2)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     return network
@@ -139,7 +139,7 @@ def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, str]]
         network = with_random_weights(settings)
         weights, card = folder / "model.safetensors", folder / "model.json"
         save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
-        save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
+        save_metadata(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
         return {"weights": str(weights), "card": str(card)}
 
     return write

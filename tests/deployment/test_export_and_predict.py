@@ -32,7 +32,7 @@ from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.deployment import predict_scan, scan_folder
 from pd_ddpm.deployment.bundle import BundleError, read_bundle, vary, write_checksums
 from pd_ddpm.models import weights
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime.files import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -94,12 +94,12 @@ def train(folder: Path, name: str) -> None:
     """The files of a network with random weights that see lesions in the middle of the range."""
     torch.manual_seed(len(name))
     chosen = resolve.network(CONFIG, name) | NETWORKS[name]
-    network = model(chosen, 2)
+    network = build_model(chosen, 2)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     weights.save_weights(folder / "model.safetensors", network.state_dict())
     card = {"settings": chosen, "image_channels": 2, "grid": GRID, "training_cases": ["p0", "p1", "p2"]}
-    weights.save_card(folder / "model.json", [folder / "model.safetensors"], card)
+    weights.save_metadata(folder / "model.json", [folder / "model.safetensors"], card)
 
 
 @pytest.fixture(scope="module")

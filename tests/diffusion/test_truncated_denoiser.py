@@ -13,7 +13,7 @@ from pd_ddpm.diffusion.noise import MemberNoise, stream
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.models.factory import model as build
+from pd_ddpm.models.factory import build_model as build
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 
 SCHEDULE = Schedule.cosine()

@@ -14,7 +14,7 @@ from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference import precision_gate
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.precision_gate import Gate, gated_precision
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime import precision
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
 
@@ -71,7 +71,7 @@ def test_a_format_in_which_numbers_are_lost_fails(network, scans, monkeypatch):
 
 
 def test_a_network_of_one_mask_is_judged_by_its_output(configured, scans):
-    built = model(configured("network", "attunet", channels=[4, 8]), 2)
+    built = build_model(configured("network", "attunet", channels=[4, 8]), 2)
     found = gate({"segmenter": "deterministic"}).compare(built, scans, [BFLOAT16])["bfloat16"]
     assert found["flipped_between_seeds"] is None
     assert found["passed"] == (found["forward_error"] <= 2e-2)

@@ -17,8 +17,8 @@ from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segment_case import segment_case
-from pd_ddpm.models.factory import model
-from pd_ddpm.models.weights import save_card, save_weights
+from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.weights import save_metadata, save_weights
 
 SHAPE, SPACING = (27, 21, 6), (1.3, 1.7, 4.0)
 RANDOM = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_batch_size_changes_nothing(start, grid):
 def test_a_real_network_agrees_over_batch_sizes(configured):
     settings = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], residual_blocks=1)
     torch.manual_seed(0)
-    network = model(settings, 2).network.eval()
+    network = build_model(settings, 2).network.eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
@@ -190,12 +190,12 @@ def test_members_slices_cases_and_seeds_differ():
 def random_weights(folder: Path, settings, grid) -> dict[str, str]:
     """The files of a trained network, with weights at random."""
     torch.manual_seed(0)
-    network = model(settings, 2)
+    network = build_model(settings, 2)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     weights, card = folder / "model.safetensors", folder / "model.json"
     save_weights(weights, network.state_dict())
-    save_card(card, [weights], {"settings": settings, "image_channels": 2, "grid": grid})
+    save_metadata(card, [weights], {"settings": settings, "image_channels": 2, "grid": grid})
     return {"weights": str(weights), "card": str(card)}
 
 

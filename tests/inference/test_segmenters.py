@@ -17,7 +17,7 @@ from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.starts import NoiseStart, PresegmentationStart
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, DiffusionSegmenter, DropoutSegmenter, LatentSegmenter
-from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.models.networks.supervised import unet
 
@@ -67,9 +67,10 @@ def normal(*shape, seed=0):
 
 def tiny_network(seed=0):
     torch.manual_seed(seed)
-    network = DenoisingUNet(
+    settings = DenoisingUNetSettings(
         spatial_dims=2, in_channels=3, out_channels=1, channels=8, multipliers=(1, 2), residual_blocks=1, attention_at=[2]
     )
+    network = DenoisingUNet(settings)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
     return network.eval()

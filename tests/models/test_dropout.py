@@ -61,7 +61,7 @@ def test_the_mean_over_many_masks_is_torch_s_and_the_input():
     assert ((ours - theirs).abs() <= 4.5 * math.sqrt(2) * deviation).all()
 
 
-def test_evaluation_without_a_draw_changes_nothing_and_asks_no_generator():
+def test_dropout_in_evaluation_without_a_source_changes_nothing_and_uses_no_generator():
     layer, x = Dropout(0.5).eval(), torch.ones(2, 3, 4, 4)
     state = torch.get_rng_state()
     assert layer(x) is x
@@ -92,11 +92,11 @@ def test_a_row_s_masks_depend_on_its_own_stream_alone():
     torch.testing.assert_close(together, kept / (0.5 * 0.7))
 
 
-def test_the_draw_is_taken_away_after_errors_and_after_blocks_within_blocks():
+def test_monte_carlo_dropout_restores_the_source_after_errors_and_nested_blocks():
     layer, x = Dropout(0.5).eval(), torch.ones(1, 2, 8, 8)
     with pytest.raises(RuntimeError, match="on the way"), monte_carlo_dropout(layer, MemberNoise(NAMES[:1]).sample_uniform):
         raise RuntimeError("on the way")
-    assert layer.draw is None
+    assert layer.sample_uniform is None
     everything, nothing = (lambda shape, value=value: torch.full((1, *shape), value) for value in (0.5, 0.4999))
     with monte_carlo_dropout(layer, everything):
         with monte_carlo_dropout(layer, nothing):
@@ -121,11 +121,11 @@ def test_it_has_no_weights_and_can_be_copied():
 
 @pytest.mark.parametrize("probability", [-0.1, 0, 1, 1.5])
 def test_what_is_no_probability_is_refused(probability):
-    with pytest.raises(ValueError, match="it is a probability between 0 and 1"):
+    with pytest.raises(ValueError, match="It must lie between 0 and 1"):
         Dropout(probability)
 
 
-def test_a_network_that_would_not_use_the_draw_is_refused():
+def test_monte_carlo_dropout_rejects_a_network_that_would_not_use_the_source():
     with (
         pytest.raises(ValueError, match="no dropout"),
         monte_carlo_dropout(nn.Conv2d(1, 1, 1).eval(), MemberNoise(NAMES).sample_uniform),

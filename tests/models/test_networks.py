@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from benchmarks.peers import MONAI, weights_under_our_names
 from pd_ddpm.models.networks.blocks import AttentionBlock, group_norm, join_skip, sinusoids
-from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.dropout import Dropout
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
 
@@ -57,9 +57,13 @@ def perturbed(network, seed=0):
     return network
 
 
+def denoising_unet(settings):
+    return DenoisingUNet(DenoisingUNetSettings(**settings))
+
+
 def small(seed=0, **changes):
     torch.manual_seed(seed)
-    return perturbed(DenoisingUNet(**{**SMALL, **changes}), seed)
+    return perturbed(denoising_unet(SMALL | changes), seed)
 
 
 def count(network):
@@ -78,7 +82,7 @@ def monai_denoiser(**settings):
 
 def test_the_paper_s_denoiser_has_the_published_size_as_monai_s_has():
     with torch.device("meta"):
-        ours = DenoisingUNet(**PAPER)
+        ours = denoising_unet(PAPER)
         theirs = monai_denoiser(
             spatial_dims=2,
             in_channels=3,
@@ -92,7 +96,7 @@ def test_the_paper_s_denoiser_has_the_published_size_as_monai_s_has():
 @pytest.mark.parametrize(("skip", "size"), [("average", 24_260_299), ("concatenate", 32_331_927)])
 def test_patch_ddm_s_denoiser_has_the_size_of_its_authors_code(skip, size):
     with torch.device("meta"):
-        assert count(DenoisingUNet(**PATCH_DDPM, skip=skip)) == size
+        assert count(denoising_unet(PATCH_DDPM | {"skip": skip})) == size
 
 
 @pytest.mark.parametrize(
@@ -112,9 +116,9 @@ def test_with_monai_s_weights_the_output_is_monai_s(spatial_dims, multipliers, s
             num_head_channels=[128 * multiplier // heads for multiplier in multipliers],
         )
     )
-    ours = DenoisingUNet(
-        **{
-            **PAPER,
+    ours = denoising_unet(
+        PAPER
+        | {
             "spatial_dims": spatial_dims,
             "multipliers": multipliers,
             "residual_blocks": 1,
@@ -191,7 +195,7 @@ def test_the_gradient_reaches_every_parameter_and_the_size_is_kept(changes):
 
 
 def test_the_output_starts_at_zero_and_the_first_gradient_is_not():
-    network = DenoisingUNet(**SMALL)
+    network = denoising_unet(SMALL)
     output = network(normal(2, 3, 8, 8), torch.tensor([1, 9]))
     assert torch.equal(output, torch.zeros(2, 1, 8, 8))
     (output - 1).square().mean().backward()
@@ -229,7 +233,7 @@ def test_attention_sits_at_the_named_factors_only():
 
 def test_the_paper_s_network_attends_in_five_blocks_and_in_the_middle():
     with torch.device("meta"):
-        network = DenoisingUNet(**PAPER)
+        network = denoising_unet(PAPER)
     assert network.divisor == 32
     assert sum(isinstance(module, AttentionBlock) for module in network.modules()) == 6
 
@@ -306,16 +310,16 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention_at": [16]}, r"attention_at names the down-sampling factors \[16\].*\[1, 2, 4\]"),
-        ({"skip": "add"}, "skip is 'add'; it must be one of concatenate, average"),
-        ({"spatial_dims": 4}, "spatial_dims is 4"),
-        ({"heads": 3}, "heads is 3, which does not divide the 32 channels"),
-        ({"groups": 5}, "groups is 5, which does not divide"),
+        ({"attention_at": [16]}, r"`attention_at` has down-sampling factors.*\[16\].*\[1, 2, 4\]"),
+        ({"skip": "add"}, r"`skip` is 'add'\. It must be one of concatenate, average"),
+        ({"spatial_dims": 4}, "`spatial_dims` is 4"),
+        ({"heads": 3}, r"`heads` is 3\. It must divide the 32 channels"),
+        ({"groups": 5}, "`groups` is 5, which does not divide"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
-        DenoisingUNet(**{**SMALL, **changes})
+        denoising_unet(SMALL | changes)
 
 
 def test_a_size_that_cannot_be_halved_often_enough_is_refused():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional
 
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 
 SIZES = {2: (16, 24), 3: (8, 4, 12)}
@@ -237,7 +237,7 @@ def test_weights_survive_the_round_trip():
 
 def test_the_settings_give_this_network():
     settings = {"architecture": "probabilistic_unet", "spatial_dims": 2, "channels": [4, 6], "latent": 2, "kl_weight": 1.0}
-    network = model(settings, image_channels=3)
+    network = build_model(settings, image_channels=3)
     assert isinstance(network, ProbabilisticUNet)
     assert (network.latent, network.divisor) == (2, 2)
     assert isinstance(network.down.blocks[0][0], nn.Conv2d)
@@ -247,7 +247,7 @@ def test_the_settings_give_this_network():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="at least two widths"):
         small(channels=(8,))
-    with pytest.raises(ValueError, match="spatial_dims is 4"):
+    with pytest.raises(ValueError, match="`spatial_dims` is 4"):
         small(spatial_dims=4)
     for part in (small().features, small().prior):
         with pytest.raises(ValueError, match="16 x 26 is not a multiple of 4"):

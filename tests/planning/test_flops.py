@@ -10,7 +10,7 @@ from torch import nn
 from pd_ddpm.config import load, methods, resolve
 from pd_ddpm.config.validate import validate
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops, jobs
 from pd_ddpm.planning.flop_counts import count
 from pd_ddpm.planning.planned_flops import padded, rate_at_hand
@@ -68,7 +68,7 @@ def test_the_papers_denoiser_takes_what_is_known_of_it(paper: resolve.Config) ->
 def test_the_phases_of_tdpm_are_counted_as_often_as_they_are_due(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):
-        network = model(chosen, 2)
+        network = build_model(chosen, 2)
     phases = flops.training_phases(network, objective(chosen), 2, 2, tuple(chosen["crop"]))
     each = {phase.name: number for phase, number in phases}
     assert count(chosen, 2, "steps", ()) == [
@@ -87,7 +87,7 @@ def test_planned_evaluations_are_those_that_the_segmenters_count(request: pytest
     for name in names:
         chosen = resolve.method(config, name) | {"pool": methods.pool(config, name)}
         with torch.device("meta"):
-            drawn = build_segmenter(chosen, model(resolve.network(config, chosen["network"]), 2))
+            drawn = build_segmenter(chosen, build_model(resolve.network(config, chosen["network"]), 2))
         assert jobs.evaluations(config, name) == (drawn.evaluations_shared, drawn.evaluations_per_member), name
 
 

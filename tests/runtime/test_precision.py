@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime import cpu_info, precision
 from pd_ddpm.runtime.cpu_info import only_float32
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS, choose_precision, prepare_for_inference, unsupported_reason
@@ -111,7 +111,7 @@ def untrained(configured, name):
     """A network whose outputs vary and whose batch normalisations have statistics of their own, and its segmenter."""
     changes, method = NETWORKS[name]
     torch.manual_seed(0)
-    built = model(configured("network", name, **changes), 2)
+    built = build_model(configured("network", name, **changes), 2)
     for module in built.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, std=0.1)
@@ -184,7 +184,7 @@ class Operators(TorchDispatchMode):
 def test_reverse_step_never_waits_for_the_device(configured, predicts, sampler):
     """On the device "meta", which holds no numbers: whoever asks it for one, fails. Only noise is copied, without waiting."""
     built = prepare_for_inference(
-        model(configured("network", "denoiser", predicts=predicts, **TINY), 2), torch.device("meta"), FLOAT32
+        build_model(configured("network", "denoiser", predicts=predicts, **TINY), 2), torch.device("meta"), FLOAT32
     )
     settings = METHOD | {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "sampler": sampler, "eta": 1.0}
     draw, image = build_segmenter(settings | {"reverse_steps": 10}, built), torch.empty(3, 2, 16, 24, device="meta")

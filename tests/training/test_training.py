@@ -25,7 +25,7 @@ from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import MemberNoise, stream
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.supervised import attention_unet, unet
 from pd_ddpm.models.weights import CheckpointError
 from pd_ddpm.runtime.files import BusyError, DiskFullError, file_sha256, lock_folder
@@ -80,7 +80,7 @@ CASES, VALIDATION = [case("a"), case("b")], [case("v"), case("w")]
 
 def denoiser(predicts="noise", dropout=0.0, coding="signed"):
     torch.manual_seed(0)
-    network = DenoisingUNet(
+    settings = DenoisingUNetSettings(
         spatial_dims=2,
         in_channels=3,
         out_channels=1,
@@ -90,7 +90,7 @@ def denoiser(predicts="noise", dropout=0.0, coding="signed"):
         attention_at=[4],
         dropout=dropout,
     )
-    return Denoiser(network, Schedule.cosine(), CODINGS[coding], predicts)
+    return Denoiser(DenoisingUNet(settings), Schedule.cosine(), CODINGS[coding], predicts)
 
 
 def segmentation_network(make, channels):

@@ -14,8 +14,8 @@ from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
-from pd_ddpm.models.factory import model as build
-from pd_ddpm.models.weights import CheckpointError, fill
+from pd_ddpm.models.factory import build_model as build
+from pd_ddpm.models.weights import CheckpointError, assign_weights
 from pd_ddpm.runtime.precision import PRECISIONS
 from pd_ddpm.training.factory import objective as build_objective
 from pd_ddpm.training.interruption import Interrupted
@@ -397,7 +397,7 @@ def test_it_starts_from_a_plain_denoisers_weights():
     plain = build(NETWORK | {"architecture": "denoising_unet"}, 2).state_dict()
     model = build(NETWORK, 2)
     judge = copy.deepcopy(model.discriminator.state_dict())
-    fill(model, plain, "denoiser/model.safetensors")
+    assign_weights(model, plain, "denoiser/model.safetensors")
     assert all(torch.equal(model.state_dict()[name], plain[name]) for name in plain)
     assert all(torch.equal(model.discriminator.state_dict()[name], judge[name]) for name in judge)
 
@@ -405,12 +405,12 @@ def test_it_starts_from_a_plain_denoisers_weights():
 def test_what_does_not_fit_is_named():
     source = "denoiser/model.safetensors"
     plain = build(NETWORK | {"architecture": "denoising_unet"}, 2)
-    with pytest.raises(CheckpointError, match=r"denoiser/model\.safetensors does not fit .*discriminator\S+.*; both networks"):
-        fill(plain, build(NETWORK, 2).state_dict(), source)
+    with pytest.raises(CheckpointError, match=r"denoiser/model\.safetensors: it does not fit .*discriminator.*\. Give both"):
+        assign_weights(plain, build(NETWORK, 2).state_dict(), source)
     wider = build(NETWORK | {"channels": 16}, 2).state_dict()
-    with pytest.raises(CheckpointError, match=r"network\.\S+ is \[\d+.*\], not \[\d+.*\] \.\.\.;"):
-        fill(plain, wider, source)
+    with pytest.raises(CheckpointError, match=r"network\.\S+ is \[\d+.*\], not \[\d+.*\] \.\.\.\."):
+        assign_weights(plain, wider, source)
     weights = plain.state_dict()
     del weights["network.first.bias"]
-    with pytest.raises(CheckpointError, match=r"network\.first\.bias is missing;"):
-        fill(plain, weights, source)
+    with pytest.raises(CheckpointError, match=r"network\.first\.bias is missing\."):
+        assign_weights(plain, weights, source)

@@ -36,13 +36,13 @@ def main(
     from pd_ddpm.data.working_grid import GridSettings
     from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import Gate
-    from pd_ddpm.models.factory import trained_model
+    from pd_ddpm.models.factory import load_model
     from pd_ddpm.runtime.precision import choose_device
 
     started = time.perf_counter()
     torch.set_num_threads(threads)
     where = choose_device(device)
-    network, trained = trained_model(Path(weights), Path(card))
+    network, trained = load_model(Path(weights), Path(card))
     roles = cases_by_role(splits, split)
     # A split without validation cases is tested on training cases: what is compared are two ways of computing the same.
     role = "validation" if "validation" in roles else "train"

@@ -50,14 +50,14 @@ def main(
     from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import gated_precision
     from pd_ddpm.inference.sample_cases import CaseSampling
-    from pd_ddpm.models.factory import trained_model
+    from pd_ddpm.models.factory import load_model
     from pd_ddpm.runtime.precision import choose_device, device_name, prepare_for_inference
 
     torch.set_num_threads(threads)
     where = choose_device(device)
     verdict = json.loads(Path(gate).read_text("utf-8")) if gate else None
     precision, not_shorter = gated_precision(settings["precision"], where, verdict)
-    network, trained = trained_model(Path(weights), Path(card), settings["checkpoint"])
+    network, trained = load_model(Path(weights), Path(card), settings["checkpoint"])
     draw = build_segmenter(settings, prepare_for_inference(network, where, precision))
     given = Presegmentations.from_settings(settings, presegmentation)
 

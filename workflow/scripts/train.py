@@ -7,8 +7,8 @@ import torch
 
 from pd_ddpm.data.splits import cases_by_role
 from pd_ddpm.data.working_grid import GridSettings
-from pd_ddpm.models.factory import model
-from pd_ddpm.models.weights import architecture, fill, load_weights, save_card, save_early, save_weights
+from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.weights import architecture_settings, assign_weights, load_weights, save_early, save_metadata, save_weights
 from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
 from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.precision import choose_device, choose_precision, device_name
@@ -50,10 +50,10 @@ def main(
     precision = choose_precision(settings["precision"], where)
     torch.manual_seed(seed)
     own = settings | {"image_channels": training[0].image.shape[1]}
-    network = model(settings, own["image_channels"])
+    network = build_model(settings, own["image_channels"])
     if first_weights:
         tensors, first = load_weights(Path(first_weights), Path(first_card))
-        fill(network, tensors, Path(first_weights), own, architecture(first))
+        assign_weights(network, tensors, Path(first_weights), own, architecture_settings(first))
     data = {"cases": file_sha256(Path(cases)), "first_weights": first_weights and file_sha256(Path(first_weights))} | roles
     depends_on = settings | {"grid": grid, "seed": seed, "code": code, "data": data}
     depends_on |= {"number_format": str(precision), "device": where.type}
@@ -80,7 +80,7 @@ def main(
     description |= {"threads": threads, "device_type": where.type}
     how = {"seed": seed, "device": device_name(where), "precision": precision, "seconds": fitted.history[-1]["seconds"]}
     description |= run_record(config, code, **how, made_from=[first_card])
-    save_card(Path(card), [Path(weights), Path(early)], description)
+    save_metadata(Path(card), [Path(weights), Path(early)], description)
     TrainingStates(Path(state), depends_on).finish()
 
 

@@ -155,11 +155,11 @@ def _ready(stage: "Stage", bundle: "Bundle", seed: int, device: "torch.device", 
     from pd_ddpm.deployment.predict_scan import ReadyStage
     from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import gated_precision
-    from pd_ddpm.models.factory import trained_model
+    from pd_ddpm.models.factory import load_model
     from pd_ddpm.runtime.precision import choose_precision, prepare_for_inference
 
     try:
-        network, trained = trained_model(*bundle.network_files(stage))
+        network, trained = load_model(*bundle.network_files(stage))
         if precision in (None, "auto"):
             chosen, _ = gated_precision(precision or stage.settings["precision"], device, trained.get("gate"))
         else:

@@ -15,7 +15,7 @@ from pd_ddpm.deployment import bundle as bundles
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage, network_files, read_bundle
 from pd_ddpm.deployment.model_card import INTENDED_USE, model_card, summarise_scores, summarise_training
 from pd_ddpm.evaluation.scores import read_scores
-from pd_ddpm.models.weights import architecture, load_weights, save_weights
+from pd_ddpm.models.weights import architecture_settings, load_weights, save_weights
 from pd_ddpm.runtime.files import atomic_write, file_sha256, write_json
 
 
@@ -122,7 +122,7 @@ def _copy_network(results: Path, run: str, stage: Stage, bundle: Path) -> None:
     file = "model.safetensors" if which == "selected" else "early.safetensors"
     tensors, card = load_weights(folder / file, folder / "model.json", which)
     weights, own_card = network_files(bundle, stage.network)
-    save_weights(weights, tensors, architecture(card))
+    save_weights(weights, tensors, architecture_settings(card))
     # The names of the cases stay here: a bundle may go to others.
     kept = {key: value for key, value in card.items() if key not in ("training_cases", "early")}
     if (folder / "precision.json").is_file():

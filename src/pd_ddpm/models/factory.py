@@ -1,4 +1,4 @@
-"""A network's settings to the model that is trained and sampled from."""
+"""Build models from a network's settings in the configuration, and load trained ones."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import SCHEDULES
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
-from pd_ddpm.models.networks.denoising_unet import DenoisingUNet
+from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
-from pd_ddpm.models.weights import fill, load_weights
+from pd_ddpm.models.weights import assign_weights, load_weights
 
-# Each architecture with the settings that are its own.
+# Architecture: its class or function, and the settings that it takes besides the number of dimensions and channels.
 SEGMENTATION_NETWORKS = {
     "unet": (unet, ["channels", "dropout"]),
     "attention_unet": (attention_unet, ["channels"]),
@@ -24,17 +24,22 @@ SEGMENTATION_NETWORKS = {
 }
 
 
-def model(settings: dict[str, Any], image_channels: int) -> nn.Module:
-    """The untrained model of these network settings (one entry of `networks` in the configuration).
+def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
+    """Return the untrained model of one entry of `networks` in the configuration.
 
-    Segmentation networks: image (B, M, *S) -> logits (B, 1, *S), of the "probabilistic_unet" with noise (B, latent) besides.
-    "denoising_unet": a Denoiser; "truncated_denoising_unet": a TruncatedDenoiser.
+    Args:
+        settings: resolved settings of the network.
+        image_channels: number of image channels M.
+
+    Returns:
+        A `Denoiser` for "denoising_unet" and a `TruncatedDenoiser` for "truncated_denoising_unet". Otherwise a network:
+        image (B, M, *S) -> logits (B, 1, *S); that of "probabilistic_unet" also takes noise (B, latent).
     """
     if settings["architecture"] in SEGMENTATION_NETWORKS:
-        network, own = SEGMENTATION_NETWORKS[settings["architecture"]]
-        shape = {key: settings[key] for key in own}
-        return network(spatial_dims=settings["spatial_dims"], in_channels=image_channels, **shape)
-    network = DenoisingUNet(
+        network_type, keys = SEGMENTATION_NETWORKS[settings["architecture"]]
+        arguments = {key: settings[key] for key in keys}
+        return network_type(spatial_dims=settings["spatial_dims"], in_channels=image_channels, **arguments)
+    network_settings = DenoisingUNetSettings(
         spatial_dims=settings["spatial_dims"],
         in_channels=image_channels + 1,
         out_channels=1,
@@ -48,21 +53,30 @@ def model(settings: dict[str, Any], image_channels: int) -> nn.Module:
         dropout=settings["dropout"],
     )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
-    parts = (network, schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
+    denoiser_arguments = (DenoisingUNet(network_settings), schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
     if settings["architecture"] == "denoising_unet":
-        return Denoiser(*parts)
+        return Denoiser(*denoiser_arguments)
     discriminator = PatchDiscriminator(
         spatial_dims=settings["spatial_dims"], in_channels=image_channels + 1, channels=settings["discriminator_channels"]
     )
-    return TruncatedDenoiser(*parts, t_max=settings["t_max"], head=settings["head"], discriminator=discriminator)
+    return TruncatedDenoiser(*denoiser_arguments, t_max=settings["t_max"], head=settings["head"], discriminator=discriminator)
 
 
-def trained_model(weights: Path, card: Path, which: str = "selected") -> tuple[nn.Module, dict[str, Any]]:
-    """A model with its trained weights (the selected ones, or an early checkpoint's), and its card.
+def load_model(weights: Path, metadata_file: Path, checkpoint: str = "selected") -> tuple[nn.Module, dict[str, Any]]:
+    """Return a trained model and its metadata.
 
-    Raises CheckpointError if the files are damaged or do not belong together.
+    Args:
+        weights: safetensors file of the network.
+        metadata_file: JSON file next to it.
+        checkpoint: "selected", or the name of an early checkpoint, such as "early-1".
+
+    Returns:
+        The model with its weights on the CPU, and the content of the metadata file.
+
+    Raises:
+        CheckpointError: if the files are damaged or do not belong together.
     """
-    tensors, trained = load_weights(weights, card, which)
-    network = model(trained["settings"], trained["image_channels"])
-    fill(network, tensors, weights)
-    return network, trained
+    tensors, metadata = load_weights(weights, metadata_file, checkpoint)
+    model = build_model(metadata["settings"], metadata["image_channels"])
+    assign_weights(model, tensors, weights)
+    return model, metadata

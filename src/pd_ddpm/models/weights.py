@@ -1,4 +1,4 @@
-"""Trained weights on disk: safetensors with their architecture and a metadata file."""
+"""Trained weights on disk: safetensors with the architecture's settings, and a metadata file with their hashes."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,130 +10,171 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pd_ddpm.runtime.files import atomic_write, file_sha256, write_json
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
-# What a network is built from: where two differ in one of these, the weights of one do not fit the other. How it is trained,
-# and what changes no tensor, is not here.
-ARCHITECTURE = (
+# Settings that decide names and shapes of the tensors. Weights fit another network only if all of these are equal.
+ARCHITECTURE_KEYS = (
     *("architecture", "spatial_dims", "channels", "latent", "multipliers", "residual_blocks", "attention_at", "heads"),
     *("skip", "scale_shift", "discriminator_channels", "image_channels"),
 )
+MAX_LISTED_TENSORS = 3  # of the tensors that do not fit, in an error
 
 
-class CheckpointError(ValueError):
-    """A weights or state file that cannot be used; the message names it and the remedy."""
+class CheckpointError(ProblemError):
+    """A weights file or a saved training state that cannot be used."""
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], architecture: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors atomically, and with them the settings of the network that they belong to."""
-    described = None if architecture is None else {"architecture": json.dumps(_architecture(architecture), sort_keys=True)}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, described)
+def save_weights(path: Path, weights: dict[str, Tensor], settings: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors atomically, together with the architecture's settings.
+
+    Args:
+        path: safetensors file to write.
+        weights: tensors by their names in the state dict.
+        settings: settings of the network and its `image_channels`; only the architecture's keys are written.
+    """
+    header = None if settings is None else {"architecture": json.dumps(_select_architecture(settings), sort_keys=True)}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, header)
     with atomic_write(path, len(content)) as temporary:
         temporary.write_bytes(content)
 
 
-def save_early(path: Path, early: Sequence[dict[str, Tensor]], architecture: Mapping[str, Any] | None = None) -> None:
-    """Write the weights of early checkpoints into one file, atomically: early-1 and so on, in their order."""
+def save_early(path: Path, early: Sequence[dict[str, Tensor]], settings: Mapping[str, Any] | None = None) -> None:
+    """Write the weights of early checkpoints atomically into one file, as early-1, early-2 and so on.
+
+    Args:
+        path: safetensors file to write.
+        early: state dicts in the order of their numbers.
+        settings: as in `save_weights`.
+    """
     named = {f"early-{n}/{name}": tensor for n, weights in enumerate(early, 1) for name, tensor in weights.items()}
-    save_weights(path, named, architecture)
+    save_weights(path, named, settings)
 
 
-def save_card(path: Path, files: Sequence[Path], card: dict[str, Any]) -> None:
-    """Write what is needed to rebuild and to trust a network: its settings and record, and the hashes of its weights files."""
-    write_json(path, card | {"sha256": {file.name: file_sha256(file) for file in files}})
+def save_metadata(path: Path, files: Sequence[Path], metadata: dict[str, Any]) -> None:
+    """Write a network's metadata file: settings, training record and the hashes of its weights files.
+
+    Args:
+        path: JSON file to write.
+        files: weights files, which must exist.
+        metadata: content of the file besides the hashes.
+    """
+    write_json(path, metadata | {"sha256": {file.name: file_sha256(file) for file in files}})
 
 
-def load_weights(weights: Path, card: Path, checkpoint: str = "selected") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card of a trained network.
+def load_weights(weights: Path, metadata_file: Path, checkpoint: str = "selected") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the weights of a trained network and its metadata, and check that they belong together.
 
-    Raises CheckpointError if they do not belong together: the card has the file's SHA-256, the file the network's settings.
-    checkpoint: "selected", or which of the early checkpoints that the file holds.
+    The metadata must hold the file's SHA-256, and the file the network's architecture.
+
+    Args:
+        weights: safetensors file.
+        metadata_file: JSON file that `save_metadata` wrote.
+        checkpoint: "selected", or the name of an early checkpoint in the file, such as "early-1".
+
+    Returns:
+        Tensors by their names in the state dict, and the metadata.
+
+    Raises:
+        CheckpointError: if a file is damaged, the two do not belong together, or the checkpoint is missing.
     """
     try:
-        settings = json.loads(card.read_text(encoding="utf-8"))
-        expected = settings["sha256"][weights.name]
+        metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
+        expected = metadata["sha256"][weights.name]
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{card} is not the card of {weights.name} ({error!r}); delete it and train again") from error
+        problem = f"it is not the metadata file of {weights.name} ({error!r})"
+        raise CheckpointError(Problem(str(metadata_file), problem, "Delete it and train again")) from error
     if file_sha256(weights) != expected:
-        raise CheckpointError(
-            f"{weights} is not the file that {card} describes (its SHA-256 differs): it was changed or damaged; "
-            "delete both and train again"
-        )
+        problem = f"it was changed or damaged: its SHA-256 differs from that in {metadata_file}"
+        raise CheckpointError(Problem(str(weights), problem, "Delete both files and train again"))
     tensors = load_tensors(weights)
-    differing = list(_differing(_own_architecture(weights), architecture(settings), weights, card))
-    if differing:
-        raise CheckpointError(f"{card} does not describe {weights}: {'; '.join(differing)}; restore the card or train again")
+    names = (str(weights), str(metadata_file))
+    differences = list(_differences(_stored_architecture(weights), architecture_settings(metadata), names))
+    if differences:
+        problem = f"it does not describe the weights: {', '.join(differences)}"
+        raise CheckpointError(Problem(str(metadata_file), problem, "Restore the metadata file or train again"))
     if checkpoint != "selected":
         prefix = f"{checkpoint}/"
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not tensors:
-            raise CheckpointError(
-                f"{weights} holds no {checkpoint}; it takes validation cases and a level in the network's early_levels"
-            )
-    return tensors, settings
+            remedy = "Add a level to the network's `early_levels`; early checkpoints also need validation cases"
+            raise CheckpointError(Problem(str(weights), f"it has no checkpoint {checkpoint}", remedy))
+    return tensors, metadata
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a file. Raises CheckpointError if it is not there or damaged."""
+    """Read the named tensors of a safetensors file; raise CheckpointError if it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete its folder and train again") from error
+        raise CheckpointError(
+            Problem(str(path), f"it cannot be read ({error})", "Delete its folder and train again")
+        ) from error
 
 
-def fill(
+def assign_weights(
     model: nn.Module,
     tensors: dict[str, Tensor],
     source: Path,
-    ours: Mapping[str, Any] | None = None,
-    theirs: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, Any] | None = None,
+    weights_settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Give the model these weights: its own trained ones, or those of another model that it starts from.
+    """Load weights into a model: its own trained ones, or those of another network to start training from.
 
-    What the model names as `training_only` (prefixes of names) may be missing and then stays as it is. Raises
-    CheckpointError for any other tensor that is missing, left over or of another shape. Where the settings of the model
-    (`ours`) and of the network that the weights are from (`theirs`) are given, it names those that differ.
+    Tensors whose names start with one of the model's `training_only` prefixes may be missing; they keep their values.
+
+    Args:
+        model: the model to change.
+        tensors: weights by their names in the state dict.
+        source: file of the weights, for errors.
+        model_settings: settings of the model, for errors.
+        weights_settings: settings of the network that the weights belong to, for errors.
+
+    Raises:
+        CheckpointError: if a tensor is missing, unknown or of another shape. It names the settings that differ, if they
+            are given, and the first tensors otherwise.
     """
     expected = model.state_dict()
     optional = getattr(model, "training_only", ())
-    wrong = [f"{name} is missing" for name in expected.keys() - tensors.keys() if not name.startswith(optional)]
-    wrong += [f"the model has no {name}" for name in tensors.keys() - expected.keys()]
-    wrong += [
+    misfits = [f"{name} is missing" for name in expected.keys() - tensors.keys() if not name.startswith(optional)]
+    misfits += [f"the model has no {name}" for name in tensors.keys() - expected.keys()]
+    misfits += [
         f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
         for name in expected.keys() & tensors.keys()
         if tensors[name].shape != expected[name].shape
     ]
-    if wrong:
-        told = "; ".join(_differing(theirs or {}, ours or {}, "these weights", "the model"))
-        told = told or "; ".join(sorted(wrong)[:3]) + (" ..." if len(wrong) > 3 else "")
-        raise CheckpointError(f"{source} does not fit the model: {told}; both networks need the same architecture and widths")
+    if misfits:
+        details = ", ".join(_differences(weights_settings or {}, model_settings or {}, ("these weights", "the model")))
+        if not details:
+            details = ", ".join(sorted(misfits)[:MAX_LISTED_TENSORS]) + (" ..." if len(misfits) > MAX_LISTED_TENSORS else "")
+        remedy = "Give both networks the same architecture and widths"
+        raise CheckpointError(Problem(str(source), f"it does not fit the model: {details}", remedy))
     model.load_state_dict(tensors, strict=False)
 
 
-def architecture(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What the network of a card is built from."""
-    return _architecture({"image_channels": card.get("image_channels")} | card.get("settings", {}))
+def architecture_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a network's metadata that decide names and shapes of its tensors."""
+    return _select_architecture({"image_channels": metadata.get("image_channels")} | metadata.get("settings", {}))
 
 
-def _architecture(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: settings[key] for key in ARCHITECTURE if key in settings}
+def _select_architecture(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: settings[key] for key in ARCHITECTURE_KEYS if key in settings}
 
 
-def _own_architecture(weights: Path) -> dict[str, Any]:
-    """The settings that a weights file itself names; none in one that this package did not write."""
+def _stored_architecture(weights: Path) -> dict[str, Any]:
+    """Return the architecture's settings in a weights file; empty if another program wrote the file."""
     with safe_open(weights, "pt") as file:
         return json.loads((file.metadata() or {}).get("architecture", "{}"))
 
 
-def _differing(ones: Mapping[str, Any], others: Mapping[str, Any], one: Any, other: Any) -> Iterator[str]:
-    """A sentence for each setting of the architecture in which two networks differ."""
-    known = (_architecture(ones), _architecture(others))
-    for key in known[0]:
-        if key in known[1] and known[0][key] != known[1][key]:
-            yield f"'{key}' is {known[0][key]} in {one} and {known[1][key]} in {other}"
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> Iterator[str]:
+    """Describe each setting of the architecture that both have and in which they differ."""
+    for key, value in _select_architecture(first).items():
+        if key in second and second[key] != value:
+            yield f"`{key}` is {value} in {names[0]} and {second[key]} in {names[1]}"
 
 
 def tensor_bytes(value: Any) -> int:
-    """Bytes of all tensors in nested dictionaries and lists."""
+    """Return the bytes of all tensors in nested dictionaries, lists and tuples."""
     if isinstance(value, Tensor):
         return value.nbytes
     values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()

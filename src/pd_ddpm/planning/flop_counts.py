@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pd_ddpm.models.factory import model
+from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops
 from pd_ddpm.runtime.precision import (
     Precision,
@@ -28,7 +28,7 @@ def count(chosen: Settings, channels: int, what: str, size: Sequence[int]) -> li
     be multiples, or its number of "parameters".
     """
     with torch.device("meta"):
-        network = model(chosen, channels)
+        network = build_model(chosen, channels)
     if what == "steps":
         return [_all_steps(network, chosen, channels)]
     if what == "validation":
@@ -63,10 +63,10 @@ def measure(
     torch.set_num_threads(threads)
     size, own = tuple(chosen["crop"]), objective(chosen)
     with torch.device("meta"):
-        empty = model(chosen, channels)
+        empty = build_model(chosen, channels)
     each = sum(flops.evaluation(empty, channels, size))
     (_, step), *_ = flops.training_phases(empty, own, channels, 1, size)
-    placed = prepare_for_inference(model(chosen, channels), device, formats[1])
+    placed = prepare_for_inference(build_model(chosen, channels), device, formats[1])
 
     @torch.inference_mode()
     def sample(number: int) -> None:
@@ -76,7 +76,7 @@ def measure(
     sampling = flops.measured_rate(sample, each, batch, device, MEASURING_SECONDS)
     if device.type == "cpu" and each > sampling:
         return sampling, sampling
-    network = model(chosen, channels).to(device).train()
+    network = build_model(chosen, channels).to(device).train()
     phase, *_ = own.phases(network)
 
     def train(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Parts of the networks, in 2D and 3D: convolution, normalisation, time embedding, residual and attention blocks."""
+"""Building blocks of the networks, in 2D and 3D: convolutions, normalisation, time embedding, residual and attention blocks."""
 
 import math
 from collections.abc import Sequence
@@ -11,53 +11,75 @@ CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Module:
-    """A 2D or 3D convolution, padded so that stride 1 keeps the size and stride 2 halves an even one.
+    """Return a padded 2D or 3D convolution: stride 1 keeps the spatial size, stride 2 halves an even one.
 
-    Raises ValueError where `spatial_dims` is neither 2 nor 3.
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd size of the kernel along every axis.
+        stride: 1 or 2.
+
+    Returns:
+        (B, in_channels, *S) -> (B, out_channels, *S / stride).
+
+    Raises:
+        ValueError: if `spatial_dims` is neither 2 nor 3.
     """
     if spatial_dims not in CONVOLUTIONS:
-        raise ValueError(f"spatial_dims is {spatial_dims}; it must be 2 (slices) or 3 (volumes)")
+        raise ValueError(f"`spatial_dims` is {spatial_dims}. It must be 2 (slices) or 3 (volumes).")
     return CONVOLUTIONS[spatial_dims](in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
 
 
 def group_norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
-    """Group normalisation; by default with 32 groups, or fewer where a group would hold less than four channels.
+    """Return group normalisation with `groups` groups; None: 32, or fewer so that each has at least four channels.
 
-    Raises ValueError where a given number of `groups` does not divide `channels`.
+    Raises:
+        ValueError: if `groups` does not divide `channels`.
+
+    Reference: Wu & He 2018 (group normalisation).
     """
     if groups is None:
         groups = math.gcd(32, max(channels // 4, 1), channels)
     if channels % groups:
-        raise ValueError(f"groups is {groups}, which does not divide a layer's {channels} channels; leave it out")
+        raise ValueError(f"`groups` is {groups}, which does not divide a layer's {channels} channels. Leave it out.")
     return nn.GroupNorm(groups, channels)
 
 
 def zero(module: nn.Module) -> nn.Module:
-    """The same module with its parameters set to zero, so that a branch that ends in it starts by adding nothing."""
+    """Set a module's parameters to zero and return it, so that a branch ending in it adds nothing before training."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def silu(h: Tensor) -> Tensor:
-    """SiLU, in the place of its input where no gradient is asked for: new memory takes longer than the arithmetic."""
+    """Return SiLU of h, in place if gradients are disabled: allocating memory takes longer than the arithmetic."""
     return functional.silu(h, inplace=not torch.is_grad_enabled())
 
 
 def add(h: Tensor, other: Tensor) -> Tensor:
-    """h + other, likewise in the place of `h`, unless they are of different types."""
+    """Return h + other, in place if gradients are disabled and both have the same dtype."""
     return h + other if torch.is_grad_enabled() or h.dtype != other.dtype else h.add_(other)
 
 
 def halve(h: Tensor) -> Tensor:
-    """h / 2, likewise in its own place."""
+    """Return h / 2, in place if gradients are disabled."""
     return h / 2 if torch.is_grad_enabled() else h.div_(2)
 
 
 def join_skip(h: Tensor, skip: Tensor, mode: str) -> Tensor:
-    """Bring a skip connection into the decoder: "concatenate" the channels, or "average" them (PatchDDM, 2023).
+    """Join a skip connection to the decoder's features; may overwrite `h`.
 
-    `h` may then hold anything.
+    Args:
+        h: (B, C, *S), features of the decoder.
+        skip: (B, D, *S), features of the encoder.
+        mode: "concatenate", or "average" if C = D.
+
+    Returns:
+        (B, C + D, *S) or (B, C, *S).
+
+    Reference: Ronneberger et al. 2015 (U-Net), Fig. 1; Bieder et al. 2023 (PatchDDM), Fig. 2 (averaging).
     """
     return torch.cat([h, skip], dim=1) if mode == "concatenate" else halve(add(h, skip))
 
@@ -66,15 +88,17 @@ def require_divisible(size: Sequence[int], divisor: int) -> None:
     """Raise ValueError unless every spatial size is a multiple of `divisor`."""
     if any(length % divisor for length in size):
         raise ValueError(
-            f"the spatial size {' x '.join(map(str, size))} is not a multiple of {divisor} along every axis, as this "
-            "network's down-samplings need; crop or pad the image"
+            f"the spatial size {' x '.join(map(str, size))} is not a multiple of {divisor} along every axis, which this "
+            "network's down-sampling needs. Crop or pad the image."
         )
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
-    """Cosines and sines of the times `t` (B,) at geometric frequencies from 1 to 1/10000: (B, width) in float32.
+    """Return cosines and sines of the timesteps t (B,) at geometric frequencies from 1 to 1/10000: (B, width) float32.
 
-    An odd width ends in a column of zeros (Vaswani et al. 2017, Section 3.5; columns ordered as in guided diffusion).
+    An odd width ends in a column of zeros. The columns are ordered as in guided diffusion.
+
+    Reference: Vaswani et al. 2017 (Transformer), Sec. 3.5.
     """
     half = width // 2
     frequency = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
@@ -83,9 +107,11 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Sequential):
-    """Times (B,), whole or not, to features (B, out_channels): sinusoids, then two linear layers with SiLU.
+    """Timesteps (B,), integers or floats, to features (B, out_channels): sinusoids, then two linear layers with SiLU.
 
-    The last SiLU belongs to the residual blocks in other descriptions; here it is computed once for all of them.
+    Guided diffusion computes the last SiLU in every residual block; here it is computed once for all of them.
+
+    Reference: Ho et al. 2020 (DDPM), App. B.
     """
 
     def __init__(self, width: int, out_channels: int) -> None:
@@ -93,20 +119,23 @@ class TimeEmbedding(nn.Sequential):
         self.width = width
 
     def forward(self, t: Tensor) -> Tensor:
-        # The angles need float32 (bfloat16 cannot tell t = 999 from 1000); the layers may be kept in another type.
+        # The angles need float32: in bfloat16, t = 999 equals t = 1000. The layers may have another dtype.
         return super().forward(sinusoids(t, self.width).to(self[0].weight.dtype))
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention among all positions of a feature map, (B, channels, *S) to the same, added to its input.
+    """Residual self-attention over all positions of a feature map: (B, channels, *S) to the same shape.
 
-    Raises ValueError where `heads` does not divide `channels`.
+    Raises:
+        ValueError: if `heads` does not divide `channels`.
+
+    Reference: Vaswani et al. 2017 (Transformer), Sec. 3.2; Ho et al. 2020 (DDPM), App. B.
     """
 
     def __init__(self, channels: int, heads: int, groups: int | None = None) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"heads is {heads}, which does not divide the {channels} channels of an attention block")
+            raise ValueError(f"`heads` is {heads}. It must divide the {channels} channels of an attention block.")
         self.heads = heads
         self.norm = group_norm(channels, groups)
         self.query_key_value = nn.Linear(channels, 3 * channels)
@@ -122,10 +151,22 @@ class AttentionBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions that are told the time, a shortcut around them, and attention after them if `heads` > 0.
+    """Two convolutions conditioned on the timestep with a shortcut, followed by attention if `heads` > 0.
 
-    `scale_shift` False: the time's features are added between the convolutions (Ho et al. 2020); True: they scale and
-    shift the second normalisation (Dhariwal & Nichol 2021). The second convolution starts at zero.
+    The second convolution is zero before training.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        embedding_channels: width of the time embedding.
+        groups: groups of the normalisations, see `group_norm`.
+        scale_shift: if true, the time embedding scales and shifts the second normalisation; otherwise it is added
+            between the convolutions.
+        dropout: probability of dropout before the second convolution.
+        heads: attention heads; 0 for no attention.
+
+    Reference: Ho et al. 2020 (DDPM), App. B; Dhariwal & Nichol 2021 (guided diffusion), Sec. 3 (scale and shift).
     """
 
     def __init__(
@@ -154,7 +195,7 @@ class ResidualBlock(nn.Module):
         self.attention = AttentionBlock(out_channels, heads, groups) if heads else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, in_channels, *S) and the time embedding (B, embedding_channels) to (B, out_channels, *S)."""
+        """Map x (B, in_channels, *S) and the time embedding (B, embedding_channels) to (B, out_channels, *S)."""
         h = self.convolution_1(silu(self.norm_1(x)))
         time = self.time(embedding).reshape(len(embedding), -1, *[1] * (x.ndim - 2))
         if self.scale_shift:
@@ -167,7 +208,7 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the spatial size with a convolution of stride 2: (B, channels, *S) to (B, channels, *S / 2)."""
+    """A convolution of stride 2 that halves the spatial size: (B, channels, *S) to (B, channels, *S / 2)."""
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
@@ -178,7 +219,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the spatial size by repeating voxels, then convolve: (B, channels, *S) to (B, channels, *2 S)."""
+    """Nearest-neighbour up-sampling by 2, then a convolution: (B, channels, *S) to (B, channels, *2 S)."""
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()

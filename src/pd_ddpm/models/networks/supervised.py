@@ -1,6 +1,6 @@
-"""Segmentation networks that are trained on masks directly: an image in, the logits of the lesion out.
+"""Segmentation networks that are trained on masks directly: image to lesion logits.
 
-MONAI is imported where it is used: its import takes longer than that of all else together.
+MONAI is imported inside the functions, since its import takes longer than all others together.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ from pd_ddpm.models.networks.dropout import Dropout
 
 
 class SegmentationNetwork(nn.Module):
-    """Image (B, M, *S) to lesion logits (B, 1, *S), whose spatial sizes must be multiples of `divisor`."""
+    """Image (B, M, *S) to lesion logits (B, 1, *S); spatial sizes must be multiples of `divisor`."""
 
     def __init__(self, network: nn.Module, divisor: int) -> None:
         super().__init__()
@@ -21,13 +21,13 @@ class SegmentationNetwork(nn.Module):
         self.divisor = divisor
 
     def forward(self, image: Tensor) -> Tensor:
-        """Raises ValueError where a spatial size is not a multiple of `divisor`."""
+        """Return the logits; raise ValueError if a spatial size is not a multiple of `divisor`."""
         require_divisible(image.shape[2:], self.divisor)
         return self.network(image)
 
 
 class NestedSegmentationNetwork(SegmentationNetwork):
-    """The same over a network that gives its logits in a list."""
+    """A segmentation network around one that returns its logits in a list."""
 
     def forward(self, image: Tensor) -> Tensor:
         (logits,) = super().forward(image)
@@ -37,12 +37,25 @@ class NestedSegmentationNetwork(SegmentationNetwork):
 def unet(
     *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512, 1024), dropout: float = 0.0
 ) -> SegmentationNetwork:
-    """The U-Net (Ronneberger et al. 2015; Falk et al. 2019) with batch normalisation and five levels of `channels`.
+    """Return a U-Net with batch normalisation, or a Bayesian U-Net if `dropout` is above 0.
 
-    At the usual widths 31.1 million parameters. A `dropout` above 0 makes it the Bayesian U-Net: whole channels are dropped
-    after each of the four poolings, single elements after each of the four skip concatenations, the eight places of the
-    PD-DDPM first author's later code. The weights have the same names with and without.
-    Raises ValueError unless there are five levels.
+    The default widths give 31.1 million parameters in 2D. Dropout acts in eight places, those of the PD-DDPM first author's
+    later code: on whole channels after each of the four poolings, and on single elements after each of the four skip
+    concatenations. It does not change the names of the weights.
+
+    Args:
+        spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
+        in_channels: image channels M.
+        channels: widths of the five levels, finest first.
+        dropout: probability of dropout.
+
+    Returns:
+        The untrained network.
+
+    Raises:
+        ValueError: unless there are five widths.
+
+    Reference: Ronneberger et al. 2015 (U-Net); Falk et al. 2019; Gal & Ghahramani 2016 (Bayesian U-Net).
     """
     from monai.networks.nets import BasicUNet
 
@@ -59,14 +72,25 @@ def unet(
 def attention_unet(
     *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512, 1024)
 ) -> SegmentationNetwork:
-    """The attention U-Net (Oktay et al. 2018), one level for each of `channels`, which are at least two.
+    """Return an attention U-Net; the default widths give 31.7 million parameters in 2D.
 
-    At the usual widths 31.7 million parameters. Raises ValueError where there are fewer than two levels.
+    Args:
+        spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
+        in_channels: image channels M.
+        channels: width of each level, finest first.
+
+    Returns:
+        The untrained network.
+
+    Raises:
+        ValueError: if there are fewer than two widths.
+
+    Reference: Oktay et al. 2018 (Attention U-Net).
     """
     from monai.networks.nets import AttentionUnet
 
     if len(channels) < 2:
-        raise ValueError(f"channels is {list(channels)}; the attention U-Net needs at least two widths")
+        raise ValueError(f"`channels` is {list(channels)}. The attention U-Net needs at least two widths.")
     halvings = len(channels) - 1
     network = AttentionUnet(spatial_dims, in_channels, 1, tuple(channels), strides=(2,) * halvings)
     return SegmentationNetwork(network, divisor=2**halvings)
@@ -75,20 +99,33 @@ def attention_unet(
 def unet_plus_plus(
     *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512, 1024)
 ) -> SegmentationNetwork:
-    """U-Net++ (Zhou et al. 2018) with batch normalisation and five levels of `channels`, without deep supervision.
+    """Return a U-Net++ with batch normalisation and without deep supervision.
 
-    At the usual widths 36.5 million parameters. Raises ValueError unless there are five levels.
+    The default widths give 36.5 million parameters in 2D.
+
+    Args:
+        spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
+        in_channels: image channels M.
+        channels: widths of the five levels, finest first.
+
+    Returns:
+        The untrained network.
+
+    Raises:
+        ValueError: unless there are five widths.
+
+    Reference: Zhou et al. 2018 (UNet++).
     """
     from monai.networks.nets import BasicUNetPlusPlus
 
     _require_five_levels("U-Net++", channels)
     network = BasicUNetPlusPlus(spatial_dims, in_channels, 1, (*channels, channels[0]), norm="batch")
     for depth in (1, 2, 3):
-        # The outputs of deep supervision, of which none is used: layers without a gradient would be saved for nothing.
+        # The unused outputs of deep supervision: their layers would be saved without ever being trained.
         setattr(network, f"final_conv_0_{depth}", nn.Identity())
     return NestedSegmentationNetwork(network, divisor=16)
 
 
 def _require_five_levels(name: str, channels: Sequence[int]) -> None:
     if len(channels) != 5:
-        raise ValueError(f"channels is {list(channels)}; the {name} has five levels, so it must be five widths")
+        raise ValueError(f"`channels` is {list(channels)}. The {name} has five levels and needs five widths.")
