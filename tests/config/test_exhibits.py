@@ -1,25 +1,19 @@
 """Files, rows, labels and captions of tables and figures, as functions of a configuration."""
 
-from typing import Any
-
 import pytest
+from configurations import paper_configuration
 
 from pd_ddpm.config import exhibits, load, methods
-from pd_ddpm.config.resolve import Config, overlay
+from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
 
 TABLE1 = ["unet", "attunet", "unet-plus-plus", "bayesian-unet", "probabilistic-unet", "ddpm", "tdpm", "es-ddpm", "pd-ddpm"]
 
 
-def configured(**changes: Any) -> Config:
-    """Return the paper's configuration with changes, in canonical form."""
-    return validate(overlay(load.read(None, {"scale": "paper"}), changes))
-
-
 @pytest.fixture(scope="module")
 def paper() -> Config:
-    return configured()
+    return paper_configuration()
 
 
 def test_every_exhibit_has_a_record_and_its_own_files(paper: Config) -> None:
@@ -36,12 +30,12 @@ def test_every_exhibit_has_a_record_and_its_own_files(paper: Config) -> None:
 
 def test_held_out_cases_are_an_exhibit_only_after_they_are_unlocked(paper: Config) -> None:
     assert "held_out" not in exhibits.default_exhibits(paper)
-    assert "held_out" in exhibits.default_exhibits(configured(evaluate_held_out=True))
-    assert "held_out" not in exhibits.available_exhibits(configured(dataset="wmh-held-out"))
+    assert "held_out" in exhibits.default_exhibits(paper_configuration(evaluate_held_out=True))
+    assert "held_out" not in exhibits.available_exhibits(paper_configuration(dataset="wmh-held-out"))
 
 
 def test_runs_have_every_split_and_seed_once() -> None:
-    config = configured(splits=[0, 2], seeds=[0, 1])
+    config = paper_configuration(splits=[0, 2], seeds=[0, 1])
     runs = exhibits.method_runs(config, "wmh", ["pd-ddpm", "pd-ddpm@t_start=300", "pd-ddpm@t_start=50"])
     names = [(run.name, run.split, run.seed) for run in runs]
     pairs = [(0, 0), (0, 1), (2, 0), (2, 1)]
@@ -51,7 +45,7 @@ def test_runs_have_every_split_and_seed_once() -> None:
 
 
 def test_first_runs_are_the_rows_of_table_1() -> None:
-    config = configured(splits=[3, 0], seeds=[7, 1])
+    config = paper_configuration(splits=[3, 0], seeds=[7, 1])
     assert exhibits.first_runs(config, "wmh") == [Run("wmh", name, 3, 7) for name in TABLE1]
 
 
@@ -92,7 +86,7 @@ def test_pareto_points_describe_the_chains_of_diffusion_methods_only(paper: Conf
 
 
 def test_roles_of_the_claims_are_canonical_names() -> None:
-    config = configured(exhibits={"claims": {"pd_ddpm": "pd-ddpm@t_start=300", "tdpm": None}})
+    config = paper_configuration(exhibits={"claims": {"pd_ddpm": "pd-ddpm@t_start=300", "tdpm": None}})
     roles = exhibits.claims_roles(config)
     assert (roles["pd_ddpm"], roles["vanilla"], roles["tdpm"], roles["es_ddpm"]) == ("pd-ddpm", "ddpm", None, "es-ddpm")
     assert (roles["presegmentation"], roles["ensemble"]) == ("attunet", "pd-ddpm")
@@ -126,4 +120,4 @@ def test_captions_name_scale_simulation_and_the_source_of_the_networks(paper: Co
     note = exhibits.caption_note(paper, "wmh-held-out")
     assert "held-out cases of the WMH challenge, on which nothing was trained" in note
     assert "trained on the dataset wmh. Each case is segmented by the networks of splits 0, 1, 2, 3, 4 and every seed" in note
-    assert "of split 1 and every seed" in exhibits.caption_note(configured(splits=[1]), "wmh-held-out")
+    assert "of split 1 and every seed" in exhibits.caption_note(paper_configuration(splits=[1]), "wmh-held-out")

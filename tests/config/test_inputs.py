@@ -6,27 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configurations import paper_configuration
 
-from pd_ddpm.config import exhibits, load, methods
+from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.inputs import cost_inputs, existing_shards, sampling_inputs, training_inputs
-from pd_ddpm.config.resolve import Config, overlay
+from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
-from pd_ddpm.config.validate import validate
-
-
-def configured(**changes: Any) -> Config:
-    """Return the paper's configuration with changes, in canonical form."""
-    return validate(overlay(load.read(None, {"scale": "paper"}), changes))
 
 
 @pytest.fixture(scope="module")
 def paper() -> Config:
-    return configured()
+    return paper_configuration()
 
 
 def test_training_reads_the_network_that_it_is_initialised_from() -> None:
-    config = configured(networks={"truncated-denoiser": {"initialise_from": "denoiser"}})
+    config = paper_configuration(networks={"truncated-denoiser": {"initialise_from": "denoiser"}})
     assert training_inputs(config, Run("wmh", "truncated-denoiser", 1, 2), "out") == {
         "first_weights": "out/wmh/networks/denoiser/split-1_seed-2/model.safetensors",
         "first_card": "out/wmh/networks/denoiser/split-1_seed-2/model.json",
@@ -109,7 +104,7 @@ def test_outdated_or_unfinished_sampling_has_no_number_of_shards(tmp_path: Path,
 
 
 def test_label_does_not_affect_samples(paper: Config) -> None:
-    renamed = configured(methods={"pd-ddpm": {"label": "Ours"}})
+    renamed = paper_configuration(methods={"pd-ddpm": {"label": "Ours"}})
     settings = methods.sampling_settings(renamed, "pd-ddpm")
     assert settings == methods.sampling_settings(paper, "pd-ddpm")
     assert (settings["samples"], settings["pool"]) == (5, 10)

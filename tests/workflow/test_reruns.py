@@ -8,7 +8,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from configurations import reordered
 from workflow_runs import edit, jobs, small_cohort, snakemake
+
+from pd_ddpm.config import load
 
 pytestmark = pytest.mark.workflow
 
@@ -55,14 +59,14 @@ def test_comments_re_run_nothing_and_constants_what_uses_them(finished: Path, tm
     folder = tmp_path / "edited"
     shutil.copytree(finished, folder, symlinks=True)
     for path in (
-        folder / "src/pd_ddpm/samplers.py",
+        folder / "src/pd_ddpm/diffusion/samplers.py",
         folder / "workflow/scripts/sample.py",
         folder / "workflow/scripts/train.py",
     ):
         path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
 
-    edit(folder / "src/pd_ddpm/samplers.py", "if s > 0 and", "if s > 1 and")
+    edit(folder / "src/pd_ddpm/diffusion/samplers.py", "if s > 0 and", "if s > 1 and")
     after = jobs(snakemake(folder, "-n", "--configfile", "small.yaml"))
     assert after["sample"] == 21
     assert "train" not in after
@@ -108,6 +112,25 @@ def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_f
     assert "networks/denoiser/split-1_seed-0" in run.stdout + run.stderr
 
 
+def test_equal_settings_in_another_order_and_other_number_types_rerun_nothing(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "equal"
+    shutil.copytree(finished, folder, symlinks=True)
+    whole = reordered(load.read(finished / "small.yaml", {"scale": "demo"}))
+    examples = [{"training": {"validate_every": 3}}, {"training": {"batch": 4.0}}, {"grid": {"margin_mm": 2.0}}]
+    for overlay in (whole, *examples):
+        (folder / "equal.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
+        assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "equal.yaml")) == {}, overlay
+
+
+def test_changed_label_reruns_tables_and_figures_only(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "renamed"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "renamed.yaml").write_text("methods: {unet: {label: Ours}}\n", encoding="utf-8")
+    exhibits = ("table1", "uncertainty", "cost", "fig2_uncertainty", "pareto")
+    expected = {"all", "provenance", *exhibits, *(f"publish_{name}" for name in exhibits)}
+    assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "renamed.yaml")) == dict.fromkeys(expected, 1)
+
+
 def test_number_formats_are_tested_once_for_each_network_where_they_may_be_used(finished: Path, fresh: Path) -> None:
     target = "results/table1.csv"
     planned = jobs(snakemake(finished, "-n", "--forceall", target, "--configfile", "small.yaml"))  # precision: float32
@@ -146,7 +169,7 @@ def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
     assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
-    edit(fresh / "src/pd_ddpm/check.py", "_LISTED = 8", "_LISTED = 9")
+    edit(fresh / "src/pd_ddpm/data/check/report.py", "_LISTED = 8", "_LISTED = 9")
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # and nothing after it
     edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}
