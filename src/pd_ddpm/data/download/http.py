@@ -5,10 +5,9 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import version as version_of
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,114 +15,139 @@ import requests
 import urllib3
 
 from pd_ddpm.data.download.published import PublishedFile
-from pd_ddpm.data.download.verify import CHUNK_BYTES, PassingFault, store_verified
+from pd_ddpm.data.download.settings import RetryPolicy
+from pd_ddpm.data.download.verify import CHUNK_BYTES, TransientError, store_verified
 
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
 REMEDIES = {
-    400: "The server may ask for its guestbook or for its terms to be agreed to: open the data set's page in a browser.",
-    401: "The file asks for a login: open the data set's page in a browser.",
-    403: "The file is restricted, or the server turns programs away: open the data set's page in a browser.",
-    404: "Check doi, version and server in the configuration, and the data set's page in a browser.",
+    400: "The server may require its guestbook or terms. Open the dataset's page in a browser.",
+    401: "The file requires a login. Open the dataset's page in a browser.",
+    403: "The file is restricted, or the server blocks programs. Open the dataset's page in a browser.",
+    404: "Check `doi`, `version` and `server` in the configuration, and the dataset's page in a browser.",
 }
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to bear with a server: attempts of each file, and seconds.
-
-    The wait doubles with each attempt and is `longest_wait` at most; a server that asks for more is not asked again.
-    """
-
-    attempts: int = 6
-    first_wait: float = 2.0
-    longest_wait: float = 600.0
-    connect_timeout: float = 15.0
-    read_timeout: float = 120.0
-
-
 def open_session() -> requests.Session:
+    """Return a session that identifies this package and disables compression."""
     session = requests.Session()
-    # A name of its own, since some servers turn away the default ones; no compression, since the files are what they are.
-    session.headers["User-Agent"] = f"pd-ddpm/{version_of('pd-ddpm')} (research data download)"
+    # Some servers block the default user agent. Without compression, the files arrive as published.
+    session.headers["User-Agent"] = f"pd-ddpm/{package_version('pd-ddpm')} (research data download)"
     session.headers["Accept-Encoding"] = "identity"
     return session
 
 
-def with_retries(attempt: Callable[[], Result], patience: Patience, stop: threading.Event, what: str) -> Result:
-    """Call until there is no passing fault any more; raises ValueError with the last fault when patience ends."""
-    for tried in range(1, patience.attempts + 1):
+def with_retries(attempt: Callable[[], Result], retry: RetryPolicy, stop: threading.Event, name: str) -> Result:
+    """Call a function until it succeeds, with growing waits between attempts.
+
+    Args:
+        attempt: function to call; raises TransientError if another attempt may succeed.
+        retry: number of attempts and waits.
+        stop: event that ends a wait early.
+        name: what is requested, for the log.
+
+    Returns:
+        The function's result.
+
+    Raises:
+        ValueError: with the last failure, after the last attempt, if the server requires too long a wait, or on `stop`.
+    """
+    for number in range(1, retry.attempts + 1):
         try:
             return attempt()
-        except PassingFault as fault:
-            if tried == patience.attempts:
-                raise ValueError(f"{fault} (tried {tried} times)") from fault
-            if fault.wait > patience.longest_wait:
-                raise ValueError(f"{fault}; it asks to be left alone for {fault.wait:.0f} s: start again then") from fault
-            # Scattered, so that several connections do not come back in the same moment.
-            wait = min(patience.first_wait * 2 ** (tried - 1), patience.longest_wait) * random.uniform(0.75, 1.25)
-            wait = max(wait, fault.wait)
-            log.info("%s: %s; attempt %d of %d in %.0f s", what, fault, tried + 1, patience.attempts, wait)
+        except TransientError as error:
+            if number == retry.attempts:
+                raise ValueError(f"{error} ({number} attempts)") from error
+            if error.wait > retry.longest_wait:
+                raise ValueError(f"{error}. The server requires a wait of {error.wait:.0f} s. Run again after that") from error
+            # Random factors keep several connections from retrying at the same moment.
+            wait = min(retry.first_wait * 2 ** (number - 1), retry.longest_wait) * random.uniform(0.75, 1.25)
+            wait = max(wait, error.wait)
+            log.info("%s: %s; attempt %d of %d in %.0f s", name, error, number + 1, retry.attempts, wait)
             if stop.wait(wait):
-                raise ValueError(f"{fault} (given up, because the download was stopped)") from fault
-    raise AssertionError("attempts is at least 1")
+                raise ValueError(f"{error} (not retried, because the download was stopped)") from error
+    raise AssertionError("`attempts` is at least 1")
 
 
-def fetch(session: requests.Session, url: str, target: Path, file: PublishedFile, patience: Patience) -> None:
-    with request_file(session, url, patience, page_expected=file.path.endswith((".html", ".htm"))) as response:
-        # As sent: a server that declares .nii.gz as a compressed transfer would otherwise have it unpacked here.
+def download_file(session: requests.Session, url: str, target: Path, file: PublishedFile, retry: RetryPolicy) -> None:
+    """Download and verify one file.
+
+    Args:
+        session: from `open_session`.
+        url: address of the file.
+        target: path to write.
+        file: the published file.
+        retry: timeouts.
+
+    Raises:
+        TransientError: if another attempt may succeed.
+        ValueError: if not.
+    """
+    with open_response(session, url, retry, expects_html=file.path.endswith((".html", ".htm"))) as response:
+        # Not decoded: some servers declare .nii.gz as a compressed transfer, which would be unpacked here.
         store_verified(response.raw.stream(CHUNK_BYTES, decode_content=False), target, file)
 
 
 @contextmanager
-def request_file(
+def open_response(
     session: requests.Session,
     url: str,
-    patience: Patience,
+    retry: RetryPolicy,
     parameters: dict[str, str] | None = None,
-    page_expected: bool = False,
+    expects_html: bool = False,
 ) -> Iterator[requests.Response]:
-    """The server's answer, if it is one; PassingFault or ValueError otherwise, also while its body is read."""
-    timeout = (patience.connect_timeout, patience.read_timeout)
+    """Yield the server's response with status 200.
+
+    Args:
+        session: from `open_session`.
+        url: address to request.
+        retry: timeouts.
+        parameters: query parameters.
+        expects_html: whether a web page is a valid response.
+
+    Raises:
+        TransientError: on timeouts, lost connections and server errors, also while the body is read.
+        ValueError: for every other response.
+    """
+    timeout = (retry.connect_timeout, retry.read_timeout)
+    timeout_message = f"timeout: no data from the server for {retry.read_timeout:g} s"
     try:
         with session.get(url, params=parameters, stream=True, timeout=timeout) as response:
-            _check_answer(response, page_expected)
+            _check_response(response, expects_html)
             yield response
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise PassingFault(f"time-out: nothing came from the server for {timeout[1]:g} s") from error
+        raise TransientError(timeout_message) from error
     except (requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError) as error:
-        raise PassingFault("the connection broke off before the end of the file") from error
+        raise TransientError("the connection was lost before the end of the file") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        # Where the whole body is read at once, requests calls a time-out a lost connection.
+        # While it reads a whole body, requests reports a timeout as a lost connection.
         if any(isinstance(cause, urllib3.exceptions.TimeoutError) for cause in error.args):
-            raise PassingFault(f"time-out: nothing came from the server for {timeout[1]:g} s") from error
-        raise PassingFault(f"no connection to {url} ({error})") from error
+            raise TransientError(timeout_message) from error
+        raise TransientError(f"no connection to {url} ({error})") from error
 
 
-def _check_answer(response: requests.Response, page_expected: bool) -> None:
+def _check_response(response: requests.Response, expects_html: bool) -> None:
     status = response.status_code
-    said = f"the server answered {status} {response.reason}"
+    summary = f"the server answered {status} {response.reason}"
     if status in (408, 429) or status >= 500:
-        raise PassingFault(said, _seconds(response.headers.get("Retry-After", "")))
+        raise TransientError(summary, _retry_after_seconds(response.headers.get("Retry-After", "")))
     if status != 200:
         try:
             message = f" ({str(response.json()['message'])[:200]})"
         except (ValueError, KeyError, TypeError):
             message = ""
-        raise ValueError(" ".join(filter(None, [f"{said}{message}.", REMEDIES.get(status)])))
-    if response.headers.get("Content-Type", "").startswith("text/html") and not page_expected:
-        raise ValueError(
-            "the server sent a web page instead of the file. Open the data set's page in a browser to see what it wants."
-        )
+        raise ValueError(" ".join(filter(None, [f"{summary}{message}.", REMEDIES.get(status)])))
+    if response.headers.get("Content-Type", "").startswith("text/html") and not expects_html:
+        raise ValueError("the server sent a web page instead of the file. Open the dataset's page in a browser to read it.")
 
 
-def _seconds(retry_after: str) -> float:
-    """The header Retry-After, a number of seconds or a date, in seconds from now; 0 if it is neither."""
-    if retry_after.strip().isdigit():
-        return float(retry_after)
+def _retry_after_seconds(header: str) -> float:
+    """Return the header Retry-After, a number of seconds or a date, in seconds from now; 0 if it is neither."""
+    if header.strip().isdigit():
+        return float(header)
     try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0

@@ -1,4 +1,4 @@
-"""Ask the server for the list of published files and check the licence."""
+"""The list of published files: request it or read it from disk, and check the licence."""
 
 import json
 import re
@@ -7,74 +7,108 @@ from typing import Any
 
 import requests
 
-from pd_ddpm.data.download.http import Patience, log, request_file
+from pd_ddpm.data.download.http import log, open_response
 from pd_ddpm.data.download.local_copy import LocalCopy
-from pd_ddpm.data.download.published import CHECKSUMS, LISTING, Listing, PublishedFile, safe_path
+from pd_ddpm.data.download.published import CHECKSUMS, LISTING_NAME, Listing, PublishedFile, check_path
+from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 
-def server_address(server: str, file: PublishedFile) -> str:
+def file_url(server: str, file: PublishedFile) -> str:
+    """Return the address of a published file on the server."""
     return f"{server.rstrip('/')}/api/access/datafile/{file.number}"
 
 
-def stored_listing(folder: Path, doi: str, version: str, copy: LocalCopy | None) -> Listing | None:
-    """The listing of an earlier download of this version, here or in the copy; a published version never changes."""
-    for place in [folder, *([copy.place] if copy and copy.place.is_dir() else [])]:
+def stored_listing(folder: Path, settings: DownloadSettings, copy: LocalCopy | None) -> Listing | None:
+    """Return the listing of an earlier download of this version; a published version never changes.
+
+    Args:
+        folder: folder of the dataset, searched first.
+        settings: DOI and version.
+        copy: local copy of the data, searched next if it is a folder.
+
+    Returns:
+        The listing, or None if there is none with a checksum for every file.
+    """
+    for candidate in [folder, *([copy.path] if copy and copy.path.is_dir() else [])]:
         try:
-            content = json.loads((place / LISTING).read_text(encoding="utf-8"))
-            files = tuple(PublishedFile(**{**file, "path": safe_path(file["path"])}) for file in content.pop("files"))
+            content = json.loads((candidate / LISTING_NAME).read_text(encoding="utf-8"))
+            files = tuple(PublishedFile(**{**file, "path": check_path(file["path"])}) for file in content.pop("files"))
             listing = Listing(**content, files=files)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if (listing.doi, listing.version) == (doi, version) and files and all(file.checksum for file in files):
+        is_same_version = (listing.doi, listing.version) == (settings.doi, settings.version)
+        if is_same_version and files and all(file.checksum for file in files):
             return listing
     return None
 
 
-def request_listing(session: requests.Session, server: str, doi: str, version: str, patience: Patience) -> Listing:
-    """The listing, from the server."""
-    url = f"{server.rstrip('/')}/api/datasets/:persistentId/versions/{version}"
-    with request_file(session, url, patience, {"persistentId": f"doi:{doi}"}) as response:
+def request_listing(session: requests.Session, settings: DownloadSettings, retry: RetryPolicy) -> Listing:
+    """Request the listing from the server.
+
+    Args:
+        session: from `open_session`.
+        settings: server, DOI and version.
+        retry: timeouts.
+
+    Raises:
+        TransientError: if another attempt may succeed.
+        ValueError: if the response is not a listing that can be stored safely.
+    """
+    url = f"{settings.server.rstrip('/')}/api/datasets/:persistentId/versions/{settings.version}"
+    with open_response(session, url, retry, {"persistentId": f"doi:{settings.doi}"}) as response:
         body = response.content
     try:
         data = json.loads(body)["data"]
         files = tuple(_published_file(entry) for entry in data["files"])
         licence = data.get("license") or "not stated"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{url}: the answer is no listing of a Dataverse data set ({type(error).__name__}: {error}); check server, doi and "
-            f"version in the configuration, or name a copy of the data under `source`."
-        ) from error
+        problem = f"the response is not a listing of a Dataverse dataset ({type(error).__name__}: {error})"
+        remedy = "Check `server`, `doi` and `version` in the configuration, or set `source` to a copy of the data"
+        raise ProblemError(Problem(url, problem, remedy)) from error
     paths = [file.path for file in files]
-    if twice := sorted({path for path in paths if paths.count(path) > 1}):
-        raise ValueError(f"{url}: the listing has {', '.join(twice)} more than once; this cannot be stored.")
+    if repeated := sorted({path for path in paths if paths.count(path) > 1}):
+        problem = f"the listing has {', '.join(repeated)} more than once, which cannot be stored"
+        raise ProblemError(Problem(url, problem, "Set `source` to a copy of the data"))
     if isinstance(licence, dict):
         licence = ", ".join(str(licence[name]) for name in ("name", "uri") if licence.get(name))
-    return Listing(doi, version, str(licence), files)
+    return Listing(settings.doi, settings.version, str(licence), files)
 
 
 def _published_file(entry: dict[str, Any]) -> PublishedFile:
-    stored = entry["dataFile"]
-    kind = stored["checksum"]["type"]
-    if kind not in CHECKSUMS:
-        raise ValueError(f"{stored['filename']} has a checksum of the unknown kind {kind}")
+    file = entry["dataFile"]
+    algorithm = file["checksum"]["type"]
+    if algorithm not in CHECKSUMS:
+        raise ValueError(f"{file['filename']} has a checksum of the unknown kind {algorithm}")
     folder = entry.get("directoryLabel") or ""
-    path = safe_path(f"{folder}/{stored['filename']}" if folder else stored["filename"])
-    return PublishedFile(
-        path, int(stored["filesize"]), f"{CHECKSUMS[kind]}:{stored['checksum']['value'].lower()}", stored["id"]
-    )
+    path = check_path(f"{folder}/{file['filename']}" if folder else file["filename"])
+    checksum = f"{CHECKSUMS[algorithm]}:{file['checksum']['value'].lower()}"
+    return PublishedFile(path, int(file["filesize"]), checksum, file["id"])
 
 
 def check_licence(listing: Listing, accepted: str, key: str) -> None:
-    """Raise ValueError if the data are published under another licence than the one that was accepted."""
+    """Check that the data are published under the accepted licence.
 
-    def letters(text: str) -> str:
+    Args:
+        listing: the published files and their licence.
+        accepted: the licence that the user accepted.
+        key: the dataset's key in the configuration, for errors.
+
+    Raises:
+        ProblemError: if the server states another licence.
+    """
+
+    def normalise(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", text.lower())
 
-    name = letters(listing.licence.split(", http")[0])
+    name = normalise(listing.licence.split(", http")[0])
     if listing.licence == "not stated":
-        log.warning("%s: the server states no licence; %s was accepted", key, accepted)
-    elif name not in letters(accepted):
-        raise ValueError(
-            f"{key}.download.licence: {accepted} was accepted, but the server now says {listing.licence}. Read that at "
-            f"https://doi.org/{listing.doi}; if you agree to it, write its name into this key."
+        log.warning("%s: the server states no licence; you accepted %s", key, accepted)
+    elif name not in normalise(accepted):
+        raise ProblemError(
+            Problem(
+                f"{key}.download.licence",
+                f"you accepted {accepted}, but the server now states {listing.licence}",
+                f"Read it at https://doi.org/{listing.doi}. If you agree, write its name into this key",
+            )
         )

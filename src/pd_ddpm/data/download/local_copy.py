@@ -1,4 +1,4 @@
-"""Files from a local copy of the dataset: a zip archive or a folder."""
+"""Files from a local copy of the dataset: a zip file or a folder."""
 
 import re
 import zipfile
@@ -7,53 +7,85 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pd_ddpm.data.download.published import LISTING, RECORD, PublishedFile, safe_path
+from pd_ddpm.data.download.published import LISTING_NAME, RECORD_NAME, PublishedFile, check_path
 from pd_ddpm.data.download.verify import read_chunks
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 
 class LocalCopy:
-    """A folder or zip with the data set somewhere in it, of which `part` is wanted; `sizes` by path as published."""
+    """A folder or zip file that holds the dataset at its top or in a subfolder.
 
-    def __init__(self, place: Path, sizes: dict[str, int], read: Callable[[str], Iterator[bytes]], key: str, part: str) -> None:
-        names = [re.match(rf"((?:[^/]+/)*?){part}/(?:.+/)?wmh\.nii\.gz$", name) for name in sizes]
-        prefixes = sorted({name[1] for name in names if name})
+    Args:
+        path: the folder or zip file.
+        sizes: bytes of every file in it, by path.
+        read: path in the copy -> content in chunks.
+        key: key of the copy in the configuration, for errors.
+        part: folder of the dataset that must exist, "training" or "test".
+
+    Attributes:
+        sizes: bytes of the dataset's files, by published path.
+
+    Raises:
+        ProblemError: unless the dataset is there exactly once.
+    """
+
+    def __init__(self, path: Path, sizes: dict[str, int], read: Callable[[str], Iterator[bytes]], key: str, part: str) -> None:
+        matches = [re.match(rf"((?:[^/]+/)*?){part}/(?:.+/)?wmh\.nii\.gz$", name) for name in sizes]
+        prefixes = sorted({match[1] for match in matches if match})
         if len(prefixes) != 1:
-            found = (
-                f"several {part}/ lie in it, below {', '.join(prefixes)}" if prefixes else f"no {part}/.../wmh.nii.gz is in it"
+            problem = (
+                f"{path} has several folders {part}/, below {', '.join(prefixes)}"
+                if prefixes
+                else f"{path} has no file {part}/.../wmh.nii.gz"
             )
-            raise ValueError(f"{key}: {place}: {found}; name the folder or zip of the WMH challenge's data.")
+            raise ProblemError(Problem(key, problem, "Set it to the folder or zip file of the WMH challenge's data"))
         (self._prefix,) = prefixes
         self._read = read
-        self.place = place
-        own = {LISTING, RECORD, "lock"}
+        self.path = path
+        program_files = {LISTING_NAME, RECORD_NAME, "lock"}
         below = {name.removeprefix(self._prefix): size for name, size in sizes.items() if name.startswith(self._prefix)}
-        self.sizes = {safe_path(path): size for path, size in below.items() if path not in own and "/.partial." not in path}
+        self.sizes = {
+            check_path(name): size for name, size in below.items() if name not in program_files and "/.partial." not in name
+        }
 
     def read(self, file: PublishedFile) -> Iterator[bytes]:
-        """The bytes of a file; raises ValueError if it is not there or damaged."""
+        """Yield the content of a file in chunks; raise ValueError if the file is missing or damaged."""
         if file.path not in self.sizes:
-            raise ValueError(f"it is not in {self.place}")
+            raise ValueError(f"it is not in {self.path}")
         try:
             yield from self._read(self._prefix + file.path)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise ValueError(f"it is damaged in {self.place} ({error})") from error
+            raise ValueError(f"it is damaged in {self.path} ({error})") from error
 
 
 @contextmanager
 def open_copy(source: str | None, key: str, part: str) -> Iterator[LocalCopy | None]:
-    """The copy of the data at `source`, if one is named; raises ValueError, naming the configuration's `key`, if it is none."""
+    """Open the local copy of the data.
+
+    Args:
+        source: folder or zip file; None if there is no copy.
+        key: key of `source` in the configuration, for errors.
+        part: folder of the dataset that must exist, "training" or "test".
+
+    Yields:
+        The copy, or None.
+
+    Raises:
+        ProblemError: if `source` is not a copy of the dataset.
+    """
     if source is None:
         yield None
         return
-    place = Path(source).expanduser()
-    if place.is_dir():
-        sizes = {path.relative_to(place).as_posix(): path.stat().st_size for path in place.rglob("*") if path.is_file()}
-        yield LocalCopy(place, sizes, lambda name: read_chunks((place / name).open("rb")), key, part)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        yield LocalCopy(path, sizes, lambda name: read_chunks((path / name).open("rb")), key, part)
         return
     try:
-        archive = zipfile.ZipFile(place)
+        archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{key}: {place}: cannot be read as a folder or zip ({error}); correct the path.") from error
+        problem = f"{path} cannot be read as a folder or zip file ({error})"
+        raise ProblemError(Problem(key, problem, "Correct the path")) from error
     with archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-        yield LocalCopy(place, sizes, lambda name: read_chunks(archive.open(name)), key, part)
+        yield LocalCopy(path, sizes, lambda name: read_chunks(archive.open(name)), key, part)

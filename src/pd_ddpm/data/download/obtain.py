@@ -1,7 +1,7 @@
-"""Scans from a published Dataverse data set: listed, fetched or taken from a copy, verified by size and checksum.
+"""Obtain a published Dataverse dataset: list its files, download or copy them, verify size and checksum.
 
-pooch is not used: it repeats a download whatever the server answered, 403 and 404 included, knows no Retry-After, and
-its Dataverse mode fails on servers that publish SHA-1 and loses the folders of files that share a name.
+pooch is not used. It repeats a download after every response, including 403 and 404, and ignores Retry-After. Its Dataverse
+mode fails on servers that publish SHA-1, and drops the folders of files with equal names.
 """
 
 import shlex
@@ -15,180 +15,207 @@ from typing import Any
 
 from pd_ddpm.data.cases.table import OBSERVERS
 from pd_ddpm.data.cases.wmh import PARTS
-from pd_ddpm.data.download.http import Patience, fetch, log, open_session, with_retries
-from pd_ddpm.data.download.listing import check_licence, request_listing, server_address, stored_listing
+from pd_ddpm.data.download.http import download_file, log, open_session, with_retries
+from pd_ddpm.data.download.listing import check_licence, file_url, request_listing, stored_listing
 from pd_ddpm.data.download.local_copy import open_copy
-from pd_ddpm.data.download.published import LISTING, Listing, PublishedFile
+from pd_ddpm.data.download.published import LISTING_NAME, Listing, PublishedFile
+from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy
 from pd_ddpm.data.download.verify import find_mismatch, store_verified
 from pd_ddpm.runtime.files import lock_folder, write_json
+from pd_ddpm.runtime.problem import Problem, ProblemError
 from pd_ddpm.runtime.progress import progress
 
-FAILURES_IN_A_ROW = 20  # after so many the server is left alone
+MAX_FAILURES_IN_A_ROW = 20  # after these the server gets no further requests
+DEFAULT_RETRY = RetryPolicy()
 
 
 class DownloadError(ValueError):
-    """Some files could not be obtained; the message lists each, why, and the command to get it by hand."""
+    """Some files could not be obtained; the message lists each with the reason and a command to download it by hand."""
 
 
 def obtain(
-    folder: str | Path,
+    folder: Path,
+    settings: DownloadSettings,
     *,
     key: str,
-    server: str,
-    doi: str,
-    version: str,
-    licence: str,
-    accept_licence: bool,
-    files: str,
-    connections: int,
     part: str = "training",
-    source: str | None = None,
-    patience: Patience | None = None,
+    retry: RetryPolicy = DEFAULT_RETRY,
 ) -> dict[str, Any]:
-    """Bring a data set's files into `folder`, and return the record of what is there.
+    """Download a dataset's files into a folder, or copy them from a local copy, and verify them.
 
-    files: "needed", those of one `part` of the WMH challenge, "training" or "held_out" (its `test/`), or "all" of both.
-    They come from the Dataverse server, at most `connections` at a time, or, without any request, from the folder or zip
-    `source`. Files that are there and equal the published ones are left alone. `key` is the data set's key in the
-    configuration, for messages.
+    Files that are in the folder and equal the published ones are kept.
 
-    Raises ValueError if the licence has not been accepted or nothing can be listed, BusyError if another run is using the
-    folder, and DownloadError, after all other files have been obtained, for those that could not be.
+    Args:
+        folder: folder of the dataset; made if it does not exist.
+        settings: what to obtain from where.
+        key: the dataset's key in the configuration, for messages.
+        part: part of the WMH challenge whose cases are needed, "training" or "held_out" (its folder `test/`).
+        retry: attempts, waits and timeouts.
+
+    Returns:
+        The record of the download: DOI, version, licence, origin, number and bytes of the files, kind of verification.
+
+    Raises:
+        ProblemError: if the licence is not accepted or has changed, `source` is not a copy, or the listing is invalid.
+        ValueError: if the listing cannot be requested, or has no case of the part.
+        BusyError: if another run uses the folder.
+        DownloadError: if files could not be obtained; all others have been obtained by then.
     """
-    if not accept_licence:
-        raise ValueError(
-            f"{key}.download.accept_licence: the data are published under {licence}. Read it there and at "
-            f"https://doi.org/{doi}; if you agree, set this key to true, in the configuration or in a file of your own for "
-            f"--configfile. Data that you have already can lie in {key}.folder ({folder}) instead."
-        )
-    folder, patience = Path(folder), patience or Patience()
-    with open_copy(source, f"{key}.download.source", PARTS[part]) as copy, lock_folder(folder), open_session() as session:
-        stop = threading.Event()
-        listing = stored_listing(folder, doi, version, copy)
-        if listing is None and copy is None:
-            listing = with_retries(
-                lambda: request_listing(session, server, doi, version, patience), patience, stop, f"doi:{doi}"
+    if not settings.accept_licence:
+        raise ProblemError(
+            Problem(
+                f"{key}.download.accept_licence",
+                f"the data are published under {settings.licence}, which you have not accepted",
+                f"Read it there and at https://doi.org/{settings.doi}. If you agree, set this key to true in the configuration "
+                f"or in a file for `--configfile`. If you already have the data, put them into `{key}.folder` ({folder})",
             )
+        )
+    with (
+        open_copy(settings.source, f"{key}.download.source", PARTS[part]) as copy,
+        lock_folder(folder),
+        open_session() as session,
+    ):
+        stop = threading.Event()
+        listing = stored_listing(folder, settings, copy)
+        if listing is None and copy is None:
+            listing = with_retries(lambda: request_listing(session, settings, retry), retry, stop, f"doi:{settings.doi}")
         elif listing is None:
-            files_there = tuple(PublishedFile(path, size) for path, size in sorted(copy.sizes.items()))
-            listing = Listing(doi, version, licence, files_there)
-        log.info("%s: %d files are published, licence %s", key, len(listing.files), listing.licence)
-        check_licence(listing, licence, key)
-        wanted = _wanted(listing, files, PARTS[part])
-        _check_space(folder, wanted)
-        # Before the first scan: a folder with this file in it is one that a download goes on with.
-        write_json(folder / LISTING, asdict(listing))
+            copied_files = tuple(PublishedFile(path, size) for path, size in sorted(copy.sizes.items()))
+            listing = Listing(settings.doi, settings.version, settings.licence, copied_files)
+        log.info("%s: %d published files, licence %s", key, len(listing.files), listing.licence)
+        check_licence(listing, settings.licence, key)
+        files = _select_files(listing, settings.files, PARTS[part])
+        _check_free_space(folder, files)
+        # Written before the first scan: it marks the folder as an unfinished download, which a later run continues.
+        write_json(folder / LISTING_NAME, asdict(listing))
 
-        def get(file: PublishedFile) -> None:
+        def obtain_file(file: PublishedFile) -> None:
             target = folder / file.path
             if target.is_file():
-                difference = find_mismatch(target, file)
-                if not difference:
+                mismatch = find_mismatch(target, file)
+                if not mismatch:
                     return
-                log.info("%s: %s; it is obtained anew", target, difference)
+                log.info("%s: %s; it is obtained again", target, mismatch)
             if copy is not None:
                 store_verified(copy.read(file), target, file)
                 return
-            with_retries(
-                lambda: fetch(session, server_address(server, file), target, file, patience), patience, stop, file.path
-            )
+            url = file_url(settings.server, file)
+            with_retries(lambda: download_file(session, url, target, file, retry), retry, stop, file.path)
 
-        failures = _each(get, wanted, connections, stop, key)
+        failures = _obtain_all(obtain_file, files, settings.connections, stop, key)
     if failures:
-        raise DownloadError(_failure_text(folder, server, failures, len(wanted)))
+        raise DownloadError(_failure_message(folder, settings.server, failures, len(files)))
     return {
-        "doi": doi,
-        "version": version,
+        "doi": settings.doi,
+        "version": settings.version,
         "licence": listing.licence,
-        "from": str(source or server),
-        "files": len(wanted),
-        "bytes": sum(file.size for file in wanted),
-        "verified_by": "size and checksum" if all(file.checksum for file in wanted) else "size and gzip",
+        "from": str(settings.source or settings.server),
+        "files": len(files),
+        "bytes": sum(file.size for file in files),
+        "verified_by": "size and checksum" if all(file.checksum for file in files) else "size and gzip",
     }
 
 
-def _wanted(listing: Listing, files: str, part: str) -> list[PublishedFile]:
+def _select_files(listing: Listing, selection: str, part: str) -> list[PublishedFile]:
     by_path = {file.path: file for file in listing.files}
-    wanted = list(listing.files) if files == "all" else [by_path[path] for path in _needed_for_wmh(by_path, part)]
-    if not wanted:
-        raise ValueError(
-            f"doi:{listing.doi}, version {listing.version}: none of its {len(listing.files)} files is a case of the WMH "
-            f"challenge's {part}/ ({part}/.../wmh.nii.gz); check doi and version in the configuration, or set files to all."
+    files = list(listing.files) if selection == "all" else [by_path[path] for path in _paths_needed_for_wmh(by_path, part)]
+    if not files:
+        raise ProblemError(
+            Problem(
+                f"doi:{listing.doi}, version {listing.version}",
+                f"none of its {len(listing.files)} files is a case of the WMH challenge's {part}/ ({part}/.../wmh.nii.gz)",
+                "Check `doi` and `version` in the configuration, or set `files` to all",
+            )
         )
-    return wanted
+    return files
 
 
-def _needed_for_wmh(paths: Collection[str], part: str) -> list[str]:
-    """Of the WMH challenge's published paths, what the layout `wmh_challenge` reads: `pd_ddpm.data.cases.wmh.find_wmh_cases`.
+def _paths_needed_for_wmh(paths: Collection[str], part: str) -> list[str]:
+    """Return the paths that the layout `wmh_challenge` reads, see `pd_ddpm.data.cases.wmh.find_wmh_cases`.
 
-    Neither the cases of the other part (`part` is training or test) nor the scans that are there in several forms.
+    These are neither cases of the other part, nor further versions of a scan.
+
+    Args:
+        paths: all published paths.
+        part: "training" or "test".
     """
-    there = set(paths)
+    published = set(paths)
     needed = []
-    for mask in sorted(path for path in there if path.startswith(f"{part}/") and path.endswith("/wmh.nii.gz")):
+    for mask in sorted(path for path in published if path.startswith(f"{part}/") and path.endswith("/wmh.nii.gz")):
         case = mask.removesuffix("/wmh.nii.gz")
-        whole_t1 = [f"{case}/orig/3DT1.nii.gz", f"{case}/orig/reg_3DT1_to_FLAIR.txt"]
-        t1 = whole_t1 if there.issuperset(whole_t1) else [f"{case}/pre/T1.nii.gz"]
+        t1_3d = [f"{case}/orig/3DT1.nii.gz", f"{case}/orig/reg_3DT1_to_FLAIR.txt"]
+        t1 = t1_3d if published.issuperset(t1_3d) else [f"{case}/pre/T1.nii.gz"]
         observers = [f"additional_annotations/observer_{name}/{case}/result.nii.gz" for name in OBSERVERS.values()]
         needed += [f"{case}/pre/FLAIR.nii.gz", *t1, mask, *observers]
-    return [path for path in needed if path in there]
+    return [path for path in needed if path in published]
 
 
-def _check_space(folder: Path, wanted: Sequence[PublishedFile]) -> None:
-    there = [folder / file.path for file in wanted]
+def _check_free_space(folder: Path, files: Sequence[PublishedFile]) -> None:
+    targets = [folder / file.path for file in files]
     missing = sum(
-        file.size for file, path in zip(wanted, there, strict=True) if not path.is_file() or path.stat().st_size != file.size
+        file.size for file, path in zip(files, targets, strict=True) if not path.is_file() or path.stat().st_size != file.size
     )
     free = shutil.disk_usage(folder).free
     if missing > free:
-        raise ValueError(f"{folder}: {missing / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free; make room first.")
+        problem = f"the files need {missing / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free"
+        raise ProblemError(Problem(str(folder), problem, "Free disk space"))
 
 
-def _each(
-    get: Callable[[PublishedFile], None],
-    wanted: Sequence[PublishedFile],
+def _obtain_all(
+    obtain_file: Callable[[PublishedFile], None],
+    files: Sequence[PublishedFile],
     connections: int,
     stop: threading.Event,
     key: str,
 ) -> dict[PublishedFile, str]:
-    """Call `get` with every file, `connections` at a time; the files that failed, and why."""
-    failures: dict[PublishedFile, str] = {}
-    in_a_row = 0
+    """Obtain every file with several threads.
 
-    def unless_stopped(file: PublishedFile) -> None:
+    Args:
+        obtain_file: obtains one file, or raises an exception.
+        files: files to obtain.
+        connections: number of threads.
+        stop: event that is set after too many failures in a row, and in the end.
+        key: the dataset's key in the configuration, for the progress bar.
+
+    Returns:
+        The files that failed, with the reason.
+    """
+    failures: dict[PublishedFile, str] = {}
+    failures_in_a_row = 0
+
+    def obtain_unless_stopped(file: PublishedFile) -> None:
         if stop.is_set():
-            raise ValueError(f"not tried, because {FAILURES_IN_A_ROW} files in a row had failed")
-        get(file)
+            raise ValueError(f"not requested, because {MAX_FAILURES_IN_A_ROW} files in a row had failed")
+        obtain_file(file)
 
     with ThreadPoolExecutor(connections) as pool:
-        futures = {pool.submit(unless_stopped, file): file for file in wanted}
+        futures = {pool.submit(obtain_unless_stopped, file): file for file in files}
         try:
             for future in progress(as_completed(futures), f"{key}: files", len(futures)):
                 error = future.exception()
-                in_a_row = in_a_row + 1 if error else 0
+                failures_in_a_row = failures_in_a_row + 1 if error else 0
                 if error:
                     reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                     failures[futures[future]] = reason
                     log.info("%s: %s", futures[future].path, reason)
-                if in_a_row == FAILURES_IN_A_ROW:
+                if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
                     stop.set()
         finally:
-            # On Ctrl-C nobody waits for files that have not begun, nor for a server that asked to be left alone.
+            # After Ctrl-C, neither files that have not begun nor waits between attempts delay the end.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
     return failures
 
 
-def _failure_text(folder: Path, server: str, failures: dict[PublishedFile, str], count: int) -> str:
+def _failure_message(folder: Path, server: str, failures: dict[PublishedFile, str], num_files: int) -> str:
     lines = [
-        f"{folder}: {len(failures)} of {count} files could not be obtained; the others are there and verified. "
-        "Start again to try once more, or get them by hand and start again, which verifies them:"
+        f"{folder}: {len(failures)} of {num_files} files could not be obtained. The others are present and verified. "
+        "Run again to retry. Or download them by hand and run again to verify them:"
     ]
     for file, reason in sorted(failures.items(), key=lambda item: item[0].path):
         lines.append(f"  {file.path}: {reason}")
         if file.number is not None:
             target = shlex.quote(str(folder / file.path))
-            lines.append(
-                f"    curl --fail --location --create-dirs --output {target} {shlex.quote(server_address(server, file))}"
-            )
+            url = shlex.quote(file_url(server, file))
+            lines.append(f"    curl --fail --location --create-dirs --output {target} {url}")
     return "\n".join(lines)

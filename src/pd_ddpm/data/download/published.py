@@ -1,20 +1,24 @@
-"""What a Dataverse dataset publishes: its files and their checksums."""
+"""What a Dataverse dataset publishes: its files, their checksums and its licence."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-LISTING = "dataverse.json"  # the published files, beside the data that were fetched by it
+LISTING_NAME = "dataverse.json"  # the list of published files, stored next to the data
+RECORD_NAME = "downloaded.json"  # the record of a finished download, written last
 
-RECORD = "downloaded.json"  # written last
-
+# Names of hash algorithms in the Dataverse API and in hashlib.
 CHECKSUMS = {"SHA-1": "sha1", "MD5": "md5", "SHA-256": "sha256", "SHA-512": "sha512"}
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of a data set: `path` as published, with its folders; `checksum` as algorithm:hex, empty if unknown.
+    """A file of a dataset.
 
-    `number` is the file's id in the server's API, None if unknown.
+    Attributes:
+        path: published path, including its folders.
+        size: bytes.
+        checksum: "algorithm:hexadecimal digest"; empty if unknown.
+        number: id of the file in the server's API; None if unknown.
     """
 
     path: str
@@ -25,7 +29,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of one version of a data set, and under which licence they are published."""
+    """The files of one version of a dataset, and the licence of their publication."""
 
     doi: str
     version: str
@@ -33,8 +37,8 @@ class Listing:
     files: tuple[PublishedFile, ...]
 
 
-def safe_path(path: str) -> str:
-    """The path as it is, if it stays below the folder that it is relative to; raises ValueError otherwise."""
+def check_path(path: str) -> str:
+    """Return a relative path unchanged; raise ValueError if it leads out of its folder."""
     if not path or path.startswith("/") or ".." in PurePosixPath(path).parts:
-        raise ValueError(f"the path {path!r} leads out of the data set's folder and is refused")
+        raise ValueError(f"the path {path!r} leads out of the dataset's folder and is refused")
     return path

@@ -1,4 +1,4 @@
-"""A data set's download, against a local server that speaks Dataverse's API and misbehaves; about fifteen seconds."""
+"""The download of a dataset from a local server with Dataverse's API and injected faults (about 15 s)."""
 
 import gzip
 import hashlib
@@ -30,13 +30,13 @@ from workflow_runs import ROOT, copy_of_the_repository, jobs, snakemake
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.validate import validate
 from pd_ddpm.data.download import http, verify
-from pd_ddpm.data.download import obtain as obtaining
-from pd_ddpm.data.download.http import Patience
+from pd_ddpm.data.download import obtain as obtain_module
 from pd_ddpm.data.download.obtain import DownloadError
+from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy
 from pd_ddpm.runtime.files import BusyError, lock_folder
 
 DOI = "10.34894/AECRSD"
-HASTY = Patience(attempts=3, first_wait=0.01, longest_wait=5, connect_timeout=5, read_timeout=5)
+QUICK_RETRY = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=5, connect_timeout=5, read_timeout=5)
 HELD_OUT = {
     *(f"test/Amsterdam/Philips_VU .PETMR_01./160/{name}" for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz")),
     *(f"test/Amsterdam/Philips_VU .PETMR_01./160/orig/{name}" for name in ("3DT1.nii.gz", "reg_3DT1_to_FLAIR.txt")),
@@ -56,7 +56,7 @@ Fault = Callable[["Handler", bytes], None]
 
 
 def published() -> dict[str, bytes]:
-    """A small data set in the challenge's layout: path -> content."""
+    """Return a small dataset in the challenge's layout: path -> content."""
     random = np.random.default_rng(0)
     names = ["orig/FLAIR.nii.gz", "orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt", "wmh.nii.gz"]
     names += [f"pre/{channel}.nii.gz" for channel in ("FLAIR", "T1", "3DT1")]
@@ -68,7 +68,7 @@ def published() -> dict[str, bytes]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Dataverse's listing and file access; before a file is sent, the faults that were set for its path are played."""
+    """Dataverse's listing and file access; the faults set for a path come before its file."""
 
     server: "Server"
     protocol_version = "HTTP/1.1"
@@ -125,7 +125,7 @@ class Server(ThreadingHTTPServer):
             self.active -= 1
 
     def handle_error(self, *arguments: Any) -> None:
-        """A client that went away, or was killed, is what some tests are about."""
+        """Ignore clients that disconnect or are killed, as some tests do."""
 
     def times(self, path: str) -> int:
         return [name for name, _ in self.requests].count(path)
@@ -140,23 +140,23 @@ def send(handler: Handler, body: bytes, status: int = 200, length: int | None = 
     handler.wfile.write(body)
 
 
-def says(status: int, **headers: str) -> Fault:
+def respond_with(status: int, **headers: str) -> Fault:
     message = json.dumps({"status": "ERROR", "message": "the server's own words"}).encode()
     return lambda handler, _: send(handler, message, status, **headers)
 
 
-def stalls(handler: Handler, body: bytes) -> None:
+def stall(handler: Handler, body: bytes) -> None:
     send(handler, body[: len(body) // 2], length=len(body))
     time.sleep(1)
     handler.close_connection = True
 
 
-def ends_early(handler: Handler, body: bytes) -> None:
+def end_early(handler: Handler, body: bytes) -> None:
     send(handler, body[: len(body) // 2], length=len(body))
     handler.close_connection = True
 
 
-def drops(handler: Handler, body: bytes) -> None:
+def drop_connection(handler: Handler, body: bytes) -> None:
     send(handler, body[: len(body) // 2], length=len(body))
     handler.wfile.flush()
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -164,16 +164,16 @@ def drops(handler: Handler, body: bytes) -> None:
     handler.close_connection = True
 
 
-def flips_a_bit(handler: Handler, body: bytes) -> None:
+def flip_bit(handler: Handler, body: bytes) -> None:
     send(handler, bytes([body[0] ^ 1]) + body[1:])
 
 
-def sends_a_page(handler: Handler, body: bytes) -> None:
+def send_page(handler: Handler, body: bytes) -> None:
     send(handler, b"<html>Please agree to our terms.</html>", Content_Type="text/html; charset=utf-8")
 
 
-def redirects(handler: Handler, body: bytes) -> None:
-    """As Dataverse does where its files lie in another store: elsewhere on this server the same file is sent."""
+def redirect(handler: Handler, body: bytes) -> None:
+    """Redirect as Dataverse does if its files are in another store: here to another address of this server."""
     handler.send_response(303)
     handler.send_header("Location", handler.path + "?from=store")
     handler.send_header("Content-Length", "0")
@@ -193,7 +193,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def settings(server: Server | None, **changes: Any) -> dict[str, Any]:
-    """The keys of datasets.wmh.download."""
+    """Return the keys of `datasets.wmh.download`."""
     return {
         "accept_licence": True,
         "licence": "CC BY-NC 4.0 (https://licence)",
@@ -205,24 +205,27 @@ def settings(server: Server | None, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def obtain(server: Server | None, folder: Path, **changes: Any) -> dict[str, Any]:
-    return obtaining.obtain(folder, key="datasets.wmh", **{"patience": HASTY} | settings(server, **changes))
+def obtain(
+    server: Server | None, folder: Path, part: str = "training", retry: RetryPolicy = QUICK_RETRY, **changes: Any
+) -> dict[str, Any]:
+    keys = DownloadSettings(**settings(server, **changes))
+    return obtain_module.obtain(folder, keys, key="datasets.wmh", part=part, retry=retry)
 
 
-def there(folder: Path) -> set[str]:
-    """The data's files in a folder, without the program's own."""
-    own = {"dataverse.json", "downloaded.json", "lock"}
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - own
+def data_files(folder: Path) -> set[str]:
+    """Return the dataset's files in a folder, without those that the program adds."""
+    program_files = {"dataverse.json", "downloaded.json", "lock"}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - program_files
 
 
-def whole(folder: Path, paths: set[str]) -> bool:
+def has_exactly(folder: Path, paths: set[str]) -> bool:
     contents = published()
-    return there(folder) == paths and all((folder / path).read_bytes() == contents[path] for path in paths)
+    return data_files(folder) == paths and all((folder / path).read_bytes() == contents[path] for path in paths)
 
 
-def test_what_the_layout_reads_is_fetched_and_verified(server: Server, tmp_path: Path) -> None:
+def test_obtain_needed_files_are_downloaded_and_verified(server: Server, tmp_path: Path) -> None:
     record = obtain(server, tmp_path / "wmh")
-    assert whole(tmp_path / "wmh", NEEDED)
+    assert has_exactly(tmp_path / "wmh", NEEDED)
     assert record == {
         "doi": DOI,
         "version": "1.0",
@@ -238,40 +241,40 @@ def test_what_the_layout_reads_is_fetched_and_verified(server: Server, tmp_path:
     assert "python-requests" not in agent
 
 
-def test_all_files_keep_their_published_names(server: Server, tmp_path: Path) -> None:
+def test_obtain_all_files_keep_published_names(server: Server, tmp_path: Path) -> None:
     obtain(server, tmp_path, files="all")
-    assert whole(tmp_path, set(server.files))
+    assert has_exactly(tmp_path, set(server.files))
     assert (tmp_path / "test" / "Amsterdam" / "Philips_VU .PETMR_01." / "160" / "wmh.nii.gz").is_file()
 
 
-def test_the_held_out_part_is_fetched_for_itself(server: Server, tmp_path: Path) -> None:
+def test_obtain_held_out_part_downloads_only_its_cases(server: Server, tmp_path: Path) -> None:
     observer = f"additional_annotations/observer_o4/{PHILIPS}/result.nii.gz"
     server.files[observer] = gzip.compress(b"a third rater's mask", mtime=0)
     server.listing["files"] = server.entries()
     obtain(server, tmp_path / "both")
-    assert there(tmp_path / "both") == NEEDED
+    assert data_files(tmp_path / "both") == NEEDED
     assert obtain(server, tmp_path / "held out", part="held_out")["files"] == 5
-    assert there(tmp_path / "held out") == HELD_OUT | {observer}
+    assert data_files(tmp_path / "held out") == HELD_OUT | {observer}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_the_held_out_part_of_a_copy(tmp_path: Path, kind: str) -> None:
-    copy = copy_of_the_data(kind, tmp_path / "copy", published())
+def test_obtain_held_out_part_from_local_copy(tmp_path: Path, kind: str) -> None:
+    copy = make_copy(kind, tmp_path / "copy", published())
     obtain(None, tmp_path / "held out", source=str(copy), part="held_out")
-    assert whole(tmp_path / "held out", HELD_OUT)
-    only = copy_of_the_data(kind, tmp_path / "only", {path: body for path, body in published().items() if path in NEEDED})
-    with pytest.raises(ValueError, match=r"no test/\.\.\./wmh\.nii\.gz is in it"):
+    assert has_exactly(tmp_path / "held out", HELD_OUT)
+    only = make_copy(kind, tmp_path / "only", {path: body for path, body in published().items() if path in NEEDED})
+    with pytest.raises(ValueError, match=r"has no file test/\.\.\./wmh\.nii\.gz"):
         obtain(None, tmp_path / "nothing", source=str(only), part="held_out")
 
 
-def test_nothing_is_requested_when_all_is_there(server: Server, tmp_path: Path) -> None:
+def test_obtain_complete_folder_sends_no_request(server: Server, tmp_path: Path) -> None:
     obtain(server, tmp_path)
     server.requests.clear()
     assert obtain(server, tmp_path)["files"] == len(NEEDED)
     assert server.requests == []
 
 
-def test_only_lost_and_damaged_files_are_fetched_again(
+def test_obtain_downloads_only_missing_and_damaged_files_again(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -281,33 +284,33 @@ def test_only_lost_and_damaged_files_are_fetched_again(
     (tmp_path / MASK).write_bytes(bytes([0, *(tmp_path / MASK).read_bytes()[1:]]))
     obtain(server, tmp_path)
     assert sorted(path for path, _ in server.requests) == sorted([FLAIR, MASK])
-    assert whole(tmp_path, NEEDED)
+    assert has_exactly(tmp_path, NEEDED)
     assert f"{MASK}: its sha1 is" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (says(500), "the server answered 500 Internal Server Error"),
-        (says(503), "the server answered 503 Service Unavailable"),
-        (says(429), "the server answered 429 Too Many Requests"),
-        (stalls, "time-out: nothing came from the server for 0.3 s"),
-        (ends_early, "the connection broke off before the end of the file"),
-        (drops, "the connection broke off before the end of the file"),
+        (respond_with(500), "the server answered 500 Internal Server Error"),
+        (respond_with(503), "the server answered 503 Service Unavailable"),
+        (respond_with(429), "the server answered 429 Too Many Requests"),
+        (stall, "timeout: no data from the server for 0.3 s"),
+        (end_early, "the connection was lost before the end of the file"),
+        (drop_connection, "the connection was lost before the end of the file"),
         (lambda handler, body: send(handler, body[:-7]), "it has"),
-        (lambda handler, body: send(handler, body + b"more"), "more than its"),
-        (flips_a_bit, "its sha1 is"),
+        (lambda handler, body: send(handler, body + b"more"), "longer than its"),
+        (flip_bit, "its sha1 is"),
     ],
     ids=["500", "503", "429", "time-out", "short body", "dropped connection", "shortened file", "too long", "wrong checksum"],
 )
-def test_passing_faults_are_tried_again_until_patience_ends(
+def test_obtain_retries_transient_errors_until_last_attempt(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Fault, words: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    patience = replace(HASTY, read_timeout=0.3 if fault is stalls else HASTY.read_timeout)
+    retry = replace(QUICK_RETRY, read_timeout=0.3 if fault is stall else QUICK_RETRY.read_timeout)
     server.faults[FLAIR] = [fault]
-    obtain(server, tmp_path / "once", patience=patience)
-    assert whole(tmp_path / "once", NEEDED)
+    obtain(server, tmp_path / "once", retry=retry)
+    assert has_exactly(tmp_path / "once", NEEDED)
     assert server.times(FLAIR) == 2
     assert f"{FLAIR}: " in caplog.text
     assert f"{words}" in caplog.text
@@ -315,33 +318,33 @@ def test_passing_faults_are_tried_again_until_patience_ends(
 
     server.faults[FLAIR] = [fault] * 3
     with pytest.raises(DownloadError, match=r"1 of 9 files could not be obtained") as raised:
-        obtain(server, tmp_path / "always", patience=patience)
+        obtain(server, tmp_path / "always", retry=retry)
     assert server.times(FLAIR) == 2 + 3
     assert words in str(raised.value)
-    assert "(tried 3 times)" in str(raised.value)
-    assert whole(tmp_path / "always", NEEDED - {FLAIR})  # no partial file is left either
+    assert "(3 attempts)" in str(raised.value)
+    assert has_exactly(tmp_path / "always", NEEDED - {FLAIR})  # and no partial file
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (says(401), ["401 Unauthorized (the server's own words)", "asks for a login"]),
-        (says(403), ["403 Forbidden (the server's own words)", "is restricted"]),
-        (says(404), ["404 Not Found (the server's own words)", "Check doi, version and server"]),
-        (says(400), ["400 Bad Request (the server's own words)", "guestbook"]),
-        (sends_a_page, ["a web page instead of the file", "in a browser"]),
-        (says(503, Retry_After="4000"), ["503 Service Unavailable", "left alone for 4000 s"]),
+        (respond_with(401), ["401 Unauthorized (the server's own words)", "requires a login"]),
+        (respond_with(403), ["403 Forbidden (the server's own words)", "is restricted"]),
+        (respond_with(404), ["404 Not Found (the server's own words)", "Check `doi`, `version` and `server`"]),
+        (respond_with(400), ["400 Bad Request (the server's own words)", "guestbook"]),
+        (send_page, ["a web page instead of the file", "in a browser"]),
+        (respond_with(503, Retry_After="4000"), ["503 Service Unavailable", "requires a wait of 4000 s"]),
     ],
     ids=["401", "403", "404", "400", "page", "a wait too long"],
 )
-def test_lasting_faults_are_not_tried_again_and_stop_no_other_file(
+def test_obtain_does_not_retry_permanent_errors_and_gets_other_files(
     server: Server, tmp_path: Path, fault: Fault, words: list[str]
 ) -> None:
     server.faults[FLAIR] = [fault]
     with pytest.raises(DownloadError) as raised:
         obtain(server, tmp_path / "my data")
     assert server.times(FLAIR) == 1
-    assert whole(tmp_path / "my data", NEEDED - {FLAIR})
+    assert has_exactly(tmp_path / "my data", NEEDED - {FLAIR})
     number = 1000 + list(server.files).index(FLAIR)
     command = (
         f"curl --fail --location --create-dirs --output '{tmp_path}/my data/{FLAIR}' {server.url}/api/access/datafile/{number}"
@@ -350,23 +353,23 @@ def test_lasting_faults_are_not_tried_again_and_stop_no_other_file(
         assert word in str(raised.value)
 
 
-def test_the_wait_that_the_server_asks_for_is_kept(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_obtain_respects_retry_after(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    server.faults[FLAIR] = [says(429, Retry_After="1")]
+    server.faults[FLAIR] = [respond_with(429, Retry_After="1")]
     obtain(server, tmp_path)
     first, second = (moment for path, moment in server.requests if path == FLAIR)
     assert second - first >= 1
     assert "429 Too Many Requests; attempt 2 of 3 in 1 s" in caplog.text
 
 
-def test_a_date_to_wait_for_is_understood() -> None:
-    assert http._seconds("Fri, 31 Dec 1999 23:59:59 GMT") == 0
-    assert http._seconds("Fri, 31 Dec 2999 23:59:59 GMT") > 1e9
-    assert http._seconds("17") == 17
-    assert http._seconds("soon") == 0
+def test_retry_after_accepts_seconds_and_dates() -> None:
+    assert http._retry_after_seconds("Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    assert http._retry_after_seconds("Fri, 31 Dec 2999 23:59:59 GMT") > 1e9
+    assert http._retry_after_seconds("17") == 17
+    assert http._retry_after_seconds("soon") == 0
 
 
-def test_waits_double() -> None:
+def test_with_retries_doubles_waits_up_to_longest() -> None:
     waits = []
 
     class Watch(threading.Event):
@@ -375,23 +378,23 @@ def test_waits_double() -> None:
             return False
 
     def attempt() -> None:
-        raise verify.PassingFault("no luck")
+        raise verify.TransientError("no luck")
 
-    with pytest.raises(ValueError, match=r"no luck \(tried 8 times\)"):
-        http.with_retries(attempt, Patience(attempts=8, first_wait=2, longest_wait=30), Watch(), "file")
+    with pytest.raises(ValueError, match=r"no luck \(8 attempts\)"):
+        http.with_retries(attempt, RetryPolicy(attempts=8, first_wait=2, longest_wait=30), Watch(), "file")
     plain = np.array([2, 4, 8, 16, 30, 30, 30])
     assert (np.array(waits) >= 0.75 * plain).all()
     assert (np.array(waits) <= 1.25 * plain).all()
 
 
-def test_a_file_that_is_declared_as_compressed_transfer_is_stored_as_it_is(server: Server, tmp_path: Path) -> None:
+def test_obtain_stores_declared_compressed_transfer_undecoded(server: Server, tmp_path: Path) -> None:
     server.faults[FLAIR] = [lambda handler, body: send(handler, body, Content_Encoding="gzip")]
     obtain(server, tmp_path)
-    assert whole(tmp_path, NEEDED)
+    assert has_exactly(tmp_path, NEEDED)
     assert server.times(FLAIR) == 1
 
 
-def test_at_most_four_files_come_at_a_time(server: Server, tmp_path: Path) -> None:
+def test_obtain_uses_at_most_the_configured_connections(server: Server, tmp_path: Path) -> None:
     def slowly(handler: Handler, body: bytes) -> None:
         time.sleep(0.05)
         send(handler, body)
@@ -402,19 +405,17 @@ def test_at_most_four_files_come_at_a_time(server: Server, tmp_path: Path) -> No
     assert server.most == 4
 
 
-def test_a_server_that_refuses_everything_is_left_alone(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(obtaining, "FAILURES_IN_A_ROW", 5)
+def test_obtain_stops_requests_after_failures_in_a_row(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(obtain_module, "MAX_FAILURES_IN_A_ROW", 5)
     for path in server.files:
-        server.faults[path] = [says(403)]
-    with pytest.raises(DownloadError, match="not tried, because 5 files in a row had failed") as raised:
+        server.faults[path] = [respond_with(403)]
+    with pytest.raises(DownloadError, match="not requested, because 5 files in a row had failed") as raised:
         obtain(server, tmp_path, files="all", connections=1)
     assert len(server.requests) < len(server.files)
     assert str(raised.value).count("curl --fail") == len(server.files)
 
 
-def test_a_killed_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+def test_obtain_continues_killed_download(server: Server, tmp_path: Path) -> None:
     reached = threading.Event()
 
     def halts(handler: Handler, body: bytes) -> None:
@@ -426,8 +427,9 @@ def test_a_killed_download_goes_on_where_it_was(server: Server, tmp_path: Path) 
 
     server.faults[FLAIR] = [halts]
     program = (
-        "import json, sys; from pd_ddpm.data.download.obtain import obtain;"
-        "obtain(sys.argv[1], key='datasets.wmh', **json.loads(sys.argv[2]))"
+        "import json, sys; from pathlib import Path;"
+        "from pd_ddpm.data.download.obtain import DownloadSettings, obtain;"
+        "obtain(Path(sys.argv[1]), DownloadSettings(**json.loads(sys.argv[2])), key='datasets.wmh')"
     )
     arguments = [str(tmp_path), json.dumps(settings(server, connections=1))]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments])
@@ -439,16 +441,16 @@ def test_a_killed_download_goes_on_where_it_was(server: Server, tmp_path: Path) 
     assert partial.exists()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = {path for path in there(tmp_path) if ".partial." not in path}
+    before = {path for path in data_files(tmp_path) if ".partial." not in path}
     assert before
     assert FLAIR not in before
     server.requests.clear()
     obtain(server, tmp_path)
     assert {path for path, _ in server.requests} == NEEDED - before
-    assert whole(tmp_path, NEEDED)
+    assert has_exactly(tmp_path, NEEDED)
 
 
-def test_without_the_licence_nothing_is_requested(server: Server, tmp_path: Path) -> None:
+def test_obtain_without_accepted_licence_sends_no_request(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^datasets\.wmh\.download\.accept_licence: ") as raised:
         obtain(server, tmp_path / "wmh", accept_licence=False)
     for word in ("CC BY-NC 4.0 (https://licence)", f"https://doi.org/{DOI}", "set this key to true", "datasets.wmh.folder"):
@@ -460,16 +462,16 @@ def test_without_the_licence_nothing_is_requested(server: Server, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda files: files[0].update(directoryLabel="../elsewhere"), ["leads out of the data set's folder", "../elsewhere"]),
-        (lambda files: files[0].update(directoryLabel="/etc"), ["leads out of the data set's folder", "/etc"]),
-        (lambda files: files[0]["dataFile"].pop("checksum"), ["no listing of a Dataverse data set", "checksum"]),
+        (lambda files: files[0].update(directoryLabel="../elsewhere"), ["leads out of the dataset's folder", "../elsewhere"]),
+        (lambda files: files[0].update(directoryLabel="/etc"), ["leads out of the dataset's folder", "/etc"]),
+        (lambda files: files[0]["dataFile"].pop("checksum"), ["not a listing of a Dataverse dataset", "checksum"]),
         (lambda files: files[0]["dataFile"]["checksum"].update(type="CRC"), ["unknown kind CRC"]),
         (lambda files: files.append(files[0]), ["more than once", "training/Utrecht/0/orig/FLAIR.nii.gz"]),
         (lambda files: files.clear(), ["none of its 0 files is a case of the WMH challenge"]),
     ],
     ids=["up", "absolute", "no checksum", "other checksum", "twice", "empty"],
 )
-def test_a_listing_that_cannot_be_trusted_is_refused(
+def test_obtain_rejects_unsafe_or_invalid_listing(
     server: Server, tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], words: list[str]
 ) -> None:
     change(server.listing["files"])
@@ -477,41 +479,41 @@ def test_a_listing_that_cannot_be_trusted_is_refused(
         obtain(server, tmp_path)
     for word in words:
         assert word in str(raised.value)
-    assert there(tmp_path) == set()
+    assert data_files(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     ("faults", "words"),
     [
-        ([says(404)], ["404 Not Found", "Check doi, version and server"]),
-        ([sends_a_page], ["a web page instead"]),
-        ([says(500)] * 3, ["500 Internal Server Error", "tried 3 times"]),
-        ([lambda handler, _: send(handler, b"{}")], ["no listing of a Dataverse data set"]),
-        ([stalls] * 3, ["time-out: nothing came from the server", "tried 3 times"]),
+        ([respond_with(404)], ["404 Not Found", "Check `doi`, `version` and `server`"]),
+        ([send_page], ["a web page instead"]),
+        ([respond_with(500)] * 3, ["500 Internal Server Error", "3 attempts"]),
+        ([lambda handler, _: send(handler, b"{}")], ["not a listing of a Dataverse dataset"]),
+        ([stall] * 3, ["timeout: no data from the server", "3 attempts"]),
     ],
-    ids=["404", "page", "500", "other JSON", "stalls"],
+    ids=["404", "page", "500", "other JSON", "stall"],
 )
-def test_a_listing_that_does_not_come_says_why(server: Server, tmp_path: Path, faults: list[Fault], words: list[str]) -> None:
+def test_obtain_names_reason_of_missing_listing(server: Server, tmp_path: Path, faults: list[Fault], words: list[str]) -> None:
     server.faults["listing"] = list(faults)
-    patience = replace(HASTY, read_timeout=0.3 if stalls in faults else HASTY.read_timeout)
+    retry = replace(QUICK_RETRY, read_timeout=0.3 if stall in faults else QUICK_RETRY.read_timeout)
     with pytest.raises(ValueError, match="server") as raised:
-        obtain(server, tmp_path, patience=patience)
+        obtain(server, tmp_path, retry=retry)
     for word in words:
         assert word in str(raised.value)
     assert len(server.requests) == len(faults)
 
 
-def test_a_redirection_to_a_store_is_followed(server: Server, tmp_path: Path) -> None:
-    server.faults[FLAIR].append(redirects)
+def test_obtain_follows_redirection(server: Server, tmp_path: Path) -> None:
+    server.faults[FLAIR].append(redirect)
     assert obtain(server, tmp_path)["files"] == len(NEEDED)
     assert server.times(FLAIR) == 2
     assert (tmp_path / FLAIR).read_bytes() == server.files[FLAIR]
 
 
-def test_another_licence_than_the_accepted_one_stops_before_the_first_file(server: Server, tmp_path: Path) -> None:
+def test_obtain_stops_before_first_file_if_licence_changed(server: Server, tmp_path: Path) -> None:
     server.listing["license"] = {"name": "CC BY-NC-ND 4.0", "uri": "https://licence"}
     with pytest.raises(
-        ValueError, match=r"datasets\.wmh\.download\.licence: CC BY-NC 4\.0 .* server now says CC BY-NC-ND 4\.0"
+        ValueError, match=r"datasets\.wmh\.download\.licence: you accepted CC BY-NC 4\.0 .* now states CC BY-NC-ND 4\.0"
     ):
         obtain(server, tmp_path)
     assert {path for path, _ in server.requests} == {"listing"}
@@ -519,34 +521,34 @@ def test_another_licence_than_the_accepted_one_stops_before_the_first_file(serve
     assert obtain(server, tmp_path)["licence"].startswith("CC-BY-NC-4.0")
 
 
-def test_without_a_stated_licence_the_files_come_and_it_is_said(
+def test_obtain_without_stated_licence_warns_and_downloads(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     del server.listing["license"]
     with caplog.at_level(logging.WARNING):
         assert obtain(server, tmp_path)["licence"] == "not stated"
-    assert "the server states no licence; CC BY-NC 4.0" in caplog.text
+    assert "the server states no licence; you accepted CC BY-NC 4.0" in caplog.text
 
 
-def test_no_network_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no connection to http://127\.0\.0\.1:9/.*tried 3 times"):
+def test_obtain_without_network_names_server_and_attempts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no connection to http://127\.0\.0\.1:9/.*3 attempts"):
         obtain(None, tmp_path)
 
 
-def test_a_full_disk_is_seen_before(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_obtain_checks_free_space_before_first_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 0, 10))
-    with pytest.raises(ValueError, match=r"GB are to come and 0\.00 GB are free; make room first"):
+    with pytest.raises(ValueError, match=r"need \d\.\d\d GB, but only 0\.00 GB are free\. Free disk space"):
         obtain(server, tmp_path)
     assert [path for path, _ in server.requests] == ["listing"]
 
 
-def test_one_download_at_a_time_uses_a_folder(server: Server, tmp_path: Path) -> None:
+def test_obtain_rejects_locked_folder(server: Server, tmp_path: Path) -> None:
     with lock_folder(tmp_path), pytest.raises(BusyError, match="locked by another run"):
         obtain(server, tmp_path)
 
 
-def copy_of_the_data(kind: str, place: Path, contents: dict[str, bytes], prefix: str = "dataverse_files/") -> Path:
-    """A folder or zip with these files below `prefix`."""
+def make_copy(kind: str, place: Path, contents: dict[str, bytes], prefix: str = "dataverse_files/") -> Path:
+    """Write a folder or zip file with these files below `prefix`."""
     if kind == "zip":
         with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("MANIFEST.TXT", "as Dataverse puts it in")
@@ -561,37 +563,37 @@ def copy_of_the_data(kind: str, place: Path, contents: dict[str, bytes], prefix:
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 @pytest.mark.parametrize("prefix", ["", "dataverse_files/"])
-def test_a_copy_is_taken_without_any_request(tmp_path: Path, kind: str, prefix: str) -> None:
-    copy = copy_of_the_data(kind, tmp_path / "copy", published(), prefix)
+def test_obtain_from_local_copy_sends_no_request(tmp_path: Path, kind: str, prefix: str) -> None:
+    copy = make_copy(kind, tmp_path / "copy", published(), prefix)
     record = obtain(None, tmp_path / "wmh", source=str(copy))
-    assert whole(tmp_path / "wmh", NEEDED)
+    assert has_exactly(tmp_path / "wmh", NEEDED)
     assert (record["from"], record["verified_by"]) == (str(copy), "size and gzip")
     obtain(None, tmp_path / "all", source=str(copy), files="all")
-    assert there(tmp_path / "all") >= set(published())
+    assert data_files(tmp_path / "all") >= set(published())
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_copy_is_verified_by_the_listing_where_one_is_at_hand(server: Server, tmp_path: Path, kind: str) -> None:
-    server.faults |= {FLAIR: [says(404)], MASK: [says(404)]}
+def test_obtain_verifies_local_copy_with_stored_listing(server: Server, tmp_path: Path, kind: str) -> None:
+    server.faults |= {FLAIR: [respond_with(404)], MASK: [respond_with(404)]}
     with pytest.raises(DownloadError):
         obtain(server, tmp_path / "wmh")
     server.requests.clear()
     contents = published()
     contents[FLAIR] = gzip.compress(b"another subject's scan")
     del contents[MASK]
-    copy = copy_of_the_data(kind, tmp_path / "copy", contents)
+    copy = make_copy(kind, tmp_path / "copy", contents)
     with pytest.raises(DownloadError) as raised:
         obtain(server, tmp_path / "wmh", source=str(copy))
-    assert f"{FLAIR}: what came is not the published file: it has" in str(raised.value)
+    assert f"{FLAIR}: the content differs from the published file: it has" in str(raised.value)
     assert f"{MASK}: it is not in {copy}" in str(raised.value)
     assert str(raised.value).count("curl") == 2
     assert server.requests == []
-    right = copy_of_the_data(kind, tmp_path / "right", published())
+    right = make_copy(kind, tmp_path / "right", published())
     assert obtain(None, tmp_path / "wmh", source=str(right))["verified_by"] == "size and checksum"
-    assert whole(tmp_path / "wmh", NEEDED)
+    assert has_exactly(tmp_path / "wmh", NEEDED)
 
 
-def test_a_folder_of_another_download_brings_its_listing(server: Server, tmp_path: Path) -> None:
+def test_obtain_uses_listing_of_local_copy(server: Server, tmp_path: Path) -> None:
     obtain(server, tmp_path / "first")
     (tmp_path / "first" / FLAIR).write_bytes(gzip.compress(b"something else"))
     server.requests.clear()
@@ -601,19 +603,19 @@ def test_a_folder_of_another_download_brings_its_listing(server: Server, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_damaged_files_of_a_copy_are_found_without_a_listing(tmp_path: Path, kind: str) -> None:
+def test_obtain_finds_damaged_files_of_copy_without_listing(tmp_path: Path, kind: str) -> None:
     contents = published()
     contents[FLAIR] = contents[FLAIR][:-20]
-    copy = copy_of_the_data(kind, tmp_path / "copy", contents)
+    copy = make_copy(kind, tmp_path / "copy", contents)
     with pytest.raises(DownloadError, match="1 of 9 files") as raised:
         obtain(None, tmp_path / "wmh", source=str(copy))
-    assert f"{FLAIR}: what came is not the published file: it is no whole gzip file" in str(raised.value)
-    assert "curl" not in str(raised.value)  # nobody knows its number
-    assert whole(tmp_path / "wmh", NEEDED - {FLAIR})
+    assert f"{FLAIR}: the content differs from the published file: it is not a complete gzip file" in str(raised.value)
+    assert "curl" not in str(raised.value)  # without a listing its number is unknown
+    assert has_exactly(tmp_path / "wmh", NEEDED - {FLAIR})
 
 
-def test_a_zip_that_is_damaged_inside_is_found(tmp_path: Path) -> None:
-    copy = copy_of_the_data("zip", tmp_path / "copy.zip", published())
+def test_obtain_finds_damage_inside_zip(tmp_path: Path) -> None:
+    copy = make_copy("zip", tmp_path / "copy.zip", published())
     body = copy.read_bytes()
     where = body.index(FLAIR.encode()) + 1000
     copy.write_bytes(body[:where] + bytes([body[where] ^ 255]) + body[where + 1 :])
@@ -624,26 +626,26 @@ def test_a_zip_that_is_damaged_inside_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        (None, "cannot be read as a folder or zip"),
-        ({"readme.txt": b""}, r"no training/\.\.\./wmh\.nii\.gz is in it"),
-        ({"a/training/0/wmh.nii.gz": b"", "b/training/0/wmh.nii.gz": b""}, "several training/ lie in it, below a/, b/"),
-        ({"training/0/wmh.nii.gz": b"", "../../evil": b""}, "leads out of the data set's folder"),
+        (None, "cannot be read as a folder or zip file"),
+        ({"readme.txt": b""}, r"has no file training/\.\.\./wmh\.nii\.gz"),
+        ({"a/training/0/wmh.nii.gz": b"", "b/training/0/wmh.nii.gz": b""}, "has several folders training/, below a/, b/"),
+        ({"training/0/wmh.nii.gz": b"", "../../evil": b""}, "leads out of the dataset's folder"),
     ],
     ids=["no zip", "other data", "two copies", "leads out"],
 )
-def test_what_is_no_copy_is_refused(tmp_path: Path, contents: dict[str, bytes] | None, words: str) -> None:
+def test_open_copy_rejects_other_data(tmp_path: Path, contents: dict[str, bytes] | None, words: str) -> None:
     copy = tmp_path / "copy.zip"
     if contents is None:
         copy.write_bytes(b"<html>no zip</html>")
     else:
-        copy_of_the_data("zip", copy, contents, prefix="")
+        make_copy("zip", copy, contents, prefix="")
     with pytest.raises(ValueError, match=words):
         obtain(None, tmp_path / "wmh", source=str(copy), files="all")
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.workflow
-def test_the_workflow_fetches_what_is_not_there(server: Server, tmp_path: Path) -> None:
+def test_workflow_downloads_missing_dataset_once(server: Server, tmp_path: Path) -> None:
     folder = copy_of_the_repository(tmp_path)
     target = ["results/wmh/cases.csv", "--config", "scale=paper", "--configfile", "own.yaml"]
 
@@ -653,14 +655,14 @@ def test_the_workflow_fetches_what_is_not_there(server: Server, tmp_path: Path) 
     configure(server)
     run = snakemake(folder, *target)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert whole(folder / "data/wmh", NEEDED)
+    assert has_exactly(folder / "data/wmh", NEEDED)
     assert (folder / "results/wmh/cases.csv").read_text(encoding="utf-8").count("\n") == 3
 
-    # Neither a withdrawn consent nor a lost server makes the data stale.
+    # Neither a withdrawn acceptance nor an unreachable server makes the data stale.
     configure(None, accept_licence=False, connections=1)
     assert jobs(snakemake(folder, "-n", *target)) == {}
 
-    # Scans that lie there without our record are somebody's own.
+    # Scans without a record of ours belong to the user.
     for own in ("downloaded.json", "dataverse.json"):
         (folder / "data/wmh" / own).unlink()
     assert "download_wmh" not in jobs(snakemake(folder, "-n", *target))
@@ -676,7 +678,7 @@ def test_the_workflow_fetches_what_is_not_there(server: Server, tmp_path: Path) 
     ],
     ids=["layout", "connections", "misspelt", "doi"],
 )
-def test_settings_that_cannot_be_are_refused(change: dict[str, Any], words: str) -> None:
+def test_validate_rejects_invalid_download_settings(change: dict[str, Any], words: str) -> None:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["datasets"]["wmh"] |= change
     with pytest.raises(ConfigError) as raised:
@@ -684,7 +686,7 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, Any], words: str)
     assert words in str(raised.value)
 
 
-def test_null_says_that_nothing_is_fetched() -> None:
+def test_validate_accepts_null_download() -> None:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     validate(config)
     config["datasets"]["wmh"]["download"] = None

@@ -1,0 +1,47 @@
+"""Settings of a download: what is downloaded from where, and how failures are retried."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DownloadSettings:
+    """The keys of `datasets.<name>.download` in the configuration.
+
+    Attributes:
+        server: address of the Dataverse server.
+        doi: DOI of the dataset, without "doi:".
+        version: published version, such as "1.0".
+        licence: name of the accepted licence, and where it can be read.
+        accept_licence: whether the user agrees to the licence.
+        files: "needed" for the files that the layout `wmh_challenge` reads, or "all".
+        connections: number of files downloaded at the same time.
+        source: folder or zip file with the data, used instead of the server; None to download.
+    """
+
+    server: str
+    doi: str
+    version: str
+    licence: str
+    accept_licence: bool
+    files: str
+    connections: int
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Attempts per file, waits and timeouts.
+
+    Attributes:
+        attempts: number of attempts per file.
+        first_wait: seconds before the second attempt; the wait doubles with every further attempt.
+        longest_wait: most seconds between attempts. If the server requires a longer wait, it is not retried.
+        connect_timeout: seconds until a connection must be open.
+        read_timeout: seconds without data after which a transfer counts as failed.
+    """
+
+    attempts: int = 6
+    first_wait: float = 2.0
+    longest_wait: float = 600.0
+    connect_timeout: float = 15.0
+    read_timeout: float = 120.0
