@@ -20,8 +20,11 @@ from torch import nn
 from workflow_runs import ROOT, copy_of_the_repository, snakemake
 
 from pd_ddpm.config import resolve
+from pd_ddpm.config.run import Run
+from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.models.weights import save_metadata, save_weights
+from pd_ddpm.runtime.compute import Compute
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
@@ -130,46 +133,44 @@ def with_random_weights(settings: dict[str, Any]) -> nn.Module:
 
 
 @pytest.fixture
-def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, str]]:
-    """Writes a network of these settings with random weights; returns where, as the scripts are told it."""
+def random_network(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, Path]]:
+    """A function that writes a network of these settings with random weights; returns its files as fields of a job."""
 
-    def write(settings: dict[str, Any]) -> dict[str, str]:
-        folder = tmp_path / "networks" / "a" / "run"
+    def write(settings: dict[str, Any], name: str = "a") -> dict[str, Path]:
+        folder = Run("dataset", name, 0, 0).folder(tmp_path, "networks")
         folder.mkdir(parents=True)
         network = with_random_weights(settings)
-        weights, card = folder / "model.safetensors", folder / "model.json"
+        weights, metadata = folder / "model.safetensors", folder / "model.json"
         save_weights(weights, network.state_dict(), settings | {"image_channels": 2})
-        save_metadata(card, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
-        return {"weights": str(weights), "card": str(card)}
+        save_metadata(metadata, [weights], {"settings": settings, "image_channels": 2, "grid": GRID})
+        return {"weights": weights, "network_metadata": metadata}
 
     return write
 
 
 @pytest.fixture
-def sample_arguments(prepared: Path) -> Callable[..., dict[str, Any]]:
-    """The arguments of the script sample for a method's settings, with what it writes in one folder, and with changes."""
+def sample_job(prepared: Path) -> Callable[..., SampleJob]:
+    """A function that returns the job that samples a method's test cases, or a shard of them, into one folder."""
 
-    def arguments(folder: Path, network: dict[str, str], name: str, method: dict[str, Any], **more: Any) -> dict[str, Any]:
-        folder.mkdir(exist_ok=True)
-        whole = {"predictions": str(folder / "predictions.csv"), "method_card": str(folder / "method.json")}
-        shard = {"shard_card": str(folder / "shards" / f"{more.get('shard')}-of-{more.get('of')}.json")}
-        return {
-            **network,
-            "cases": str(prepared / "prepared.csv"),
-            "splits": str(prepared / "splits.csv"),
-            "name": name,
-            "split": 0,
-            "seed": 0,
-            "settings": method,
-            "device": "cpu",
+    def job(folder: Path, name: str, settings: dict[str, Any], *, batch: int | str, **fields: Any) -> SampleJob:
+        folder.mkdir(exist_ok=True, parents=True)
+        defaults = {
+            "run": Run("dataset", name, 0, 0),
+            "compute": Compute("cpu", settings["precision"], threads=1, batch=batch),
+            "settings": settings,
+            "cases": prepared / "prepared.csv",
+            "splits": prepared / "splits.csv",
+            "folder": folder,
             "code": "",
-            "threads": 1,
             "config": {},
-            **(shard if "shard" in more else whole),
-            **more,
         }
+        if shard := fields.get("shard"):
+            defaults["shard_record"] = folder / "shards" / f"{shard.index}-of-{shard.count}.json"
+        else:
+            defaults["method_metadata"] = folder / "method.json"
+        return SampleJob(**defaults | fields)
 
-    return arguments
+    return job
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,14 @@ from torch import nn
 
 from pd_ddpm.commands.main import main
 from pd_ddpm.config import resolve
+from pd_ddpm.config.run import Run
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.deployment import predict_scan, scan_folder
 from pd_ddpm.deployment.bundle import BundleError, read_bundle, vary, write_checksums
+from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models import weights
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.files import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -133,25 +136,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         target = results / "predictions" / name / RUN
         target.mkdir(parents=True)
         network = results / "networks" / chosen["network"] / RUN
-        before = chosen.get("presegmentation")
-        script("sample")(
-            weights=str(network / "model.safetensors"),
-            card=str(network / "model.json"),
-            cases=str(cases),
-            splits=str(splits),
-            predictions=str(target / "predictions.csv"),
-            method_card=str(target / "method.json"),
-            name=name,
-            split=0,
-            seed=0,
+        start = chosen.get("presegmentation")
+        job = SampleJob(
+            run=Run("own", name, 0, 0),
+            compute=Compute("cpu", chosen["precision"], threads=1, batch=8),
             settings=chosen,
-            device="cpu",
+            cases=cases,
+            splits=splits,
+            weights=network / "model.safetensors",
+            network_metadata=network / "model.json",
+            folder=target,
             code="",
-            batch=8,
-            threads=1,
             config={},
-            presegmentation=before and str(results / "predictions" / before / RUN / "predictions.csv"),
+            presegmentation=start and results / "predictions" / start / RUN / "predictions.csv",
+            method_metadata=target / "method.json",
         )
+        script("sample")(job)
         scores = results / "scores" / name / f"{RUN}.csv"
         scores.parent.mkdir(parents=True)
         identity = {"dataset": "own", "method": name, "split": 0, "seed": 0}

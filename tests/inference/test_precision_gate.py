@@ -9,10 +9,12 @@ import pytest
 import torch
 from conftest import GRID, with_random_weights
 
+from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
-from pd_ddpm.inference import precision_gate
+from pd_ddpm.inference import gate_network, precision_gate
 from pd_ddpm.inference.factory import build_segmenter
+from pd_ddpm.inference.job import GateJob
 from pd_ddpm.inference.precision_gate import Gate, gated_precision
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime import precision
@@ -37,7 +39,7 @@ def scans(prepared):
 
 
 def gate(settings=CHAIN, **changes):
-    limits = {"slices": 2, "forward_error": LIMITS, "flipped_share": 0.1} | changes
+    limits = {"num_slices": 2, "forward_error": LIMITS, "flipped_share": 0.1} | changes
     return Gate(lambda built: build_segmenter(settings, built), GridSettings(**GRID), CPU, **limits)
 
 
@@ -79,9 +81,9 @@ def test_a_network_of_one_mask_is_judged_by_its_output(configured, scans):
 
 def test_formats_that_the_device_lacks_are_not_measured(network, scans, monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
-    assert gate().findings(network, scans) == {}
+    assert gate().test(network, scans) == {}
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
-    assert list(gate().findings(network, scans)) == ["bfloat16"]
+    assert list(gate().test(network, scans)) == ["bfloat16"]
 
 
 # What becomes of it
@@ -131,61 +133,54 @@ def trained(random_network, configured):
     return random_network(configured("network", "denoiser", **TINY))
 
 
-def gate_arguments(trained, prepared, verdict_file):
-    return {
+def gate_job(trained, folder, device="cpu"):
+    return GateJob(
+        run=Run("dataset", "denoiser", 0, 0),
+        settings=CHAIN,
+        limits={"cases": 2, "slices": 2, "forward_error": LIMITS, "flipped_share": 1.0},
+        cases=folder / "prepared.csv",
+        splits=folder / "splits.csv",
+        device=device,
+        threads=1,
+        code="",
         **trained,
-        "cases": str(prepared / "prepared.csv"),
-        "splits": str(prepared / "splits.csv"),
-        "verdict": str(verdict_file),
-        "name": "denoiser",
-        "split": 0,
-        "settings": CHAIN,
-        "gate": {"cases": 2, "slices": 2, "forward_error": LIMITS, "flipped_share": 1.0},
-        "device": "cpu",
-        "threads": 1,
-        "code": "",
-    }
+    )
 
 
-def test_a_verdict_decides_what_is_sampled_in(tmp_path, prepared, script, configured, trained, sample_arguments, monkeypatch):
+def test_verdict_decides_the_precision_of_sampling(tmp_path, prepared, script, configured, trained, sample_job, monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
-    main = script("gate")
-    monkeypatch.setitem(main.__globals__, "only_float32", lambda device: False)
-    main(**gate_arguments(trained, prepared, tmp_path / "precision.json"))
-    found = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
-    assert (found["device"], found["role"], found["cases"]) == ("cpu", "validation", ["three"])
-    assert found["formats"]["bfloat16"]["passed"]
+    monkeypatch.setattr(gate_network, "only_float32", lambda device: False)
+    script("gate")(gate_job(trained, prepared), str(tmp_path / "precision.json"))
+    verdict = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
+    assert (verdict["device"], verdict["role"], verdict["cases"]) == ("cpu", "validation", ["three"])
+    assert verdict["formats"]["bfloat16"]["passed"]
 
-    method, cards = configured("method", "ddpm", reverse_steps=3, samples=2, pool=2, precision="auto"), {}
+    method, metadata = configured("method", "ddpm", reverse_steps=3, samples=2, pool=2, precision="auto"), {}
     for name, passed in (("passed", True), ("failed", False)):
-        found["formats"]["bfloat16"]["passed"] = passed
+        verdict["formats"]["bfloat16"]["passed"] = passed
         verdict_file = tmp_path / f"{name}.json"
-        verdict_file.write_text(json.dumps(found), encoding="utf-8")
-        script("sample")(**sample_arguments(tmp_path / name, trained, "ddpm", method, batch=6, gate=str(verdict_file)))
-        cards[name] = json.loads((tmp_path / name / "method.json").read_text(encoding="utf-8"))
-    assert (cards["passed"]["provenance"]["precision"], cards["passed"]["float32_because"]) == ("bfloat16", None)
-    assert cards["failed"]["provenance"]["precision"] == "float32"
-    assert cards["failed"]["float32_because"].startswith("bfloat16 failed the test on this network")
-    half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in cards)
+        verdict_file.write_text(json.dumps(verdict), encoding="utf-8")
+        script("sample")(sample_job(tmp_path / name, "ddpm", method, batch=6, gate=verdict_file, **trained))
+        metadata[name] = json.loads((tmp_path / name / "method.json").read_text(encoding="utf-8"))
+    assert (metadata["passed"]["provenance"]["precision"], metadata["passed"]["float32_because"]) == ("bfloat16", None)
+    assert metadata["failed"]["provenance"]["precision"] == "float32"
+    assert metadata["failed"]["float32_because"].startswith("bfloat16 failed the test on this network")
+    half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in metadata)
     assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.02
 
 
-def test_a_split_without_validation_cases_is_tested_on_training_cases(tmp_path, prepared, script, trained, monkeypatch):
+def test_gate_without_validation_cases_tests_training_cases(prepared, trained, monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     splits = prepared / "splits.csv"
     splits.write_text(splits.read_text(encoding="utf-8").replace("validation", "test"), encoding="utf-8")
-    main = script("gate")
-    monkeypatch.setitem(main.__globals__, "only_float32", lambda device: False)
-    main(**gate_arguments(trained, prepared, tmp_path / "precision.json"))
-    found = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
-    assert (found["role"], found["cases"]) == ("train", ["one", "two"])
+    monkeypatch.setattr(gate_network, "only_float32", lambda device: False)
+    verdict = gate_network.gate_network(gate_job(trained, prepared))
+    assert (verdict["role"], verdict["cases"]) == ("train", ["one", "two"])
 
 
-def test_where_there_is_nothing_to_test_the_job_says_so_and_opens_nothing(tmp_path, script, monkeypatch):
-    main = script("gate")
-    monkeypatch.setitem(main.__globals__, "only_float32", lambda device: True)
-    missing = {"weights": "gone", "card": "gone"}
-    main(**gate_arguments(missing, tmp_path / "nowhere", tmp_path / "precision.json"))
-    found = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
-    assert (found["device"], found["formats"]) == ("cpu", {})
+def test_gate_on_a_float32_cpu_reads_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate_network, "only_float32", lambda device: True)
+    missing = {"weights": tmp_path / "missing", "network_metadata": tmp_path / "missing"}
+    verdict = gate_network.gate_network(gate_job(missing, tmp_path / "missing"))
+    assert (verdict["device"], verdict["formats"]) == ("cpu", {})

@@ -1,7 +1,6 @@
 """Whole cases through a segmenter, and no way for the truth to reach it (about 10 s, half of it the import of MONAI)."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from pd_ddpm.config.run import Run
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
@@ -18,7 +19,6 @@ from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.models.factory import build_model
-from pd_ddpm.models.weights import save_metadata, save_weights
 
 SHAPE, SPACING = (27, 21, 6), (1.3, 1.7, 4.0)
 RANDOM = np.random.default_rng(0)
@@ -39,17 +39,19 @@ class Recording:
     evaluations_shared: int = 0
     divisor: int = 8
     evaluations_per_member: int = 1
-    shown: list = field(default_factory=list)
+    images: list = field(default_factory=list)
 
     def __call__(self, image, presegmentation, noise):
         assert len(image) == len(noise)
-        self.shown.append(image.clone())
+        self.images.append(image.clone())
         return self.answer(image, presegmentation, noise)
 
 
-def through(draw, image=IMAGE, brain=BRAIN, grid=NATIVE, batch=4, **options):
-    options = {"case": "case", "seed": 0, "device": torch.device("cpu")} | options
-    return segment_case(draw, image, brain, SPACING, grid, batch=batch, **options).samples
+def segment(segmenter, image=IMAGE, brain=BRAIN, grid=NATIVE, case="case", **options):
+    """Return the members of one case."""
+    scan = Scan(case, image, brain, nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.diag([*SPACING, 1.0])))
+    options = {"seed": 0, "batch": 4, "device": torch.device("cpu")} | options
+    return segment_case(segmenter, scan, grid, **options).samples
 
 
 class Pointwise(nn.Module):
@@ -62,11 +64,11 @@ class Pointwise(nn.Module):
         return torch.tanh(0.8 * x[:, -1:] * (0.5 + time) - 0.7 * x[:, :1] + 0.2 * x[:, 1:2])
 
 
-def chain(members=3, network=None, **settings):
+def chain(num_members=3, network=None, **settings):
     schedule = Schedule.cosine()
     settings = {
         "segmenter": "diffusion",
-        "pool": members,
+        "pool": num_members,
         "sampler": "ancestral",
         "variance": "large",
         "reverse_steps": 50,
@@ -77,8 +79,8 @@ def chain(members=3, network=None, **settings):
 
 
 def test_each_voxel_comes_back_to_its_place():
-    draw = Recording(lambda image, *_: image[:, :1].sigmoid())
-    probability = through(draw)
+    segmenter = Recording(lambda image, *_: image[:, :1].sigmoid())
+    probability = segment(segmenter)
     assert probability.shape == (*SHAPE, 1)
     assert probability.dtype == np.float32
     expected = 1 / (1 + np.exp(-IMAGE[..., 0].astype(float)))
@@ -87,9 +89,9 @@ def test_each_voxel_comes_back_to_its_place():
 
 
 def test_slices_without_brain_are_empty_and_never_shown():
-    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
-    probability = through(draw, batch=4)
-    shown = torch.cat(draw.shown)
+    segmenter = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
+    probability = segment(segmenter, batch=4)
+    shown = torch.cat(segmenter.images)
     assert shown.shape == (2 * len(WITH_BRAIN), 2, 32, 24)  # 27 and 21, padded to multiples of 8
     for row, z in zip(range(0, len(shown), 2), WITH_BRAIN, strict=True):
         for member in (0, 1):
@@ -99,19 +101,19 @@ def test_slices_without_brain_are_empty_and_never_shown():
 
 
 def test_a_case_without_brain_is_empty():
-    draw = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
-    probability = through(draw, brain=np.zeros(SHAPE, bool), grid=GridSettings(2.0, "brain_box", 8.0, 1.0))
+    segmenter = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
+    probability = segment(segmenter, brain=np.zeros(SHAPE, bool), grid=GridSettings(2.0, "brain_box", 8.0, 1.0))
     assert probability.shape == (*SHAPE, 2)
     assert not probability.any()
-    assert not draw.shown
+    assert not segmenter.images
 
 
 def test_members_lie_along_the_last_axis():
-    draw = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), num_members=3)
-    probability = through(draw)
+    segmenter = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), num_members=3)
+    probability = segment(segmenter)
     assert probability.shape == (*SHAPE, 3)
-    drawn = probability[:, :, WITH_BRAIN].reshape(-1, 3)
-    assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.1
+    samples = probability[:, :, WITH_BRAIN].reshape(-1, 3)
+    assert np.abs(np.corrcoef(samples.T) - np.eye(3)).max() < 0.1
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -119,8 +121,8 @@ def test_members_lie_along_the_last_axis():
 def test_the_presegmentation_arrives_in_its_place(given, batch):
     """One for all members, or each member's own."""
     before = RANDOM.random((*SHAPE, given)).astype(np.float32)
-    draw = Recording(lambda _, presegmentation, __: presegmentation, num_members=3)
-    probability = through(draw, presegmentation=before, batch=batch)
+    segmenter = Recording(lambda _, presegmentation, __: presegmentation, num_members=3)
+    probability = segment(segmenter, presegmentation=before, batch=batch)
     expected = np.broadcast_to(before, (*SHAPE, 3))
     assert np.array_equal(probability[:, :, WITH_BRAIN], expected[:, :, WITH_BRAIN])
 
@@ -132,7 +134,7 @@ def test_a_presegmentation_arrives_on_the_working_grid(value):
     before[8:19, 6:14] = value
     seen = []
     grid = GridSettings(2.0, "brain_box", 4.0, 1.0)
-    probability = through(Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=before)
+    probability = segment(Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=before)
     values = torch.cat(seen).unique()
     assert len(values) > 2
     assert values.max() == pytest.approx(value, abs=1e-5)
@@ -144,8 +146,8 @@ def test_a_presegmentation_arrives_on_the_working_grid(value):
 @pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 4.0, 1.0)])
 def test_batch_size_changes_nothing(start, grid):
     before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
-    draw = chain(start=start, t_start=300 if start == "presegmentation" else 1000)
-    results = [through(draw, grid=grid, presegmentation=before, batch=batch) for batch in (1, 2, 5, 100)]
+    segmenter = chain(start=start, t_start=300 if start == "presegmentation" else 1000)
+    results = [segment(segmenter, grid=grid, presegmentation=before, batch=batch) for batch in (1, 2, 5, 100)]
     assert results[0].std() > 0.1
     for result in results[1:]:
         assert np.array_equal(result, results[0])
@@ -158,7 +160,7 @@ def test_a_real_network_agrees_over_batch_sizes(configured):
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
-    results = [through(chain(network=network), presegmentation=before, batch=batch) for batch in (1, 4, 9)]
+    results = [segment(chain(network=network), presegmentation=before, batch=batch) for batch in (1, 4, 9)]
     assert results[0].std() > 0.05
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], atol=1e-3)
@@ -166,47 +168,34 @@ def test_a_real_network_agrees_over_batch_sizes(configured):
 
 def test_members_and_slices_do_not_depend_on_the_others():
     before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
-    five, two = (through(chain(members), presegmentation=before) for members in (5, 2))
+    five, two = (segment(chain(num_members), presegmentation=before) for num_members in (5, 2))
     assert np.array_equal(five[..., :2], two)
     fewer = BRAIN.copy()
     fewer[:, :, :4] = False
-    last = through(chain(2), brain=fewer, presegmentation=before)
+    last = segment(chain(2), brain=fewer, presegmentation=before)
     assert np.array_equal(last[:, :, 4], two[:, :, 4])
     assert not last[:, :, :4].any()
 
 
 def test_members_slices_cases_and_seeds_differ():
     constant, before = np.zeros_like(IMAGE), np.zeros((*SHAPE, 1), np.float32)
-    first = through(chain(2), image=constant, presegmentation=before)
+    first = segment(chain(2), image=constant, presegmentation=before)
     assert not np.array_equal(first[..., 0], first[..., 1])
     assert not np.array_equal(first[:, :, 1], first[:, :, 2])
     for other in ({"case": "another"}, {"seed": 1}):
-        assert not np.array_equal(through(chain(2), image=constant, presegmentation=before, **other), first)
+        assert not np.array_equal(segment(chain(2), image=constant, presegmentation=before, **other), first)
 
 
-# The truth
+# The ground truth
 
 
-def random_weights(folder: Path, settings, grid) -> dict[str, str]:
-    """The files of a trained network, with weights at random."""
-    torch.manual_seed(0)
-    network = build_model(settings, 2)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    weights, card = folder / "model.safetensors", folder / "model.json"
-    save_weights(weights, network.state_dict())
-    save_metadata(card, [weights], {"settings": settings, "image_channels": 2, "grid": grid})
-    return {"weights": str(weights), "card": str(card)}
-
-
-def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
-    """Predictions are the same, byte for byte, whether the truth is there, is turned over or is gone."""
-    grid = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
+def test_sampling_does_not_depend_on_the_ground_truth(tmp_path, prepared, script, configured, random_network, sample_job):
+    """Predictions are byte-identical whether the ground truth exists, has other labels or is missing."""
     networks = {
         "attunet": configured("network", "attunet", channels=[4, 8]),
         "denoiser": configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], residual_blocks=1),
     }
-    trained = {name: random_weights(tmp_path / name, settings, grid) for name, settings in networks.items()}
+    trained = {name: random_network(settings, name) for name, settings in networks.items()}
     methods = {
         "attunet": (configured("method", "attunet"), "attunet", None),
         "ddpm": (configured("method", "ddpm", reverse_steps=3, samples=2, pool=2), "denoiser", None),
@@ -214,34 +203,20 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
     }
     sample = script("sample")
 
-    def predictions(folder):
-        for name, (settings, network, before) in methods.items():
-            (folder / name).mkdir(parents=True)
-            sample(
-                **trained[network],
-                cases=str(prepared / "prepared.csv"),
-                splits=str(prepared / "splits.csv"),
-                predictions=str(folder / name / "predictions.csv"),
-                method_card=str(folder / name / "method.json"),
-                name=name,
-                split=0,
-                seed=0,
-                settings=settings,
-                device="cpu",
-                code="",
-                batch=12,
-                threads=1,
-                config={},
-                presegmentation=before and str(folder / before / "predictions.csv"),
-            )
-        return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.nii.gz"))}
+    def predictions(root):
+        for name, (settings, network, presegmentation) in methods.items():
+            folder = Run("dataset", name, 0, 0).folder(root, "predictions")
+            start = presegmentation and Run("dataset", presegmentation, 0, 0).folder(root, "predictions") / "predictions.csv"
+            sample(sample_job(folder, name, settings, batch=12, presegmentation=start, **trained[network]))
+        return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*.nii.gz"))}
 
-    truth = predictions(tmp_path / "truth")
-    assert len(truth) == 3 * 2 * 3
-    drawn = nib.load(tmp_path / "truth" / "pd-ddpm" / "four_samples.nii.gz").get_fdata()
-    assert drawn.shape == (27, 21, 6, 2)
-    assert drawn.std() > 0.05
-    for _, record in pd.read_csv(tmp_path / "truth" / "pd-ddpm" / "predictions.csv").iterrows():
+    expected = predictions(tmp_path / "truth")
+    assert len(expected) == 3 * 2 * 3
+    folder = Run("dataset", "pd-ddpm", 0, 0).folder(tmp_path / "truth", "predictions")
+    samples = nib.load(folder / "four_samples.nii.gz").get_fdata()
+    assert samples.shape == (27, 21, 6, 2)
+    assert samples.std() > 0.05
+    for _, record in pd.read_csv(folder / "predictions.csv").iterrows():
         # Two members of three steps, and the pre-segmentation that they share.
         assert Cost.from_record(record).total(2)["network_evaluations"] == 2 * 3 + 1
     masks = sorted(prepared.glob("*_mask.nii.gz"))
@@ -249,7 +224,7 @@ def test_no_label_reaches_a_sampler(tmp_path, prepared, script, configured):
     for path in masks:
         stored = nib.load(path)
         nib.save(nib.Nifti1Image(((stored.get_fdata() + 1) % 3).astype(np.uint8), stored.affine), path)
-    assert predictions(tmp_path / "poisoned") == truth
+    assert predictions(tmp_path / "poisoned") == expected
     for path in masks:
         path.unlink()
-    assert predictions(tmp_path / "gone") == truth
+    assert predictions(tmp_path / "gone") == expected

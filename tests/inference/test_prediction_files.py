@@ -34,22 +34,22 @@ def test_the_whole_pool_is_stored_and_the_mask_is_that_of_the_ensemble(drawn):
 
 @pytest.mark.parametrize(("harden", "expected"), [(True, 0.0), (False, 0.4)])
 def test_a_shared_start_is_the_mean_of_the_ensemble(drawn, harden, expected):
-    given = Presegmentations(drawn, "mean", harden).read("a", SHAPE, pool=2)
+    given = Presegmentations(drawn, "mean", harden).read("a", SHAPE, num_members=2)
     assert given.shape == (*SHAPE, 1)
     np.testing.assert_allclose(given, expected, atol=1 / 255)
 
 
 def test_each_member_may_start_from_its_own(drawn):
-    soft = Presegmentations(drawn, "each", harden=False).read("a", SHAPE, pool=4)
+    soft = Presegmentations(drawn, "each", harden=False).read("a", SHAPE, num_members=4)
     np.testing.assert_allclose(soft[1, 1, 1], MEMBERS, atol=1 / 255)
-    hard = Presegmentations(drawn, "each", harden=True).read("a", SHAPE, pool=3)
+    hard = Presegmentations(drawn, "each", harden=True).read("a", SHAPE, num_members=3)
     assert hard[1, 1, 1].tolist() == [0, 0, 1]
 
 
 def test_no_manifest_is_no_lesion_anywhere():
     given = Presegmentations(None, "mean", harden=True)
-    assert given.read("a", SHAPE, pool=5).shape == (*SHAPE, 1)
-    assert not given.read("a", SHAPE, pool=5).any()
+    assert given.read("a", SHAPE, num_members=5).shape == (*SHAPE, 1)
+    assert not given.read("a", SHAPE, num_members=5).any()
     assert given.cost("a") == Cost()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pd_ddpm.config.run import Shard
 from pd_ddpm.inference import batch_size
 from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.runtime.memory import available_memory
@@ -16,82 +17,82 @@ SECONDS = ["seconds_shared", "seconds_per_member"]
 
 
 @pytest.fixture
-def sampling(prepared, random_network, sample_arguments, configured):
-    """The arguments of the script sample for four test cases, whole or of a shard."""
+def sampling(prepared, random_network, sample_job, configured):
+    """A function that returns the job that samples four test cases, or a shard of them."""
     splits = prepared / "splits.csv"
     rows = pd.read_csv(splits)
     rows.loc[rows["case"] != "two", "role"] = "test"
     rows.to_csv(splits, index=False)
     network = random_network(configured("network", "attunet", channels=[4, 8]))
-    return lambda folder, **more: sample_arguments(
-        folder, network, "attunet", configured("method", "attunet"), **{"batch": 4} | more
-    )
+    method = configured("method", "attunet")
+    return lambda folder, batch=4, **fields: sample_job(folder, "attunet", method, batch=batch, **network, **fields)
 
 
 def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.nii.gz"))}
 
 
-@pytest.mark.parametrize("of", [2, 5])
-def test_shards_come_to_the_files_of_one_job_in_its_order(tmp_path, sampling, script, of):
-    """Five shards of four cases: one has nothing to do."""
+@pytest.mark.parametrize("count", [2, 5])
+def test_shards_write_the_files_of_one_job_in_its_order(tmp_path, sampling, script, count):
+    """With five shards of four cases, one shard is empty."""
     whole, parts, sample = tmp_path / "whole", tmp_path / "parts", script("sample")
-    sample(**sampling(whole))
-    for shard in range(of, 0, -1):
-        sample(**sampling(parts, shard=shard, of=of))
+    sample(sampling(whole))
+    for index in range(count, 0, -1):
+        sample(sampling(parts, shard=Shard(index, count)))
     assert not (parts / "predictions.csv").exists()
-    cards = [str(parts / "shards" / f"{shard}-of-{of}.json") for shard in range(1, of + 1)]
+    records = tuple(parts / "shards" / f"{index}-of-{count}.json" for index in range(1, count + 1))
     (parts / ".partial.one_mask.nii.gz").write_bytes(b"half")
-    sample(**sampling(parts, shards=cards))
+    sample(sampling(parts, shard_records=records))
     assert len(files(whole)) == 4 * 3
     assert files(parts) == files(whole)
     assert not list(parts.glob(".partial.*"))
     one, other = (pd.read_csv(folder / "predictions.csv") for folder in (whole, parts))
     assert one["case"].tolist() == ["one", "three", "four", "five"]
     pd.testing.assert_frame_equal(one.drop(columns=SECONDS), other.drop(columns=SECONDS))
-    cards = [json.loads((folder / "method.json").read_text(encoding="utf-8")) for folder in (whole, parts)]
-    assert [card.pop("shards") for card in cards] == [1, of]
-    assert all(card["provenance"].pop("seconds") >= 0 for card in cards)
-    assert cards[0] == cards[1]
+    metadata = [json.loads((folder / "method.json").read_text(encoding="utf-8")) for folder in (whole, parts)]
+    assert [content.pop("shards") for content in metadata] == [1, count]
+    assert all(content["provenance"].pop("seconds") >= 0 for content in metadata)
+    assert metadata[0] == metadata[1]
 
 
-def test_what_one_number_of_shards_has_drawn_another_takes_up(tmp_path, sampling, script):
+def test_sampling_keeps_the_cases_of_another_number_of_shards(tmp_path, sampling, script):
     folder, sample = tmp_path / "folder", script("sample")
-    sample(**sampling(folder, shard=1, of=2))
+    sample(sampling(folder, shard=Shard(1, 2)))
     drawn = {path.name: path.stat().st_mtime_ns for path in folder.glob("*_samples.nii.gz")}
     assert sorted(drawn) == ["four_samples.nii.gz", "one_samples.nii.gz"]
     (folder / ".partial.three_mask.nii.gz").write_bytes(b"of a job that is still running")
-    sample(**sampling(folder, shard=1, of=4))
+    sample(sampling(folder, shard=Shard(1, 4)))
     assert (folder / ".partial.three_mask.nii.gz").exists()
-    sample(**sampling(folder))
+    sample(sampling(folder))
     assert {name: (folder / name).stat().st_mtime_ns for name in drawn} == drawn
     assert len(pd.read_csv(folder / "predictions.csv")) == 4
 
 
-def test_shards_that_do_not_make_up_a_whole_are_not_gathered(tmp_path, sampling, script):
+def test_gather_rejects_incomplete_and_inconsistent_shards(tmp_path, sampling, script):
     folder, sample = tmp_path / "folder", script("sample")
-    for shard in (1, 2):
-        sample(**sampling(folder, shard=shard, of=2))
-    cards = [folder / "shards" / f"{shard}-of-2.json" for shard in (1, 2)]
-    whole = sampling(folder, shards=[str(card) for card in cards])
+    for index in (1, 2):
+        sample(sampling(folder, shard=Shard(index, 2)))
+    records = tuple(folder / "shards" / f"{index}-of-2.json" for index in (1, 2))
+    gathering = sampling(folder, shard_records=records)
     (folder / "five_mask.nii.gz").unlink()
-    with pytest.raises(ValueError, match=r"predictions\.csv: five of its cases are not whole, .* --forcerun sample_shard`"):
-        sample(**whole)
-    other = json.loads(cards[1].read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match=r"predictions\.csv: the files of five are incomplete .* --forcerun sample_shard`"):
+        sample(gathering)
+    other = json.loads(records[1].read_text(encoding="utf-8"))
     other["stamp"], other["method"]["provenance"]["device"] = "another", "a GPU"
-    cards[1].write_text(json.dumps(other), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"drawn differently \(.* in float32, a GPU in float32\), .* set 'device'"):
-        sample(**whole)
+    records[1].write_text(json.dumps(other), encoding="utf-8")
+    message = r"sampled on different devices or precisions \(.* in float32, a GPU in float32\), .* Set `device`"
+    with pytest.raises(ValueError, match=message):
+        sample(gathering)
     assert not (folder / "predictions.csv").exists()
 
 
 # The batch
 
 
-def test_the_batch_auto_changes_no_result(tmp_path, sampling, script, monkeypatch):
+def test_batch_auto_gives_the_same_files_as_a_number(tmp_path, sampling, script, monkeypatch):
     sample = script("sample")
-    sample(**sampling(tmp_path / "number", batch=20))
-    sample(**sampling(tmp_path / "auto", batch="auto"))
+    sample(sampling(tmp_path / "number", batch=20))
+    sample(sampling(tmp_path / "auto", batch="auto"))
     assert files(tmp_path / "auto") == files(tmp_path / "number")
 
 

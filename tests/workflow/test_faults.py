@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -20,19 +21,19 @@ from pd_ddpm.runtime.files import DiskFullError, file_sha256
 from pd_ddpm.runtime.memory import MemoryShortageError
 from pd_ddpm.training.saved_state import load_state
 
-# A script as Snakemake runs it: its main under console.run, with a log file.
+# A script as Snakemake runs it: its main under runtime.job.run, with a log file.
 JOB = """
-import json, runpy, sys
+import pickle, runpy, sys
 from pd_ddpm.runtime.job import run
 main = runpy.run_path(sys.argv[1])["main"]
 {before}
-run(main, sys.argv[2], **json.loads(sys.argv[3]))
+run(main, sys.argv[2], **pickle.loads(bytes.fromhex(sys.argv[3])))
 """
 
 
 def command(script, log, arguments, before=""):
     path = ROOT / "workflow" / "scripts" / f"{script}.py"
-    return [sys.executable, "-c", JOB.format(before=before), str(path), str(log), json.dumps(arguments, ensure_ascii=False)]
+    return [sys.executable, "-c", JOB.format(before=before), str(path), str(log), pickle.dumps(arguments).hex()]
 
 
 def small_network(configured, **changes):
@@ -48,15 +49,15 @@ def training(train_arguments, configured):
 
 
 @pytest.fixture
-def sampling(random_network, sample_arguments, configured):
-    """The arguments of the script sample, for two test cases of two members."""
+def sampling(random_network, sample_job, configured):
+    """A function that returns the job that samples two test cases, two members each."""
     network = random_network(small_network(configured))
 
-    def arguments(folder, steps=3):
+    def job(folder, steps=3, batch=12):
         method = configured("method", "ddpm", reverse_steps=steps, samples=2, pool=2)
-        return sample_arguments(folder, network, "ddpm", method, batch=12)
+        return sample_job(folder, "ddpm", method, batch=batch, **network)
 
-    return arguments
+    return job
 
 
 def images(folder):
@@ -68,8 +69,8 @@ def images(folder):
 
 def test_sampling_that_is_killed_between_two_cases_keeps_the_first(tmp_path, sampling, script):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    script("sample")(**sampling(whole, 20))
-    job = subprocess.Popen(command("sample", tmp_path / "log", sampling(parts, 20)), stderr=subprocess.DEVNULL)
+    script("sample")(sampling(whole, 20))
+    job = subprocess.Popen(command("sample", tmp_path / "log", {"job": sampling(parts, 20)}), stderr=subprocess.DEVNULL)
     patience = time.monotonic() + 120
     while not (parts / "four.json").exists():
         assert job.poll() is None
@@ -85,7 +86,7 @@ def test_sampling_that_is_killed_between_two_cases_keeps_the_first(tmp_path, sam
     first = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")}
     assert len(first) == 4
 
-    script("sample")(**sampling(parts, 20))
+    script("sample")(sampling(parts, 20))
     assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")} == first
     assert images(parts) == images(whole)
     assert not list(parts.glob(".partial.*"))
@@ -103,13 +104,13 @@ def test_sampling_that_is_killed_while_it_writes_a_file_leaves_none_under_its_na
         "    return whole(self, target)\n"
         "pathlib.Path.replace = replace"
     )
-    job = subprocess.run(command("sample", tmp_path / "log", sampling(parts), before), capture_output=True)
+    job = subprocess.run(command("sample", tmp_path / "log", {"job": sampling(parts)}, before), capture_output=True)
     assert job.returncode == -signal.SIGKILL
     assert (parts / f".partial.four_{part}.nii.gz").exists()
     assert not (parts / f"four_{part}.nii.gz").exists()
     assert not (parts / "four.json").exists()
-    script("sample")(**sampling(parts))
-    script("sample")(**sampling(tmp_path / "whole"))
+    script("sample")(sampling(parts))
+    script("sample")(sampling(tmp_path / "whole"))
     assert images(parts) == images(tmp_path / "whole")
     assert not list(parts.glob(".partial.*"))
 
@@ -184,10 +185,10 @@ def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tm
 
 def test_sampling_whose_disk_is_full_keeps_its_cases_and_goes_on_with_the_missing(tmp_path, sampling, script, on_small_disk):
     whole, disk = tmp_path / "whole", on_small_disk.disk
-    script("sample")(**sampling(whole))
+    script("sample")(sampling(whole))
     page = os.sysconf("SC_PAGE_SIZE")
     one = sum(-(-path.stat().st_size // page) * page for path in whole.glob("four*"))
-    first, second, runs = on_small_disk(command("sample", tmp_path / "log", sampling(disk)), one + 3 * page)
+    first, second, runs = on_small_disk(command("sample", tmp_path / "log", {"job": sampling(disk)}), one + 3 * page)
     (code, message), (code_then, message_then) = runs
     assert code == 1
     said = re.search(
@@ -215,12 +216,12 @@ def test_predictions_without_room_leave_the_finished_cases(tmp_path, sampling, s
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(DiskFullError, match=r"five_mask\.nii\.gz: there is no room for it"):
-        main(**sampling(tmp_path / "parts"))
+        main(sampling(tmp_path / "parts"))
     assert (tmp_path / "parts" / "four.json").exists()
     assert not list((tmp_path / "parts").glob(".partial.*"))
     monkeypatch.setattr(Path, "replace", replace)
-    main(**sampling(tmp_path / "parts"))
-    main(**sampling(tmp_path / "whole"))
+    main(sampling(tmp_path / "parts"))
+    main(sampling(tmp_path / "whole"))
     assert images(tmp_path / "parts") == images(tmp_path / "whole")
 
 
@@ -248,25 +249,25 @@ def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_pat
 
 
 def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_cases(tmp_path, sampling, script, monkeypatch):
-    main, draw = script("sample"), sample_cases.segment_case
+    main, segment = script("sample"), sample_cases.segment_case
 
-    def full(*arguments, case, **more):
-        if case == "five":
+    def full(segmenter, scan, *arguments, **options):
+        if scan.case == "five":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
-        return draw(*arguments, case=case, **more)
+        return segment(segmenter, scan, *arguments, **options)
 
     monkeypatch.setattr(sample_cases, "segment_case", full)
     with pytest.raises(MemoryShortageError) as caught:
-        main(**sampling(tmp_path / "parts"))
+        main(sampling(tmp_path / "parts"))
     assert str(caught.value).startswith(
         "ddpm, case five: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower 'sampling.batch' (12), set "
     )
-    assert str(caught.value).endswith("The cases that are finished are kept, and a lower batch changes no result")
+    assert str(caught.value).endswith("Finished cases are kept, and a lower batch changes no result")
     before = (tmp_path / "parts" / "four.json").stat().st_mtime_ns
-    monkeypatch.setattr(sample_cases, "segment_case", draw)
-    main(**sampling(tmp_path / "parts") | {"batch": 3})
+    monkeypatch.setattr(sample_cases, "segment_case", segment)
+    main(sampling(tmp_path / "parts", batch=3))
     assert (tmp_path / "parts" / "four.json").stat().st_mtime_ns == before
-    main(**sampling(tmp_path / "whole"))
+    main(sampling(tmp_path / "whole"))
     for name in ("four_mask.nii.gz", "five_mask.nii.gz"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -308,11 +309,11 @@ def test_numbers_and_text_are_the_same_under_any_locale(tmp_path, sampling, scri
     if locale is None:
         pytest.skip("the sources of the German locale are not installed")
     folder, whole = tmp_path / "Größe", tmp_path / "whole"
-    script("sample")(**sampling(whole))
+    script("sample")(sampling(whole))
     before = "import locale; locale.setlocale(locale.LC_ALL, ''); comma = locale.localeconv()['decimal_point']; print(comma)"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
     job = subprocess.run(
-        command("sample", folder / "log", sampling(folder), before),
+        command("sample", folder / "log", {"job": sampling(folder)}, before),
         env=environment | locale | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         capture_output=True,
     )

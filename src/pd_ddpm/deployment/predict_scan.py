@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pd_ddpm.data.nifti.geometry import reorient, reorient_back, spacing_mm
+from pd_ddpm.data.nifti.geometry import reorient, reorient_back
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference.cost import Cost
@@ -65,16 +65,13 @@ def draw_members(
         set_matmul_precision(stage.precision)
         case = segment_case(
             stage.segmenter,
-            image,
-            brain > 0,
-            spacing_mm(grid),
+            Scan(name, image, brain > 0, grid),
             stage.grid,
-            case=name,
             seed=stage.seed,
             batch=batch,
             device=device,
             presegmentation=_start(stage, drawn, brain.shape),
-            unfinished=PartialSamples(unfinished / f"{stage.method}.npz", fingerprint([stage.method, depends_on])),
+            partial=PartialSamples(unfinished / f"{stage.method}.npz", fingerprint([stage.method, depends_on])),
         )
         drawn[stage.method] = as_stored(case.samples)
         stage_cost = Cost.from_times(stage.segmenter, case.seconds, time.perf_counter() - started)

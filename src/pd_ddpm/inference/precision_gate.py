@@ -1,12 +1,12 @@
-"""Whether a network may be sampled from in a shorter number format: measured on cases of its own before that is done.
+"""Gate for lower precision: test on a few cases whether a network may sample in another precision than float32.
 
-The format must agree with float32 in the network's output, and the masks that come of it must differ from those of float32
-by a small part of what another seed changes.
+A precision passes if the network's output is close to that in float32, and if the masks differ from those in float32 by a
+small fraction of what another seed changes.
 """
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,77 +31,93 @@ from pd_ddpm.runtime.precision import (
 )
 from pd_ddpm.runtime.progress import log
 
-Pass = tuple[Tensor, ...]  # what the network was given in one pass
+NetworkInputs = tuple[Tensor, ...]  # arguments of one evaluation of the network
 
 
 @dataclass(frozen=True)
 class Gate:
-    """How a format is tested; the meaning of the limits is in config/schema.yaml, under sampling.gate.
+    """How a precision is tested.
 
-    segmenter: of a model, with a short chain and few members.
+    Attributes:
+        segmenter: builds the segmenter of a model, with few reverse steps and members.
+        grid: the grid on which the network was trained.
+        device: device on which the network will sample.
+        num_slices: slices tested per scan.
+        forward_error: precision -> largest relative L2 error of the network's output.
+        flipped_share: largest number of changed mask voxels, as a fraction of those that another seed changes.
     """
 
     segmenter: Callable[[nn.Module], Segmenter]
     grid: GridSettings
     device: torch.device
-    slices: int
+    num_slices: int
     forward_error: Mapping[str, float]
     flipped_share: float
 
-    def findings(self, model: nn.Module, scans: Sequence[Scan]) -> dict[str, dict[str, Any]]:
-        """Format -> what was measured and whether it `passed`, for each format that the device has beside float32."""
-        formats = [one for one in PRECISIONS.values() if one != FLOAT32 and unsupported_reason(one.name, self.device) is None]
-        return self.compare(model, scans, formats) if formats else {}
+    def test(self, model: nn.Module, scans: Sequence[Scan]) -> dict[str, dict[str, Any]]:
+        """Test each precision that the device supports, except float32; return precision -> measurements and `passed`."""
+        precisions = [
+            item for item in PRECISIONS.values() if item != FLOAT32 and not unsupported_reason(item.name, self.device)
+        ]
+        return self.compare(model, scans, precisions) if precisions else {}
 
     @torch.inference_mode()
-    def compare(self, model: nn.Module, scans: Sequence[Scan], formats: Sequence[Precision]) -> dict[str, dict[str, Any]]:
-        """The same for these formats, whether or not the device computes in them natively."""
+    def compare(self, model: nn.Module, scans: Sequence[Scan], precisions: Sequence[Precision]) -> dict[str, dict[str, Any]]:
+        """Test these precisions, whether or not the device supports them natively.
+
+        Args:
+            model: the trained model in float32; it is not changed.
+            scans: the scans on which it is tested.
+            precisions: the precisions.
+
+        Returns:
+            Precision -> measurements and `passed`.
+        """
         set_matmul_precision(FLOAT32)
         reference = prepare_for_inference(copy.deepcopy(model), self.device, FLOAT32)
-        passes: list[Pass] = []
-        handle = _network(reference).register_forward_pre_hook(lambda _, inputs: passes.append(inputs))
+        evaluations: list[NetworkInputs] = []
+        handle = _network(reference).register_forward_pre_hook(lambda _, inputs: evaluations.append(inputs))
         masks = self._masks(reference, scans, seed=0)
         handle.remove()
-        random = not isinstance(self.segmenter(reference), DeterministicSegmenter)
-        between_seeds = _flips(masks, self._masks(reference, scans, seed=1)) if random else None
-        outputs = [_network(reference)(*one).float() for one in passes]
-        found = {}
-        for precision in formats:
+        is_random = not isinstance(self.segmenter(reference), DeterministicSegmenter)
+        between_seeds = _flipped_voxels(masks, self._masks(reference, scans, seed=1)) if is_random else None
+        outputs = [_network(reference)(*inputs).float() for inputs in evaluations]
+        results = {}
+        for precision in precisions:
             set_matmul_precision(precision)
-            other = prepare_for_inference(copy.deepcopy(model), self.device, precision)
-            error = max(map(_relative_error, (_output(other, one) for one in passes), outputs), default=0.0)
-            flipped = _flips(masks, self._masks(other, scans, seed=0))
-            found[precision.name] = self._judged(precision.name, error, flipped, between_seeds)
+            converted = prepare_for_inference(copy.deepcopy(model), self.device, precision)
+            error = max(map(_relative_error, (_output(converted, inputs) for inputs in evaluations), outputs), default=0.0)
+            flipped = _flipped_voxels(masks, self._masks(converted, scans, seed=0))
+            results[precision.name] = self._result(precision.name, error, flipped, between_seeds)
         set_matmul_precision(FLOAT32)
-        return found
+        return results
 
     def _masks(self, model: nn.Module, scans: Sequence[Scan], seed: int) -> list[np.ndarray]:
-        """The members of a few evenly spaced slices of each scan as masks."""
-        draw, masks = self.segmenter(model), []
+        """Return the members' masks of a few evenly spaced slices of each scan."""
+        segmenter, masks = self.segmenter(model), []
         for scan in scans:
-            brain = np.flatnonzero(slices_with_brain(scan.brain, scan.spacing_mm, self.grid.minimum_brain_cm2))
-            shown = np.zeros_like(scan.brain)
-            chosen = brain[np.unique(np.linspace(0, len(brain) - 1, self.slices).round().astype(int))] if len(brain) else brain
-            shown[:, :, chosen] = scan.brain[:, :, chosen]
-            nothing = np.zeros((*scan.brain.shape, 1), dtype=np.float32)  # for the chains that begin at a pre-segmentation
-            drawn = segment_case(
-                draw,
-                scan.image,
-                shown,
-                scan.spacing_mm,
+            slices = np.flatnonzero(slices_with_brain(scan.brain, scan.spacing_mm, self.grid.minimum_brain_cm2))
+            if len(slices):
+                slices = slices[np.unique(np.linspace(0, len(slices) - 1, self.num_slices).round().astype(int))]
+            brain = np.zeros_like(scan.brain)
+            brain[:, :, slices] = scan.brain[:, :, slices]
+            empty = np.zeros((*scan.brain.shape, 1), dtype=np.float32)  # for chains that start from a pre-segmentation
+            result = segment_case(
+                segmenter,
+                replace(scan, brain=brain),
                 self.grid,
-                case=scan.case,
                 seed=seed,
-                batch=len(chosen) * draw.num_members or 1,
+                batch=len(slices) * segmenter.num_members or 1,
                 device=self.device,
-                presegmentation=nothing,
+                presegmentation=empty,
             )
-            masks.append(threshold(drawn.samples))
+            masks.append(threshold(result.samples))
         return masks
 
-    def _judged(self, name: str, error: float, flipped: int, between_seeds: int | None) -> dict[str, Any]:
-        agrees = error <= self.forward_error[name]
-        steady = between_seeds is None or flipped <= self.flipped_share * between_seeds
+    def _result(self, name: str, error: float, flipped: int, between_seeds: int | None) -> dict[str, Any]:
+        """Compare the measurements with the limits, log them, and return both."""
+        is_accurate = error <= self.forward_error[name]
+        is_stable = between_seeds is None or flipped <= self.flipped_share * between_seeds
         log.info(
             "%s: forward error %.2g (limit %g), %d flipped voxels%s: %s",
             name,
@@ -109,7 +125,7 @@ class Gate:
             self.forward_error[name],
             flipped,
             "" if between_seeds is None else f" ({between_seeds} between seeds, limit {self.flipped_share:.0%} of them)",
-            "passed" if agrees and steady else "failed",
+            "passed" if is_accurate and is_stable else "failed",
         )
         return {
             "forward_error": error,
@@ -117,50 +133,59 @@ class Gate:
             "flipped_voxels": flipped,
             "flipped_between_seeds": between_seeds,
             "flipped_share_limit": self.flipped_share,
-            "passed": agrees and steady,
+            "passed": is_accurate and is_stable,
         }
 
 
 def gated_precision(name: str, device: torch.device, verdict: Mapping[str, Any] | None) -> tuple[Precision, str | None]:
-    """The format that `precision: name` comes to under a network's verdict, and why it is float32 where another was meant.
+    """Return the precision to sample in, and why it is float32 if another one was requested.
 
-    verdict: {"device": type of the device of the test, "formats": `Gate.findings`}; None where nothing was tested.
-    Raises ValueError for a format that the device lacks.
+    Args:
+        name: key `precision` of the method.
+        device: device of the network.
+        verdict: result of rule `gate`: {"device": device type, "formats": `Gate.test`}; None if nothing was tested.
+
+    Returns:
+        The precision, and the reason for using float32 instead of the requested precision, if so.
+
+    Raises:
+        ValueError: the device does not support the precision.
     """
-    wanted = choose_precision(name, device)
-    if wanted == FLOAT32:
-        return wanted, None
-    tested = verdict["formats"].get(wanted.name) if verdict else None
-    if tested is None:
-        reason = f"{wanted} was not tested on this network"
+    requested = choose_precision(name, device)
+    if requested == FLOAT32:
+        return requested, None
+    result = verdict["formats"].get(requested.name) if verdict else None
+    if result is None:
+        reason = f"{requested} was not tested on this network"
     elif verdict["device"] != device.type:
-        reason = f"{wanted} was tested on another type of device ({verdict['device']}, not {device.type})"
-    elif not tested["passed"]:
-        seeds = tested["flipped_between_seeds"]
+        reason = f"{requested} was tested on another type of device ({verdict['device']}, not {device.type})"
+    elif not result["passed"]:
+        seeds = result["flipped_between_seeds"]
         reason = (
-            f"{wanted} failed the test on this network: forward error {tested['forward_error']:.2g} (limit "
-            f"{tested['forward_error_limit']:g}), {tested['flipped_voxels']} flipped voxels"
-            + ("" if seeds is None else f" ({seeds} between seeds, limit {tested['flipped_share_limit']:.0%} of them)")
+            f"{requested} failed the test on this network: forward error {result['forward_error']:.2g} (limit "
+            f"{result['forward_error_limit']:g}), {result['flipped_voxels']} flipped voxels"
+            + ("" if seeds is None else f" ({seeds} between seeds, limit {result['flipped_share_limit']:.0%} of them)")
         )
     else:
-        return wanted, None
+        return requested, None
     log.warning("%s; float32 is used instead", reason)
     set_matmul_precision(FLOAT32)
     return FLOAT32, reason
 
 
 def _network(model: nn.Module) -> nn.Module:
-    """What the segmenter calls with images."""
+    """Return the network that the segmenter evaluates."""
     return model.network if isinstance(model, Denoiser) else model
 
 
-def _output(model: nn.Module, inputs: Pass) -> Tensor:
+def _output(model: nn.Module, inputs: NetworkInputs) -> Tensor:
+    """Return the network's output for these inputs, in float32."""
     network = _network(model)
     return network(cast_to_weights(inputs[0], network), *inputs[1:]).float()
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Relative L2 error; infinite where numbers are lost."""
+    """Return the relative L2 error; infinite if the result is NaN or infinite."""
     difference = (actual - expected).norm().item()
     if difference == 0:
         return 0.0
@@ -168,5 +193,6 @@ def _relative_error(actual: Tensor, expected: Tensor) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def _flips(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> int:
+def _flipped_voxels(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> int:
+    """Count the voxels in which two lists of masks differ."""
     return sum(int((mask != other).sum()) for mask, other in zip(masks, others, strict=True))

@@ -1,4 +1,4 @@
-"""The predictions of one method, case by case: written whole, and taken up again by a job that was killed."""
+"""Predictions of one method on disk: one set of files per case, written atomically, so that a killed job can resume."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,97 +26,131 @@ from pd_ddpm.runtime.files import (
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """A folder of predictions; `stamp` is a hash of all that they depend on, apart from the case."""
+    """A folder of predictions.
+
+    Attributes:
+        folder: the folder.
+        fingerprint: hash of everything that the predictions depend on, except the case.
+    """
 
     folder: Path
-    stamp: str
+    fingerprint: str
 
-    def finished(self, case: str) -> dict[str, Any] | None:
-        """The record of a case that is already here, whole and under the same stamp."""
-        return read_completion_record(self.folder / f"{case}.json", self.stamp)
+    def read_record(self, case: str) -> dict[str, Any] | None:
+        """Return the record of a case, or None unless its files are complete and have the same fingerprint."""
+        return read_completion_record(self.folder / f"{case}.json", self.fingerprint)
 
-    def write(self, case: str, pool: np.ndarray, samples: int, template: nib.Nifti1Image, cost: Cost) -> dict[str, Any]:
-        """Write the pool of members (X, Y, Z, N), mask and variance of the first `samples`, then the record; returns it.
+    def write(self, case: str, pool: np.ndarray, num_samples: int, template: nib.Nifti1Image, cost: Cost) -> dict[str, Any]:
+        """Write a case's members, mask and uncertainty, then its record.
 
-        Members are stored in steps of 1/255; mask and variance are those of the stored members.
+        Members are stored in steps of 1/255. Mask and uncertainty are computed from the stored values.
+
+        Args:
+            case: name of the case.
+            pool: (X, Y, Z, N) all members that were sampled, in [0, 1].
+            num_samples: the number of members, counted from the first, from which mask and uncertainty are made.
+            template: image with the grid of the predictions.
+            cost: cost of sampling.
+
+        Returns:
+            The record.
         """
         (self.folder / f"{case}.json").unlink(missing_ok=True)
         names = {part: f"{case}_{part}.nii.gz" for part in ("samples", "mask", "uncertainty")}
         stored = as_stored(pool)
-        segmentation = Segmentation.from_members(stored[..., :samples])
+        segmentation = Segmentation.from_members(stored[..., :num_samples])
         write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
         write_image(self.folder / names["mask"], segmentation.mask, template, np.uint8)
         write_image(self.folder / names["uncertainty"], segmentation.variance, template)
-        record = {"case": case, "samples": samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.stamp}
-        write_completion_record(self.folder / f"{case}.json", self.stamp, names.values(), record)
+        record = {"case": case, "samples": num_samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.fingerprint}
+        write_completion_record(self.folder / f"{case}.json", self.fingerprint, names.values(), record)
         return record
 
 
-def write_manifest(predictions: Path, method_card: Path, cases: Sequence[str], shards: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of all cases of a method, in their order, and what is to be known of it.
+def write_manifest(predictions: Path, metadata_file: Path, cases: Sequence[str], shards: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of all cases of a method and the method's metadata, once no job writes to the folder any more.
 
-    shards: of each job that has drawn some of the cases into the folder of the table its "stamp", its "cases" and what it says
-    of the "method". No job may be writing there any more. Raises ValueError where the jobs do not make up one whole.
+    Args:
+        predictions: the table to write, in the folder of the predictions.
+        metadata_file: the JSON file to write.
+        cases: all cases, in the order of the table.
+        shards: one record per job that sampled some of the cases; its keys are "stamp" (the fingerprint of the
+            predictions), "cases" and "method" (metadata).
+
+    Raises:
+        ValueError: the jobs sampled in different ways, or a case is incomplete.
     """
-    folder, stamps = predictions.parent, {shard["stamp"] for shard in shards}
-    again = "draw them again: `snakemake --forcerun sample_shard` and this file"
-    if len(stamps) > 1:
-        how = {f"{made['device']} in {made['precision']}" for made in (shard["method"]["provenance"] for shard in shards)}
+    fingerprints = {shard["stamp"] for shard in shards}
+    remedy = "sample again with `snakemake --forcerun sample_shard` and this file"
+    if len(fingerprints) > 1:
+        provenances = [shard["method"]["provenance"] for shard in shards]
+        devices = sorted({f"{provenance['device']} in {provenance['precision']}" for provenance in provenances})
         raise ValueError(
-            f"{predictions}: its shards were drawn differently ({', '.join(sorted(how))}), or from different files; set "
-            f"'device' and 'precision', and {again}."
+            f"{predictions}: the shards were sampled on different devices or precisions ({', '.join(devices)}), or from "
+            f"different files. Set `device` and `precision`, then {remedy}."
         )
-    records = {case: PredictionFolder(folder, *stamps).finished(case) for case in cases}
+    store = PredictionFolder(predictions.parent, *fingerprints)
+    records = {case: store.read_record(case) for case in cases}
     if missing := [case for case, record in records.items() if record is None]:
-        raise ValueError(f"{predictions}: {', '.join(missing)} of its cases are not whole, though drawn once; {again}.")
-    remove_partial_files(folder)
+        raise ValueError(
+            f"{predictions}: the files of {', '.join(missing)} are incomplete or were changed after sampling. Please {remedy}."
+        )
+    remove_partial_files(predictions.parent)
     method = shards[0]["method"]
     seconds = round(sum(shard["method"]["provenance"]["seconds"] for shard in shards), 1)
-    write_json(method_card, {**method, "shards": len(shards), "provenance": method["provenance"] | {"seconds": seconds}})
+    write_json(metadata_file, {**method, "shards": len(shards), "provenance": method["provenance"] | {"seconds": seconds}})
     with atomic_write(predictions) as table:
         pd.DataFrame(list(records.values())).to_csv(table, index=False)
 
 
 def read_predictions(manifest: str | Path) -> pd.DataFrame:
-    """The records of a folder of predictions, by case."""
+    """Read the table that `write_manifest` wrote: the records of the cases, indexed by case."""
     return pd.read_csv(manifest, dtype={"case": str}).set_index("case", drop=False)
 
 
-def sampling_seconds(records: Iterable[Mapping[str, Any]], before: "Presegmentations | None") -> float:
-    """Wall time of drawing the cases of these records, whichever jobs drew them, without that of the masks they start from."""
+def sampling_seconds(records: Iterable[Mapping[str, Any]], presegmentations: "Presegmentations | None") -> float:
+    """Return the wall time of sampling the cases of these records, in seconds, without that of their pre-segmentations."""
     rows = list(records)
-    whole = sum(Cost.from_record(row).total(row["pool"])["seconds"] for row in rows)
-    return whole - sum(before.cost(row["case"]).total(row["pool"])["seconds"] for row in rows if before)
+    total = sum(Cost.from_record(row).total(row["pool"])["seconds"] for row in rows)
+    return total - sum(presegmentations.cost(row["case"]).total(row["pool"])["seconds"] for row in rows if presegmentations)
 
 
-def as_stored(members: np.ndarray) -> np.ndarray:
-    """Probabilities as they come back from a file: float32, in steps of 1/255."""
-    return np.round(members * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
+def as_stored(samples: np.ndarray) -> np.ndarray:
+    """Return probabilities as they are read back from a file: float32, in steps of 1/255."""
+    return np.round(samples * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
 
 
 def read_samples(folder: Path, case: str) -> np.ndarray:
-    """All stored members of a case, (X, Y, Z, N) float32 in [0, 1]."""
+    """Read all stored members of a case, (X, Y, Z, N) float32 in [0, 1]."""
     samples = read_array(folder / f"{case}_samples.nii.gz", mask=True, allow_4d=True)
     return samples.reshape(*samples.shape[:3], -1)
 
 
-def starting_masks(members: np.ndarray, which: Literal["mean", "each"], harden: bool) -> np.ndarray:
-    """What the members of a method start from, of another method's members (X, Y, Z, K) as they are stored.
+def starting_masks(samples: np.ndarray, members: Literal["mean", "each"], harden: bool) -> np.ndarray:
+    """Return the masks from which the reverse chains of another method start.
 
-    "mean": all from that ensemble, (X, Y, Z, 1); "each": each from the member of its number, (X, Y, Z, K). harden: cut at 0.5.
+    Args:
+        samples: (X, Y, Z, K) the stored members that serve as pre-segmentation.
+        members: "mean": all chains start from the mean; "each": chain k starts from member k.
+        harden: whether the masks are thresholded at 0.5.
+
+    Returns:
+        (X, Y, Z, 1) for "mean", (X, Y, Z, K) for "each", float32.
     """
-    if which == "each":
-        return threshold(members).astype(np.float32) if harden else members
-    mean = ensemble_mask(members).astype(np.float32) if harden else members.mean(axis=-1)
+    if members == "each":
+        return threshold(samples).astype(np.float32) if harden else samples
+    mean = ensemble_mask(samples).astype(np.float32) if harden else samples.mean(axis=-1)
     return mean[..., None]
 
 
 @dataclass(frozen=True)
 class Presegmentations:
-    """The masks that the members of a method start from.
+    """The pre-segmentations from which a method's reverse chains start.
 
-    manifest: the predictions of another method, or None for no lesion anywhere. members: "mean": all start from the
-    ensemble of that method; "each": a member from the member of the same number. harden: they are cut at 0.5.
+    Attributes:
+        manifest: table of the predictions of another method; None for a pre-segmentation without any lesion.
+        members: "mean": all chains start from that method's ensemble; "each": chain k starts from its member k.
+        harden: whether the masks are thresholded at 0.5.
     """
 
     manifest: Path | None
@@ -125,35 +159,41 @@ class Presegmentations:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], manifest: str | Path | None) -> Self | None:
-        """What the settings of a method say it starts from; None if it starts from no mask."""
+        """Return the pre-segmentations of a method with these settings; None if it starts from no mask."""
         if settings.get("start") != "presegmentation":
             return None
         return cls(manifest and Path(manifest), settings["presegmentation_members"], settings["harden"])
 
-    def read(self, case: str, shape: tuple[int, ...], pool: int) -> np.ndarray:
-        """(X, Y, Z, 1), or (X, Y, Z, pool) where each member has its own; shape: (X, Y, Z)."""
+    def read(self, case: str, shape: tuple[int, ...], num_members: int) -> np.ndarray:
+        """Read the pre-segmentation of a case.
+
+        Args:
+            case: name of the case.
+            shape: (X, Y, Z) of its scan.
+            num_members: the number of chains, N.
+
+        Returns:
+            (X, Y, Z, 1), or (X, Y, Z, N) if each chain has a mask of its own; float32.
+        """
         if self.manifest is None:
             return np.zeros((*shape, 1), dtype=np.float32)
         samples = read_samples(self.manifest.parent, case)
-        if self.members == "each":
-            return starting_masks(samples[..., :pool], self.members, self.harden)
-        return starting_masks(samples[..., : self._records.loc[case, "samples"]], self.members, self.harden)
+        count = num_members if self.members == "each" else self._records.loc[case, "samples"]
+        return starting_masks(samples[..., :count], self.members, self.harden)
 
     def version(self) -> str:
-        """A hash of which masks these are; how long drawing them took is not part of it."""
+        """Return a hash that identifies the masks. The time that sampling them took is not part of it."""
         if self.manifest is None:
             return "zero"
         return fingerprint(self._records["stamp"].to_dict())
 
     def cost(self, case: str) -> Cost:
-        """What drawing them took: once for a mask that all members share, else for each."""
+        """Return the cost of the masks of a case: shared if all chains start from one mask, else per chain."""
         if self.manifest is None:
             return Cost()
         record = self._records.loc[case]
         cost = Cost.from_record(record)
-        if self.members == "each":
-            return cost
-        return cost.as_shared(int(record["samples"]))
+        return cost if self.members == "each" else cost.as_shared(int(record["samples"]))
 
     @cached_property
     def _records(self) -> pd.DataFrame:

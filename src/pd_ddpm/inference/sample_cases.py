@@ -1,67 +1,129 @@
-"""The cases of one method, drawn one after the other and kept in files; those that are there are taken up."""
+"""Sample the cases of one job, one after the other. Cases that are already complete on disk are kept."""
 
+import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations
+from pd_ddpm.inference.factory import build_segmenter
+from pd_ddpm.inference.job import SampleJob
+from pd_ddpm.inference.precision_gate import gated_precision
+from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, sampling_seconds
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import Segmenter
+from pd_ddpm.models.factory import load_model
+from pd_ddpm.runtime.files import file_sha256, fingerprint
 from pd_ddpm.runtime.memory import enough_memory
-from pd_ddpm.runtime.precision import Precision
+from pd_ddpm.runtime.precision import Precision, choose_device, device_name, prepare_for_inference
+from pd_ddpm.runtime.progress import progress
+from pd_ddpm.runtime.run_record import run_record
 
-_KEPT = "The cases that are finished are kept, and a lower batch changes no result"
+_KEPT = "Finished cases are kept, and a lower batch changes no result"
 
 
 @dataclass(frozen=True)
-class CaseSampling:
-    """A method ready to be drawn from.
+class CaseSampler:
+    """A method with its trained network on the device, ready to sample the cases of a job.
 
-    prepared: the folder of the prepared cases; given: what its chains start from, where they start from a mask. samples: the
-    members of which mask and uncertainty are made; precision: for the message when memory runs out.
+    Attributes:
+        job: the job.
+        segmenter: the method's segmenter.
+        grid: the grid on which the network was trained.
+        store: the folder of the predictions.
+        presegmentations: masks from which the reverse chains start, if they start from masks.
+        device: device of the network.
+        precision: precision of the network.
     """
 
-    name: str
+    job: SampleJob
     segmenter: Segmenter
     grid: GridSettings
-    prepared: Path
-    folder: PredictionFolder
-    given: Presegmentations | None
-    samples: int
-    seed: int
-    batch: int | Literal["auto"]
+    store: PredictionFolder
+    presegmentations: Presegmentations | None
     device: torch.device
     precision: Precision
 
-    def draw(self, case: str) -> dict[str, Any]:
-        """The record of a case, whose members are drawn if they are not there.
+    def sample(self, case: str) -> dict[str, Any]:
+        """Return the record of a case; sample the case first unless it is complete on disk.
 
-        Raises MemoryShortageError, which names the key to lower, and DiskFullError.
+        Raises:
+            MemoryShortageError: the memory does not suffice for the batch.
+            DiskFullError: the disk is full.
         """
-        record = self.folder.finished(case)
+        record = self.store.read_record(case)
         if record is not None:
             return record
         started = time.perf_counter()
-        scan, draw = read_scan(self.prepared, case), self.segmenter
-        with enough_memory(f"{self.name}, case {case}", {"sampling.batch": self.batch}, self.precision, _KEPT):
-            drawn = segment_case(
-                draw,
-                scan.image,
-                scan.brain,
-                scan.spacing_mm,
+        scan, starts = read_scan(self.job.cases.parent, case), self.presegmentations
+        batch = self.job.compute.batch
+        with enough_memory(f"{self.job.run.name}, case {case}", {"sampling.batch": batch}, self.precision, _KEPT):
+            presegmentation = starts and starts.read(case, scan.brain.shape, self.segmenter.num_members)
+            result = segment_case(
+                self.segmenter,
+                scan,
                 self.grid,
-                case=case,
-                seed=self.seed,
-                batch=self.batch,
+                seed=self.job.run.seed,
+                batch=batch,
                 device=self.device,
-                presegmentation=self.given and self.given.read(case, scan.brain.shape, draw.num_members),
+                presegmentation=presegmentation,
             )
-        cost = Cost.from_times(draw, drawn.seconds, time.perf_counter() - started)
-        cost += self.given.cost(case) if self.given else Cost()
-        return self.folder.write(case, drawn.samples, self.samples, scan.reference, cost)
+        cost = Cost.from_times(self.segmenter, result.seconds, time.perf_counter() - started)
+        cost += starts.cost(case) if starts else Cost()
+        return self.store.write(case, result.samples, self.job.settings.get("samples", 1), scan.reference, cost)
+
+
+def sample_cases(job: SampleJob) -> dict[str, Any]:
+    """Sample the test cases of the job's shard.
+
+    Returns:
+        A record of the job: the fingerprint of the predictions as "stamp", the "cases", and the metadata of the "method".
+    """
+    torch.set_num_threads(job.compute.threads)
+    device = choose_device(job.compute.device)
+    verdict = json.loads(job.gate.read_text("utf-8")) if job.gate else None
+    precision, float32_reason = gated_precision(job.compute.precision, device, verdict)
+    network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"])
+    presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)
+
+    fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]
+    identity = [job.settings, job.run.seed, job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
+    version = fingerprint([*identity, str(precision), device.type])
+    sampler = CaseSampler(
+        job=job,
+        segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, precision)),
+        grid=GridSettings(**trained["grid"]),
+        store=PredictionFolder(job.folder, version),
+        presegmentations=presegmentations,
+        device=device,
+        precision=precision,
+    )
+    cases = job.shard.select(job.test_cases())
+    seconds = sampling_seconds([sampler.sample(case) for case in progress(cases, job.title)], presegmentations)
+    method = {
+        "method": job.run.name,
+        "settings": job.settings,
+        "split": job.run.split,
+        "seed": job.run.seed,
+        "threads": job.compute.threads,
+        "network": Run.parse(job.weights).name,
+        "network_sha256": trained["sha256"][job.weights.name],
+        "presegmentation": job.presegmentation and Run.parse(job.presegmentation).name,
+        "device_type": device.type,
+        "float32_because": float32_reason,
+    }
+    method |= run_record(
+        job.config,
+        job.code,
+        seed=job.run.seed,
+        device=device_name(device),
+        precision=precision,
+        seconds=seconds,
+        made_from=[job.network_metadata, job.presegmentation],
+    )
+    return {"stamp": version, "cases": cases, "method": method}

@@ -1,4 +1,4 @@
-"""Every slice of a case through a segmenter, all members side by side, and back onto the scan's own grid."""
+"""Segment one case: pass its slices through a segmenter and return all members on the scan's own grid."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.batch_size import find_batch_size
@@ -18,7 +19,7 @@ from pd_ddpm.runtime.progress import log, progress
 
 
 class CaseSamples(NamedTuple):
-    """samples: (X, Y, Z, N) in [0, 1] on the scan's grid; seconds: that the network took, without reading and resampling."""
+    """The sampled members of a case: (X, Y, Z, N) in [0, 1] on the scan's grid, and the seconds spent in the network."""
 
     samples: np.ndarray
     seconds: float
@@ -26,97 +27,110 @@ class CaseSamples(NamedTuple):
 
 @dataclass
 class PartialSamples:
-    """A file in which the members that have been drawn so far outlive a killed process.
+    """A file with the members that are already sampled, so that a killed process can resume within a case.
 
-    stamp: a hash of all that they depend on; a file of another stamp, or a damaged one, is not taken up.
+    Attributes:
+        path: the file.
+        fingerprint: hash of everything that the members depend on. A file with another fingerprint, or a damaged one, is
+            ignored.
+        save_every_seconds: shortest interval between two saves.
+        saved: time of the last save, in seconds of `time.monotonic`.
     """
 
     path: Path
-    stamp: str
+    fingerprint: str
     save_every_seconds: float = 20.0
     saved: float = field(default_factory=time.monotonic)
 
     def load(self, results: Tensor) -> int:
-        """Fill in what an earlier process has drawn, and return how many members of slices that is."""
+        """Copy the members that an earlier process sampled into `results`, and return their number over all slices."""
         try:
             with np.load(self.path) as stored:
-                if str(stored["stamp"]) != self.stamp or stored["results"].shape != tuple(results.shape):
+                if str(stored["stamp"]) != self.fingerprint or stored["results"].shape != tuple(results.shape):
                     return 0
                 results.copy_(torch.from_numpy(stored["results"]))
                 return int(stored["done"])
         except FileNotFoundError:
             return 0
-        except Exception as error:  # whatever a damaged file leads to
-            log.warning("%s cannot be read (%s); its members are drawn again", self.path, error)
+        except Exception as error:  # a damaged file raises many types of errors
+            log.warning("%s: cannot be read (%s). Its members are sampled again.", self.path, error)
             return 0
 
     def save(self, results: Tensor, done: int) -> None:
-        """Write what has been drawn, if the last time is long enough ago."""
+        """Save the first `done` members, unless the last save is more recent than `save_every_seconds`."""
         if time.monotonic() - self.saved < self.save_every_seconds:
             return
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, stamp=self.stamp, results=results.numpy(), done=done)
+            np.savez(file, stamp=self.fingerprint, results=results.numpy(), done=done)
         self.saved = time.monotonic()
 
 
 @torch.inference_mode()
 def segment_case(
     segmenter: Segmenter,
-    image: np.ndarray,
-    brain: np.ndarray,
-    spacing_mm: tuple[float, float, float],
+    scan: Scan,
     grid_settings: GridSettings,
     *,
-    case: str,
     seed: int,
     batch: int | Literal["auto"],
     device: torch.device,
     presegmentation: np.ndarray | None = None,
-    unfinished: PartialSamples | None = None,
+    partial: PartialSamples | None = None,
 ) -> CaseSamples:
-    """Lesion probabilities of the segmenter's N members on the scan's grid.
+    """Sample the lesion probabilities of all members of a segmenter.
 
-    image: (X, Y, Z, M); brain: (X, Y, Z) bool, slices without it stay zero unseen; presegmentation: (X, Y, Z, N) in [0, 1],
-    one for each member, or (X, Y, Z, 1) for all. batch: how many members of slices go through the network at once; it
-    changes the speed and no result; "auto" is what fits into the free memory. The noise of a member is named (seed, case,
-    slice, member). unfinished: where what is drawn is kept meanwhile; progress is then said, too.
+    The random stream of a member is named (seed, case, slice, member). Batch size and order of computation therefore do
+    not change the result.
+
+    Args:
+        segmenter: the segmenter, with N members.
+        scan: the scan. Slices without brain are not segmented and stay zero.
+        grid_settings: the grid on which the network sees the slices.
+        seed: seed of the run.
+        batch: images per evaluation of the network; "auto" takes as many as fit into the free memory.
+        device: device of the network.
+        presegmentation: (X, Y, Z, N) in [0, 1], one mask per member, or (X, Y, Z, 1) for all members.
+        partial: file for resuming within the case; with it, progress is logged.
+
+    Returns:
+        The members, (X, Y, Z, N) float32 in [0, 1], and the seconds spent in the network.
     """
-    grid, with_brain = grid_settings.working_grid(brain, spacing_mm)
-    chosen = np.flatnonzero(with_brain)
-    members = segmenter.num_members
-    images = pad_to_multiple(grid.slices(image)[chosen], segmenter.divisor)
+    grid, has_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
+    slices = np.flatnonzero(has_brain)
+    num_members = segmenter.num_members
+    images = pad_to_multiple(grid.slices(scan.image)[slices], segmenter.divisor)
     starts = None
     if presegmentation is not None:
-        starts = pad_to_multiple(grid.slices(presegmentation)[chosen], segmenter.divisor).expand(-1, members, -1, -1)
+        starts = pad_to_multiple(grid.slices(presegmentation)[slices], segmenter.divisor).expand(-1, num_members, -1, -1)
     height, width = grid.size
-    results = torch.zeros((len(with_brain), members, height, width))
+    results = torch.zeros((len(has_brain), num_members, height, width))
     started = time.perf_counter()
-    pairs = [(row, member) for row in range(len(chosen)) for member in range(members)]
-    done = unfinished.load(results) if unfinished else 0
+    pairs = [(row, member) for row in range(len(slices)) for member in range(num_members)]
+    done = partial.load(results) if partial else 0
     if batch == "auto":
         batch = _find_batch_size(segmenter, images, starts, device)
-    firsts = range(done, len(pairs), batch)
-    for first in progress(firsts, f"{case}, {unfinished.path.stem}", len(firsts)) if unfinished else firsts:
-        rows = torch.tensor([row for row, _ in pairs[first : first + batch]])
-        kept = torch.tensor([member for _, member in pairs[first : first + batch]])
-        noise = MemberNoise([(seed, case, int(chosen[row]), member) for row, member in pairs[first : first + batch]])
-        drawn = segmenter(images[rows].to(device), None if starts is None else starts[rows, kept, None], noise)
-        results[chosen[rows], kept] = drawn[:, 0, :height, :width].cpu()
-        if unfinished:
-            unfinished.save(results, first + len(rows))
+    offsets = range(done, len(pairs), batch)
+    for offset in progress(offsets, f"{scan.case}, {partial.path.stem}", len(offsets)) if partial else offsets:
+        rows = torch.tensor([row for row, _ in pairs[offset : offset + batch]])
+        members = torch.tensor([member for _, member in pairs[offset : offset + batch]])
+        noise = MemberNoise([(seed, scan.case, int(slices[row]), member) for row, member in pairs[offset : offset + batch]])
+        samples = segmenter(images[rows].to(device), None if starts is None else starts[rows, members, None], noise)
+        results[slices[rows], members] = samples[:, 0, :height, :width].cpu()
+        if partial:
+            partial.save(results, offset + len(rows))
     seconds = time.perf_counter() - started
     return CaseSamples(grid.volume(results), seconds)
 
 
 def _find_batch_size(segmenter: Segmenter, images: Tensor, starts: Tensor | None, device: torch.device) -> int:
-    """How many of these slices (Z, M, H, W) fit into the free memory, by a chain of one step; 1 where there is no slice."""
+    """Return how many images (Z, M, H, W) fit into the free memory, tested with one reverse step; 1 without any image."""
     if not len(images):
         return 1
     short = segmenter.shortened()
 
-    def run(size: int) -> Tensor:
+    def evaluate(size: int) -> Tensor:
         rows = torch.arange(size) % len(images)
         noise = MemberNoise([("probe", row) for row in range(size)])
         return short(images[rows].to(device), None if starts is None else starts[rows, :1], noise)
 
-    return find_batch_size(run, device)
+    return find_batch_size(evaluate, device)

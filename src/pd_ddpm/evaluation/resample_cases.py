@@ -1,0 +1,42 @@
+"""Dice of smaller ensembles, resampled from the pool of members of each case of a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pd_ddpm.data.prepared import read_ground_truth, read_scan
+from pd_ddpm.evaluation.ensemble_curve import curve, subsets
+from pd_ddpm.evaluation.metrics import ReferenceMask
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.prediction_store import read_predictions, read_samples
+from pd_ddpm.runtime.progress import progress
+
+
+def resample_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], subsets_per_size: int) -> pd.DataFrame:
+    """Compute the Dice of ensembles of every size up to the whole pool.
+
+    Args:
+        cases: table of the preprocessed cases, in the folder of their images.
+        predictions: table of the predictions, in the folder of their images.
+        identity: columns that identify the run: dataset, method, split and seed.
+        subsets_per_size: largest number of subsets of the pool per ensemble size.
+
+    Returns:
+        One row per case and subset: its Dice and cost.
+
+    Reference: PD-DDPM, Sec. 3.5 and Fig. 4.
+    """
+    tables = []
+    for record in progress(read_predictions(predictions).to_dict("records"), f"ensembles of {identity['method']}"):
+        case, pool = record["case"], record["pool"]
+        spacing_mm = read_scan(cases.parent, case).spacing_mm
+        reference = ReferenceMask.from_labels(read_ground_truth(cases.parent, case), spacing_mm, case)
+        members = subsets(pool, subsets_per_size, np.random.default_rng(identity["seed"]))
+        rows = curve(read_samples(predictions.parent, case), reference, members)
+        costs = pd.DataFrame([Cost.from_record(record).total(size) for size in rows["size"]])
+        tables.append(pd.concat([rows.assign(**identity, case=case, pool=pool), costs], axis=1))
+    columns = [*identity, "case", "pool", "size", "subset", "dice", "network_evaluations", "seconds"]
+    return pd.concat(tables)[columns]

@@ -1,0 +1,44 @@
+"""Score all predictions of a run against the ground truth."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_scan
+from pd_ddpm.evaluation.metrics import ReferenceMask, score
+from pd_ddpm.evaluation.probability_scores import band, probability_scores, rater_scores
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.ensemble import Segmentation
+from pd_ddpm.inference.prediction_store import read_predictions, read_samples
+from pd_ddpm.runtime.progress import progress
+
+
+def score_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Score the predictions of one method, split and seed.
+
+    Args:
+        cases: table of the preprocessed cases, in the folder of their images.
+        predictions: table of the predictions, in the folder of their images.
+        identity: columns that identify the run: dataset, method, split and seed.
+        settings: section `evaluation` of the configuration.
+
+    Returns:
+        One row per case: metrics, uncertainty, calibration, agreement with the raters, and cost.
+    """
+    sites = pd.read_csv(cases, dtype={"case": str}).set_index("case")["site"]
+    rows = []
+    for record in progress(read_predictions(predictions).to_dict("records"), f"scores of {identity['method']}"):
+        case, num_samples = record["case"], record["samples"]
+        scan, labels = read_scan(cases.parent, case), read_ground_truth(cases.parent, case)
+        segmentation = Segmentation.from_members(read_samples(predictions.parent, case)[..., :num_samples])
+        reference = ReferenceMask.from_labels(labels, scan.spacing_mm, case)
+        region = band(scan.brain, scan.spacing_mm, settings["band_mm"])
+        row = {**identity, "case": case, "site": sites[case], "samples": num_samples}
+        row |= score(reference, segmentation.mask)
+        row["uncertainty"] = float(segmentation.variance[scan.brain].mean()) if num_samples > 1 else None
+        row |= probability_scores(segmentation.samples, labels, region, settings["calibration_bins"])
+        row |= rater_scores(segmentation.samples, [labels, *read_observer_masks(cases.parent, case)])
+        rows.append(row | Cost.from_record(record).total(num_samples))
+    return pd.DataFrame(rows)

@@ -1,0 +1,50 @@
+"""The job that tests in which precisions a trained network may sample. Does not import PyTorch unless it tests one."""
+
+import time
+from typing import Any
+
+from pd_ddpm.data.prepared import read_scan
+from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.inference.job import GateJob
+from pd_ddpm.runtime.cpu_info import only_float32
+from pd_ddpm.runtime.progress import log
+
+
+def gate_network(job: GateJob) -> dict[str, Any]:
+    """Return the verdict on a network: its device type, and the result for each precision that the device supports.
+
+    A split without validation cases is tested on training cases. That is sound, because the test compares two ways to
+    compute the same numbers.
+    """
+    metadata = {"network": job.run.name, "split": job.run.split, "gate": job.limits, "code": job.code}
+    if only_float32(job.device):
+        log.info("%s: this CPU computes in float32 only, so there is no precision to test", job.run.name)
+        return {"device": "cpu", "formats": {}} | metadata
+
+    # A CPU that computes in float32 only does not need PyTorch, which takes seconds to load.
+    import torch
+
+    from pd_ddpm.data.working_grid import GridSettings
+    from pd_ddpm.inference.factory import build_segmenter
+    from pd_ddpm.inference.precision_gate import Gate
+    from pd_ddpm.models.factory import load_model
+    from pd_ddpm.runtime.precision import choose_device
+
+    started = time.perf_counter()
+    torch.set_num_threads(job.threads)
+    device = choose_device(job.device)
+    network, trained = load_model(job.weights, job.network_metadata)
+    roles = cases_by_role(job.splits, job.run.split)
+    role = "validation" if "validation" in roles else "train"
+    cases = roles[role][: job.limits["cases"]]
+    gate = Gate(
+        lambda model: build_segmenter(job.settings, model),
+        GridSettings(**trained["grid"]),
+        device,
+        num_slices=job.limits["slices"],
+        forward_error=job.limits["forward_error"],
+        flipped_share=job.limits["flipped_share"],
+    )
+    results = gate.test(network, [read_scan(job.cases.parent, case) for case in cases])
+    metadata |= {"cases": cases, "role": role, "seconds": time.perf_counter() - started}
+    return {"device": device.type, "formats": results} | metadata

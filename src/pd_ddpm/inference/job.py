@@ -1,0 +1,145 @@
+"""Settings of the sampling and gate jobs, read from the `snakemake` object. Does not import PyTorch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pd_ddpm.config.run import Run, Shard
+from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.runtime.compute import Compute
+
+
+@dataclass(frozen=True)
+class SampleJob:
+    """A job of the rules `sample` and `sample_shard`: sample the test cases of one run with one method.
+
+    Attributes:
+        run: dataset, method, split and seed.
+        compute: device, precision, threads and batch.
+        settings: the method's settings (one entry of `methods` in the configuration).
+        cases: table of the preprocessed cases; the images are in its folder.
+        splits: table of the splits.
+        weights: weights of the network.
+        network_metadata: metadata file of the network.
+        folder: folder of the predictions.
+        code: hash of the code.
+        config: the active configuration.
+        presegmentation: table of the predictions of the method from which the chains start.
+        gate: verdict of rule `gate` on the network.
+        method_metadata: metadata file of the method, to be written by rule `sample`.
+        shard: the part of the test cases that this job samples.
+        shard_record: record of the shard, to be written by rule `sample_shard`.
+        shard_records: records of the shards that rule `sample` gathers; empty if it samples all cases itself.
+    """
+
+    run: Run
+    compute: Compute
+    settings: dict[str, Any]
+    cases: Path
+    splits: Path
+    weights: Path
+    network_metadata: Path
+    folder: Path
+    code: str
+    config: dict[str, Any]
+    presegmentation: Path | None = None
+    gate: Path | None = None
+    method_metadata: Path | None = None
+    shard: Shard = field(default_factory=Shard)
+    shard_record: Path | None = None
+    shard_records: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script.
+
+        Device, batch and number of shards come from the configuration and the wildcards. They are no parameters of the
+        rules, because another value must not re-run anything.
+        """
+        inputs, outputs = dict(**snakemake.input), dict(**snakemake.output)
+        params, wildcards, config = snakemake.params, snakemake.wildcards, snakemake.config
+        settings = params["settings"]
+        shard_record = _path(outputs.get("shard_card"))
+        return cls(
+            run=Run(wildcards["dataset"], wildcards["method"], int(wildcards["split"]), int(wildcards["seed"])),
+            compute=Compute(config["device"], settings["precision"], snakemake.threads, config["sampling"]["batch"]),
+            settings=settings,
+            cases=Path(inputs["cases"]),
+            splits=Path(inputs["splits"]),
+            weights=Path(inputs["weights"]),
+            network_metadata=Path(inputs["card"]),
+            folder=shard_record.parents[1] if shard_record else Path(outputs["predictions"]).parent,
+            code=params["code"],
+            config=config,
+            presegmentation=_path(inputs.get("presegmentation")),
+            gate=_path(inputs.get("gate")),
+            method_metadata=_path(outputs.get("method_card")),
+            shard=Shard(int(wildcards.get("shard", 1)), int(wildcards.get("shards", 1))),
+            shard_record=shard_record,
+            shard_records=tuple(map(Path, inputs.get("shards", ()))),
+        )
+
+    @property
+    def title(self) -> str:
+        """The job in messages, such as "pd-ddpm, split 0, seed 1, shard 2 of 4"."""
+        text = f"{self.run.name}, split {self.run.split}, seed {self.run.seed}"
+        return f"{text}, shard {self.shard.index} of {self.shard.count}" if self.shard.count > 1 else text
+
+    @property
+    def predictions(self) -> Path:
+        """The table of all predictions of the run."""
+        return self.folder / "predictions.csv"
+
+    def test_cases(self) -> list[str]:
+        """Read the names of the test cases of the split."""
+        return cases_by_role(self.splits, self.run.split)["test"]
+
+
+@dataclass(frozen=True)
+class GateJob:
+    """A job of the rule `gate`: test in which precisions a trained network may sample.
+
+    Attributes:
+        run: dataset, network, split and seed.
+        settings: settings of the method with which the network is tested.
+        limits: section `sampling.gate` of the configuration.
+        cases: table of the preprocessed cases; the images are in its folder.
+        splits: table of the splits.
+        weights: weights of the network.
+        network_metadata: metadata file of the network.
+        device: config key `device`.
+        threads: CPU threads.
+        code: hash of the code.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    limits: dict[str, Any]
+    cases: Path
+    splits: Path
+    weights: Path
+    network_metadata: Path
+    device: str
+    threads: int
+    code: str
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script."""
+        inputs, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
+        return cls(
+            run=Run(wildcards["dataset"], wildcards["network"], int(wildcards["split"]), int(wildcards["seed"])),
+            settings=params["settings"],
+            limits=params["gate"],
+            cases=Path(inputs["cases"]),
+            splits=Path(inputs["splits"]),
+            weights=Path(inputs["weights"]),
+            network_metadata=Path(inputs["card"]),
+            device=snakemake.config["device"],
+            threads=snakemake.threads,
+            code=params["code"],
+        )
+
+
+def _path(file: str | None) -> Path | None:
+    return Path(file) if file else None
