@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pd_ddpm.data.scan import Scan
-from pd_ddpm.exhibits.figures.scan_slices import chosen_slices, registration_figure, slices_figure
+from pd_ddpm.exhibits.figures.scan_slices import choose_slices, registration_figure, slices_figure
 from pd_ddpm.inference.ensemble import Segmentation
 
 SHAPE = (24, 30, 12)
@@ -23,14 +23,14 @@ def volume(areas: list[int]) -> np.ndarray:
 def test_slices_are_spread_over_those_with_lesion_and_hold_the_largest():
     mask = volume([0, 1, 1, 9, 1, 1, 1, 1, 0, 0])
     brain = volume([50] * 10)
-    assert chosen_slices(mask, brain, 3) == [1, 3, 7]  # in place of 4
-    assert chosen_slices(mask, brain, 20) == [1, 2, 3, 4, 5, 6, 7]
-    assert len(chosen_slices(mask, brain, 4)) == 4
+    assert choose_slices(mask, brain, 3) == [1, 3, 7]  # in place of 4
+    assert choose_slices(mask, brain, 20) == [1, 2, 3, 4, 5, 6, 7]
+    assert len(choose_slices(mask, brain, 4)) == 4
 
 
 def test_without_lesion_slices_are_spread_over_the_brain():
-    assert chosen_slices(volume([0] * 6), volume([0, 10, 60, 100, 60, 10]), 2) == [2, 4]
-    assert chosen_slices(volume([0] * 6), volume([0] * 6), 2) == [3]
+    assert choose_slices(volume([0] * 6), volume([0, 10, 60, 100, 60, 10]), 2) == [2, 4]
+    assert choose_slices(volume([0] * 6), volume([0] * 6), 2) == [3]
 
 
 @pytest.fixture

@@ -11,26 +11,35 @@ from pd_ddpm.exhibits.figures import style
 
 
 def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping[str, str]) -> pd.DataFrame:
-    """What Fig. 3 of PD-DDPM shows: a row per method, `t_start` filled for those on the curve (method -> T').
+    """Return the numbers of Figure 3 of PD-DDPM: one row per method.
 
-    Dice of the ensemble and uncertainty (mean variance of the members in the brain), each with the standard error over cases.
-    Raises ValueError if a method has no score.
+    Args:
+        scores: score rows of all methods.
+        curve: method on the curve -> its T'.
+        labels: method -> name in the figure.
+
+    Returns:
+        Dice of the ensemble and uncertainty (variance over the members, mean over the brain), each with the standard error over
+        cases. `t_start` is empty for methods that are not on the curve.
+
+    Raises:
+        ValueError: a method has no score.
     """
     cases = average_over_seeds(scores)
     rows = []
     for method, label in labels.items():
-        shown = select_method(cases, method)
+        method_cases = select_method(cases, method)
         rows.append(
             {
                 "label": label,
                 "method": method,
                 "t_start": curve.get(method),
-                "dice": shown["dice"].mean(),
-                "dice_standard_error": shown["dice"].sem(),
-                "uncertainty": shown["uncertainty"].mean(),
-                "uncertainty_standard_error": shown["uncertainty"].sem(),
-                "network_evaluations": shown["network_evaluations"].mean(),
-                "cases": len(shown),
+                "dice": method_cases["dice"].mean(),
+                "dice_standard_error": method_cases["dice"].sem(),
+                "uncertainty": method_cases["uncertainty"].mean(),
+                "uncertainty_standard_error": method_cases["uncertainty"].sem(),
+                "network_evaluations": method_cases["network_evaluations"].mean(),
+                "cases": len(method_cases),
             }
         )
     return pd.DataFrame(rows).astype({"t_start": "Int64"})
@@ -42,10 +51,13 @@ def paper_best_t_start(printed: pd.DataFrame) -> float:
     return printed.loc[is_best, "value"].item()
 
 
-def fig3_tprime(numbers: pd.DataFrame, remark: str, paper_best: float) -> Figure:
-    """Dice and uncertainty against T' (PD-DDPM Fig. 3), with the methods that have no T' as level lines.
+def fig3_tprime(numbers: pd.DataFrame, caption_note: str, paper_best: float) -> Figure:
+    """Draw Figure 3: Dice and uncertainty against T', with methods that have no T' as horizontal lines.
 
-    paper_best: the T' that the paper found best; remark: what data and scale the numbers are of.
+    Args:
+        numbers: table of `fig3_numbers`.
+        caption_note: dataset and scale that the numbers belong to.
+        paper_best: T' with the highest Dice in the paper.
     """
     style.apply()
     curve = numbers[numbers["t_start"].notna()].sort_values("t_start")
@@ -70,7 +82,7 @@ def fig3_tprime(numbers: pd.DataFrame, remark: str, paper_best: float) -> Figure
     axes[1].set_ylabel("Uncertainty (variance\nin the brain, $10^{-3}$)")
     axes[1].set_ylim(bottom=0)
     axes[1].set_xlabel("T', noising steps of the pre-segmentation")
-    axes[0].set_title(f"{remark}; bands: standard error over cases", fontsize="small", loc="left")
+    axes[0].set_title(f"{caption_note}; bands: standard error over cases", fontsize="small", loc="left")
     figure.align_ylabels(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure

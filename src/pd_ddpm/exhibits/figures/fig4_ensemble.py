@@ -1,15 +1,17 @@
 """Figure 4 of PD-DDPM: mean and standard deviation of Dice against the size of the ensemble.
 
-All ensembles come from one pool of N members of each case, and that has a price. Subsets of n members share members, the
-more so the larger n is, until at n = N there is but one; the deviation over subsets falls to zero whatever the method.
-Hence three deviations:
+All ensembles of a case are subsets of one pool of N members. Subsets of n members share members, and at n = N there is only one
+subset. The standard deviation over subsets therefore falls to zero for any method. Three standard deviations are computed:
 
-* raw: over all subsets of n. Its square is in expectation too small, by the variance of the mean over all subsets.
-* independent: from pairs of subsets that share no member and are therefore independent ensembles: half their mean square
+* raw: over all subsets of n members. Its square is too small in expectation, by the variance of the mean over all subsets.
+* independent: from pairs of subsets without a common member, which are independent ensembles. Half of their mean squared
   difference is an unbiased variance for any score. Such pairs exist up to n = N / 2.
-* bound: raw / sqrt(1 - n / N), the correction for a finite population. For an average over members it is exact. The Dice of
-  a thresholded mean is no such average; for any score the mean over all subsets has at most n / N of the variance of one
-  (Hoeffding 1948, Annals of Mathematical Statistics 19(3)), so that the bound's square is in expectation not too small.
+* bound: raw / sqrt(1 - n / N), the correction for a finite population. It is exact for an average over members, but the Dice
+  of a thresholded mean is no such average. For any score, the mean over all subsets has at most n / N of the variance of one
+  subset, so the square of the bound is not too small in expectation.
+
+Reference: Hoeffding 1948, A class of statistics with asymptotically normal distribution, Annals of Mathematical Statistics
+19(3).
 """
 
 import math
@@ -26,28 +28,35 @@ from pd_ddpm.exhibits.figures import style
 
 
 def fig4_numbers(ensembles: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """What Fig. 4 of PD-DDPM shows: a row per method (in the order of `labels`, method -> name) and ensemble size.
+    """Return the numbers of Figure 4 of PD-DDPM: one row per method and ensemble size.
 
-    dice: mean over cases of the mean over subsets and seeds, so that a case counts once however often it was run.
-    dice_sd_raw, dice_sd_independent, dice_sd_bound: deviation (see the module) of the mean Dice of one test set, which is that
-    of one split and seed; several are combined as the root of their mean square, so that the number stays that of one test set,
-    as in the paper. Undefined where the pool has no such pairs, or only one ensemble of that size.
-    dice_sd_cases: deviation over cases (n - 1).
+    A test set is the test cases of one split, sampled with one seed.
 
-    Raises ValueError if a method has no rows or pools of different size, or if the cases of a test set differ in subsets.
+    Args:
+        ensembles: ensemble rows of all methods.
+        labels: method -> name in the figure.
+
+    Returns:
+        `dice` is the mean over cases of the mean over subsets and seeds. `dice_sd_raw`, `dice_sd_independent` and
+        `dice_sd_bound` (see the module) are standard deviations of the mean Dice of one test set, combined over test sets as
+        the root mean square. They are NaN if the pool has no suitable subsets. `dice_sd_cases` is the standard deviation over
+        cases (n - 1).
+
+    Raises:
+        ValueError: a method has no rows or pools of different size, or cases of a test set have different subsets.
     """
     rows = []
     for method, label in labels.items():
-        of_method = ensembles[ensembles["method"] == method]
-        pools = of_method["pool"].unique()
+        method_rows = ensembles[ensembles["method"] == method]
+        pools = method_rows["pool"].unique()
         if len(pools) != 1:
-            found = f"pools of {sorted(pools.tolist())} members" if len(pools) else "no rows"
-            raise ValueError(f"the ensembles of {method} have {found}; a curve needs one pool size for all cases")
+            problem = f"pools of {sorted(pools.tolist())} members" if len(pools) else "no rows"
+            raise ValueError(f"the ensembles of {method} have {problem}. Score all cases with the same `pool`.")
         pool = int(pools[0])
-        for size, of_size in of_method.groupby("size"):
-            tests = [_test_means(test, method) for _, test in of_size.groupby(["split", "seed"])]
+        for size, size_rows in method_rows.groupby("size"):
+            tests = [_test_means(test, method) for _, test in size_rows.groupby(["split", "seed"])]
             raw = _root_mean([_variance_over_subsets(means, math.comb(pool, int(size))) for means in tests])
-            cases = of_size.groupby("case")["dice"].mean()
+            cases = size_rows.groupby("case")["dice"].mean()
             rows.append(
                 {
                     "label": label,
@@ -68,15 +77,15 @@ def fig4_numbers(ensembles: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataF
 
 
 def _test_means(test: pd.DataFrame, method: str) -> pd.Series:
-    """Mean Dice over the cases of one test set for each subset."""
+    """Return the mean Dice over the cases of one test set, by subset."""
     by_subset = test.groupby("subset")["dice"]
     if (by_subset.size() != test["case"].nunique()).any():
-        raise ValueError(f"the cases of {method} have different subsets of members; draw them from equally seeded streams")
+        raise ValueError(f"the cases of {method} have different subsets of members. Choose the subsets with the same seed.")
     return by_subset.mean()
 
 
 def _variance_over_subsets(means: pd.Series, possible: int) -> float:
-    """Mean square deviation over all possible subsets, estimated from those that were drawn without replacement."""
+    """Return the variance over all possible subsets, estimated from a sample without replacement."""
     return 0.0 if possible == 1 else float(means.var(ddof=1)) * (possible - 1) / possible
 
 
@@ -84,19 +93,22 @@ def _root_mean(variances: list[float]) -> float:
     return math.sqrt(np.mean(variances))
 
 
-def fig4_ensemble(numbers: pd.DataFrame, remark: str, chosen: int) -> Figure:
-    """Mean Dice and its deviation over ensembles against their size, from the table of `fig4_numbers`.
+def fig4_ensemble(numbers: pd.DataFrame, caption_note: str, samples: int) -> Figure:
+    """Draw Figure 4: mean Dice, and its standard deviation over ensembles, against the ensemble size.
 
-    chosen: the size that the other exhibits use; remark: what data and scale the numbers are of.
+    Args:
+        numbers: table of `fig4_numbers`.
+        caption_note: dataset and scale that the numbers belong to.
+        samples: ensemble size in the other tables and figures.
     """
     style.apply()
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.9, 3.3), layout="constrained")
     between_cases = []
     looks = style.looks(numbers["label"])
-    for label, of_method in numbers.groupby("label", sort=False):
+    for label, rows in numbers.groupby("label", sort=False):
         colour, look = looks[label].colour, {"color": looks[label].colour, "marker": looks[label].marker}
-        size, dice, spread = (of_method[name].to_numpy(float) for name in ("size", "dice", "dice_sd_cases"))
-        raw, independent, bound = (1000 * of_method[f"dice_sd_{kind}"] for kind in ("raw", "independent", "bound"))
+        size, dice, spread = (rows[name].to_numpy(float) for name in ("size", "dice", "dice_sd_cases"))
+        raw, independent, bound = (1000 * rows[f"dice_sd_{kind}"] for kind in ("raw", "independent", "bound"))
         left.errorbar(size, dice, independent / 1000, capsize=2, elinewidth=0.8, label=label, **look)
         right.plot(size, independent, label=f"{label}: independent ensembles", **look)
         right.plot(size, bound, color=colour, linewidth=0.9, linestyle=(0, (4, 2)), label=f"{label}: upper bound")
@@ -105,7 +117,7 @@ def fig4_ensemble(numbers: pd.DataFrame, remark: str, chosen: int) -> Figure:
         if np.isfinite(spread).all():
             between_cases.append(f"{label} {1000 * spread[0]:.0f} at {size[0]:g}, {1000 * spread[-1]:.0f} at {size[-1]:g}")
     for axis in (left, right):
-        axis.axvline(chosen, color="grey", linewidth=0.8, zorder=0, label=f"size in the other exhibits: {chosen}")
+        axis.axvline(samples, color="grey", linewidth=0.8, zorder=0, label=f"size in the other exhibits: {samples}")
         axis.set_xlabel("Ensemble size, members")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("Mean Dice")
@@ -114,9 +126,8 @@ def fig4_ensemble(numbers: pd.DataFrame, remark: str, chosen: int) -> Figure:
     right.set_ylim(bottom=0)
     right.set_title("Deviation over ensembles", fontsize="small", loc="left")
     pools = "/".join(f"{pool:g}" for pool in numbers["pool"].unique())
-    notes = [
-        f"{remark}. All ensembles are subsets of one pool of {pools}: at the whole pool the raw deviation is 0 for any method"
-    ]
+    pool_note = f"All ensembles are subsets of one pool of {pools}: at the whole pool the raw deviation is 0 for any method"
+    notes = [f"{caption_note}. {pool_note}"]
     if between_cases:
         notes.append(f"Deviation over cases, for comparison ($10^{{-3}}$): {'; '.join(between_cases)}")
     figure.suptitle("\n".join(notes), fontsize="small", x=0.01, ha="left")

@@ -1,4 +1,4 @@
-"""Dice against cost: what each method gives for the network evaluations and the seconds that it takes."""
+"""Pareto figure: Dice of each method against its network evaluations and its seconds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,25 +15,32 @@ from pd_ddpm.exhibits.figures import style
 COSTS = {"seconds": "Seconds per case", "network_evaluations": "Network evaluations per slice"}
 FRONTS = {"seconds": "on_front_seconds", "network_evaluations": "on_front_evaluations"}
 
-# A method without a reverse chain takes one pass of its network for each member.
+# Methods without a reverse chain evaluate their network once per member.
 ONE_PASS = "one pass"
 MARKERS = {"ancestral": "o", "ddim": "^", ONE_PASS: "s"}
 
 
 def pareto_numbers(ensembles: pd.DataFrame, description: pd.DataFrame, members: Sequence[int]) -> pd.DataFrame:
-    """A row per method of `description` and number of members: Dice, its standard error over cases, cost, and the fronts.
+    """Return one row per method and number of members: Dice with its standard error over cases, cost, and fronts.
 
-    ensembles: rows per case, size and subset; the subsets of a size and the seeds are averaged first, so that a case counts
-    once. description: columns method, label, t_start, reverse_steps and sampler, the last three empty where there is no chain.
-    A method has a row for each number of `members` that its pool holds. A point is on a front if no other is both at most as
-    costly and at least as good, and better in one of the two; equal points are on it together.
+    Args:
+        ensembles: ensemble rows. Subsets and seeds are averaged first, so that each case counts once.
+        description: columns `method`, `label`, `t_start`, `reverse_steps` and `sampler`; the last three are empty for methods
+            without a reverse chain.
+        members: numbers of members; a method has a row for each one that its pool contains.
 
-    Raises ValueError if a method of `description` has no ensemble of any of these sizes.
+    Returns:
+        Columns of `description`, `members`, `dice`, `dice_standard_error`, the two costs, `cases`, and whether the point is on
+        the front of each cost (see `pareto_front`).
+
+    Raises:
+        ValueError: a method has no ensemble of any of these sizes.
     """
-    of_size = ensembles[ensembles["size"].isin(members)]
-    if missing := set(description["method"]) - set(of_size["method"]):
-        raise ValueError(f"no ensemble of {list(members)} members of {', '.join(sorted(missing))}; add a size that they have")
-    cases = of_size.groupby(["method", "size", "case"], as_index=False)[["dice", *COSTS]].mean()
+    rows = ensembles[ensembles["size"].isin(members)]
+    if missing := set(description["method"]) - set(rows["method"]):
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"{names} have no ensemble of {list(members)} members. Add a size that all pools contain.")
+    cases = rows.groupby(["method", "size", "case"], as_index=False)[["dice", *COSTS]].mean()
     by_point = cases.groupby(["method", "size"])
     points = by_point[["dice", *COSTS]].mean()
     points["dice_standard_error"] = by_point["dice"].sem()
@@ -46,17 +53,32 @@ def pareto_numbers(ensembles: pd.DataFrame, description: pd.DataFrame, members: 
 
 
 def pareto_front(cost: np.ndarray, quality: np.ndarray) -> np.ndarray:
-    """Which points (N,) no other point dominates, that is, costs at most as much and is at least as good, and not equal."""
+    """Return which points no other point dominates.
+
+    A point dominates another if its cost is not higher, its quality is not lower, and one of the two is better. Equal points
+    are on the front together; points with NaN never are.
+
+    Args:
+        cost: (N,) costs.
+        quality: (N,) qualities.
+
+    Returns:
+        (N,) bool.
+    """
     no_worse = (cost[:, None] <= cost) & (quality[:, None] >= quality)
     better = (cost[:, None] < cost) | (quality[:, None] > quality)
     return ~(no_worse & better).any(axis=0) & np.isfinite(cost) & np.isfinite(quality)
 
 
-def pareto(numbers: pd.DataFrame, remark: str) -> Figure:
-    """Dice against seconds and against network evaluations, from the table of `pareto_numbers`.
+def pareto(numbers: pd.DataFrame, caption_note: str) -> Figure:
+    """Draw Dice against seconds and against network evaluations.
 
-    Colour is the method, the marker the sampler, and the area grows with the members; methods with a point on a front are
-    numbered. remark: what data and scale the numbers are of.
+    The colour shows the method, the marker the sampler, and the area the number of members. Methods with a point on a front
+    have a number.
+
+    Args:
+        numbers: table of `pareto_numbers`.
+        caption_note: dataset and scale that the numbers belong to.
     """
     style.apply()
     points = numbers.assign(sampler=numbers["sampler"].astype(object).where(numbers["sampler"].notna(), ONE_PASS))
@@ -70,7 +92,7 @@ def pareto(numbers: pd.DataFrame, remark: str) -> Figure:
         _draw_front(axis, points[points[FRONTS[cost]]].sort_values([cost, "dice"]), cost, key)
         axis.set_xlabel(COSTS[cost])
     axes[0].set_ylabel("Dice, mean over cases")
-    title = f"{remark}. Thin lines: one method with more members; ringed: on the Pareto front"
+    title = f"{caption_note}. Thin lines: one method with more members; ringed: on the Pareto front"
     figure.suptitle(title, fontsize="small", x=0.01, ha="left")
     _add_legends(figure, points, [f"{key[row.method]}: {_name(row)}" for row in _rows(on_a_front)])
     return figure
@@ -78,16 +100,16 @@ def pareto(numbers: pd.DataFrame, remark: str) -> Figure:
 
 def _draw_points(axis: Axes, points: pd.DataFrame, cost: str) -> None:
     looks = style.looks(points["label"])
-    for _, of_method in points.sort_values("members").groupby("method", sort=False):
-        look = {"color": looks[of_method["label"].iloc[0]].colour}
-        axis.plot(of_method[cost], of_method["dice"], linewidth=0.6, alpha=0.6, zorder=1, **look)
-        shape = MARKERS[of_method["sampler"].iloc[0]]
-        areas = _area(of_method["members"].to_numpy(float))
-        axis.scatter(of_method[cost], of_method["dice"], s=areas, marker=shape, edgecolors=style.INK, linewidths=0.3, **look)
+    for _, rows in points.sort_values("members").groupby("method", sort=False):
+        look = {"color": looks[rows["label"].iloc[0]].colour}
+        axis.plot(rows[cost], rows["dice"], linewidth=0.6, alpha=0.6, zorder=1, **look)
+        shape = MARKERS[rows["sampler"].iloc[0]]
+        areas = _area(rows["members"].to_numpy(float))
+        axis.scatter(rows[cost], rows["dice"], s=areas, marker=shape, edgecolors=style.INK, linewidths=0.3, **look)
 
 
 def _draw_front(axis: Axes, front: pd.DataFrame, cost: str, key: Mapping[str, int]) -> None:
-    """The front as a step line that goes on to the right, its points ringed, and a number where another method begins."""
+    """Draw the front as a step line to the right edge, with rings around its points and the number of each method."""
     if front.empty:
         return
     end = axis.get_xlim()[1]
@@ -98,12 +120,12 @@ def _draw_front(axis: Axes, front: pd.DataFrame, cost: str, key: Mapping[str, in
     axis.scatter(front[cost], front["dice"], s=_area(front["members"].to_numpy(float)) + 45, **rings)
     begins = front["method"] != front["method"].shift()
     for row in _rows(front[begins]):
-        where = {"xy": (getattr(row, cost), row.dice), "xytext": (-6, 4), "textcoords": "offset points"}
-        axis.annotate(str(key[row.method]), ha="right", va="bottom", fontsize="x-small", **where)
+        position = {"xy": (getattr(row, cost), row.dice), "xytext": (-6, 4), "textcoords": "offset points"}
+        axis.annotate(str(key[row.method]), ha="right", va="bottom", fontsize="x-small", **position)
 
 
 def _add_legends(figure: Figure, points: pd.DataFrame, numbered: list[str]) -> None:
-    """Below the panels: the methods, the samplers and numbers of members, and the methods on a front by their number."""
+    """Add legends below the panels: methods, samplers and numbers of members, and the numbers of methods on a front."""
 
     def handle(label: str, **look: Any) -> Line2D:
         return Line2D([], [], label=label, **({"marker": "o", "linestyle": "none", "color": "0.5"} | look))
@@ -120,7 +142,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, numbered: list[str]) -> N
         ("center", [*present, front, *sizes]),
         ("right", [handle(text) for text in numbered]),
     ):
-        # What is only a number has no symbol, and needs no room for one.
+        # The numbered methods have no symbol, so no room is left for one.
         room = {"handlelength": 0, "handletextpad": 0, "markerscale": 0} if side == "right" else {}
         columns = 1 if side == "right" else 2
         figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, fontsize="x-small", **room)
@@ -137,5 +159,5 @@ def _rows(points: pd.DataFrame) -> list[NamedTuple]:
 
 
 def _area(members: Any) -> Any:
-    """The area of a marker in square points."""
+    """Return the area of a marker in square points."""
     return 12.0 + 8.0 * members

@@ -1,4 +1,4 @@
-"""Slices of one segmented scan for a person to judge: the scan alone, the mask's contour on it, and where members disagree."""
+"""Slices of a segmented scan for visual review: the scan, the contour of the mask, and the variance over the members."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,32 @@ from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.radiological import MAP_COLOURS, VIEW, bounding_box, grey_levels, write_over
 from pd_ddpm.inference.ensemble import Segmentation
 
-MASK_COLOUR, SOME_COLOUR, BRAIN_COLOUR = "#F0E442", "#56B4E9", "#009E73"  # Okabe & Ito 2008
+MASK_COLOUR, UNION_COLOUR, BRAIN_COLOUR = "#F0E442", "#56B4E9", "#009E73"  # Okabe & Ito 2008
 MARGIN_MM = 6.0
-LETTERS = 9  # points; smaller ones lose strokes on a screen
+FONT_SIZE = 9  # points; smaller letters lose strokes on a screen
 
 
 @dataclass(frozen=True)
 class _Views:
-    """Volumes (X, Y, Z) with columns to the patient's left, rows to posterior, slices to superior, cut to the head's box."""
+    """Volumes with columns to the patient's left, rows to posterior and slices to superior, cropped to the head.
 
-    channels: np.ndarray  # (X, Y, Z, M)
+    Attributes:
+        channels: (X, Y, Z, M) normalised scan.
+        brain: (X, Y, Z) bool.
+        mask: (X, Y, Z) bool, mask of the ensemble.
+        union: (X, Y, Z) bool, voxels that at least one member marks as lesion.
+        variance: (X, Y, Z) over the members.
+        pixel_mm: width and height of a pixel.
+        file_slices: index of each slice along the file's own axis, 0-based.
+    """
+
+    channels: np.ndarray
     brain: np.ndarray
     mask: np.ndarray
-    some: np.ndarray  # where at least one member marks lesion
+    union: np.ndarray
     variance: np.ndarray
     pixel_mm: tuple[float, float]
-    file_slices: list[int]  # of each slice, its index along the file's own axis
+    file_slices: list[int]
 
     @classmethod
     def from_scan(cls, scan: Scan, segmentation: Segmentation) -> "_Views":
@@ -41,61 +51,80 @@ class _Views:
         width, height, _ = (scan.spacing_mm[axis] for axis in order)
         tissue = apply_orientation(scan.brain | segmentation.union, turn).any(axis=2)
         box = bounding_box(tissue, (MARGIN_MM / width, MARGIN_MM / height))
-        volumes = (scan.image, scan.brain, segmentation.mask, segmentation.union, segmentation.variance)
-        count = scan.brain.shape[order[2]]
-        slices = list(range(count)) if turn[order[2], 1] > 0 else list(range(count - 1, -1, -1))
-        return cls(*(apply_orientation(volume, turn)[box] for volume in volumes), (width, height), slices)
+        slices = range(scan.brain.shape[order[2]])
+
+        def view(volume: np.ndarray) -> np.ndarray:
+            return apply_orientation(volume, turn)[box]
+
+        return cls(
+            channels=view(scan.image),
+            brain=view(scan.brain),
+            mask=view(segmentation.mask),
+            union=view(segmentation.union),
+            variance=view(segmentation.variance),
+            pixel_mm=(width, height),
+            file_slices=list(slices if turn[order[2], 1] > 0 else reversed(slices)),
+        )
 
 
-def chosen_slices(mask: np.ndarray, brain: np.ndarray, count: int) -> list[int]:
-    """Up to `count` slices of (X, Y, Z), evenly over those with lesion, that with the largest area among them.
+def choose_slices(mask: np.ndarray, brain: np.ndarray, count: int) -> list[int]:
+    """Return slices spread evenly over those with lesion, with the largest lesion area among them.
 
-    Without lesions evenly over the slices with at least half as much brain as the fullest.
+    Without lesions, the slices are spread over those with at least half of the largest brain area.
+
+    Args:
+        mask: (X, Y, Z) bool.
+        brain: (X, Y, Z) bool.
+        count: highest number of slices.
     """
     areas = mask.sum(axis=(0, 1))
     brains = brain.sum(axis=(0, 1))
     candidates = np.flatnonzero(areas) if areas.any() else np.flatnonzero(brains * 2 >= max(brains.max(), 1))
     if not len(candidates):
         return [mask.shape[2] // 2]
-    picked = {
-        int(candidates[place]) for place in np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
-    }
-    if areas.any() and int(areas.argmax()) not in picked:
-        # In place of its nearest neighbour, so that there are not more.
-        picked.discard(min(picked, key=lambda z: abs(z - int(areas.argmax()))))
-        picked.add(int(areas.argmax()))
-    return sorted(picked)
+    positions = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
+    chosen, largest = {int(candidates[position]) for position in positions}, int(areas.argmax())
+    if areas.any() and largest not in chosen:
+        # The largest replaces its nearest neighbour, so that the count stays.
+        chosen.discard(min(chosen, key=lambda z: abs(z - largest)))
+        chosen.add(largest)
+    return sorted(chosen)
 
 
 def slices_figure(scan: Scan, segmentation: Segmentation, count: int = 12) -> Figure:
-    """Slices from below to above, three panels each: the first channel, the contours on it, the members' variance.
+    """Draw slices from inferior to superior, with three panels each: first channel, contours on it, variance over members.
 
-    Numbers are the file's own slices, 0-based.
+    Slices are numbered as in the file, 0-based. With a single member there is no panel of the variance.
+
+    Args:
+        scan: normalised scan.
+        segmentation: segmentation of the scan.
+        count: highest number of slices.
     """
     style.apply()
     views = _Views.from_scan(scan, segmentation)
-    # What only some members mark is worth a look, too, where the ensemble marks nothing at all.
-    shown = chosen_slices(views.mask if views.mask.any() else views.some, views.brain, count)
-    single = segmentation.num_members == 1
-    panels = 2 if single else 3
-    figure, axes = _grid(views, len(shown), panels)
+    # If the ensemble marks nothing, slices that single members mark are shown.
+    slices = choose_slices(views.mask if views.mask.any() else views.union, views.brain, count)
+    is_single = segmentation.num_members == 1
+    panels = 2 if is_single else 3
+    figure, axes = _grid(views, len(slices), panels)
     highest = float(views.variance.max())
     scale = PowerNorm(0.5, 0, highest if highest > 0 else 0.25)
-    for group, z in zip(axes, shown, strict=False):
+    for group, z in zip(axes, slices, strict=False):
         grey = grey_levels(views.channels[..., z, 0].T, views.brain[..., z].T)
         for axis in group[:2]:
             _show(axis, grey, views, cmap="gray", vmin=0, vmax=1)
-        write_over(group[0], 0.03, 0.98, "R", LETTERS, ha="left", va="top")
-        write_over(group[0], 0.97, 0.98, "L", LETTERS, ha="right", va="top")
-        write_over(group[0], 0.03, 0.02, f"slice {views.file_slices[z]}", LETTERS, ha="left", va="bottom")
-        if not single:
-            _contour(group[1], views.some[..., z], views, SOME_COLOUR, 0.6)
+        write_over(group[0], 0.03, 0.98, "R", FONT_SIZE, ha="left", va="top")
+        write_over(group[0], 0.97, 0.98, "L", FONT_SIZE, ha="right", va="top")
+        write_over(group[0], 0.03, 0.02, f"slice {views.file_slices[z]}", FONT_SIZE, ha="left", va="bottom")
+        if not is_single:
+            _contour(group[1], views.union[..., z], views, UNION_COLOUR, 0.6)
             _show(group[2], views.variance[..., z].T, views, cmap=MAP_COLOURS, norm=scale)
             _contour(group[2], views.brain[..., z], views, "0.65", 0.4)
         _contour(group[1], views.mask[..., z], views, MASK_COLOUR, 0.9)
     lines = [Line2D([], [], color=MASK_COLOUR, label="lesion: the mask of the ensemble")]
-    if not single:
-        lines.append(Line2D([], [], color=SOME_COLOUR, label="marked by at least one member"))
+    if not is_single:
+        lines.append(Line2D([], [], color=UNION_COLOUR, label="marked by at least one member"))
         bar = figure.colorbar(ScalarMappable(scale, MAP_COLOURS), ax=figure.axes, shrink=0.35, aspect=30, pad=0.01)
         bar.set_label("uncertainty: variance of the\nlesion probability over members", fontsize=7)
         bar.ax.tick_params(labelsize=6.5)
@@ -106,23 +135,29 @@ def slices_figure(scan: Scan, segmentation: Segmentation, count: int = 12) -> Fi
 
 
 def registration_figure(scan: Scan, names: Sequence[str], count: int = 4) -> Figure:
-    """All channels on the grid of the first, with the outline of its brain, which shows where a channel is shifted."""
+    """Draw all channels on the grid of the first, with the outline of its brain, so that a shifted channel is visible.
+
+    Args:
+        scan: normalised scan.
+        names: names of the channels.
+        count: highest number of slices.
+    """
     style.apply()
-    nothing = np.zeros((*scan.brain.shape, 1), dtype=np.float32)
-    views = _Views.from_scan(scan, Segmentation.from_members(nothing))
-    shown = chosen_slices(views.mask, views.brain, count)
-    figure, axes = _grid(views, len(shown), len(names))
-    for group, z in zip(axes, shown, strict=False):
+    empty = np.zeros((*scan.brain.shape, 1), dtype=np.float32)
+    views = _Views.from_scan(scan, Segmentation.from_members(empty))
+    slices = choose_slices(views.mask, views.brain, count)
+    figure, axes = _grid(views, len(slices), len(names))
+    for group, z in zip(axes, slices, strict=False):
         for channel, (axis, name) in enumerate(zip(group, names, strict=True)):
             grey = grey_levels(views.channels[..., z, channel].T, views.brain[..., z].T)
             _show(axis, grey, views, cmap="gray", vmin=0, vmax=1)
             _contour(axis, views.brain[..., z], views, BRAIN_COLOUR, 0.6)
-            write_over(axis, 0.03, 0.02, f"{name}, slice {views.file_slices[z]}", LETTERS, ha="left", va="bottom")
+            write_over(axis, 0.03, 0.02, f"{name}, slice {views.file_slices[z]}", FONT_SIZE, ha="left", va="bottom")
     return figure
 
 
 def _grid(views: _Views, groups: int, panels: int, columns: int = 2) -> tuple[Figure, Iterator[Sequence[Axes]]]:
-    """A figure of groups of panels, so many groups beside each other; the panels of each group in turn."""
+    """Return a figure with `columns` groups of panels side by side, and an iterator over the panels of each group."""
     columns = min(columns, groups)
     rows = -(-groups // columns)
     width = 10.5 / (columns * panels) if columns > 1 else 3.0
@@ -135,13 +170,14 @@ def _grid(views: _Views, groups: int, panels: int, columns: int = 2) -> tuple[Fi
     return figure, (row[first : first + panels] for row in axes for first in range(0, columns * panels, panels))
 
 
-def _show(axis: Axes, picture: np.ndarray, views: _Views, **how: object) -> None:
+def _show(axis: Axes, picture: np.ndarray, views: _Views, **options: object) -> None:
     rows, columns = picture.shape
-    axis.imshow(picture, extent=(0, columns * views.pixel_mm[0], rows * views.pixel_mm[1], 0), interpolation="nearest", **how)
+    width_mm, height_mm = views.pixel_mm
+    axis.imshow(picture, extent=(0, columns * width_mm, rows * height_mm, 0), interpolation="nearest", **options)
 
 
 def _contour(axis: Axes, mask: np.ndarray, views: _Views, colour: str, width: float) -> None:
-    """The outline of a mask (X, Y); where it is all or nothing there is none."""
+    """Draw the outline of a mask (X, Y); an empty or full mask has none."""
     if mask.any() and not mask.all():
         x, y = ((np.arange(size) + 0.5) * mm for size, mm in zip(mask.shape, views.pixel_mm, strict=True))
         axis.contour(x, y, mask.T, levels=[0.5], colors=colour, linewidths=width)

@@ -1,4 +1,4 @@
-"""One look for all figures: a colour, a marker and dashes per method that differ in print and for colour-blind readers."""
+"""Common style of all figures: per method a colour, a marker and dashes that differ in print and for colour-blind readers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,13 @@ matplotlib.use("Agg")
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn. dashes: lengths of dash and gap in line widths, none for a solid line."""
+    """Look of a method in all figures.
+
+    Attributes:
+        colour: hexadecimal RGB.
+        marker: marker of matplotlib.
+        dashes: lengths of dashes and gaps in line widths; empty for a solid line.
+    """
 
     colour: str
     marker: str
@@ -23,11 +29,11 @@ class Look:
 
     @property
     def line(self) -> tuple[float, tuple[float, ...]] | str:
-        """The line style as matplotlib takes it."""
+        """Return the line style in the form of matplotlib."""
         return (0, self.dashes) if self.dashes else "-"
 
 
-# Okabe & Ito 2008, a palette that colour-blind readers can tell apart.
+# Palette of Okabe & Ito 2008, which colour-blind readers can distinguish.
 METHODS = {
     "PD-DDPM": Look("#0072B2", "o", ()),
     "Vanilla DDPM": Look("#D55E00", "s", (1, 1.5)),
@@ -40,8 +46,8 @@ METHODS = {
     "Probabilistic U-Net": Look("#000000", ">", (1, 3)),
 }
 
-# Ours, for methods that the paper does not have: chosen to be far in CIELAB from the others and from each other, in simulated
-# protanopia and deuteranopia (Machado et al. 2009), too.
+# For methods that are not in the paper. These colours are far from all others in CIELAB, also in simulated protanopia and
+# deuteranopia (Machado et al. 2009).
 SPARE = (
     Look("#0000FF", "p", (6, 1, 2, 1)),
     Look("#882211", "d", (2, 1, 2, 3)),
@@ -54,7 +60,7 @@ INK = "#262626"
 
 
 def apply() -> None:
-    """Set fonts, sizes and grid for the figures that follow. Text stays text in PDFs; no time stamp makes files differ."""
+    """Set fonts, sizes and grid of all later figures, with text as text in PDFs."""
     sns.set_theme(context="paper", style="ticks", font_scale=0.9)
     plt.rcParams.update({"pdf.fonttype": 42, "savefig.dpi": 300, "savefig.bbox": "tight", "axes.spines.top": False})
     plt.rcParams.update({"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False})
@@ -62,20 +68,21 @@ def apply() -> None:
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """The look of every label of a figure.
+    """Return the look of each label in one figure.
 
-    The paper's methods have their own. Any other label has a spare one that its letters choose, so that it looks alike in all
-    figures; where an earlier label of this figure has that one, the next that is free, as long as there is one.
+    Methods of the paper have a fixed look. Any other label has a spare look that follows from its letters, so that it is the
+    same in all figures. If an earlier label of the figure has that look, the label gets the next free one, if there is one.
     """
-    found: dict[str, Look] = {}
+    chosen: dict[str, Look] = {}
     for label in dict.fromkeys(labels):
         first = crc32(label.encode()) % len(SPARE)
-        ours = SPARE[first:] + SPARE[:first]
-        found[label] = METHODS.get(label) or next((look for look in ours if look not in found.values()), ours[0])
-    return found
+        candidates = SPARE[first:] + SPARE[:first]
+        free = (look for look in candidates if look not in chosen.values())
+        chosen[label] = METHODS.get(label) or next(free, candidates[0])
+    return chosen
 
 
 def save(figure: Figure, pdf: str | Path, png: str | Path) -> None:
-    """Write a figure as PDF, without a time stamp, and as PNG."""
+    """Write a figure as PDF, without a time stamp so that equal figures are equal files, and as PNG."""
     figure.savefig(pdf, metadata={"CreationDate": None})
     figure.savefig(png)

@@ -1,4 +1,4 @@
-"""How all exhibits came about: of each, and of every network and method behind it, code, versions, devices and wall time."""
+"""Provenance page: code, versions, devices and wall time of every table and figure, and of the runs that they rest on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,50 +10,54 @@ from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.runtime.run_record import collect_provenance, summary
 
-# What the parts of a record are called where they differ between runs that should agree.
-NAMES = {
+# Parts of a record in which runs should agree -> names on the page.
+PART_NAMES = {
     "config": "configuration",
     "git_commit": "git commit",
     "versions": "software",
     "device": "device",
     "precision": "precision",
 }
-SHOWN = 8  # characters of a hash
+HASH_CHARACTERS = 8
 
 
 def provenance_rows(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per exhibit, network and prediction, from the records of the exhibits by their names; a run counts once.
+    """Return one row per exhibit, network and prediction, each run once.
 
-    kind, dataset, name, split, seed, config, code, git_commit, git_changed, device, precision, seconds, the versions of Python
-    and packages, file. Where a run has no record its cells are empty.
+    Args:
+        records: exhibit -> its run record.
+
+    Returns:
+        Columns `kind`, `dataset`, `name`, `split`, `seed`, `config`, `code`, `git_commit`, `git_changed`, `device`,
+        `precision`, `seconds`, the versions of Python and of packages, and `file`. Without a record, cells are empty.
     """
     rows, runs = [], {}
     for exhibit, record in records.items():
-        own, behind = record["provenance"], _behind(record)
-        rows.append({"kind": "exhibit", "name": exhibit} | own | own["versions"])
-        for run in behind["runs"]:
-            runs[run["file"]] = _identity(run["file"]) | run | behind["versions"].get(run.get("versions"), {})
+        provenance, upstream = record["provenance"], _upstream_runs(record)
+        rows.append({"kind": "exhibit", "name": exhibit} | provenance | provenance["versions"])
+        for run in upstream["runs"]:
+            runs[run["file"]] = _identity(run["file"]) | run | upstream["versions"].get(run.get("versions"), {})
     table = pd.DataFrame([*rows, *(runs[file] for file in sorted(runs))])
-    first = ["kind", "dataset", "name", "split", "seed"]
-    ordered = [*first, *(column for column in table.columns if column not in (*first, "versions", "file")), "file"]
-    return table.reindex(columns=ordered).astype({"split": "Int64", "seed": "Int64"})
+    identity = ["kind", "dataset", "name", "split", "seed"]
+    others = [column for column in table.columns if column not in (*identity, "versions", "file")]
+    return table.reindex(columns=[*identity, *others, "file"]).astype({"split": "Int64", "seed": "Int64"})
 
 
-def _behind(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The networks and predictions that an exhibit is made from; one that is made from none says nothing of them."""
+def _upstream_runs(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the networks and predictions that an exhibit rests on; none if the record does not list any."""
     return record.get("made_from") or collect_provenance(())
 
 
 def _identity(file: str) -> dict[str, Any]:
-    """What the path of a record says: {dataset}/{networks or predictions}/{name}/split-{i}_seed-{j}/{json}."""
+    """Return the columns that follow from the path of a record."""
     run = Run.parse(file)
     kind = Path(file).parts[1].removesuffix("s")
     return {"kind": kind, "dataset": run.dataset, "name": run.name, "split": run.split}
 
 
 def provenance_document(records: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]) -> Document:
-    """The page; titles: how exhibits are called."""
-    runs = {run["file"]: run for record in records.values() for run in _behind(record)["runs"]}
+    """Return the page, from exhibit -> run record and exhibit -> title."""
+    runs = {run["file"]: run for record in records.values() for run in _upstream_runs(record)["runs"]}
     whole = summary(list(runs.values()))
     exhibits = [_exhibit(titles[exhibit], record) for exhibit, record in records.items()]
     notes = [
@@ -66,84 +70,88 @@ def provenance_document(records: Mapping[str, Mapping[str, Any]], titles: Mappin
     for kind, heading in (("networks", "Networks"), ("predictions", "Methods")):
         rows = _groups([run for run in runs.values() if run["file"].split("/")[1] == kind])
         parts.append(Part(heading, rows, left=["Data set", "Splits", "Seeds", "Devices", "Precision", "Differ in"]))
-    known = [versions for record in records.values() for versions in _behind(record)["versions"].values()]
-    known += [record["provenance"]["versions"] for record in records.values()]
-    return Document("Provenance", _headline(whole), [*parts, _software(known)])
+    all_versions = [versions for record in records.values() for versions in _upstream_runs(record)["versions"].values()]
+    all_versions += [record["provenance"]["versions"] for record in records.values()]
+    return Document("Provenance", _headline(whole), [*parts, _software(all_versions)])
 
 
 def _headline(whole: Mapping[str, Any]) -> str:
-    """Whether everything behind the exhibits was made alike."""
-    told = f"{whole['runs']} networks and predictions, {_hours(whole['seconds'])} of wall time. "
+    """Return whether all runs agree, in one line."""
+    text = f"{whole['runs']} networks and predictions, {_hours(whole['seconds'])} of wall time. "
     if whole["mixed"]:
-        told += f"They are a mixture: they differ in {_words(whole['mixed'])}."
+        text += f"They are a mixture: they differ in {_words(whole['mixed'])}."
     else:
-        told += "All of one configuration, commit, set of packages, device and precision."
+        text += "All of one configuration, commit, set of packages, device and precision."
     if whole["git_changed"]:
-        told += " Some were made from a checkout with changes that were not committed."
+        text += " Some were made from a checkout with changes that were not committed."
     if whole["without_record"]:
-        told += f" Of {whole['without_record']} there is no record of how they were made."
-    return told
+        text += f" Of {whole['without_record']} there is no record of how they were made."
+    return text
 
 
 def _exhibit(title: str, record: Mapping[str, Any]) -> dict[str, str]:
-    own, behind = record["provenance"], _behind(record)
-    kinds = [run["file"].split("/")[1] for run in behind["runs"]]
+    provenance, upstream = record["provenance"], _upstream_runs(record)
+    kinds = [run["file"].split("/")[1] for run in upstream["runs"]]
     return {
         "Exhibit": title,
         "Networks": str(kinds.count("networks")),
         "Predictions": str(kinds.count("predictions")),
-        **_alike(behind["summary"]),
-        "Commit": _commit(own["git_commit"], own["git_changed"]),
-        "Code": own["code"][:SHOWN],
+        **_summary_cells(upstream["summary"]),
+        "Commit": _commit(provenance["git_commit"], provenance["git_changed"]),
+        "Code": provenance["code"][:HASH_CHARACTERS],
     }
 
 
 def _groups(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row per name and data set: all its splits and seeds."""
+    """Return one row per name and dataset, over all splits and seeds."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in sorted(runs, key=lambda run: run["file"]):
         identity = _identity(run["file"])
         groups.setdefault((identity["name"], identity["dataset"]), []).append(run | {"split": identity["split"]})
     rows = []
     for (name, dataset), members in groups.items():
-        found = summary(members)
+        common = summary(members)
+        commits = _joined(commit[:HASH_CHARACTERS] for commit in common["git_commit"])
         rows.append(
             {
                 "Name": name,
                 "Data set": dataset,
                 "Splits": _joined(sorted({run["split"] for run in members})),
-                **_alike(found),
-                "Commit": _joined(commit[:SHOWN] for commit in found["git_commit"]) + ("+" if found["git_changed"] else ""),
-                "Code": _joined(code[:SHOWN] for code in found["code"]),
+                **_summary_cells(common),
+                "Commit": commits + ("+" if common["git_changed"] else ""),
+                "Code": _joined(code[:HASH_CHARACTERS] for code in common["code"]),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _alike(found: Mapping[str, Any]) -> dict[str, str]:
-    """The cells that tell of a number of runs."""
-    differing = [NAMES[part] for part in found["mixed"]] + (["no record"] if found["without_record"] else [])
+def _summary_cells(common: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cells that describe several runs, from their `summary`."""
+    differing = [PART_NAMES[part] for part in common["mixed"]] + (["no record"] if common["without_record"] else [])
     return {
-        "Seeds": _joined(found["seed"]),
-        "Devices": _joined(found["device"]),
-        "Precision": _joined(found["precision"]),
+        "Seeds": _joined(common["seed"]),
+        "Devices": _joined(common["device"]),
+        "Precision": _joined(common["precision"]),
         "Differ in": ", ".join(differing) or "nothing",
-        "Configuration": _joined(value[:SHOWN] for value in found["config"]),
-        "Wall time": _hours(found["seconds"]),
+        "Configuration": _joined(value[:HASH_CHARACTERS] for value in common["config"]),
+        "Wall time": _hours(common["seconds"]),
     }
 
 
-def _software(known: Sequence[Mapping[str, str]]) -> Part:
-    packages = list(dict.fromkeys(package for versions in known for package in versions))
+def _software(all_versions: Sequence[Mapping[str, str]]) -> Part:
+    packages = list(dict.fromkeys(package for versions in all_versions for package in versions))
     rows = [
-        {"Package": package, "Version": _joined(sorted({versions[package] for versions in known if package in versions}))}
+        {
+            "Package": package,
+            "Version": _joined(sorted({versions[package] for versions in all_versions if package in versions})),
+        }
         for package in packages
     ]
     return Part("Software", pd.DataFrame(rows), left=["Version"])
 
 
 def _commit(commit: str | None, changed: bool | None) -> str:
-    return "none" if commit is None else commit[:SHOWN] + ("+" if changed else "")
+    return "none" if commit is None else commit[:HASH_CHARACTERS] + ("+" if changed else "")
 
 
 def _joined(values: Any) -> str:
@@ -151,7 +159,7 @@ def _joined(values: Any) -> str:
 
 
 def _words(parts: Sequence[str]) -> str:
-    *before, last = (NAMES[part] for part in parts)
+    *before, last = (PART_NAMES[part] for part in parts)
     return f"{', '.join(before)} and {last}" if before else last
 
 
