@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo report test test-workflow slurm-test test-all slurm-demo slurm-installed lint schema bench bench-gpu clean
+.PHONY: plan demo report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean
 
 demo: .venv/installed
 	snakemake --config scale=demo
@@ -35,6 +35,10 @@ slurm-test: slurm-installed .venv/installed
 # All tiers in one run, as in .ci/run; TEST_OPTIONS are further options of pytest.
 test-all: slurm-installed .venv/installed
 	$(PYTEST) $(TEST_OPTIONS)
+
+# Deliberate faults in the package; each must make a fast test fail. About ten minutes.
+mutation-test: .venv/installed
+	python tests/mutations.py
 
 # The whole demo, on this machine and through that cluster: the scores must be the same.
 slurm-demo: slurm-installed .venv/installed

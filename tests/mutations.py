@@ -1,0 +1,252 @@
+"""Mutation test: deliberate faults in the package, each of which the fast tests must notice.
+
+    python tests/mutations.py            # all faults; prints which tests noticed each of them, fails if any goes unnoticed
+    python tests/mutations.py posterior  # only those whose description contains the word
+
+Each fault is applied to a copy of the repository. Only the fast tests of the folder that it names run, until the first failure.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from workflow_runs import ROOT
+
+COPIED = (
+    "src",
+    "tests",
+    "config",
+    "workflow",
+    "rules",
+    "Snakefile",
+    "pyproject.toml",
+    "benchmarks",
+    "docs",
+    "envs",
+    "profiles",
+    "slurm",
+)
+
+
+class Fault(NamedTuple):
+    """A text of a module that is replaced by a wrong one, and the tests that should notice."""
+
+    description: str
+    module: str
+    right: str
+    wrong: str
+    tests: str
+
+
+FAULTS = [
+    Fault(
+        "schedule: posterior weights x_0 by the wrong level",
+        "diffusion/schedule.py",
+        "math.sqrt(signal_s) * (1 - signal_ratio)",
+        "math.sqrt(signal_t) * (1 - signal_ratio)",
+        "diffusion",
+    ),
+    Fault(
+        "schedule: posterior variance without its factor",
+        "diffusion/schedule.py",
+        "(1 - signal_ratio) * (1 - signal_s) / (1 - signal_t)\n",
+        "(1 - signal_ratio)\n",
+        "diffusion",
+    ),
+    Fault(
+        "schedule: cosine offset ten times too large",
+        "diffusion/schedule.py",
+        "offset: float = 0.008",
+        "offset: float = 0.08",
+        "diffusion",
+    ),
+    Fault(
+        "schedule: clean mask is not at t = 0",
+        "diffusion/schedule.py",
+        "torch.cumprod(1 - beta, dim=0)]",
+        "torch.cumprod(1 - beta, dim=0)[:-1]]",
+        "diffusion",
+    ),
+    Fault(
+        "sampler: chain ends one step early",
+        "diffusion/samplers.py",
+        "range(steps, -1, -1)",
+        "range(steps, 0, -1)",
+        "diffusion",
+    ),
+    Fault(
+        "sampler: large variance in the last step too",
+        "diffusion/samplers.py",
+        "if s > 0 and variance",
+        "if variance",
+        "diffusion",
+    ),
+    Fault("sampler: DDIM's eta is not squared", "diffusion/samplers.py", "eta**2 *", "eta *", "diffusion"),
+    Fault(
+        "sampler: the noise is added twice as strong",
+        "diffusion/samplers.py",
+        "sample.mul_(deviation)",
+        "sample.mul_(2 * deviation)",
+        "diffusion",
+    ),
+    Fault(
+        "noise: streams ignore the last part of their name", "diffusion/noise.py", "repr(name)", "repr(name[:-1])", "diffusion"
+    ),
+    Fault("mask coding: decoded without the offset", "diffusion/mask_coding.py", "(x - self.low) /", "x /", "diffusion"),
+    Fault(
+        "metrics: HD95 is the 90th percentile",
+        "evaluation/metrics.py",
+        "np.percentile(distances, 95)",
+        "np.percentile(distances, 90)",
+        "evaluation",
+    ),
+    Fault(
+        "metrics: label 2 is scored as background",
+        "evaluation/metrics.py",
+        "np.logical_and(prediction, self.",
+        "np.logical_or(prediction, self.",
+        "evaluation",
+    ),
+    Fault(
+        "metrics: precision is a share of the reference's lesions",
+        "evaluation/metrics.py",
+        "predicted.lesions.count, if_nothing",
+        "truth.lesions.count, if_nothing",
+        "evaluation",
+    ),
+    Fault(
+        "metrics: two empty masks give Dice 0",
+        "evaluation/metrics.py",
+        "_fraction(2 * shared, total, if_nothing=1.0)",
+        "_fraction(2 * shared, total, if_nothing=0.0)",
+        "evaluation",
+    ),
+    Fault("ensemble: a tie is background", "inference/ensemble.py", ">= 0.5 - 1e-6", "> 0.5", "inference"),
+    Fault("ensemble: biased variance", "inference/ensemble.py", "ddof=1", "ddof=0", "inference"),
+    Fault(
+        "resume: a damaged state is accepted",
+        "training/saved_state.py",
+        "if seal != _SEAL",
+        "if False and seal != _SEAL",
+        "training",
+    ),
+    Fault(
+        "resume: the previous state is not kept",
+        "training/saved_state.py",
+        "if path.exists():\n            path.replace",
+        "if False:\n            path.replace",
+        "training",
+    ),
+    Fault(
+        "resume: a resumed training repeats its last step",
+        "training/trainer.py",
+        "range(state.step + 1, steps + 1)",
+        "range(max(1, state.step), steps + 1)",
+        "training",
+    ),
+    Fault(
+        "resume: the random stream of a step ignores the step",
+        "training/trainer.py",
+        'stream("train", self.seed, step)',
+        'stream("train", self.seed)',
+        "training",
+    ),
+    Fault("code version: imports are not followed", "runtime/code_version.py", "waiting.extend(imported)", "pass", "runtime"),
+    Fault(
+        "code version: comments count", "runtime/code_version.py", "return ast.dump(tree)", "return path.read_text()", "runtime"
+    ),
+    Fault(
+        "split: validation uses the test fold's neighbour twice removed",
+        "data/splits.py",
+        "(split + 1) % folds",
+        "(split + 2) % folds",
+        "data",
+    ),
+    Fault(
+        "split: patients may leak between roles",
+        "data/splits.py",
+        '.transform("nunique") > 1',
+        '.transform("nunique") > 2',
+        "data",
+    ),
+    Fault("split: folds are not stratified by site", "data/splits.py", "if stratify else", "if not stratify else", "data"),
+    Fault("config: a misspelt key is accepted", "config/sections/base.py", 'extra="forbid"', 'extra="ignore"', "config"),
+    Fault(
+        "config: a start above t_max is accepted",
+        "config/consistency.py",
+        'elif t_start > trained["t_max"]',
+        'elif t_start > trained["T"]',
+        "config",
+    ),
+    Fault(
+        "config: a variation keeps the values of its base",
+        "config/resolve.py",
+        "{**plain_settings(config, section, base), **overrides}",
+        "{**overrides, **plain_settings(config, section, base)}",
+        "config",
+    ),
+]
+
+
+def tests_notice(fault: Fault, copy: Path) -> str | None:
+    """Return the first test that fails on a copy of the repository with the fault, or None if none does.
+
+    Raises:
+        ValueError: the module does not contain the text that the fault replaces.
+    """
+    module = copy / "src" / "pd_ddpm" / fault.module
+    original = module.read_text(encoding="utf-8")
+    if fault.right not in original:
+        raise ValueError(f"{fault.module}: does not contain {fault.right!r}. Update the fault '{fault.description}'.")
+    module.write_text(original.replace(fault.right, fault.wrong, 1), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "not workflow and not slurm",
+        f"tests/{fault.tests}",
+    ]
+    try:
+        run = subprocess.run(
+            command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy / "src")}, capture_output=True, text=True
+        )
+    finally:
+        module.write_text(original, encoding="utf-8")
+    failed = [
+        line.removeprefix("FAILED ").removeprefix("ERROR ")
+        for line in run.stdout.splitlines()
+        if line.startswith(("FAILED", "ERROR "))
+    ]
+    return failed[0].split(" - ")[0] if run.returncode == 1 and failed else None
+
+
+def main(words: Sequence[str]) -> int:
+    """Apply the faults whose description contains one of the words, or all; return the exit code."""
+    chosen = [fault for fault in FAULTS if not words or any(word in fault.description for word in words)]
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in COPIED:
+            source = ROOT / part
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
+        for fault in chosen:
+            test = tests_notice(fault, copy)
+            print(f"{'noticed  ' if test else 'UNNOTICED'} {fault.description}{f': {test}' if test else ''}", flush=True)
+            if test is None:
+                unnoticed.append(fault)
+    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} faults noticed by the fast tests")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
