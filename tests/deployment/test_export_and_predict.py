@@ -32,6 +32,7 @@ from pd_ddpm.config.run import Run
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.deployment import predict_scan, scan_folder
 from pd_ddpm.deployment.bundle import BundleError, read_bundle, vary, write_checksums
+from pd_ddpm.evaluation.score_cases import score_cases
 from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models import weights
 from pd_ddpm.models.factory import build_model
@@ -155,7 +156,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         scores = results / "scores" / name / f"{RUN}.csv"
         scores.parent.mkdir(parents=True)
         identity = {"dataset": "own", "method": name, "split": 0, "seed": 0}
-        script("score")(str(cases), str(target / "predictions.csv"), str(scores), identity, CONFIG["evaluation"])
+        score_cases(cases, target / "predictions.csv", identity, CONFIG["evaluation"]).to_csv(scores, index=False)
     bundle = folder / "bundle"
     assert main(["export", str(results), "--output", str(bundle)]) == 0
     return SimpleNamespace(folder=folder, scans=folder / "scans", results=results, bundle=bundle)

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,8 @@ from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import Presegmentations, sampling_seconds
 from pd_ddpm.runtime import run_record as records
 from pd_ddpm.runtime.precision import PRECISIONS
-from pd_ddpm.runtime.run_record import WITHOUT_EFFECT, collect_provenance, config_hash, git_state, run_record, with_run_record
+from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.run_record import WITHOUT_EFFECT, collect_provenance, config_hash, git_state, run_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,24 +188,26 @@ def test_a_run_without_a_record_is_counted_as_such(results: Path) -> None:
     assert (found["summary"]["runs"], found["summary"]["without_record"]) == (1, 1)
 
 
-def test_the_record_is_written_when_the_script_has_ended_well(results: Path) -> None:
-    made: list[str] = []
+def test_run_with_record_writes_the_record_only_if_the_script_succeeds(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pd_ddpm.runtime.recorded_job.run", lambda main, log_file: main())
+    tables: list[str] = []
     scores = [results / "scores" / "chain" / "split-0_seed-0.csv"]
 
-    def main(table: str) -> None:
-        made.append(table)
+    def job(record: str) -> SimpleNamespace:
+        output = SimpleNamespace(table="table.csv", record=record)
+        return SimpleNamespace(config={}, params=SimpleNamespace(code="abc"), output=output, log=["job.log"])
 
-    with_run_record(main, {}, "abc", scores)(record="table.json", table="table.csv")
+    run_with_record(lambda job: tables.append(job.output.table), job("table.json"), scores)
     content = json.loads(Path("table.json").read_text(encoding="utf-8"))
-    assert made == ["table.csv"]
+    assert tables == ["table.csv"]
     assert content["provenance"]["code"] == "abc"
     assert content["made_from"] == collect_provenance(scores)
 
-    def failing() -> None:
+    def failing(job: SimpleNamespace) -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        with_run_record(failing, {}, "abc", scores)(record="other.json")
+        run_with_record(failing, job("other.json"), scores)
     assert not Path("other.json").exists()
 
 

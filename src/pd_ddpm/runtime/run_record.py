@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from pd_ddpm.runtime.code_version import PACKAGE
 from pd_ddpm.runtime.cpu_info import cpu_name
-from pd_ddpm.runtime.files import fingerprint, write_json
+from pd_ddpm.runtime.files import fingerprint
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "pandas", "snakemake", "pd-ddpm")
 
@@ -112,18 +112,6 @@ def run_record(
     }
     behind = [file for file in made_from if file is not None]
     return {"provenance": own} | ({"made_from": collect_provenance(behind)} if behind else {})
-
-
-def with_run_record(
-    main: Callable[..., None], config: Mapping[str, Any], code: str, made_from: Iterable[str | Path]
-) -> Callable[..., None]:
-    """`main` with one argument more, `record`: the json that is written when it has ended."""
-
-    def with_record(record: str, **arguments: Any) -> None:
-        main(**arguments)
-        write_json(Path(record), run_record(config, code, made_from=made_from))
-
-    return with_record
 
 
 def collect_provenance(files: Iterable[str | Path]) -> dict[str, Any]:
