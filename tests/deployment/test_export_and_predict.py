@@ -31,7 +31,7 @@ from pd_ddpm.config import resolve
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.deployment import predict_scan, scan_folder
-from pd_ddpm.deployment.bundle import BundleError, read_bundle, vary, write_checksums
+from pd_ddpm.deployment.bundle import BundleError, override_sampling, read_bundle, write_checksums
 from pd_ddpm.evaluation.score_cases import score_cases
 from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models import weights
@@ -200,7 +200,7 @@ def predict(made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_bundle_holds_all_that_is_needed_and_nobodys_name(made):
-    about = read_bundle(made.bundle).about
+    about = read_bundle(made.bundle).description
     assert [stage["method"] for stage in about["stages"]] == ["attunet", "pd-ddpm"]
     assert about["stages"][1]["settings"]["pool"] == 3  # the ensemble, not the larger pool of the figures
     assert about["preparation"]["channels"] == ["FLAIR", "T1"]
@@ -219,12 +219,12 @@ def test_the_model_card_says_what_it_is_for(made):
     card = (made.bundle / "README.md").read_text(encoding="utf-8")
     for words in (
         "Research only. Not a medical device",
-        "not stated; ask whoever gave you",
+        "not stated; ask the provider",
         "expected calibration error",
         "south 2",
     ):
         assert words in card
-    dice = read_bundle(made.bundle).about["scores"]["metrics"]["dice"]
+    dice = read_bundle(made.bundle).description["scores"]["metrics"]["dice"]
     assert f"| Dice | {dice['mean']:.3f} | {dice['sd']:.3f} |" in card
 
 
@@ -245,8 +245,11 @@ def test_weights_are_those_that_were_trained(made):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "pd-dpm"], ["there are no predictions of 'pd-dpm'", "attunet, es-ddpm, pd-ddpm, probabilistic-unet"]),
-        (["--split", "3"], ["split-3_seed-0", "nothing has been drawn"]),
+        (
+            ["--method", "pd-dpm"],
+            ["there are no predictions of 'pd-dpm'", "available methods: attunet, es-ddpm, pd-ddpm, probabilistic-unet"],
+        ),
+        (["--split", "3"], ["split-3_seed-0", "no method has been sampled there"]),
     ],
 )
 def test_what_has_not_been_made_cannot_be_exported(made, tmp_path, capsys, arguments, words):
@@ -261,12 +264,12 @@ def test_a_folder_that_holds_something_is_left_alone(made, tmp_path, capsys):
     (tmp_path / "b" / "thesis.txt").write_text("all of it", encoding="utf-8")
     call = ["export", str(made.results), "--output", str(tmp_path / "b")]
     assert main([*call, "--overwrite"]) == 1
-    assert "holds something else than a bundle; name another folder" in capsys.readouterr().err
+    assert "it holds files that are not a bundle. Choose another folder." in capsys.readouterr().err
     assert (tmp_path / "b" / "thesis.txt").read_text(encoding="utf-8") == "all of it"
     (tmp_path / "b" / "thesis.txt").unlink()
     assert main(call) == 0
     assert main(call) == 1
-    assert "holds a bundle already" in capsys.readouterr().err
+    assert "it holds a bundle. Choose another folder, or replace the bundle with `--overwrite`." in capsys.readouterr().err
     assert main([*call, "--overwrite", "--method", "attunet", "--data-licence", "CC BY 4.0"]) == 0
     card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
     assert "CC BY 4.0" in card
@@ -277,7 +280,7 @@ def test_scores_must_be_there(made, tmp_path, capsys):
     results = shutil.copytree(made.results, tmp_path / "own")
     (results / "scores" / "pd-ddpm" / f"{RUN}.csv").unlink()
     assert main(["export", str(results), "--output", str(tmp_path / "b")]) == 1
-    assert "there are no scores for the model card; make them first: snakemake" in capsys.readouterr().err
+    assert "the model card needs these scores. Run `snakemake " in capsys.readouterr().err
 
 
 def flip_a_bit(path: Path) -> None:
@@ -307,30 +310,36 @@ def rewrite(bundle: Path, change: Callable[[dict], object]) -> None:
 DAMAGES = {
     "a bit of the weights": (
         lambda bundle: flip_a_bit(bundle / "networks" / "denoiser.safetensors"),
-        ["networks/denoiser.safetensors", "is not the file that was exported", "copy the bundle again"],
+        ["networks/denoiser.safetensors", "it was changed or damaged after the export", "Copy the bundle again"],
     ),
     "a word of the description": (
         lambda bundle: (bundle / "bundle.json").write_text("{}", encoding="utf-8"),
         ["bundle.json", "SHA-256 differs"],
     ),
-    "a lost file": (lambda bundle: (bundle / "networks" / "attunet.json").unlink(), ["attunet.json", "there is no such file"]),
-    "no checksums": (lambda bundle: (bundle / "checksums.txt").unlink(), ["is no bundle", "pd-ddpm export"]),
+    "a lost file": (
+        lambda bundle: (bundle / "networks" / "attunet.json").unlink(),
+        ["attunet.json", "the file does not exist"],
+    ),
+    "no checksums": (lambda bundle: (bundle / "checksums.txt").unlink(), ["it is not a bundle", "pd-ddpm export"]),
     "a foreign file": (
         lambda bundle: (bundle / "networks" / "more.pt").write_bytes(b"x"),
         ["networks/more.pt", "is not listed in checksums.txt"],
     ),
     "a path that leads out": (
         lambda bundle: (bundle / "checksums.txt").write_text(f"{'0' * 64}  ../../secret\n", encoding="utf-8"),
-        ["'" + "0" * 64 + "  ../../", "is no checksum of a file of a bundle"],
+        ["'" + "0" * 64 + "  ../../", "is not a checksum of a bundle's file"],
     ),
     "a later format": (
         lambda bundle: rewrite(bundle, lambda about: about.update(format=2)),
-        ["format 2", "install a newer one"],
+        ["format 2", "Install a newer version"],
     ),
-    "a key that lacks": (lambda bundle: rewrite(bundle, lambda about: about.pop("scores")), ["lacks scores"]),
+    "a key that lacks": (
+        lambda bundle: rewrite(bundle, lambda about: about.pop("scores")),
+        ["bundle.json: scores missing. Make the bundle again"],
+    ),
     "a network's name with a path": (
         lambda bundle: rewrite(bundle, lambda about: about["stages"][0].update(network="../../attunet")),
-        ["'../../attunet' is not a name"],
+        ["'../../attunet' is not a valid name"],
     ),
     "settings that are none": (
         lambda bundle: rewrite(bundle, lambda about: about["stages"][1]["settings"].update(sampler="heun")),
@@ -338,7 +347,7 @@ DAMAGES = {
     ),
     "a start that no stage draws": (
         lambda bundle: rewrite(bundle, lambda about: about["stages"].pop(0)),
-        ["pd-ddpm starts from attunet, which no earlier stage draws"],
+        ["pd-ddpm starts from attunet, which is not an earlier stage"],
     ),
 }
 
@@ -354,7 +363,7 @@ def test_a_bundle_that_cannot_be_trusted_is_refused(bundle, predict, tmp_path, d
 
 
 def test_nothing_of_a_bundle_is_executed(bundle, predict, tmp_path):
-    """Weights that are a pickle, with checksums and a card that fit, are refused and not loaded."""
+    """A pickle in place of weights, with matching checksums and metadata, is refused and not loaded."""
     torch.save(Payload(tmp_path / "executed"), bundle / "networks" / "denoiser.safetensors")
     card = json.loads((bundle / "networks" / "denoiser.json").read_text(encoding="utf-8"))
     card["sha256"] = {"denoiser.safetensors": weights.file_sha256(bundle / "networks" / "denoiser.safetensors")}
@@ -362,7 +371,7 @@ def test_nothing_of_a_bundle_is_executed(bundle, predict, tmp_path):
     write_checksums(bundle)
     code, printed = predict(model=bundle)
     assert code == 1
-    assert "denoiser.safetensors cannot be read" in printed
+    assert "denoiser.safetensors: it cannot be read" in printed
     assert not (tmp_path / "executed").exists()
 
 
@@ -557,14 +566,14 @@ def test_all_that_is_wrong_is_listed_at_once(made, predict, tmp_path):
     ("arguments", "words"),
     [
         (["--members", "0"], ["--members: 0 is less than 1"]),
-        (["--t-start", "1001"], ["--t-start: 1001 is not from 1 to 1000"]),
-        (["--steps", "301"], ["--steps: 301 is not from 1 to T' = 300"]),
-        (["--t-start", "2", "--steps", "3"], ["--steps: 3 is not from 1 to T' = 2"]),
+        (["--t-start", "1001"], ["--t-start: 1001 is not between 1 and 1000"]),
+        (["--steps", "301"], ["--steps: 301 is not between 1 and T' = 300"]),
+        (["--t-start", "2", "--steps", "3"], ["--steps: 3 is not between 1 and T' = 2"]),
         (["--image", "T2"], ["--image: 'T2' is not NAME=FILE"]),
         (["--image", "T2=x.nii.gz"], ["image T2", "FLAIR, T1 only"]),
         (["--transform", "FLAIR=x.txt"], ["transform of FLAIR", "defines the grid"]),
         (["--device", "cuda"], ["'cuda'", "finds no CUDA device"]),
-        (["--precision", "float16"], ["'float16'", "for GPUs"]),
+        (["--precision", "float16"], ["'float16'", "needs a GPU"]),
     ],
 )
 def test_options_that_cannot_be(predict, arguments, words):
@@ -583,7 +592,7 @@ def test_a_method_of_one_mask_has_no_members_and_no_chain(made, predict, tmp_pat
     bundle = tmp_path / "bundle"
     main(["export", str(made.results), "--method", "attunet", "--output", str(bundle)])
     for arguments, words in (
-        (["--members", "3"], "attunet draws one mask"),
+        (["--members", "3"], "attunet is deterministic and has one member only"),
         (["--steps", "3"], "attunet has no reverse chain"),
     ):
         code, printed = predict(*arguments, model=bundle)
@@ -593,13 +602,13 @@ def test_a_method_of_one_mask_has_no_members_and_no_chain(made, predict, tmp_pat
 
 def test_options_change_the_chain(made):
     bundle = read_bundle(made.bundle)
-    assert vary(bundle) == list(bundle.stages)
-    changed = vary(bundle, members=7, t_start=200, steps=50)[-1].settings
+    assert override_sampling(bundle) == list(bundle.stages)
+    changed = override_sampling(bundle, num_members=7, t_start=200, num_steps=50)[-1].settings
     assert (changed["samples"], changed["pool"], changed["t_start"], changed["reverse_steps"]) == (7, 7, 200, 250)
     assert changed["variance"] == "large"  # more steps than the bundle's two
-    assert vary(bundle, steps=1)[-1].settings["variance"] == "small"
-    with pytest.raises(BundleError, match="--t-start: 0 is not from 1 to 1000"):
-        vary(bundle, t_start=0)
+    assert override_sampling(bundle, num_steps=1)[-1].settings["variance"] == "small"
+    with pytest.raises(BundleError, match="--t-start: 0 is not between 1 and 1000"):
+        override_sampling(bundle, t_start=0)
 
 
 @pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm"])
@@ -689,12 +698,12 @@ def test_unfinished_members_of_other_settings_or_damaged_are_drawn_again(made, p
 
 
 def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, tmp_path, monkeypatch):
-    draw = predict_scan.segment_case
+    segment = predict_scan.segment_case
 
-    def second_fails(*arguments, unfinished, **named):
-        if unfinished.path.stem == "pd-ddpm":
+    def second_fails(*arguments, partial, **options):
+        if partial.path.stem == "pd-ddpm":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return draw(*arguments, unfinished=unfinished, **named)
+        return segment(*arguments, partial=partial, **options)
 
     monkeypatch.setattr(predict_scan, "segment_case", second_fails)
     code, printed = predict()

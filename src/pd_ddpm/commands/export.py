@@ -36,9 +36,9 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the bundle and say what is in it."""
-    from pd_ddpm.deployment.export import export
+    from pd_ddpm.deployment.export import export_bundle
 
-    bundle = export(
+    bundle = export_bundle(
         given.results,
         given.output,
         method=given.method,
@@ -47,7 +47,7 @@ def run(given: argparse.Namespace) -> int:
         licence=given.data_licence,
         overwrite=given.overwrite,
     )
-    scores = bundle.about["scores"]
+    scores = bundle.description["scores"]
     size = sum(path.stat().st_size for path in bundle.folder.rglob("*") if path.is_file())
     print(
         f"{given.output}: {given.method} of split {given.split}, seed {given.seed}; "

@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the results and say what was found; 1 if the scan cannot be used."""
-    from pd_ddpm.deployment.bundle import read_bundle, vary
+    from pd_ddpm.deployment.bundle import override_sampling, read_bundle
     from pd_ddpm.deployment.scan_folder import ScanFolder, scan_of_arguments
 
     for option in ("members", "batch", "threads"):
@@ -84,7 +84,7 @@ def run(given: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ValueError(f"--{option}: {value} is less than 1; give a whole number from 1 on.")
     bundle = read_bundle(given.model)
-    stages = vary(bundle, given.members, given.t_start, given.steps)
+    stages = override_sampling(bundle, given.members, given.t_start, given.steps)
     case = scan_of_arguments(_images(given), _transforms(given), bundle.channels, given.name)
     seeds = {stage.method: stage.seed if given.seed is None else given.seed for stage in stages}
     depends_on = {
@@ -135,7 +135,7 @@ def _segment(
             ready,
             scan,
             folder.name,
-            bundle.about["orientation"],
+            bundle.description["orientation"],
             device=device,
             batch=given.batch,
             unfinished=folder.unfinished,

@@ -1,39 +1,62 @@
-"""A trained method as one folder that segments new scans, so that nothing needs to be typed again.
+"""Bundles: a trained method as one folder that holds everything needed to segment new scans.
 
-    bundle.json             how scans are prepared, the methods in their order, what was trained on, and the scores
-    README.md               the same for a reader: the model card
-    networks/{name}.safetensors, {name}.json    weights, and what is needed to rebuild the network
-    checksums.txt           SHA-256 of all of these, as `sha256sum --check` reads them
+    bundle.json             preprocessing, the stages in their order, training data and scores
+    README.md               model card: the same content for a reader
+    networks/{name}.safetensors, {name}.json    weights and metadata of each network
+    checksums.txt           SHA-256 of all other files, in the format of `sha256sum --check`
 
-Weights are safetensors and everything else is text: nothing of a bundle is ever executed.
+Weights are safetensors and all other files are text, so nothing in a bundle is ever executed.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config.methods import chain_steps
 from pd_ddpm.runtime.files import atomic_write, file_sha256
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 FORMAT = 1
-DESCRIPTION, CARD, CHECKSUMS, NETWORKS = "bundle.json", "README.md", "checksums.txt", "networks"
+DESCRIPTION = "bundle.json"
+MODEL_CARD = "README.md"
+CHECKSUMS = "checksums.txt"
+NETWORKS = "networks"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=+-]*")
+_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ((?:networks/)?[^/\\]+)")
 _KEYS = {"format", "name", "preparation", "orientation", "stages", "training", "scores"}
+_COPY_AGAIN = "Copy the bundle again"
+_EXPORT_AGAIN = "Make the bundle again with `pd-ddpm export`"
 
 
-class BundleError(ValueError):
-    """A folder that is no bundle, or one that cannot be trusted; the message names the file and the remedy."""
+class BundleError(ProblemError):
+    """Raised for a folder that is not an intact bundle, or for an option that the bundle's method does not have."""
+
+    @classmethod
+    def at(cls, location: str | Path, problem: str, remedy: str) -> "BundleError":
+        """Return an error with one problem.
+
+        Args:
+            location: the file, folder or option.
+            problem: what is wrong, in lower case and without a full stop.
+            remedy: what to do, with a capital letter and without a full stop.
+        """
+        return cls(Problem(str(location), problem, remedy))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One method of a bundle; its network's files have the name `network`.
+    """One method of a bundle.
 
-    settings: those of the method, as in the configuration; seed: of its noise. presegmentation: the method, an earlier stage,
-    whose members it starts from; None where it needs none, or starts from no lesion.
+    Attributes:
+        method: name of the method.
+        settings: its settings, as in the configuration.
+        network: name of its network's files.
+        seed: seed of its noise.
+        presegmentation: the earlier stage that provides its pre-segmentations; None if it needs none, or starts from an
+            empty mask.
     """
 
     method: str
@@ -45,88 +68,116 @@ class Stage:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. `about` is the content of bundle.json; `stages` come in the order in which they are drawn."""
+    """A verified bundle.
+
+    Attributes:
+        folder: the folder.
+        description: content of bundle.json.
+        stages: the stages, in the order in which they are sampled.
+    """
 
     folder: Path
-    about: dict[str, Any]
+    description: dict[str, Any]
     stages: tuple[Stage, ...]
 
     @property
     def channels(self) -> list[str]:
         """The images that a scan must have; the first defines the grid."""
-        return self.about["preparation"]["channels"]
+        return self.description["preparation"]["channels"]
 
     def network_files(self, stage: Stage) -> tuple[Path, Path]:
-        """Weights and card of a stage's network."""
+        """Return the paths of the weights and the metadata of a stage's network."""
         return network_files(self.folder, stage.network)
 
     def network_settings(self, stage: Stage) -> dict[str, Any]:
-        """The settings of a stage's network, as in the configuration."""
-        return json.loads(self.network_files(stage)[1].read_text(encoding="utf-8"))["settings"]
+        """Read the settings of a stage's network, as in the configuration."""
+        _, metadata_file = self.network_files(stage)
+        return json.loads(metadata_file.read_text(encoding="utf-8"))["settings"]
 
     def version(self) -> str:
-        """A hash of everything in the bundle."""
+        """Return a hash of all files of the bundle."""
         return file_sha256(self.folder / CHECKSUMS)
 
 
-def vary(bundle: Bundle, members: int | None = None, t_start: int | None = None, steps: int | None = None) -> list[Stage]:
-    """The stages with another number of members, T' or number of steps of the last one's chain; None leaves what it is.
+def override_sampling(
+    bundle: Bundle, num_members: int | None = None, t_start: int | None = None, num_steps: int | None = None
+) -> list[Stage]:
+    """Return the bundle's stages with other settings of sampling; None keeps the bundle's setting.
 
-    A chain of fewer steps than the bundle's takes the small variance, since the large one is meant for single steps.
-    Raises BundleError where the method has no use for it, or for a value that it cannot have.
+    A reverse chain with fewer steps than the bundle's uses the small variance, because the large one is meant for chains
+    without skipped timesteps.
+
+    Args:
+        bundle: the bundle.
+        num_members: number of ensemble members of the last stage, and of earlier stages that provide one start per member.
+        t_start: start timestep T' of the last stage.
+        num_steps: number of reverse steps of the last stage.
+
+    Returns:
+        The stages in their order.
+
+    Raises:
+        BundleError: the method does not have the setting, or the value is out of range.
     """
-    *before, last = bundle.stages
+    *earlier, last = bundle.stages
     settings = dict(last.settings)
-    if members is not None:
+    if num_members is not None:
         if "samples" not in settings:
-            raise BundleError(f"--members: {last.method} draws one mask, and further ones would equal it; leave it out.")
-        settings |= {"samples": members, "pool": members}
+            raise BundleError.at("--members", f"{last.method} is deterministic and has one member only", "Omit the option")
+        settings |= {"samples": num_members, "pool": num_members}
         if settings.get("presegmentation_members") == "each":
-            before = [
-                replace(stage, settings=stage.settings | {"samples": members, "pool": members})
+            earlier = [
+                replace(stage, settings=stage.settings | {"samples": num_members, "pool": num_members})
                 if "samples" in stage.settings
                 else stage
-                for stage in before
+                for stage in earlier
             ]
-    if t_start is not None or steps is not None:
-        settings |= _chain(bundle, last, t_start, steps)
-    return [*before, replace(last, settings=settings)]
+    if t_start is not None or num_steps is not None:
+        settings |= _override_chain(bundle, last, t_start, num_steps)
+    return [*earlier, replace(last, settings=settings)]
 
 
-def _chain(bundle: Bundle, stage: Stage, t_start: int | None, steps: int | None) -> dict[str, Any]:
-    """What a stage's settings become by another T' or number of steps."""
-    settings, trained = stage.settings, bundle.network_settings(stage)
+def _override_chain(bundle: Bundle, stage: Stage, t_start: int | None, num_steps: int | None) -> dict[str, Any]:
+    """Return the settings of a stage that change with another T' or number of reverse steps."""
+    settings, network_settings = stage.settings, bundle.network_settings(stage)
     if settings["segmenter"] != "diffusion":
-        raise BundleError(f"--t-start, --steps: {stage.method} has no reverse chain; leave them out.")
-    changed: dict[str, Any] = {}
+        raise BundleError.at("--t-start, --steps", f"{stage.method} has no reverse chain", "Omit these options")
+    changes: dict[str, Any] = {}
     if t_start is not None:
         if settings["start"] != "presegmentation":
-            raise BundleError(f"--t-start: {stage.method} starts at T' = {settings['t_start']} only; leave it out.")
-        if not 1 <= t_start <= trained["t_max"]:
-            raise BundleError(f"--t-start: {t_start} is not from 1 to {trained['t_max']}, up to which the network was trained.")
-        changed["t_start"] = t_start
-    start = changed.get("t_start", settings["t_start"])
-    if steps is not None:
-        if not 1 <= steps <= start:
-            raise BundleError(f"--steps: {steps} is not from 1 to T' = {start}.")
-        changed["reverse_steps"] = round(steps * trained["T"] / start)
-        if steps < chain_steps(settings["reverse_steps"], start, trained["T"]):
-            changed["variance"] = "small"
-    return changed
+            raise BundleError.at("--t-start", f"{stage.method} can only start at T' = {settings['t_start']}", "Omit the option")
+        if not 1 <= t_start <= network_settings["t_max"]:
+            problem = f"{t_start} is not between 1 and {network_settings['t_max']}, the largest timestep in training"
+            raise BundleError.at("--t-start", problem, "Choose a timestep in this range")
+        changes["t_start"] = t_start
+    start = changes.get("t_start", settings["t_start"])
+    if num_steps is not None:
+        if not 1 <= num_steps <= start:
+            raise BundleError.at("--steps", f"{num_steps} is not between 1 and T' = {start}", "Choose a number in this range")
+        changes["reverse_steps"] = round(num_steps * network_settings["T"] / start)
+        if num_steps < chain_steps(settings["reverse_steps"], start, network_settings["T"]):
+            changes["variance"] = "small"
+    return changes
 
 
 def network_files(folder: Path, name: str) -> tuple[Path, Path]:
-    """Where a bundle keeps the weights and the card of a network."""
+    """Return the paths of a network's weights and metadata in the folder of a bundle."""
     return folder / NETWORKS / f"{name}.safetensors", folder / NETWORKS / f"{name}.json"
 
 
-def describe(name: str, stages: Iterable[Stage], **parts: Any) -> dict[str, Any]:
-    """The content of bundle.json; parts: preparation, orientation, training, scores and what else is to be known."""
-    return {"format": FORMAT, "name": name, "stages": [asdict(stage) for stage in stages], **parts}
+def make_description(name: str, stages: Iterable[Stage], **sections: Any) -> dict[str, Any]:
+    """Return the content of bundle.json.
+
+    Args:
+        name: name of the bundle.
+        stages: its stages, in their order.
+        sections: preparation, orientation, training, scores and further keys.
+    """
+    return {"format": FORMAT, "name": name, "stages": [asdict(stage) for stage in stages], **sections}
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksums of all files of a bundle; the last step of writing one."""
+    """Write the checksums of all files of a bundle. Call it after all other files are written."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
     with atomic_write(folder / CHECKSUMS) as temporary:
         lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
@@ -134,74 +185,73 @@ def write_checksums(folder: Path) -> None:
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Read a bundle and verify every file of it by its checksum.
+    """Read a bundle and verify the checksums of all its files.
 
-    Raises BundleError if it is none, is not whole, was altered, or was made by a later version of this package.
+    Raises:
+        BundleError: the folder is not a bundle, is incomplete, was changed, or was made by a later version of this package.
     """
     folder = Path(folder)
-    _verify(folder)
+    _verify_checksums(folder)
+    file = folder / DESCRIPTION
     try:
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        later = about["format"] > FORMAT
-        stages = tuple(Stage(**stage) for stage in about["stages"])
-        missing = sorted(_KEYS - about.keys())
+        description = json.loads(file.read_text(encoding="utf-8"))
+        is_later_format = description["format"] > FORMAT
+        stages = tuple(Stage(**stage) for stage in description["stages"])
+        missing = sorted(_KEYS - description.keys())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{folder / DESCRIPTION}: is no description of a bundle ({type(error).__name__}: {error}); make the bundle again "
-            "with `pd-ddpm export`."
-        ) from error
-    if later:
-        raise BundleError(
-            f"{folder / DESCRIPTION}: has the format {about['format']}, and this version of pd-ddpm reads up to {FORMAT}; "
-            "install a newer one."
-        )
+        problem = f"it is not the description of a bundle ({type(error).__name__}: {error})"
+        raise BundleError.at(file, problem, _EXPORT_AGAIN) from error
+    if is_later_format:
+        problem = f"it has format {description['format']}, but this version of pd-ddpm reads formats up to {FORMAT}"
+        raise BundleError.at(file, problem, "Install a newer version")
     if missing or not stages:
-        raise BundleError(f"{folder / DESCRIPTION}: lacks {', '.join(missing) or 'stages'}; make the bundle again.")
-    drawn = set()
+        raise BundleError.at(file, f"{', '.join(missing) or 'stages'} missing", _EXPORT_AGAIN)
+    if error := next(_stage_errors(folder, stages), None):
+        raise error
+    return Bundle(folder, description, stages)
+
+
+def _stage_errors(folder: Path, stages: Iterable[Stage]) -> Iterator[BundleError]:
+    """Yield an error for each invalid name, missing pre-segmentation and missing file of the stages."""
+    earlier = set()
     for stage in stages:
-        names = [stage.method, stage.network, *([stage.presegmentation] if stage.presegmentation else [])]
-        if wrong := [name for name in names if not _NAME.fullmatch(name)]:
-            raise BundleError(f"{folder / DESCRIPTION}: {wrong[0]!r} is not a name; make the bundle again.")
-        if stage.presegmentation and stage.presegmentation not in drawn:
-            raise BundleError(
-                f"{folder / DESCRIPTION}: {stage.method} starts from {stage.presegmentation}, which no earlier stage draws; "
-                "make the bundle again."
-            )
-        if absent := [path for path in network_files(folder, stage.network) if not path.is_file()]:
-            raise BundleError(f"{absent[0]}: there is no such file, which {stage.method} needs; make the bundle again.")
-        drawn.add(stage.method)
-    return Bundle(folder, about, stages)
+        for name in filter(None, (stage.method, stage.network, stage.presegmentation)):
+            if not _NAME.fullmatch(name):
+                yield BundleError.at(folder / DESCRIPTION, f"{name!r} is not a valid name", _EXPORT_AGAIN)
+        if stage.presegmentation and stage.presegmentation not in earlier:
+            problem = f"{stage.method} starts from {stage.presegmentation}, which is not an earlier stage"
+            yield BundleError.at(folder / DESCRIPTION, problem, _EXPORT_AGAIN)
+        for path in network_files(folder, stage.network):
+            if not path.is_file():
+                yield BundleError.at(path, f"the file, which {stage.method} needs, does not exist", _EXPORT_AGAIN)
+        earlier.add(stage.method)
 
 
-def _verify(folder: Path) -> None:
-    """Compare all files with their checksums; the listed paths stay within the folder."""
+def _verify_checksums(folder: Path) -> None:
+    """Compare all files with their checksums. Listed paths cannot leave the folder."""
     listing = folder / CHECKSUMS
+    export_folder = "Give a folder that `pd-ddpm export` has made"
     if not folder.is_dir():
-        raise BundleError(f"{folder}: there is no such folder; name one that `pd-ddpm export` has made.")
+        raise BundleError.at(folder, "the folder does not exist", export_folder)
     if not listing.is_file():
-        raise BundleError(f"{folder}: is no bundle, since it has no {CHECKSUMS}; name one that `pd-ddpm export` has made.")
+        raise BundleError.at(folder, f"it is not a bundle, because it has no {CHECKSUMS}", export_folder)
     lines = [line for line in listing.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    expected = {}
+    checksums = {}
     for line in lines:
-        found = re.fullmatch(r"([0-9a-f]{64})  ((?:networks/)?[^/\\]+)", line)
-        if not found:
-            raise BundleError(f"{listing}: the line {line[:80]!r} is no checksum of a file of a bundle; copy the bundle again.")
-        expected[found[2]] = found[1]
-    for name in [DESCRIPTION, *expected]:
-        if name not in expected:
-            raise BundleError(f"{listing}: does not list {name}; copy the bundle again.")
+        match = _CHECKSUM_LINE.fullmatch(line)
+        if not match:
+            raise BundleError.at(listing, f"the line {line[:80]!r} is not a checksum of a bundle's file", _COPY_AGAIN)
+        checksums[match[2]] = match[1]
+    for name in [DESCRIPTION, *checksums]:
+        if name not in checksums:
+            raise BundleError.at(listing, f"{name} is not listed", _COPY_AGAIN)
         path = folder / name
         if not path.is_file():
-            raise BundleError(f"{path}: there is no such file, though {CHECKSUMS} lists it; copy the bundle again.")
-        if file_sha256(path) != expected[name]:
-            raise BundleError(
-                f"{path}: is not the file that was exported (its SHA-256 differs): it was changed or damaged; copy the bundle "
-                "again, or export it again if you changed it yourself."
-            )
-    unlisted = sorted(
-        path.relative_to(folder).as_posix()
-        for path in (folder / NETWORKS).glob("*")
-        if path.relative_to(folder).as_posix() not in expected
-    )
-    if unlisted:
-        raise BundleError(f"{folder / unlisted[0]}: is not listed in {CHECKSUMS}; remove it, or copy the bundle again.")
+            raise BundleError.at(path, f"the file does not exist, but {CHECKSUMS} lists it", _COPY_AGAIN)
+        if file_sha256(path) != checksums[name]:
+            problem = "it was changed or damaged after the export: its SHA-256 differs"
+            raise BundleError.at(path, problem, f"{_COPY_AGAIN}, or export it again if you have changed it yourself")
+    names = (path.relative_to(folder).as_posix() for path in (folder / NETWORKS).glob("*"))
+    if unlisted := sorted(set(names) - checksums.keys()):
+        problem = f"the file is not listed in {CHECKSUMS}"
+        raise BundleError.at(folder / unlisted[0], problem, "Remove it, or copy the bundle again")

@@ -1,4 +1,4 @@
-"""What a reader must know of a trained method before using it: what it was trained on, how good it is, what it is not for."""
+"""Model card of a bundle: training data, performance, provenance and intended use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import number, summary
 
 INTENDED_USE = (
-    "Research only. Not a medical device: no diagnosis, no treatment and no decision about a patient may rest on it. Every "
-    "mask has to be looked at by a person who can judge it."
+    "Research only. Not a medical device: do not use it for diagnosis, for treatment, or for any decision about a patient. "
+    "Every mask must be reviewed by a qualified person."
 )
 METRICS = {
     "dice": ("Dice", 3),
@@ -21,21 +21,21 @@ METRICS = {
     "avd_percent": ("absolute volume difference [%]", 1),
     "ece": ("expected calibration error, in and near the brain", 4),
     "brier": ("Brier score, in and near the brain", 4),
-    "error_auroc_variance": ("errors found by the members' variance, AUROC", 3),
+    "error_auroc_variance": ("AUROC of the members' variance for errors of the mask", 3),
 }
 WORST_CASES = 3
 
 
-def summarise_training(prepared: pd.DataFrame) -> dict[str, Any]:
-    """What was trained on: cases by site, and the ranges of the scans, from the rows of the manifest of prepared cases."""
+def summarise_training(training_cases: pd.DataFrame) -> dict[str, Any]:
+    """Return the number of training cases by site and the ranges of their scans, from rows of the manifest of cases."""
 
     def extent(*columns: str) -> list[float]:
-        values = prepared[list(columns)].to_numpy(dtype=float)
+        values = training_cases[list(columns)].to_numpy(dtype=float)
         return [round(float(values.min()), 4), round(float(values.max()), 4)]
 
     return {
-        "cases": len(prepared),
-        "sites": {str(site): int(count) for site, count in prepared["site"].value_counts().sort_index().items()},
+        "cases": len(training_cases),
+        "sites": {str(site): int(count) for site, count in training_cases["site"].value_counts().sort_index().items()},
         "in_plane_mm": extent("spacing_x_mm", "spacing_y_mm"),
         "slice_distance_mm": extent("spacing_z_mm"),
         "brain_ml": extent("brain_ml"),
@@ -44,149 +44,165 @@ def summarise_training(prepared: pd.DataFrame) -> dict[str, Any]:
 
 
 def summarise_scores(scores: pd.DataFrame) -> dict[str, Any]:
-    """Scores over test cases: mean, deviation and interval of each metric, Dice by site, and the worst cases.
+    """Return mean, deviation and interval of each metric over test cases, Dice by site, and the worst cases.
 
-    Cases are not named: a bundle may go to others. Undefined values are None.
+    Undefined values are None. Cases are not named, because bundles may be shared.
     """
 
-    def plain(value: float) -> float | None:
+    def to_number(value: float) -> float | None:
         return None if pd.isna(value) else round(float(value), 6)
 
     metrics = {}
     for name in METRICS:
         if name in scores and scores[name].notna().any():
-            found = summary(scores[name].dropna(), "mean")
-            metrics[name] = {key.removeprefix("mean_"): plain(value) for key, value in found.items()}
+            statistics = summary(scores[name].dropna(), "mean")
+            metrics[name] = {key.removeprefix("mean_"): to_number(value) for key, value in statistics.items()}
             metrics[name]["cases"] = int(scores[name].notna().sum())
     worst = scores.sort_values("dice").head(WORST_CASES)
     columns = ["site", "dice", "lesion_f1", "reference_volume_ml", "predicted_volume_ml"]
     return {
         "cases": len(scores),
         "metrics": metrics,
-        "sites": {str(site): {"cases": len(rows), "dice": plain(rows["dice"].mean())} for site, rows in scores.groupby("site")},
+        "sites": {
+            str(site): {"cases": len(rows), "dice": to_number(rows["dice"].mean())} for site, rows in scores.groupby("site")
+        },
         "worst": [
-            {key: value if isinstance(value, str) else plain(value) for key, value in row.items()}
+            {key: value if isinstance(value, str) else to_number(value) for key, value in row.items()}
             for row in worst[columns].to_dict("records")
         ],
     }
 
 
-def model_card(about: Mapping[str, Any]) -> Document:
-    """The card of a bundle, from the content of its bundle.json."""
-    training, scores = about["training"], about["scores"]
-    simulated = " The scans are simulated: nothing here says anything of patients." if training["simulated"] else ""
+def model_card(description: Mapping[str, Any]) -> Document:
+    """Return the model card of a bundle, from the content of its bundle.json."""
+    training, scores = description["training"], description["scores"]
     return Document(
-        f"{about['name']}: a model card",
-        INTENDED_USE + simulated,
+        f"{description['name']}: a model card",
+        warning(description),
         [
-            _what_it_is(about),
+            _overview_part(description),
             _training_part(training),
             _scores_part(scores),
             _sites_part(scores),
-            _worst_part(scores),
-            *([_record_part(**about["record"])] if about.get("record") else []),
+            _worst_cases_part(scores),
+            *([_provenance_part(**description["record"])] if description.get("record") else []),
         ],
     )
 
 
-def chain_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The reverse chain of a method's settings as a row for a table of facts; none where there is no chain."""
+def warning(description: Mapping[str, Any]) -> str:
+    """Return the intended use, with a warning if the training scans were simulated."""
+    simulated = " The networks were trained on simulated scans, so no result applies to patients."
+    return INTENDED_USE + (simulated if description["training"]["simulated"] else "")
+
+
+def chain_row(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row for `facts_part` that describes the reverse chain of a method; empty if it has none."""
     if settings["segmenter"] != "diffusion":
         return {}
     return {"Chain": f"T' = {settings['t_start']}, {settings['sampler']}, {settings['reverse_steps']} steps over T"}
 
 
-def facts(heading: str, rows: Mapping[str, str], notes: Sequence[str] = ()) -> Part:
-    """A table of two columns: what it is about, and its value."""
+def facts_part(heading: str, rows: Mapping[str, str], notes: Sequence[str] = ()) -> Part:
+    """Return a section with a table of labels and values.
+
+    Args:
+        heading: title of the section.
+        rows: values by their labels.
+        notes: paragraphs below the table.
+    """
     return Part(heading, pd.DataFrame({"": list(rows), "Value": list(rows.values())}), notes, left=["Value"])
 
 
-def _what_it_is(about: Mapping[str, Any]) -> Part:
-    preparation, last = about["preparation"], about["stages"][-1]
-    chain = " → ".join(f"{stage['method']} (network {stage['network']})" for stage in about["stages"])
+def _overview_part(description: Mapping[str, Any]) -> Part:
+    preparation, settings = description["preparation"], description["stages"][-1]["settings"]
+    methods = (f"{stage['method']} (network {stage['network']})" for stage in description["stages"])
     rows = {
-        "Task": "Lesions (white matter hyperintensities) in brain MR, a mask with its uncertainty",
-        "Scans": f"{', '.join(preparation['channels'])}, slice by slice, axes turned to {about['orientation']}",
-        "Method": chain,
-        "Members": str(last["settings"].get("samples", 1)),
-        "Preparation": f"{preparation['interpolator']} interpolation onto the first, {preparation['normalisation']}",
-        "Made by": about["made_by"],
-        "Licence of the data": about["licence"],
-        **chain_of(last["settings"]),
+        "Task": "Segment white matter hyperintensities (lesions) in brain MR, with uncertainty",
+        "Scans": f"{', '.join(preparation['channels'])}, slice by slice, axes reoriented to {description['orientation']}",
+        "Method": " → ".join(methods),
+        "Members": str(settings.get("samples", 1)),
+        "Preprocessing": (
+            f"{preparation['interpolator']} interpolation onto the first channel, normalisation {preparation['normalisation']}"
+        ),
+        "Made by": description["made_by"],
+        "Licence of the data": description["licence"],
+        **chain_row(settings),
     }
     note = (
-        "Where the data are for non-commercial use, take the weights to be so, too. The spread of the members tells of the "
-        "model's own doubt on scans like those it was trained on; on others it may be sure and wrong."
+        "If the data are for non-commercial use only, treat the weights likewise. The spread of the members measures the "
+        "model's uncertainty on scans similar to its training scans. On other scans it may be confident and wrong."
     )
-    return facts("What it is", rows, [note])
+    return facts_part("Overview", rows, [note])
 
 
 def _training_part(training: Mapping[str, Any]) -> Part:
-    def between(name: str, unit: str, digits: int) -> str:
+    def interval(name: str, unit: str, digits: int) -> str:
         low, high = training[name]
         return f"{low:.{digits}f} to {high:.{digits}f} {unit}"
 
     rows = {
-        "Data set": training["dataset"] + (" (simulated)" if training["simulated"] else ""),
+        "Dataset": training["dataset"] + (" (simulated)" if training["simulated"] else ""),
         "Training cases": f"{training['cases']}: " + ", ".join(f"{site} {n}" for site, n in training["sites"].items()),
         "Split, seed": f"{training['split']}, {training['seed']}",
-        "Pixel size": between("in_plane_mm", "mm", 2),
-        "Distance of slices": between("slice_distance_mm", "mm", 2),
-        "Lesion volume": between("lesion_ml", "ml", 1),
-        "Brain mask": between("brain_ml", "ml", 0),
+        "Pixel size": interval("in_plane_mm", "mm", 2),
+        "Slice distance": interval("slice_distance_mm", "mm", 2),
+        "Lesion volume": interval("lesion_ml", "ml", 1),
+        "Brain volume": interval("brain_ml", "ml", 0),
     }
-    return facts("What it was trained on", rows)
+    return facts_part("Training data", rows)
 
 
 def _scores_part(scores: Mapping[str, Any]) -> Part:
     rows = []
     for name, (label, digits) in METRICS.items():
         if name in scores["metrics"]:
-            found = scores["metrics"][name]
+            statistics = scores["metrics"][name]
             rows.append(
                 {
                     "Metric": label,
-                    "Mean": number(found["mean"], digits),
-                    "SD": number(found["sd"], digits),
-                    "95 % interval": f"{number(found['low'], digits)} to {number(found['high'], digits)}",
-                    "Cases": str(found["cases"]),
+                    "Mean": number(statistics["mean"], digits),
+                    "SD": number(statistics["sd"], digits),
+                    "95 % interval": f"{number(statistics['low'], digits)} to {number(statistics['high'], digits)}",
+                    "Cases": str(statistics["cases"]),
                 }
             )
     note = (
-        f"On the {scores['cases']} test cases of this split, which no network has seen; definitions of the WMH challenge; "
-        f"bootstrap interval over cases. With few cases the interval is too narrow. {EMPTY_MASK_POLICY}"
+        f"Scores on the {scores['cases']} test cases of this split, which no network has seen. Metrics are defined as in the "
+        "WMH challenge. The interval is a bootstrap interval over cases; with few cases it is too narrow. "
+        f"{EMPTY_MASK_POLICY}"
     )
-    return Part("How good it is", pd.DataFrame(rows), [note])
+    return Part("Performance", pd.DataFrame(rows), [note])
 
 
-def _record_part(provenance: Mapping[str, Any], made_from: Mapping[str, Any]) -> Part:
-    """How the networks came about, and the masks that were scored."""
-    behind = made_from["summary"]
-    changed = provenance["git_changed"] or behind["git_changed"]
-    commits = sorted({provenance["git_commit"], *behind["git_commit"]} - {None})
+def _provenance_part(provenance: Mapping[str, Any], made_from: Mapping[str, Any]) -> Part:
+    """Return the provenance of the scored predictions and of the networks that they need."""
+    upstream = made_from["summary"]
+    changed = provenance["git_changed"] or upstream["git_changed"]
+    commits = sorted({provenance["git_commit"], *upstream["git_commit"]} - {None})
     rows = {
-        "Made from": f"{behind['runs']} networks and predictions of other methods",
-        "Seeds": ", ".join(map(str, sorted({provenance["seed"], *behind["seed"]}))),
-        "Devices": ", ".join(sorted({provenance["device"], *behind["device"]})),
-        "Precision": ", ".join(sorted({provenance["precision"], *behind["precision"]})),
-        "Wall time": f"{provenance['seconds'] + behind['seconds']:.0f} s",
-        "Git commit": (", ".join(commits) or "none") + (", files of the checkout were changed" if changed else ""),
+        "Made from": f"{upstream['runs']} networks and predictions of other methods",
+        "Seeds": ", ".join(map(str, sorted({provenance["seed"], *upstream["seed"]}))),
+        "Devices": ", ".join(sorted({provenance["device"], *upstream["device"]})),
+        "Precision": ", ".join(sorted({provenance["precision"], *upstream["precision"]})),
+        "Wall time": f"{provenance['seconds'] + upstream['seconds']:.0f} s",
+        "Git commit": (", ".join(commits) or "none") + (", with uncommitted changes" if changed else ""),
         "Code of the sampling": provenance["code"],
         "Configuration": provenance["config"],
         "Software": ", ".join(f"{package} {version}" for package, version in provenance["versions"].items()),
     }
-    return facts("How it was made", rows)
+    return facts_part("Provenance", rows)
 
 
 def _sites_part(scores: Mapping[str, Any]) -> Part:
     rows = [
-        {"Scanner": site, "Cases": str(found["cases"]), "Dice": number(found["dice"], 3)}
-        for site, found in scores["sites"].items()
+        {"Scanner": site, "Cases": str(site_scores["cases"]), "Dice": number(site_scores["dice"], 3)}
+        for site, site_scores in scores["sites"].items()
     ]
-    return Part("By scanner", pd.DataFrame(rows), ["Other scanners, sequences and patients were not tested."])
+    return Part("Performance by scanner", pd.DataFrame(rows), ["Other scanners, sequences and patients were not tested."])
 
 
-def _worst_part(scores: Mapping[str, Any]) -> Part:
+def _worst_cases_part(scores: Mapping[str, Any]) -> Part:
     rows = [
         {
             "Scanner": row["site"],
@@ -197,4 +213,4 @@ def _worst_part(scores: Mapping[str, Any]) -> Part:
         }
         for row in scores["worst"]
     ]
-    return Part("Where it was worst", pd.DataFrame(rows))
+    return Part("Worst cases", pd.DataFrame(rows))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pd_ddpm.data.check.report import Finding
 from pd_ddpm.data.scan import Scan
-from pd_ddpm.deployment.model_card import INTENDED_USE, facts, model_card
+from pd_ddpm.deployment.model_card import INTENDED_USE, facts_part, model_card
 from pd_ddpm.evaluation.lesion_table import num_minority_lesions, total_volume_ml
 from pd_ddpm.exhibits.document import STYLE, Part, web_page
 from pd_ddpm.exhibits.figures.scan_slices import registration_figure, slices_figure
@@ -59,7 +59,7 @@ def quality_page(
         ]
     card = model_card(about)
     blocks += [
-        facts("How this was made", made).html(),
+        facts_part("How this was made", made).html(),
         f"<details><summary>{html.escape(card.title)}</summary>\n{card.body()}</details>",
     ]
     return web_page(f"Lesions of {name}", "\n".join(["", *blocks, ""]), PAGE_STYLE)

@@ -15,8 +15,8 @@ TOLERANCE = 0.1
 
 def examine_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
     """All that is wrong (errors), doubtful or good to know about the images of a scan; case: see `read_normalised`."""
-    grid = bundle.about["training"]
-    requirements = Requirements(tuple(bundle.channels), bundle.about["orientation"], None, (1, 1), {})
+    grid = bundle.description["training"]
+    requirements = Requirements(tuple(bundle.channels), bundle.description["orientation"], None, (1, 1), {})
     findings, row, _ = examine_case(case, requirements)
     if row is not None:
         findings = [*findings, *_differences(case[bundle.channels[0]], row, grid)]

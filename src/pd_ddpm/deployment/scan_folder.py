@@ -18,7 +18,7 @@ from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
 from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.deployment.bundle import Bundle, Stage
-from pd_ddpm.deployment.model_card import chain_of
+from pd_ddpm.deployment.model_card import chain_row
 from pd_ddpm.deployment.review_page import quality_page
 from pd_ddpm.deployment.scan_checks import examine_scan
 from pd_ddpm.evaluation.lesion_table import lesion_table, total_volume_ml
@@ -120,7 +120,7 @@ class ScanFolder:
 
     def read(self, bundle: Bundle) -> Scan:
         """The scan as the bundle's networks are given it."""
-        preparation = bundle.about["preparation"]
+        preparation = bundle.description["preparation"]
         return read_normalised(self.case, bundle.channels, preparation["normalisation"], preparation["interpolator"])
 
     def write(
@@ -150,17 +150,19 @@ class ScanFolder:
         count = segmentation.num_members
         spent = cost.total(count)
         made = {
-            "Bundle": f"{bundle.about['name']}, SHA-256 {bundle.version()[:16]}…, made by {bundle.about['made_by']}",
+            "Bundle": "{name}, SHA-256 {version}…, made by {made_by}".format(
+                version=bundle.version()[:16], **bundle.description
+            ),
             "Methods": " → ".join(stage.method for stage in stages),
             "Members": str(count),
-            **chain_of(stages[-1].settings),
+            **chain_row(stages[-1].settings),
             "Network evaluations of a slice": str(spent["network_evaluations"]),
             "Time of the networks": f"{spent['seconds']:.1f} s",
             **{key.replace("_", " ").capitalize(): str(value) for key, value in how.items()},
             "Software": f"pd-ddpm {version('pd-ddpm')}, torch {version('torch')}",
             **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
         }
-        page = quality_page(self.name, scan, segmentation, lesions, findings, bundle.about, made)
+        page = quality_page(self.name, scan, segmentation, lesions, findings, bundle.description, made)
         with atomic_write(self.path / "quality.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
         volume, low, high = total_volume_ml(segmentation, scan.spacing_mm)
