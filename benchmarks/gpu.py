@@ -22,16 +22,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.table import commit, machine
-from benchmarks.training import made_up_slices
+from benchmarks.training import artificial_slices
 from pd_ddpm.config import resolve
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.precision import choose_device, choose_precision, prepare_for_inference
-from pd_ddpm.training.factory import objective, training_settings
+from pd_ddpm.training.factory import build_objective, build_training_settings
 from pd_ddpm.training.patches import TrainingSlices
-from pd_ddpm.training.trainer import Training
+from pd_ddpm.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
@@ -94,23 +95,13 @@ def measured(precision: str, network: Settings, method: Settings, device: torch.
     chosen = choose_precision(precision, device)
     torch.manual_seed(0)
     untrained = build_model(network, CHANNELS)
-    slices = TrainingSlices(made_up_slices(4, 12, network["crop"]))
-    optimisation = training_settings(network)
-    training = Training(
-        untrained,
-        objective(network),
-        slices,
-        [],
-        optimisation,
-        seed=0,
-        dependencies={},
-        device=device,
-        precision=chosen,
-    )
+    slices = TrainingSlices(artificial_slices(4, 12, network["crop"]))
+    optimisation = build_training_settings(network)
+    trainer = Trainer(untrained, build_objective(network), slices, optimisation, seed=0, backend=Backend(device, chosen))
     steps = iter(range(1, network["steps"] + 1))
-    step_calls, step_seconds, training_gb = repeated(lambda: training._step(next(steps)), device, seconds)
+    step_calls, step_seconds, training_gb = repeated(lambda: trainer.run_step(next(steps)), device, seconds)
     chain_calls, chain_seconds, sampling_gb = repeated(
-        _chain(training.judged, network, method, device, chosen, batch), device, seconds
+        _chain(trainer.eval_model, network, method, device, chosen, batch), device, seconds
     )
     images = step_calls * optimisation.batch / step_seconds
     member_steps = chain_calls * batch * REVERSE_STEPS / chain_seconds

@@ -14,7 +14,7 @@ from monai.transforms import Compose, RandFlipd, RandSpatialCropd
 
 from benchmarks.rows import Row, compared
 from benchmarks.timing import Contestant, take_turns
-from benchmarks.training import made_up_slices
+from benchmarks.training import artificial_slices
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.training.patches import PatchSettings, TrainingSlices
 
@@ -30,7 +30,7 @@ def our_epoch(slices: TrainingSlices) -> Callable[[], None]:
 
     def epoch() -> None:
         for _ in range(EPOCH):
-            slices.batch(stream("train", 0, next(steps)), BATCH, settings)
+            slices.sample_batch(stream("train", 0, next(steps)), BATCH, settings)
 
     return epoch
 
@@ -38,7 +38,9 @@ def our_epoch(slices: TrainingSlices) -> Callable[[], None]:
 def monai_epoch(slices: TrainingSlices, use: Callable[[dict], object] = id) -> Callable[[], None]:
     """An epoch of MONAI's loader; whether it tracks metadata is decided when its cache is filled and when it runs."""
     items = [
-        {"image": case.image[z].clone(), "mask": case.shares[z, :1].clone()} for case in slices.cases for z in range(SLICES)
+        {"image": case.image[z].clone(), "mask": case.label_fractions[z, :1].clone()}
+        for case in slices.cases
+        for z in range(SLICES)
     ]
     keys = ("image", "mask")
     transform = Compose(
@@ -59,7 +61,7 @@ def monai_epoch(slices: TrainingSlices, use: Callable[[dict], object] = id) -> C
 def batches_of_patches(rounds: int) -> list[Row]:
     """A batch against MONAI's without and with metadata."""
     torch.manual_seed(0)
-    slices = TrainingSlices(made_up_slices(CASES, SLICES, SIZE))
+    slices = TrainingSlices(artificial_slices(CASES, SLICES, SIZE))
     contestants = {name: Contestant(our_epoch(slices), units=EPOCH) for name in ("ours", "again")}
     for name, tracked in (("without metadata", False), ("with metadata", True)):
         contestants[name] = Contestant(_tracking(tracked, lambda: monai_epoch(slices)), units=EPOCH)

@@ -1,8 +1,8 @@
 """One training step of the denoiser: batch, loss, gradients, Adam.
 
-Ours is the step of `Training` as a training job runs it, the drawing of its batch included, without gradient clipping, which
-the peer does not do. The peer is what MONAI's tutorials do: DiffusionInferer over MONAI's network, the squared error, and
-torch.optim.Adam as it comes; its batch lies ready. Same architecture (see `peers`), same batch, same thread.
+Ours is `Trainer.run_step`, which includes sampling of the batch, without gradient clipping, which the peer does not do. The
+peer follows MONAI's tutorials: DiffusionInferer over MONAI's network, the squared error, and torch.optim.Adam with its default
+implementation; its batch is ready in memory. Both have the same architecture (see `peers`), batch size and thread.
 """
 
 from collections.abc import Callable
@@ -19,36 +19,49 @@ from benchmarks.timing import Contestant, take_turns
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.precision import choose_precision
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
 from pd_ddpm.training.settings import TrainingSettings
-from pd_ddpm.training.trainer import Training
+from pd_ddpm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 T = 1000
 LEARNING_RATE = 1e-4
 
 
-def made_up_slices(cases: int, slices: int, size: tuple[int, int]) -> list[CaseSlices]:
-    """Cases of noise with a lesion in every slice, two channels."""
-    random = np.random.default_rng(0)
-    made = []
+def artificial_slices(cases: int, slices: int, size: tuple[int, int]) -> list[CaseSlices]:
+    """Return cases of two channels of noise, with a lesion in every slice.
+
+    Args:
+        cases: number of cases.
+        slices: slices per case.
+        size: (height, width) of a slice in pixels.
+    """
+    rng = np.random.default_rng(0)
+    artificial = []
     for number in range(cases):
-        shares = torch.zeros(slices, 2, *size)
-        shares[:, 0, size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] = 1.0
-        image = torch.from_numpy(random.standard_normal((slices, 2, *size), dtype=np.float32))
-        made.append(CaseSlices(f"case-{number}", image, shares, range(slices)))
-    return made
+        label_fractions = torch.zeros(slices, 2, *size)
+        label_fractions[:, 0, size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] = 1.0
+        image = torch.from_numpy(rng.standard_normal((slices, 2, *size), dtype=np.float32))
+        artificial.append(CaseSlices(f"case-{number}", image, label_fractions, range(slices)))
+    return artificial
 
 
 def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -> Callable[[], object]:
-    """Optimiser steps of a training job on made-up cases, one a call."""
-    training = Training(
+    """Return a function that runs one training step of ours on artificial cases.
+
+    Args:
+        precision: precision of the network.
+        channels: width of the network.
+        batch: patches per step.
+        size: (height, width) of a patch in pixels.
+    """
+    trainer = Trainer(
         Denoiser(peers.ours(channels), Schedule.cosine(T), CODINGS["signed"], "noise"),
         Denoising(T, "squared_error"),
-        TrainingSlices(made_up_slices(2, 8, size)),
-        [],
+        TrainingSlices(artificial_slices(2, 8, size)),
         TrainingSettings(
             steps=1_000_000,
             batch=batch,
@@ -64,16 +77,20 @@ def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -
             patches=PatchSettings(size, None, (), 0.0),
         ),
         seed=0,
-        dependencies={},
-        device=CPU,
-        precision=choose_precision(precision, CPU),
+        backend=Backend(CPU, choose_precision(precision, CPU)),
     )
     steps = iter(range(1, 1_000_000))
-    return lambda: training._step(next(steps))
+    return lambda: trainer.run_step(next(steps))
 
 
 def monai_step(channels: int, batch: int, size: tuple[int, int]) -> Callable[[], object]:
-    """The same by MONAI's inferer and network with PyTorch's Adam."""
+    """Return a function that runs one training step with MONAI's inferer and network and PyTorch's Adam.
+
+    Args:
+        channels: width of the network.
+        batch: patches per step.
+        size: (height, width) of a patch in pixels.
+    """
     network = peers.monai(channels).train()
     inferer = DiffusionInferer(DDPMScheduler(T, schedule="cosine"))
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
@@ -92,7 +109,14 @@ def monai_step(channels: int, batch: int, size: tuple[int, int]) -> Callable[[],
 
 
 def training_steps(channels: int, batch: int, size: tuple[int, int], rounds: int) -> list[Row]:
-    """A step in float32 and, where the CPU has it, in bfloat16, against MONAI's in float32."""
+    """Compare our step in float32 and, if the CPU supports it, in bfloat16 with MONAI's in float32.
+
+    Args:
+        channels: width of the networks.
+        batch: patches per step.
+        size: (height, width) of a patch in pixels.
+        rounds: number of measurements of each.
+    """
     torch.manual_seed(0)
     case = (channels, batch, size)
     steps = {"MONAI": monai_step(*case), "float32": our_step("float32", *case), "float32 again": our_step("float32", *case)}

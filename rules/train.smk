@@ -10,7 +10,7 @@ rule train:
     output:
         weights=f"{NETWORK}/model.safetensors",
         early=f"{NETWORK}/early.safetensors",
-        card=f"{NETWORK}/model.json",
+        metadata=f"{NETWORK}/model.json",
         history=f"{NETWORK}/training.csv",
     log:
         f"results/logs/train/{NETWORK_RUN}.log",

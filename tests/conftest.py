@@ -25,6 +25,7 @@ from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.models.weights import save_metadata, save_weights
 from pd_ddpm.runtime.compute import Compute
+from pd_ddpm.training.job import TrainJob
 
 GRID = {"spacing_mm": 2.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 0.5}
 ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", "five": "test"}
@@ -91,36 +92,35 @@ def prepared(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def train_arguments(prepared: Path) -> Callable[[Path, dict[str, Any]], dict[str, Any]]:
-    """The arguments of the script train for a network's settings, with everything that it writes in one folder.
+def train_job(prepared: Path) -> Callable[[Path, dict[str, Any]], TrainJob]:
+    """A function that returns the training job of a network's settings, with all outputs in one folder.
 
-    A state is saved after every step.
+    The job saves a state after every step.
     """
 
-    def arguments(folder: Path, network: dict[str, Any]) -> dict[str, Any]:
+    def job(folder: Path, settings: dict[str, Any]) -> TrainJob:
         folder.mkdir(exist_ok=True)
-        return {
-            "cases": str(prepared / "prepared.csv"),
-            "splits": str(prepared / "splits.csv"),
-            "weights": str(folder / "model.safetensors"),
-            "early": str(folder / "early.safetensors"),
-            "card": str(folder / "model.json"),
-            "history": str(folder / "training.csv"),
-            "state": str(folder / "work"),
-            "name": "denoiser",
-            "split": 0,
-            "seed": 3,
-            "settings": network,
-            "grid": GRID,
-            "device": "cpu",
-            "code": "",
-            "save_every_seconds": 1e-6,
-            "changed_training": "stop",
-            "threads": 1,
-            "config": {},
-        }
+        return TrainJob(
+            cases=prepared / "prepared.csv",
+            splits=prepared / "splits.csv",
+            weights=folder / "model.safetensors",
+            early=folder / "early.safetensors",
+            metadata=folder / "model.json",
+            history=folder / "training.csv",
+            state=folder / "work",
+            name="denoiser",
+            split=0,
+            seed=3,
+            settings=settings,
+            grid=GRID,
+            code="",
+            compute=Compute("cpu", settings["precision"], threads=1, batch=settings["batch"]),
+            save_every_seconds=1e-6,
+            changed_training="stop",
+            config={},
+        )
 
-    return arguments
+    return job
 
 
 def with_random_weights(settings: dict[str, Any]) -> nn.Module:

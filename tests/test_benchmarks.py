@@ -235,7 +235,7 @@ def test_monai_s_tracking_is_as_it_was_after_a_measurement(monkeypatch: pytest.M
     from monai.data import MetaTensor, get_track_meta
 
     assert get_track_meta()
-    slices = training.made_up_slices(1, 2, (24, 24))
+    slices = training.artificial_slices(1, 2, (24, 24))
     monkeypatch.setattr(patches, "CROP", (16, 16))
     monkeypatch.setattr(patches, "SLICES", 2)
     seen = []

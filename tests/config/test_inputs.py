@@ -24,7 +24,7 @@ def test_training_reads_the_network_that_it_is_initialised_from() -> None:
     config = paper_configuration(networks={"truncated-denoiser": {"initialise_from": "denoiser"}})
     assert training_inputs(config, Run("wmh", "truncated-denoiser", 1, 2), "out") == {
         "first_weights": "out/wmh/networks/denoiser/split-1_seed-2/model.safetensors",
-        "first_card": "out/wmh/networks/denoiser/split-1_seed-2/model.json",
+        "first_metadata": "out/wmh/networks/denoiser/split-1_seed-2/model.json",
     }
     assert training_inputs(config, Run("wmh", "denoiser", 1, 2), "out") == {}
 

@@ -152,7 +152,7 @@ def test_scans_narrower_than_the_crop_are_widened_and_label_2_counts_nowhere(cha
     manifest = prepare_cohort(table, ["FLAIR", "T1"], tmp_path)
     assert manifest.set_index("case").loc["GE1T5-126", "size_x"] == 124
     case = read_slices(tmp_path, "GE1T5-126", GridSettings(None, "slice", 8, 1))
-    batch = TrainingSlices([case]).batch(np.random.default_rng(0), 12, PatchSettings((128, 192), 1.0, (), 0.0))
+    batch = TrainingSlices([case]).sample_batch(np.random.default_rng(0), 12, PatchSettings((128, 192), 1.0, (), 0.0))
     assert batch.image.shape == (12, 2, 128, 192)
     assert not batch.mask[:, :, :2].any()
     assert not batch.mask[:, :, -2:].any()
@@ -160,8 +160,8 @@ def test_scans_narrower_than_the_crop_are_widened_and_label_2_counts_nowhere(cha
     other = read_ground_truth(tmp_path, "GE1T5-126") == 2
     assert other.any()
     # Label 2 is neither lesion nor counted background.
-    assert float((1 - batch.counted).sum()) > 0
-    assert float((batch.mask * (1 - batch.counted)).sum()) == 0
+    assert float((1 - batch.loss_mask).sum()) > 0
+    assert float((batch.mask * (1 - batch.loss_mask)).sum()) == 0
 
 
 def test_the_check_accepts_it_all(challenge, tmp_path, capsys):

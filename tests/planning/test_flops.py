@@ -14,7 +14,7 @@ from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops, jobs
 from pd_ddpm.planning.flop_counts import count
 from pd_ddpm.planning.planned_flops import padded, rate_at_hand
-from pd_ddpm.training.factory import objective
+from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_the_phases_of_tdpm_are_counted_as_often_as_they_are_due(demo: resolve.C
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):
         network = build_model(chosen, 2)
-    phases = flops.training_phases(network, objective(chosen), 2, 2, tuple(chosen["crop"]))
+    phases = flops.training_phases(network, build_objective(chosen), 2, 2, tuple(chosen["crop"]))
     each = {phase.name: number for phase, number in phases}
     assert count(chosen, 2, "steps", ()) == [
         32 * each["denoising"] + 24 * each["generator"] + 24 * each["discriminator"] + 2 * each["penalty"]

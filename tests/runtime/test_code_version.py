@@ -36,7 +36,7 @@ CONSTANTS = [
     ("diffusion/samplers.py", "if s > 0 and", "if s > 1 and", {"sample", "gate"}),
     ("diffusion/schedule.py", "0.008", "0.009", NETWORKS),
     ("models/networks/blocks.py", "channels // 4", "channels // 5", NETWORKS),
-    ("training/trainer.py", "(1 + step)", "(2 + step)", {"train"}),
+    ("training/trainer.py", "_GPU_STEPS_AHEAD = 10", "_GPU_STEPS_AHEAD = 20", {"train"}),
     ("training/objectives/denoising.py", "0.9", "0.8", {"train", "cost"}),
     ("inference/ensemble.py", "1e-6", "1e-5", METRICS - {"table1", "table2"} | {"sample", "gate"}),
     ("inference/segmenters.py", "evaluations_shared: int = 0", "evaluations_shared: int = 2", {"sample", "gate"}),

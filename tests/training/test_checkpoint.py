@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pd_ddpm.models.weights import CheckpointError
-from pd_ddpm.training.saved_state import last_good_state, load_state, previous_of, save_state
+from pd_ddpm.training.saved_state import last_good_state, load_state, previous_path, save_state
 
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "count": torch.tensor(7)}
 PROGRESS = {"dependencies": "abc", "step": 3, "losses": [0.5, 0.25], "history": [{"step": 3, "dice": float("nan")}], "best": {}}
@@ -45,7 +45,7 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path, damage):
     path = tmp_path / "state.pt"
     save_state(path, {"model": WEIGHTS, "progress": PROGRESS})
     path.write_bytes(damage(path.read_bytes()))
-    words = r"state\.pt cannot be read: .*was cut short, or is a foreign file.*; delete it to start this training anew"
+    words = r"state\.pt cannot be read: .*was cut short, or is a foreign file.*; delete it to restart this training"
     with pytest.raises(CheckpointError, match=words):
         load_state(path)
 
@@ -83,7 +83,7 @@ def test_the_state_before_is_kept_beside_the_last(tmp_path):
     for step in (1, 2, 3):
         save_state(path, state(step))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["state.previous.pt", "state.pt"]
-    assert [load_state(file)["progress"]["step"] for file in (path, previous_of(path))] == [3, 2]
+    assert [load_state(file)["progress"]["step"] for file in (path, previous_path(path))] == [3, 2]
     assert last_good_state(path)[0]["progress"]["step"] == 3
 
 
@@ -99,24 +99,24 @@ def test_instead_of_a_damaged_state_the_one_before_is_taken_and_that_is_said(tmp
         path.unlink()
     with caplog.at_level("WARNING"):
         found, file = last_good_state(path)
-    assert (found["progress"]["step"], file) == (1, previous_of(path))
+    assert (found["progress"]["step"], file) == (1, previous_path(path))
     said = "" if damage == "gone" else f"{path} cannot be read"
     assert said in caplog.text
-    assert ("The state before it is taken instead" in caplog.text) == bool(said)
+    assert ("The state before it is used instead" in caplog.text) == bool(said)
 
 
 def test_where_no_state_can_be_read_both_are_named(tmp_path):
     path = tmp_path / "state.pt"
     for step in (1, 2):
         save_state(path, state(step))
-    for file in (path, previous_of(path)):
+    for file in (path, previous_path(path)):
         file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(CheckpointError) as caught:
         last_good_state(path)
     for words in (
-        "no state of this training is left",
+        "no state of this training can be read",
         f"{path} cannot be read",
-        f"{previous_of(path)} cannot be read",
+        f"{previous_path(path)} cannot be read",
         "delete",
     ):
         assert words in str(caught.value)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
-from pd_ddpm.training.factory import objective
+from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
 from pd_ddpm.training.patches import Batch
 
@@ -47,7 +47,7 @@ LN2, LN3 = math.log(2), math.log(3)
 TINY = Batch(
     image=torch.tensor([[0.0, LN3], [-LN3, 7.0]]).reshape(2, 1, 1, 2),
     mask=torch.tensor([[1.0, 1.0], [0.0, 0.25]]).reshape(2, 1, 1, 2),
-    counted=torch.tensor([[1.0, 1.0], [1.0, 0.0]]).reshape(2, 1, 1, 2),
+    loss_mask=torch.tensor([[1.0, 1.0], [1.0, 0.0]]).reshape(2, 1, 1, 2),
 )
 PRIOR = gaussian([[0.0, 1.0], [0.5, 0.0]], [[1.0, 1.0], [2.0, 1.0]])
 POSTERIOR = gaussian([[1.0, 1.0], [0.5, 3.0]], [[2.0, 1.0], [2.0, 1.0]])
@@ -64,7 +64,7 @@ def test_the_bound_of_a_tiny_batch_is_that_by_hand(kl_weight):
     assert parts["kl"] == pytest.approx(sum(divergence) / 2, rel=1e-6)
     per_image = [ce + kl_weight * kl for ce, kl in zip(summed, divergence, strict=True)]
     assert parts["loss"] == pytest.approx(sum(per_image) / 2 / 2, rel=1e-6)  # mean of two images, over two pixels
-    assert torch.equal(model.seen, TINY.mask * TINY.counted)
+    assert torch.equal(model.seen, TINY.mask * TINY.loss_mask)
 
 
 def test_the_divergence_is_the_closed_form():
@@ -78,8 +78,8 @@ def test_the_divergence_is_the_closed_form():
     batch = Batch(*(torch.zeros(3, 1, 1, 1) for _ in range(3)))
     loss = EvidenceLowerBound(1.0).loss(Stub(prior, posterior), batch, stream("test"))
     assert loss["kl"].item() == pytest.approx(expected.mean(), rel=1e-5)
-    draws = posterior.sample((200_000,))
-    sampled = (posterior.log_prob(draws) - prior.log_prob(draws)).mean(0)
+    z = posterior.sample((200_000,))
+    sampled = (posterior.log_prob(z) - prior.log_prob(z)).mean(0)
     np.testing.assert_allclose(sampled.numpy(), expected, rtol=0.05)
 
 
@@ -119,19 +119,19 @@ def network(seed=0):
 def test_label_2_changes_nothing():
     """Neither what the mask says there, nor, through the loss, what the logits say there."""
     random = np.random.default_rng(0)
-    mask, counted = (torch.from_numpy(random.random((3, 1, 8, 8)) < 0.5).float() for _ in range(2))
+    mask, loss_mask = (torch.from_numpy(random.random((3, 1, 8, 8)) < 0.5).float() for _ in range(2))
     image = torch.from_numpy(random.standard_normal((3, 1, 8, 8), dtype=np.float32))
-    other = torch.where(counted > 0, mask, 1 - mask)
+    other = torch.where(loss_mask > 0, mask, 1 - mask)
     model = network()
-    values = [EvidenceLowerBound(2.0).loss(model, Batch(image, m, counted), stream("test"))["loss"] for m in (mask, other)]
+    values = [EvidenceLowerBound(2.0).loss(model, Batch(image, m, loss_mask), stream("test"))["loss"] for m in (mask, other)]
     assert torch.equal(*values)
     changed = EvidenceLowerBound(2.0).loss(model, Batch(image, other, torch.ones_like(mask)), stream("test"))["loss"]
     assert changed != values[0]
     logits = torch.zeros(3, 1, 8, 8, requires_grad=True)
     stub = Stub(PRIOR, PRIOR)
     stub.decode = lambda features, z: logits
-    EvidenceLowerBound(0.0).loss(stub, Batch(image, mask, counted), stream("test"))["loss"].backward()
-    assert torch.equal(logits.grad != 0, counted > 0)
+    EvidenceLowerBound(0.0).loss(stub, Batch(image, mask, loss_mask), stream("test"))["loss"].backward()
+    assert torch.equal(logits.grad != 0, loss_mask > 0)
 
 
 def two_minded(random, count=16):
@@ -167,10 +167,10 @@ def test_training_explains_an_ambiguous_mask_and_the_prior_covers_both_readings(
         )
         drawn = torch.stack([bound.estimates(model, batch, stream("estimates", n))[1] for n in range(20)])
     assert explained < 0.5 * blind
-    inside = (drawn * squares).sum((2, 3, 4)) / squares.sum((1, 2, 3))  # (draws, images): how much is called a lesion
+    inside = (drawn * squares).sum((2, 3, 4)) / squares.sum((1, 2, 3))  # (samples, images): fraction that is called a lesion
     assert (inside > 0.8).float().mean() > 0.25
     assert (inside < 0.2).float().mean() > 0.25
 
 
 def test_the_settings_choose_it():
-    assert objective({"architecture": "probabilistic_unet", "kl_weight": 0.5}) == EvidenceLowerBound(0.5)
+    assert build_objective({"architecture": "probabilistic_unet", "kl_weight": 0.5}) == EvidenceLowerBound(0.5)

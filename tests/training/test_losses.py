@@ -8,28 +8,28 @@ import torch
 from monai.losses import DiceLoss
 from torch.nn import functional
 
-from pd_ddpm.training.objectives.losses import cross_entropy, mean, soft_dice_loss, squared_error
+from pd_ddpm.training.objectives.losses import cross_entropy, masked_mean, soft_dice_loss, squared_error
 
 
 def example(size=(6, 7), seed=0):
     random = np.random.default_rng(seed)
     logits = torch.from_numpy(random.standard_normal((3, 1, *size)))
     mask = torch.from_numpy((random.random((3, 1, *size)) < 0.3).astype(float))
-    counted = torch.from_numpy((random.random((3, 1, *size)) < 0.8).astype(float))
-    return logits, mask, counted
+    loss_mask = torch.from_numpy((random.random((3, 1, *size)) < 0.8).astype(float))
+    return logits, mask, loss_mask
 
 
 @pytest.mark.parametrize("size", [(6, 7), (3, 6, 7)])
 def test_losses_equal_the_libraries_over_the_voxels_that_count(size):
-    logits, mask, counted = example(size)
-    kept = counted > 0
+    logits, mask, loss_mask = example(size)
+    kept = loss_mask > 0
     expected = functional.binary_cross_entropy_with_logits(logits[kept], mask[kept])
-    torch.testing.assert_close(cross_entropy(logits, mask, counted), expected)
-    torch.testing.assert_close(squared_error(logits, mask, counted), functional.mse_loss(logits[kept], mask[kept]))
+    torch.testing.assert_close(cross_entropy(logits, mask, loss_mask), expected)
+    torch.testing.assert_close(squared_error(logits, mask, loss_mask), functional.mse_loss(logits[kept], mask[kept]))
     # MONAI's smooth terms of 1 for the ratio of the whole batch are ours.
     dice = DiceLoss(batch=True, smooth_nr=1, smooth_dr=1)
     flat = [part[kept].reshape(1, 1, -1) for part in (logits.sigmoid(), mask)]
-    torch.testing.assert_close(soft_dice_loss(logits.sigmoid(), mask, counted), dice(*flat))
+    torch.testing.assert_close(soft_dice_loss(logits.sigmoid(), mask, loss_mask), dice(*flat))
 
 
 def test_closed_forms():
@@ -43,38 +43,38 @@ def test_closed_forms():
     assert soft_dice_loss(half, mask, everywhere).item() == pytest.approx(1 - 9 / 25)
     assert soft_dice_loss(mask, mask, everywhere).item() == 0
     assert soft_dice_loss(1 - mask, mask, everywhere).item() == pytest.approx(1 - 1 / 33)
-    assert mean(mask, everywhere).item() == pytest.approx(0.25)
-    assert mean(mask, mask).item() == 1
+    assert masked_mean(mask, everywhere).item() == pytest.approx(0.25)
+    assert masked_mean(mask, mask).item() == 1
 
 
 @pytest.mark.parametrize(
-    "loss", [cross_entropy, squared_error, lambda x, mask, counted: soft_dice_loss(x.sigmoid(), mask, counted)]
+    "loss", [cross_entropy, squared_error, lambda x, mask, loss_mask: soft_dice_loss(x.sigmoid(), mask, loss_mask)]
 )
 def test_what_does_not_count_has_no_influence(loss):
     """Neither its mask nor its prediction changes the loss, and its gradient is exactly zero."""
-    logits, mask, counted = example()
+    logits, mask, loss_mask = example()
     logits.requires_grad_()
-    value = loss(logits, mask, counted)
+    value = loss(logits, mask, loss_mask)
     value.backward()
-    assert (logits.grad[counted == 0] == 0).all()
-    assert (logits.grad[counted == 1] != 0).all()
-    changed = torch.where(counted > 0, logits, 7.0), torch.where(counted > 0, mask, 1 - mask)
-    assert loss(*changed, counted).item() == value.item()
+    assert (logits.grad[loss_mask == 0] == 0).all()
+    assert (logits.grad[loss_mask == 1] != 0).all()
+    changed = torch.where(loss_mask > 0, logits, 7.0), torch.where(loss_mask > 0, mask, 1 - mask)
+    assert loss(*changed, loss_mask).item() == value.item()
 
 
 def test_a_batch_without_lesion_and_one_without_anything_are_defined():
-    logits, mask, counted = example()
+    logits, mask, loss_mask = example()
     for loss in (cross_entropy, squared_error):
-        assert loss(logits, mask, torch.zeros_like(counted)).item() == 0
-    assert soft_dice_loss(logits.sigmoid(), mask, torch.zeros_like(counted)).item() == 0
-    empty = soft_dice_loss(torch.zeros_like(mask), torch.zeros_like(mask), counted)
+        assert loss(logits, mask, torch.zeros_like(loss_mask)).item() == 0
+    assert soft_dice_loss(logits.sigmoid(), mask, torch.zeros_like(loss_mask)).item() == 0
+    empty = soft_dice_loss(torch.zeros_like(mask), torch.zeros_like(mask), loss_mask)
     assert empty.item() == 0
     false_alarm = soft_dice_loss(torch.full_like(mask, 0.1), torch.zeros_like(mask), torch.ones_like(mask)).item()
     assert false_alarm == pytest.approx(1 - 1 / (1 + 0.1 * mask.numel()))
 
 
 def test_gradients_agree_with_finite_differences():
-    logits, mask, counted = example()
+    logits, mask, loss_mask = example()
     logits.requires_grad_()
     for loss in (cross_entropy, squared_error, lambda x, m, c: soft_dice_loss(x.sigmoid(), m, c)):
-        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, mask, counted), logits)
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, mask, loss_mask), logits)

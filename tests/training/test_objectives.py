@@ -13,7 +13,7 @@ from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.training.objectives.denoising import Denoising
-from pd_ddpm.training.objectives.noise import diffused
+from pd_ddpm.training.objectives.noise import diffuse_mask
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 from pd_ddpm.training.patches import as_batch
 
@@ -47,8 +47,8 @@ class NoiseOracle(nn.Module):
 def batch(size=(6, 8), count=4, seed=0):
     random = np.random.default_rng(seed)
     labels = torch.from_numpy(random.choice([0, 1, 2], (count, 1, *size), p=[0.6, 0.25, 0.15]).astype(np.uint8))
-    shares = torch.cat([labels == 1, labels == 2], dim=1).float()
-    return as_batch(torch.from_numpy(random.standard_normal((count, 2, *size), dtype=np.float32)), shares), labels
+    label_fractions = torch.cat([labels == 1, labels == 2], dim=1).float()
+    return as_batch(torch.from_numpy(random.standard_normal((count, 2, *size), dtype=np.float32)), label_fractions), labels
 
 
 def all_objectives(shape):
@@ -75,7 +75,7 @@ def test_label_2_is_ignored_in_every_loss(size):
 def test_label_2_is_neither_lesion_nor_counted():
     examples, labels = batch()
     assert torch.equal(examples.mask, (labels == 1).float())
-    assert torch.equal(examples.counted == 0, labels == 2)
+    assert torch.equal(examples.loss_mask == 0, labels == 2)
 
 
 @pytest.mark.parametrize("dice_weight", [0.0, 0.5, 1.0])
@@ -103,7 +103,7 @@ def test_the_target_of_noise_prediction_is_the_noise_in_x_t(coding):
     assert Denoising(1000, "squared_error").loss(oracle, examples, stream("test"))["loss"].item() < 1e-6
     silent = Denoiser(NoiseOracle(), SCHEDULE, CODINGS[coding], "noise")
     silent.network.forward = lambda x, t: torch.zeros_like(x[:, :1])
-    count = int(examples.counted.sum())
+    count = int(examples.loss_mask.sum())
     loss = Denoising(1000, "squared_error").loss(silent, examples, stream("test"))["loss"].item()
     assert loss == pytest.approx(1, abs=4.5 * math.sqrt(2 / count))
 
@@ -141,7 +141,7 @@ def test_the_network_sees_the_diffused_mask_of_its_own_time(coding):
     examples, _ = batch(count=3)
     model = Denoiser(Free((3, 1, 6, 8)), SCHEDULE, CODINGS[coding], "noise")
     times = torch.tensor([1, 400, 1000])
-    x_t, noise = diffused(model, examples.mask, times, stream("test"))
+    x_t, noise = diffuse_mask(model, examples.mask, times, stream("test"))
     for n, t in enumerate(times.tolist()):
         signal = SCHEDULE.signal(t)
         expected = math.sqrt(signal) * CODINGS[coding].encode(examples.mask[n]) + math.sqrt(1 - signal) * noise[n]

@@ -20,8 +20,10 @@ def numbered(case, size, slices=3, lesions=(1,)):
     for z in lesions:
         labels[z, 0, ::3, ::2] = 1
         labels[z, 0, 1::3, 1::2] = 2
-    shares = torch.cat([labels == 1, labels == 2], dim=1).float()
-    return CaseSlices(case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), shares, range(len(shares)))
+    label_fractions = torch.cat([labels == 1, labels == 2], dim=1).float()
+    return CaseSlices(
+        case, torch.cat([1000 * len(case) + place, 10 * labels.float()], dim=1), label_fractions, range(len(label_fractions))
+    )
 
 
 CASES = [numbered("a", (16, 20)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))]
@@ -31,27 +33,31 @@ def test_a_batch_depends_on_its_stream_alone():
     settings = PatchSettings((8, 12), 0.5, (0, 1), 0.1)
     fresh, used = TrainingSlices(CASES), TrainingSlices(CASES)
     for step in range(5):
-        used.batch(stream("train", 0, step), 4, settings)
-    for ours, theirs in zip(fresh.batch(stream("x", 1), 6, settings), used.batch(stream("x", 1), 6, settings), strict=True):
+        used.sample_batch(stream("train", 0, step), 4, settings)
+    for ours, theirs in zip(
+        fresh.sample_batch(stream("x", 1), 6, settings), used.sample_batch(stream("x", 1), 6, settings), strict=True
+    ):
         assert torch.equal(ours, theirs)
-    assert not torch.equal(fresh.batch(stream("x", 1), 6, settings).image, fresh.batch(stream("x", 2), 6, settings).image)
+    assert not torch.equal(
+        fresh.sample_batch(stream("x", 1), 6, settings).image, fresh.sample_batch(stream("x", 2), 6, settings).image
+    )
 
 
 @pytest.mark.parametrize("flip", [(), (0,), (1,), (0, 1)])
 def test_image_mask_and_ignored_voxels_stay_together(flip):
     settings = PatchSettings((8, 12), 0.7, flip, 0.0)
-    batch = TrainingSlices(CASES).batch(stream("x", 0), 40, settings)
+    batch = TrainingSlices(CASES).sample_batch(stream("x", 0), 40, settings)
     assert batch.image.shape == (40, 2, 8, 12)
-    assert batch.mask.shape == batch.counted.shape == (40, 1, 8, 12)
+    assert batch.mask.shape == batch.loss_mask.shape == (40, 1, 8, 12)
     assert torch.equal(batch.mask, (batch.image[:, 1:] == 10).float())
-    assert torch.equal(batch.counted, (batch.image[:, 1:] != 20).float())
+    assert torch.equal(batch.loss_mask, (batch.image[:, 1:] != 20).float())
 
 
 @pytest.mark.parametrize("crop", [(8, 12), (16, 20), (3, 5)])
 def test_patches_are_windows_of_the_slices_and_all_windows_occur(crop):
     case = numbered("a", (16, 20))
     settings = PLAIN if crop == (8, 12) else PatchSettings(crop, None, (), 0.0)
-    batch = TrainingSlices([case]).batch(stream("x", 0), 600, settings)
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 600, settings)
     corners = set()
     for image in batch.image:
         z, place = divmod(int(image[0, 0, 0]) - 1000, 16 * 20)
@@ -66,22 +72,24 @@ def test_patches_are_windows_of_the_slices_and_all_windows_occur(crop):
 def test_slices_that_are_too_small_are_widened_evenly(crop):
     """The image's edge is repeated; what is added is background and has no label."""
     case = numbered("a", (11, 13), slices=2, lesions=(0, 1))
-    batch = TrainingSlices([case]).batch(stream("x", 0), 4, PatchSettings(crop, None, (), 0.0))
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 4, PatchSettings(crop, None, (), 0.0))
     added = [(total - length) for total, length in zip(crop, (11, 13), strict=True)]
     before = [n // 2 for n in added]
     pad = [(n, extra - n) for n, extra in zip(before, added, strict=True)]
-    for image, mask, counted in zip(*batch, strict=True):
+    for image, mask, loss_mask in zip(*batch, strict=True):
         z = int(image[0, before[0], before[1]] - 1000) // (11 * 13)
         expected = np.pad(case.image[z].numpy(), [(0, 0), *pad], mode="edge")
         assert np.array_equal(image.numpy(), expected)
-        assert np.array_equal(mask.numpy(), np.pad(case.shares[z, :1].numpy() == 1, [(0, 0), *pad]))
-        assert np.array_equal(counted.numpy(), np.pad(case.shares[z, 1:].numpy() == 0, [(0, 0), *pad], constant_values=True))
+        assert np.array_equal(mask.numpy(), np.pad(case.label_fractions[z, :1].numpy() == 1, [(0, 0), *pad]))
+        assert np.array_equal(
+            loss_mask.numpy(), np.pad(case.label_fractions[z, 1:].numpy() == 0, [(0, 0), *pad], constant_values=True)
+        )
 
 
 def test_flips_mirror_half_of_the_patches_along_the_axes_that_are_named():
     case = numbered("a", (8, 12), slices=2)
     for flip, axis in (((0,), 1), ((1,), 2)):
-        batch = TrainingSlices([case]).batch(stream("x", 0), 400, PatchSettings((8, 12), None, flip, 0.0))
+        batch = TrainingSlices([case]).sample_batch(stream("x", 0), 400, PatchSettings((8, 12), None, flip, 0.0))
         mirrored = 0
         for image in batch.image:
             ways = [any(torch.equal(image, way) for way in (case.image, case.image.flip(axis + 1))[n]) for n in (0, 1)]
@@ -92,7 +100,7 @@ def test_flips_mirror_half_of_the_patches_along_the_axes_that_are_named():
 
 def test_jitter_is_a_gain_and_an_offset_for_each_channel_and_leaves_the_labels():
     case = numbered("a", (8, 12), slices=1, lesions=(0,))
-    batch = TrainingSlices([case]).batch(stream("x", 0), 2000, PatchSettings((8, 12), None, (), 0.1))
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 2000, PatchSettings((8, 12), None, (), 0.1))
     gains, offsets = [], []
     for channel in (0, 1):
         values = case.image[0, channel].flatten().double()
@@ -103,7 +111,7 @@ def test_jitter_is_a_gain_and_an_offset_for_each_channel_and_leaves_the_labels()
         )
         gains.append(slope)
         offsets.append(offset)
-    assert torch.equal(batch.mask, case.shares[:, :1].expand(2000, -1, -1, -1))
+    assert torch.equal(batch.mask, case.label_fractions[:, :1].expand(2000, -1, -1, -1))
     for drawn, mean in ((gains, 1.0), (offsets[1:], 0.0)):
         assert np.mean(drawn) == pytest.approx(mean, abs=4.5 * 0.1 / np.sqrt(2000))
         assert np.std(drawn) == pytest.approx(0.1, rel=4.5 / np.sqrt(2 * 2000))
@@ -115,27 +123,27 @@ def test_the_share_of_slices_with_lesion(share, expected):
     """The rest is drawn from all slices, with lesion or without."""
     slices = TrainingSlices(CASES)
     settings = PatchSettings((8, 12), share, (), 0.0)
-    names = slices.names(stream("x", 0), 4000, settings)
-    found = np.mean([bool((CASES[c].shares[z, 0] == 1).any()) for c, z in names])
+    names = slices.sample_sources(stream("x", 0), 4000, settings)
+    found = np.mean([bool((CASES[c].label_fractions[z, 0] == 1).any()) for c, z in names])
     assert found == pytest.approx(expected, abs=4.5 * np.sqrt(0.25 / 4000))
     if share != 1:
         assert set(names) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
 
 
 def test_cases_without_any_lesion_cannot_be_trained_on():
-    with pytest.raises(ValueError, match=r"none of the training cases \(a, ccc\) has a pixel of label 1; check the masks"):
+    with pytest.raises(ValueError, match=r"none of the training cases \(a, ccc\) has a pixel of label 1\. Check the masks"):
         TrainingSlices([numbered("a", (8, 12), lesions=()), numbered("ccc", (8, 12), lesions=())])
 
 
 def test_a_batch_goes_to_a_device_whole():
-    batch = as_batch(CASES[0].image, CASES[0].shares)
+    batch = as_batch(CASES[0].image, CASES[0].label_fractions)
     assert [part.device.type for part in batch.to(torch.device("meta"))] == ["meta"] * 3
 
 
 def test_slices_know_where_they_lie_in_the_scan(prepared):
     """Two outer slices hold no brain; an error that names a slice must name the scan's."""
     read = read_slices(prepared, "two", GridSettings(None, "slice", 0.0, 0.5))
-    assert list(read.numbers) == [1, 2, 3, 4]
+    assert list(read.slice_numbers) == [1, 2, 3, 4]
     scan = nib.load(prepared / "two_image.nii.gz").get_fdata()
-    for row, number in enumerate(read.numbers):
+    for row, number in enumerate(read.slice_numbers):
         np.testing.assert_allclose(read.image[row, 0].numpy(), scan[:, :, number, 0], rtol=1e-6)

@@ -8,7 +8,7 @@ import torch
 from pd_ddpm.models.weights import CheckpointError
 from pd_ddpm.training import resume
 from pd_ddpm.training.resume import OtherTrainingError, TrainingStates, differences
-from pd_ddpm.training.saved_state import previous_of, save_state
+from pd_ddpm.training.saved_state import previous_path, save_state
 
 OLD = {
     "batch": 12,
@@ -22,12 +22,12 @@ NEW = OLD | {"batch": 6, "grid": {"spacing_mm": 2.0, "region": "slice"}}
 
 @pytest.fixture
 def states(tmp_path):
-    """The states of dependencies, all in one training's folder."""
-    return lambda dependencies: TrainingStates(tmp_path / "work", dependencies)
+    """The states of fingerprint inputs, all in one training's folder."""
+    return lambda inputs: TrainingStates(tmp_path / "work", inputs)
 
 
 def save(states, step, steps=10):
-    progress = {"dependencies": dict(states.dependencies), "step": step, "steps": steps}
+    progress = {"dependencies": dict(states.fingerprint_inputs), "step": step, "steps": steps}
     save_state(states.path, {"model": {"w": torch.full((2,), float(step))}, "progress": progress})
 
 
@@ -41,27 +41,27 @@ def contents(folder):
 
 @pytest.mark.parametrize("changed", ["stop", "restart"])
 def test_a_training_of_the_same_dependencies_goes_on(states, changed):
-    assert states(OLD).resumable(changed) is None
+    assert states(OLD).load_resumable(changed) is None
     save(states(OLD), 4)
-    assert step_of(states(OLD).resumable(changed)) == 4
-    assert step_of(states(OLD | {"crop": [128, 192]}).resumable(changed)) == 4  # a list, as the configuration has it
+    assert step_of(states(OLD).load_resumable(changed)) == 4
+    assert step_of(states(OLD | {"crop": [128, 192]}).load_resumable(changed)) == 4  # a list, as the configuration has it
 
 
 def test_an_unfinished_training_of_others_stops_and_names_what_differs_what_is_kept_and_both_ways_on(states):
     save(states(OLD), 4)
     before = states(OLD).path.read_bytes()
     with pytest.raises(OtherTrainingError) as caught:
-        states(NEW).resumable("stop")
+        states(NEW).load_resumable("stop")
     for words in (
-        f"{states(OLD).path} holds an unfinished training, at step 4 of 10",
+        f"{states(OLD).path}: this is an unfinished training (step 4 of 10) with other settings, data or code",
         ": batch was 12, is 6; grid.spacing_mm was None, is 2.0. It is kept",
-        "Put these back, and it goes on from there",
+        "Restore these values to resume it.",
         "--config changed_training=restart",
     ):
         assert words in str(caught.value)
     assert "region" not in str(caught.value)
     assert states(OLD).path.read_bytes() == before
-    assert step_of(states(OLD).resumable("stop")) == 4
+    assert step_of(states(OLD).load_resumable("stop")) == 4
 
 
 @pytest.mark.parametrize(("step", "finished"), [(9, False), (10, False), (10, True)])
@@ -69,40 +69,40 @@ def test_only_a_training_whose_outcome_is_written_is_finished(states, step, fini
     """At its last step it is not yet: a job may be killed before the weights are written."""
     save(states(OLD), step)
     if finished:
-        states(OLD).finish()
-        assert states(NEW).resumable("stop") is None
-        assert step_of(states(OLD).resumable("stop")) == 10  # should its outcome be lost
+        states(OLD).mark_complete()
+        assert states(NEW).load_resumable("stop") is None
+        assert step_of(states(OLD).load_resumable("stop")) == 10  # should its outcome be lost
     else:
-        with pytest.raises(OtherTrainingError, match=f"at step {step} of 10"):
-            states(NEW).resumable("stop")
+        with pytest.raises(OtherTrainingError, match=rf"\(step {step} of 10\)"):
+            states(NEW).load_resumable("stop")
 
 
 def test_that_another_training_was_finished_frees_no_state_of_this(states):
     save(states(OLD), 10)
-    states(OLD).finish()
+    states(OLD).mark_complete()
     states(OLD).path.unlink()
     save(states(NEW), 3)
-    with pytest.raises(OtherTrainingError, match="at step 3 of 10"):
-        states(OLD).resumable("stop")
+    with pytest.raises(OtherTrainingError, match=r"\(step 3 of 10\)"):
+        states(OLD).load_resumable("stop")
 
 
 def test_a_training_that_begins_anew_is_no_longer_finished(states):
     save(states(OLD), 10)
-    states(OLD).finish()
+    states(OLD).mark_complete()
     states(OLD).path.unlink()
-    assert states(OLD).resumable("stop") is None
+    assert states(OLD).load_resumable("stop") is None
     states(OLD).begin()
     save(states(OLD), 2)
-    with pytest.raises(OtherTrainingError, match="at step 2 of 10"):
-        states(NEW).resumable("stop")
+    with pytest.raises(OtherTrainingError, match=r"\(step 2 of 10\)"):
+        states(NEW).load_resumable("stop")
 
 
 def test_what_finishes_leaves_one_state(states):
     save(states(OLD), 5)
     save(states(OLD), 10)
-    assert previous_of(states(OLD).path).exists()
-    states(OLD).finish()
-    assert not previous_of(states(OLD).path).exists()
+    assert previous_path(states(OLD).path).exists()
+    states(OLD).mark_complete()
+    assert not previous_path(states(OLD).path).exists()
     assert states(OLD).path.exists()
 
 
@@ -111,37 +111,37 @@ def test_a_restart_leaves_the_other_state_untouched_and_it_comes_back_with_its_s
     save(states(OLD), 5)
     before = contents(states(OLD).folder)
     with caplog.at_level("WARNING"):
-        assert states(NEW).resumable("restart") is None
-    for words in (f"{states(OLD).path} holds", "at step 5 of 10", "batch was 12, is 6", "It is kept. Put these back"):
+        assert states(NEW).load_resumable("restart") is None
+    for words in (f"{states(OLD).path}: this is", "(step 5 of 10)", "batch was 12, is 6", "It is kept. Restore these values"):
         assert words in caplog.text
     states(NEW).begin()
     save(states(NEW), 2)
     assert contents(states(OLD).folder) == before
     for changed in ("restart", "stop"):  # each has its own folder, so that none is in the way of the other
-        assert step_of(states(NEW).resumable(changed)) == 2
-        assert step_of(states(OLD).resumable(changed)) == 5
+        assert step_of(states(NEW).load_resumable(changed)) == 2
+        assert step_of(states(OLD).load_resumable(changed)) == 5
     with pytest.raises(OtherTrainingError) as caught:
-        states(NEW | {"code": "b"}).resumable("stop")
+        states(NEW | {"code": "b"}).load_resumable("stop")
     assert all(str(states(one).path) in str(caught.value) for one in (OLD, NEW))
 
 
 def test_a_new_training_removes_finished_ones_of_others_and_keeps_unfinished_ones(states):
     third = OLD | {"batch": 3}
     save(states(OLD), 10)
-    states(OLD).finish()
+    states(OLD).mark_complete()
     save(states(third), 4)
     states(NEW).begin()
     assert not states(OLD).folder.exists()
-    assert step_of(states(third).resumable("stop")) == 4
+    assert step_of(states(third).load_resumable("stop")) == 4
 
 
 @pytest.mark.parametrize("done", range(3))
 def test_clearing_that_is_broken_off_leaves_no_unfinished_training(states, monkeypatch, done):
     save(states(OLD), 5)
     save(states(OLD), 10)
-    previous = previous_of(states(OLD).path).read_bytes()
-    states(OLD).finish()
-    previous_of(states(OLD).path).write_bytes(previous)  # killed before it was removed
+    previous = previous_path(states(OLD).path).read_bytes()
+    states(OLD).mark_complete()
+    previous_path(states(OLD).path).write_bytes(previous)  # killed before it was removed
     whole, left = Path.unlink, iter(range(1 + done))
 
     def killed(path, missing_ok=False):
@@ -154,17 +154,17 @@ def test_clearing_that_is_broken_off_leaves_no_unfinished_training(states, monke
     with pytest.raises(KeyboardInterrupt):
         states(NEW).begin()
     monkeypatch.undo()
-    assert states(NEW).resumable("stop") is None
+    assert states(NEW).load_resumable("stop") is None
     states(NEW).begin()
 
 
 def test_a_damaged_state_stops_whatever_the_settings(states):
     save(states(OLD), 4)
     states(OLD).path.write_bytes(states(OLD).path.read_bytes()[:-1])
-    for dependencies in (OLD, NEW):
+    for inputs in (OLD, NEW):
         for changed in ("stop", "restart"):
-            with pytest.raises(CheckpointError, match="delete it to start this training anew"):
-                states(dependencies).resumable(changed)
+            with pytest.raises(CheckpointError, match="delete it to restart this training"):
+                states(inputs).load_resumable(changed)
 
 
 def test_the_state_that_can_be_read_is_named_and_comes_back(states, caplog):
@@ -172,17 +172,17 @@ def test_the_state_that_can_be_read_is_named_and_comes_back(states, caplog):
     save(states(OLD), 5)
     states(OLD).path.write_bytes(b"")
     with caplog.at_level("WARNING"):
-        assert states(NEW).resumable("restart") is None
-    assert f"{previous_of(states(OLD).path)} holds an unfinished training, at step 4" in caplog.text
-    assert step_of(states(OLD).resumable("stop")) == 4
+        assert states(NEW).load_resumable("restart") is None
+    assert f"{previous_path(states(OLD).path)}: this is an unfinished training (step 4" in caplog.text
+    assert step_of(states(OLD).load_resumable("stop")) == 4
 
 
 def test_differences_are_told_key_by_key():
     assert list(differences(OLD, OLD)) == []
     assert list(differences({"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": (1,)}, "e": None})) == [
         "a.b was 1, is 2",
-        "d was 1, is not there",
-        "e was not there, is None",
+        "d was 1, is missing",
+        "e was missing, is None",
     ]
     cases = [f"p{n}" for n in range(40)]
     assert list(differences({"train": cases}, {"train": [*cases[1:], "q"]})) == ["train has lost p0 and gained q"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_examples import folder_trainer
 
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import stream
@@ -16,15 +17,12 @@ from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.models.factory import build_model as build
 from pd_ddpm.models.weights import CheckpointError, assign_weights
-from pd_ddpm.runtime.precision import PRECISIONS
-from pd_ddpm.training.factory import objective as build_objective
+from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.interruption import Interrupted
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.tdpm import TruncatedDiffusion
-from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices, as_batch
+from pd_ddpm.training.patches import CaseSlices, PatchSettings, as_batch
 from pd_ddpm.training.saved_state import load_state
-from pd_ddpm.training.settings import TrainingSettings
-from pd_ddpm.training.trainer import Training
 
 SCHEDULE = Schedule.cosine()
 SIZE = (6, 8)
@@ -70,8 +68,8 @@ class Whole(nn.Module):
 def examples(count=3, labels=(0, 1, 2), seed=0):
     random = np.random.default_rng(seed)
     drawn = torch.from_numpy(random.choice(labels, (count, 1, *SIZE)).astype(np.uint8))
-    shares = torch.cat([drawn == 1, drawn == 2], dim=1).float()
-    return as_batch(torch.from_numpy(random.standard_normal((count, 2, *SIZE), dtype=np.float32)), shares)
+    label_fractions = torch.cat([drawn == 1, drawn == 2], dim=1).float()
+    return as_batch(torch.from_numpy(random.standard_normal((count, 2, *SIZE), dtype=np.float32)), label_fractions)
 
 
 def truncated(judge, head="direct", network=None):
@@ -93,18 +91,18 @@ def objective(**changes):
     return TruncatedDiffusion(**settings | changes)
 
 
-def by_hand(batch, draws, head):
-    """Real and fake x at T' of `Linear`, in the order of the draws."""
+def by_hand(batch, rng, head):
+    """Real and fake x at T' of `Linear`, in the order of the random numbers."""
     level = SCHEDULE.signal(300)
     shape = batch.mask.shape
-    noise = draws.standard_normal(shape, dtype=np.float32)
-    mask, counted = batch.mask.numpy(), batch.counted.numpy() > 0
-    real = math.sqrt(level) * (2 * mask * counted - 1) + math.sqrt(1 - level) * noise
-    fake = 0.1 + 0.7 * draws.standard_normal(shape, dtype=np.float32)
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    mask, loss_mask = batch.mask.numpy(), batch.loss_mask.numpy() > 0
+    real = math.sqrt(level) * (2 * mask * loss_mask - 1) + math.sqrt(1 - level) * noise
+    fake = 0.1 + 0.7 * rng.standard_normal(shape, dtype=np.float32)
     if head == "mean_plus_noise":
         mean = 2 / (1 + np.exp(-fake)) - 1
-        fake = math.sqrt(level) * mean + math.sqrt(1 - level) * draws.standard_normal(shape, dtype=np.float32)
-    return real, np.where(counted, fake, real)
+        fake = math.sqrt(level) * mean + math.sqrt(1 - level) * rng.standard_normal(shape, dtype=np.float32)
+    return real, np.where(loss_mask, fake, real)
 
 
 def softplus(x):
@@ -151,20 +149,20 @@ def test_the_penalty_is_computed_in_float32_under_autocast():
 
 
 def test_what_tells_a_collapsed_generator():
-    """Two chains of one step by hand: empty masks, and how two draws of an image differ."""
+    """Two chains of one step by hand: empty masks, and how two samples of an image differ."""
 
     class Estimates(TruncatedDenoiser):
         def forward(self, x_t, image, t):
             assert t == 300
             return x_t
 
-    batch = examples()._replace(mask=torch.zeros(3, 1, *SIZE), counted=torch.ones(3, 1, *SIZE))
+    batch = examples()._replace(mask=torch.zeros(3, 1, *SIZE), loss_mask=torch.ones(3, 1, *SIZE))
     batch.mask[0, 0, 0, 0] = 1
     model = Estimates(Linear(), SCHEDULE, CODINGS["signed"], "noise", t_max=300, head="direct", discriminator=Judge())
     found = objective().penalty(model, batch, stream("test"))
-    draws = stream("test")
-    draws.standard_normal((3, 1, *SIZE), dtype=np.float32)
-    one, other = (((0.1 + 0.7 * draws.standard_normal((3, 1, *SIZE), dtype=np.float32)) + 1) / 2 for _ in range(2))
+    rng = stream("test")
+    rng.standard_normal((3, 1, *SIZE), dtype=np.float32)
+    one, other = (((0.1 + 0.7 * rng.standard_normal((3, 1, *SIZE), dtype=np.float32)) + 1) / 2 for _ in range(2))
     one, other = one.clip(0, 1), other.clip(0, 1)
     assert found["generated_variance"].item() == pytest.approx(np.var([one, other], axis=0, ddof=1).mean(), rel=1e-5)
     assert found["empty_masks"].item() == 0
@@ -180,7 +178,7 @@ def test_what_tells_a_collapsed_generator():
 def test_label_2_counts_in_no_loss_of_the_game(head):
     """Neither the mask nor the generated map there changes a loss, and no gradient comes from there."""
     batch = examples()
-    ignored = batch.counted == 0
+    ignored = batch.loss_mask == 0
     free = nn.Parameter(torch.zeros(3, 1, *SIZE))
 
     class Free(Linear):
@@ -284,35 +282,32 @@ def case(name):
             one[0, row : row + 4, column : column + 4] = 1
     image = random.normal(0, 0.3, (4, 2, 24, 24)).astype(np.float32)
     image[:, :1] += 2 * labels
-    shares = np.concatenate([labels, 0 * labels], axis=1).astype(np.float32)
-    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(shares), range(len(shares)))
+    label_fractions = np.concatenate([labels, 0 * labels], axis=1).astype(np.float32)
+    return CaseSlices(name, torch.from_numpy(image), torch.from_numpy(label_fractions), range(len(label_fractions)))
 
 
-def training(changes=None, network=None, **fitting):
-    settings = NETWORK | (changes or {})
+def trainer(network=None, **changes):
+    """A trainer of a small network with other settings of the network or of the training."""
+    settings = NETWORK | (network or {})
     torch.manual_seed(0)
-    return Training(
-        network or build(settings, 2),
+    return folder_trainer(
+        build(settings, 2),
         build_objective(settings),
-        TrainingSlices([case("a"), case("b")]),
+        [case("a"), case("b")],
         [case("v")],
-        TrainingSettings(**SETTINGS | {"learning_rate": settings["learning_rate"]} | fitting),
-        seed=0,
-        dependencies={},
-        device=torch.device("cpu"),
-        precision=PRECISIONS["float32"],
+        **SETTINGS | {"learning_rate": settings["learning_rate"]} | changes,
     )
 
 
 def test_each_phase_changes_its_own_parameters():
-    job = training()
+    job = trainer()
     for phase, part in zip(job.phases, ["network", "network", "discriminator", "discriminator"], strict=True):
         before = copy.deepcopy(job.model.state_dict())
         for parameter in job.model.parameters():
             parameter.grad = None
-        draws = stream("test", phase.name)
-        batch = job.slices.batch(draws, 4, SETTINGS["patches"])
-        job._minimise(phase, batch, draws, 1)
+        rng = stream("test", phase.name)
+        batch = job.slices.sample_batch(rng, 4, SETTINGS["patches"])
+        job._run_phase(phase, batch, rng, 1)
         with_gradient = {name.split(".")[0] for name, parameter in job.model.named_parameters() if parameter.grad is not None}
         assert with_gradient == {part}, phase.name
         after = job.model.state_dict()
@@ -320,20 +315,20 @@ def test_each_phase_changes_its_own_parameters():
 
 
 def test_warm_up_and_the_rate_of_penalties_and_the_rates_of_learning():
-    job, run = training(steps=20), []
-    minimise = job._minimise
+    job, run = trainer(steps=20), []
+    run_phase = job._run_phase
 
-    def watched(phase, batch, draws, step):
+    def watched(phase, batch, rng, step):
         run.append((step, phase.name))
-        values = minimise(phase, batch, draws, step)
+        values = run_phase(phase, batch, rng, step)
         optimiser = job.optimisers[phase.optimiser or phase.name]
         assert optimiser.param_groups[0]["lr"] == pytest.approx(2e-3 if phase.name == "denoising" else 1e-3)
         assert optimiser.param_groups[0]["betas"] == ((0.9, 0.999) if phase.name == "denoising" else (0.0, 0.99))
         return values
 
-    job._minimise = watched
+    job._run_phase = watched
     for step in range(1, 21):
-        job._step(step)
+        job.run_step(step)
     expected = []
     for step in range(1, 21):
         expected += [(step, "denoising")] + [(step, name) for name in ("generator", "discriminator") if step > 5]
@@ -345,9 +340,9 @@ def test_warm_up_and_the_rate_of_penalties_and_the_rates_of_learning():
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
 def test_tdpm_is_resumed_bit_for_bit_and_keeps_what_sampling_needs(tmp_path, head):
     changes = {"head": head}
-    whole = training(changes).fit(tmp_path / "whole")
-    broken = training(changes)
-    step = broken._step
+    whole = trainer(changes).fit(tmp_path / "whole")
+    broken = trainer(changes)
+    step = broken.run_step
 
     def interrupted(number):
         values = step(number)
@@ -355,12 +350,12 @@ def test_tdpm_is_resumed_bit_for_bit_and_keeps_what_sampling_needs(tmp_path, hea
             os.kill(os.getpid(), signal.SIGTERM)
         return values
 
-    broken._step = interrupted
+    broken.run_step = interrupted
     with pytest.raises(Interrupted):
         broken.fit(tmp_path / "parts")
     (state,) = (tmp_path / "parts").glob("*/state.pt")
     assert load_state(state).keys() >= {f"{n} optimiser" for n in ("denoising", "generator")}
-    parts = training(changes).fit(tmp_path / "parts")
+    parts = trainer(changes).fit(tmp_path / "parts")
     assert parts.selected.keys() == whole.selected.keys()
     assert {name.split(".")[0] for name in whole.selected} == {"network"}
     for name in whole.selected:
@@ -372,20 +367,20 @@ def test_tdpm_is_resumed_bit_for_bit_and_keeps_what_sampling_needs(tmp_path, hea
 
 def test_the_game_is_learnt(tmp_path):
     """Denoising improves through the game, and new cases are segmented, from noise as well as from diffused masks."""
-    fitted = training({"dropout": 0.0}, steps=240, batch=8, validate_every=40, learning_rate_decay="cosine").fit(tmp_path)
+    fitted = trainer({"dropout": 0.0}, steps=240, batch=8, validate_every=40, learning_rate_decay="cosine").fit(tmp_path)
     rows = fitted.history
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert rows[-1]["validation_dice"] > 0.8
 
 
 def test_a_discriminator_alone_learns_and_then_a_generator_alone_fools_it():
-    job = training({"warm_up": 0.0, "head": "direct"})
+    job = trainer({"warm_up": 0.0, "head": "direct"})
     for chosen in ("discriminator", "generator"):
         (phase,) = (phase for phase in job.phases if phase.name == chosen)
         losses = []
         for step in range(1, 41):
-            draws = stream("test", step)
-            losses.append(job._minimise(phase, job.slices.batch(draws, 4, SETTINGS["patches"]), draws, 1)["loss"])
+            rng = stream("test", step)
+            losses.append(job._run_phase(phase, job.slices.sample_batch(rng, 4, SETTINGS["patches"]), rng, 1)["loss"])
         assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5]), chosen
 
 

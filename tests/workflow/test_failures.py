@@ -90,7 +90,7 @@ def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry
     assert "Removing output files of failed job train" in said  # the weights among them, which were written
     assert target in said.split("Removing output files of failed job train")[1].split("\n\n")[0]
     log = (fresh / "results/logs/train/own" / f"{run.removeprefix('networks/')}.log").read_text(encoding="utf-8")
-    assert f"continuing after step 10 of 10 from work/own/{run}" in log
+    assert f"resuming after step 10 of 10 from work/own/{run}" in log
     assert not (fresh / "full").exists()
     assert (fresh / target).exists()
     assert len(list((fresh / "work/own" / run).glob("*/finished.json"))) == 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -42,10 +43,10 @@ def small_network(configured, **changes):
 
 
 @pytest.fixture
-def training(train_arguments, configured):
-    """The arguments of the script train for a small network."""
+def training(train_job, configured):
+    """A function that returns the training job of a small network."""
     changes = {"steps": 12, "batch": 2, "crop": [16, 24], "validate_every": 4, "validation_slices": 4, "early_levels": [0.5]}
-    return lambda folder, **more: train_arguments(folder, small_network(configured, **changes | more))
+    return lambda folder, **more: train_job(folder, small_network(configured, **changes | more))
 
 
 @pytest.fixture
@@ -58,6 +59,11 @@ def sampling(random_network, sample_job, configured):
         return sample_job(folder, "ddpm", method, batch=batch, **network)
 
     return job
+
+
+def on_compute(job, **changes):
+    """The job with another device or number of threads."""
+    return replace(job, compute=replace(job.compute, **changes))
 
 
 def images(folder):
@@ -161,9 +167,9 @@ def state_in(folder):
 
 def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tmp_path, training, script, on_small_disk):
     whole, disk = tmp_path / "whole", on_small_disk.disk
-    script("train")(**training(whole))
+    script("train")(training(whole))
     state = state_in(whole).stat().st_size
-    first, second, runs = on_small_disk(command("train", tmp_path / "log", training(disk)), int(2.7 * state))
+    first, second, runs = on_small_disk(command("train", tmp_path / "log", {"job": training(disk)}), int(2.7 * state))
     (code, message), (code_then, message_then) = runs
     assert code == 1
     said = re.search(
@@ -178,7 +184,7 @@ def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tm
     assert not list(first.rglob(".partial.*"))
     assert not (first / "model.safetensors").exists()
     assert code_then == 0, message_then
-    assert f"continuing after step {step} of 12" in message_then
+    assert f"resuming after step {step} of 12" in message_then
     for name in ("model.safetensors", "early.safetensors"):
         assert file_sha256(second / name) == file_sha256(whole / name)
 
@@ -235,7 +241,7 @@ def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_pat
         "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000,) * 2)"
     )
-    arguments = training(tmp_path / "out", batch=100, crop=[1000, 1000])
+    arguments = {"job": training(tmp_path / "out", batch=100, crop=[1000, 1000])}
     job = subprocess.run(command("train", tmp_path / "log", arguments, limit), capture_output=True, text=True)
     assert job.returncode == 1
     sentence = job.stderr[job.stderr.index("MemoryShortageError") :]
@@ -277,7 +283,7 @@ def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_case
 
 def test_threads_and_device_are_recorded_with_the_weights(tmp_path, training, script, caplog):
     with caplog.at_level("INFO"):
-        script("train")(**training(tmp_path / "out", steps=2, validate_every=2) | {"device": "auto", "threads": 2})
+        script("train")(on_compute(training(tmp_path / "out", steps=2, validate_every=2), device="auto", threads=2))
     card = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
     assert card["threads"] == torch.get_num_threads() == 2
     assert card["provenance"]["device"]
@@ -286,7 +292,7 @@ def test_threads_and_device_are_recorded_with_the_weights(tmp_path, training, sc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_stops_the_job_with_the_key_and_the_remedy(tmp_path, training):
-    arguments = training(tmp_path / "out") | {"device": "cuda"}
+    arguments = {"job": on_compute(training(tmp_path / "out"), device="cuda")}
     job = subprocess.run(command("train", tmp_path / "log", arguments), capture_output=True, text=True)
     assert job.returncode == 1
     assert "`device`: 'cuda' is not available, since PyTorch finds no CUDA device here. Use 'auto' or 'cpu'" in job.stderr

@@ -222,12 +222,12 @@ def test_a_training_that_is_broken_off_saves_and_ends_with_the_weights_of_the_un
         path = f"results/own/{training(seed)}/{file}"
         assert (broken.folder / path).read_bytes() == (unbroken / path).read_bytes()
     log = (broken.folder / f"results/logs/train/own/unet/split-0_seed-{seed}.log").read_text(encoding="utf-8")
-    continued = int(re.search(r"continuing after step (\d+) of 120", log)[1])
+    continued = int(re.search(r"resuming after step (\d+) of 120", log)[1])
     assert 0 < continued < 120
     if fate == "short of time":  # the last words of the others may be lost with their srun
         logs = (broken.folder / f"results/logs/slurm/rule_train/own_unet_0_{seed}").glob("*.log")
         first = min(logs, key=lambda log: int(log.stem))  # their names are the jobs' numbers
-        assert f"asked to end; step {continued} of 120 is saved" in first.read_text(encoding="utf-8")
+        assert f"received SIGTERM. Step {continued} of 120 is saved" in first.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("fate", ["cancelled", "short of time", "preempted"])

@@ -32,7 +32,7 @@ def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     if first is None:
         return {}
     folder = Run(run.dataset, first, run.split, run.seed).folder(root, "networks")
-    return {"first_weights": f"{folder}/model.safetensors", "first_card": f"{folder}/model.json"}
+    return {"first_weights": f"{folder}/model.safetensors", "first_metadata": f"{folder}/model.json"}
 
 
 def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pd_ddpm.runtime.precision import (
     prepare_for_inference,
     set_matmul_precision,
 )
-from pd_ddpm.training.factory import objective
+from pd_ddpm.training.factory import build_objective
 
 MEASURING_SECONDS = 1.0  # for training and for sampling
 Settings = Mapping[str, Any]
@@ -32,7 +32,7 @@ def count(chosen: Settings, channels: int, what: str, size: Sequence[int]) -> li
     if what == "steps":
         return [_all_steps(network, chosen, channels)]
     if what == "validation":
-        return [flops.validation(network, objective(chosen), channels, tuple(chosen["crop"]))]
+        return [flops.validation(network, build_objective(chosen), channels, tuple(chosen["crop"]))]
     if what == "evaluation":
         return list(flops.evaluation(network, channels, tuple(size)))
     if what == "divisor":
@@ -41,7 +41,7 @@ def count(chosen: Settings, channels: int, what: str, size: Sequence[int]) -> li
 
 
 def _all_steps(network: nn.Module, chosen: Settings, channels: int) -> int:
-    phases = flops.training_phases(network, objective(chosen), channels, chosen["batch"], tuple(chosen["crop"]))
+    phases = flops.training_phases(network, build_objective(chosen), channels, chosen["batch"], tuple(chosen["crop"]))
     steps = range(1, chosen["steps"] + 1)
     return sum(each * sum(phase.is_due(step, chosen["steps"]) for step in steps) for phase, each in phases)
 
@@ -61,7 +61,7 @@ def measure(
     Where a CPU needs a second or more for one patch, training is taken to be as fast as sampling.
     """
     torch.set_num_threads(threads)
-    size, own = tuple(chosen["crop"]), objective(chosen)
+    size, own = tuple(chosen["crop"]), build_objective(chosen)
     with torch.device("meta"):
         empty = build_model(chosen, channels)
     each = sum(flops.evaluation(empty, channels, size))

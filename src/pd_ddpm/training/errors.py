@@ -2,11 +2,11 @@
 
 
 class TrainingError(RuntimeError):
-    """The loss or the weights are no numbers any more; the message says where."""
+    """Raised when the loss or the weights become NaN or infinite."""
 
 
-class NotANumber(ArithmeticError):
-    """A loss or weight is infinite or NaN, since a step."""
+class NonFiniteError(ArithmeticError):
+    """A loss or a weight is NaN or infinite since a certain step."""
 
     def __init__(self, finding: str, step: int):
         super().__init__(finding)

@@ -1,4 +1,4 @@
-"""A network's settings to what is minimised and how."""
+"""Build the objective and the training settings from a network's settings."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from pd_ddpm.training.patches import PatchSettings
 from pd_ddpm.training.settings import TrainingSettings
 
 
-def objective(settings: dict[str, Any]) -> Objective:
-    """The objective of these network settings."""
+def build_objective(settings: dict[str, Any]) -> Objective:
+    """Build the objective of these network settings (one entry of `networks` in the configuration)."""
     if settings["architecture"] == "denoising_unet":
         return Denoising(settings["t_max"], settings["mask_loss"])
     if settings["architecture"] == "truncated_denoising_unet":
@@ -30,8 +30,8 @@ def objective(settings: dict[str, Any]) -> Objective:
     return CrossEntropy(settings["dice_weight"])
 
 
-def training_settings(settings: dict[str, Any]) -> TrainingSettings:
-    """The optimisation of these network settings."""
+def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:
+    """Build the training settings from these network settings (one entry of `networks` in the configuration)."""
     patches = PatchSettings(
         crop=tuple(settings["crop"]),
         lesion_share=settings["lesion_share"],

@@ -7,20 +7,20 @@ from typing import Any
 
 
 class Interrupted(SystemExit):
-    """The job was asked to end; the state is saved, and the next start goes on from it."""
+    """The job received SIGTERM. Its state is saved, and the next run resumes from it."""
 
 
 @contextmanager
-def asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, as it does before a cluster's time limit or a preemption; it no longer kills at once."""
-    asked = False
+def handle_sigterm() -> Iterator[Callable[[], bool]]:
+    """Handle SIGTERM (sent before a time limit or preemption); yield a function that tells whether it was received."""
+    received = False
 
     def note(*_: Any) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal received
+        received = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    previous_handler = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda: asked
+        yield lambda: received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

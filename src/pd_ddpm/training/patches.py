@@ -1,7 +1,7 @@
 """Slices of prepared cases in memory, and random patches of them.
 
-Every draw comes from a stream that is named by the step it is for, so a batch depends neither on what was drawn before
-nor on whether the training was interrupted in between.
+Every random number comes from the generator of its training step. A batch therefore depends neither on earlier batches nor
+on interruptions.
 """
 
 from collections.abc import Sequence
@@ -15,59 +15,94 @@ from torch import Tensor
 
 from pd_ddpm.data.prepared import read_ground_truth, read_scan
 from pd_ddpm.data.working_grid import GridSettings
-from pd_ddpm.runtime.transfer import on_device
 
 
 class Batch(NamedTuple):
-    """image: (B, M, *S); mask: (B, 1, *S), share of lesion in [0, 1]; counted: (B, 1, *S), 0 where the label is "ignore"."""
+    """Patches of one training step, or slices of one validation case.
+
+    Attributes:
+        image: (B, M, *S), z-scored.
+        mask: (B, 1, *S), fraction of lesion in [0, 1].
+        loss_mask: (B, 1, *S), 1, or 0 if the label is to be ignored.
+    """
 
     image: Tensor
     mask: Tensor
-    counted: Tensor
+    loss_mask: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(on_device(part, device) for part in self))
+        """Return the batch on the device."""
+        return Batch(*(to_device(part, device) for part in self))
 
 
 class CaseSlices(NamedTuple):
     """The slices of one case on its working grid, float32.
 
-    image: (Z, M, H, W); shares: (Z, 2, H, W), how much of each pixel is lesion and how much other pathology; numbers: where
-    each slice lies in the scan, counted from 0.
+    Attributes:
+        case: name of the case.
+        image: (Z, M, H, W), z-scored.
+        label_fractions: (Z, 2, H, W), fraction of each pixel that is lesion and that is other pathology.
+        slice_numbers: position of each slice in the scan, counted from 0.
     """
 
     case: str
     image: Tensor
-    shares: Tensor
-    numbers: Sequence[int]
+    label_fractions: Tensor
+    slice_numbers: Sequence[int]
 
 
 def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
-    """The slices with brain of a prepared case, with its truth, on its working grid."""
+    """Read the slices with brain of a prepared case, with its ground truth, on its working grid.
+
+    Args:
+        folder: folder of the prepared cases.
+        case: name of the case.
+        grid_settings: spacing (mm) and region of the working grid, and how much brain a slice must hold.
+
+    Raises:
+        ValueError: if no slice holds enough brain.
+    """
     scan, labels = read_scan(folder, case), read_ground_truth(folder, case)
     grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
     if not with_brain.any():
         raise ValueError(
-            f"{folder / case}_brain.nii.gz: no slice holds as much brain as grid.minimum_brain_cm2 = "
-            f"{grid_settings.minimum_brain_cm2}; lower that key, or look whether the brain mask is right"
+            f"{folder / case}_brain.nii.gz: no slice holds as much brain as `grid.minimum_brain_cm2` "
+            f"({grid_settings.minimum_brain_cm2}). Reduce that key, or check the brain mask."
         )
-    numbers = np.flatnonzero(with_brain).tolist()
-    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.label_fractions(labels)[with_brain], numbers)
+    slice_numbers = np.flatnonzero(with_brain).tolist()
+    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.label_fractions(labels)[with_brain], slice_numbers)
 
 
-def as_batch(image: Tensor, shares: Tensor) -> Batch:
-    """Label 2 is neither lesion nor background: it counts in no loss (WMH challenge, 'other pathology')."""
-    return Batch(image, shares[:, :1], (shares[:, 1:] < 0.5).float())
+def as_batch(image: Tensor, label_fractions: Tensor) -> Batch:
+    """Return a batch in which label 2 is neither lesion nor background, and is left out of losses.
+
+    Args:
+        image: (B, M, *S), z-scored.
+        label_fractions: (B, 2, *S), fractions of lesion and of other pathology.
+
+    Reference: WMH challenge, label "other pathology".
+    """
+    return Batch(image, label_fractions[:, :1], (label_fractions[:, 1:] < 0.5).float())
+
+
+def to_device(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """Return a tensor of these values on the device.
+
+    A copy from pageable memory to a GPU waits until the GPU has finished all its work. One from pinned memory joins its queue.
+    """
+    values = torch.as_tensor(values)
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """How training patches are drawn.
+    """How training patches are sampled.
 
-    crop: (height, width) in pixels. lesion_share: share of patches from slices with lesion, the others from
-    all slices; None draws all alike.
-    flip: in-plane axes (0 = X, 1 = Y) that are mirrored half of the time. intensity_jitter: standard deviation of a random
-    gain and offset for each channel.
+    Attributes:
+        crop: (height, width) in pixels.
+        lesion_share: fraction of patches from slices with lesion; the others come from all slices. None: all from all slices.
+        flip: in-plane axes (0 = X, 1 = Y) that are mirrored with probability 0.5.
+        intensity_jitter: standard deviation of a random gain and offset for each channel.
     """
 
     crop: tuple[int, int]
@@ -77,51 +112,70 @@ class PatchSettings:
 
 
 class TrainingSlices:
-    """All slices with brain of the training cases, kept in memory."""
+    """All slices with brain of the training cases, kept in memory.
+
+    Raises:
+        ValueError: if no case has a lesion.
+    """
 
     def __init__(self, cases: Sequence[CaseSlices]):
         self.cases = list(cases)
-        self.all = [(c, z) for c, case in enumerate(cases) for z in range(len(case.image))]
-        self.with_lesion = [(c, z) for c, z in self.all if cases[c].shares[z, 0].any()]
-        if not self.with_lesion:
+        self.all_slices = [(c, z) for c, case in enumerate(cases) for z in range(len(case.image))]
+        self.lesion_slices = [(c, z) for c, z in self.all_slices if cases[c].label_fractions[z, 0].any()]
+        if not self.lesion_slices:
             raise ValueError(
-                f"none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1; "
-                "check the masks and the roles in splits.csv"
+                f"splits.csv: none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1. "
+                "Check the masks and the roles."
             )
 
-    def names(self, stream: np.random.Generator, size: int, settings: PatchSettings) -> list[tuple[int, int]]:
-        """Which (case, slice) each patch of a batch comes from."""
-        from_lesion = stream.random(size) < (settings.lesion_share or 0.0)
-        pools = [self.with_lesion if lesion else self.all for lesion in from_lesion]
-        return [pool[stream.integers(len(pool))] for pool in pools]
+    def sample_sources(self, rng: np.random.Generator, size: int, settings: PatchSettings) -> list[tuple[int, int]]:
+        """Return the (case, slice) that each patch of a batch comes from.
 
-    def batch(self, stream: np.random.Generator, size: int, settings: PatchSettings) -> Batch:
-        """A batch of random patches, drawn from this stream alone."""
-        patches = [self._patch(stream, c, z, settings) for c, z in self.names(stream, size, settings)]
-        images, shares = zip(*patches, strict=True)
-        return as_batch(torch.stack(images), torch.stack(shares))
+        Args:
+            rng: generator of the step. A batch takes its sources first, so that they can be found again from the step alone.
+            size: patches per batch.
+            settings: fraction of patches with lesion.
+        """
+        from_lesion = rng.random(size) < (settings.lesion_share or 0.0)
+        pools = [self.lesion_slices if lesion else self.all_slices for lesion in from_lesion]
+        return [pool[rng.integers(len(pool))] for pool in pools]
 
-    def _patch(self, stream: np.random.Generator, c: int, z: int, settings: PatchSettings) -> tuple[Tensor, Tensor]:
-        image, shares = self.cases[c].image[z], self.cases[c].shares[z]
+    def sample_batch(self, rng: np.random.Generator, size: int, settings: PatchSettings) -> Batch:
+        """Return a batch of random patches.
+
+        Args:
+            rng: generator of the step, the only source of randomness.
+            size: patches per batch.
+            settings: size and augmentation of the patches.
+        """
+        patches = [self._sample_patch(rng, c, z, settings) for c, z in self.sample_sources(rng, size, settings)]
+        images, label_fractions = zip(*patches, strict=True)
+        return as_batch(torch.stack(images), torch.stack(label_fractions))
+
+    def _sample_patch(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> tuple[Tensor, Tensor]:
+        image, fractions = self.cases[c].image[z], self.cases[c].label_fractions[z]
         for axis, length in enumerate(settings.crop, start=1):
-            image, shares = _crop(stream, image, shares, axis, length)
-        mirrored = [axis + 1 for axis in settings.flip if stream.random() < 0.5]
-        image, shares = image.flip(mirrored), shares.flip(mirrored)
+            image, fractions = _crop_or_pad(rng, image, fractions, axis, length)
+        mirrored = [axis + 1 for axis in settings.flip if rng.random() < 0.5]
+        image, fractions = image.flip(mirrored), fractions.flip(mirrored)
         if settings.intensity_jitter:
-            gain, offset = stream.normal(0, settings.intensity_jitter, (2, len(image), 1, 1)).astype(np.float32)
+            gain, offset = rng.normal(0, settings.intensity_jitter, (2, len(image), 1, 1)).astype(np.float32)
             image = image * (1 + torch.from_numpy(gain)) + torch.from_numpy(offset)
-        return image, shares
+        return image, fractions
 
 
-def _crop(stream: np.random.Generator, image: Tensor, shares: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
-    """A random window of this length along the axis; a shorter slice is widened evenly, its edge repeated."""
+def _crop_or_pad(rng: np.random.Generator, image: Tensor, fractions: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
+    """Take a random window of this length along the axis, or pad a shorter slice evenly on both sides.
+
+    The image is padded by repeating its edge, the label fractions by zeros.
+    """
     missing = length - image.shape[axis]
     if missing <= 0:
-        first = int(stream.integers(-missing + 1))
-        return image.narrow(axis, first, length), shares.narrow(axis, first, length)
+        first = int(rng.integers(-missing + 1))
+        return image.narrow(axis, first, length), fractions.narrow(axis, first, length)
     before = missing // 2
     source = torch.arange(-before, length - before)
     inside = (source >= 0) & (source < image.shape[axis])
     image = image.index_select(axis, source.clamp(0, image.shape[axis] - 1))
-    widened = torch.zeros((*shares.shape[:axis], length, *shares.shape[axis + 1 :]), dtype=shares.dtype)
-    return image, widened.index_copy_(axis, inside.nonzero().squeeze(1), shares)
+    padded = torch.zeros((*fractions.shape[:axis], length, *fractions.shape[axis + 1 :]), dtype=fractions.dtype)
+    return image, padded.index_copy_(axis, inside.nonzero().squeeze(1), fractions)

@@ -1,4 +1,4 @@
-"""Outcome of a training: selected weights, history, early checkpoints."""
+"""Result of a training: selected weights, history, early checkpoints."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EarlyCheckpoint:
-    """The weights of a validation whose Dice was a record then, and about `level` times the best one of all."""
+    """Weights of a validation that was the best so far and whose Dice is about `level` times the best Dice of all."""
 
     level: float
     step: int
@@ -16,15 +16,18 @@ class EarlyCheckpoint:
     weights: dict[str, Tensor]
 
 
-@dataclass
-class Fitted:
-    """The outcome of a training.
+@dataclass(frozen=True)
+class TrainingResult:
+    """Result of a training.
 
-    selected: the weights that are kept, without those that the model names as `training_only` (prefixes of their names).
-    Neither they nor early ones come from a validation at which a phase of the objective had not begun.
-    history: a row for each validation with step, loss, learning_rate, validation_dice and seconds, and the mean since the
-    last validation of whatever else the objective's losses name.
-    early: one for each of `early_levels`, in their order.
+    Selected and early weights always come from validations after all phases of the objective have begun.
+
+    Attributes:
+        selected: the weights to keep, without those that the model lists as `training_only` (prefixes of names).
+        selected_step: the step that they come from.
+        history: one row per validation with step, loss, learning_rate, validation_dice and seconds. Further columns hold
+            the means, since the last validation, of the other values that the losses return.
+        early: one checkpoint per level of `early_levels`, in the same order.
     """
 
     selected: dict[str, Tensor]
@@ -32,7 +35,7 @@ class Fitted:
     history: list[dict[str, float]]
     early: list[EarlyCheckpoint]
 
-    def described(self) -> dict[str, Any]:
-        """Which validations the selected and the early weights come from."""
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the steps of the selected and early weights, as the network's metadata file lists them."""
         early = [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in self.early]
         return {"selected_step": self.selected_step, "early": early}

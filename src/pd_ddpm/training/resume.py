@@ -1,7 +1,7 @@
-"""The saved states of a training, and what becomes of them when the training's settings, data or code have changed.
+"""The saved states of a training, and what happens to them if its settings, data or code change.
 
-A training's folder holds a folder for each set of settings, data and code, named by its fingerprint. That holds state.pt and
-the state before it, and finished.json once the outcome is written.
+A training's folder holds one folder per fingerprint of settings, data and code. It contains state.pt, the state before it,
+and finished.json once the result is written.
 """
 
 import json
@@ -15,103 +15,118 @@ from pd_ddpm.runtime.progress import log
 from pd_ddpm.training import saved_state
 
 ChangedTraining = Literal["stop", "restart"]
-_LISTED = 12
+_MAX_LISTED = 12
 
 
 class OtherTrainingError(RuntimeError):
-    """An unfinished training of other settings, data or code lies there; the message says in what they differ."""
+    """Raised if there is an unfinished training with other settings, data or code; the message lists the differences."""
 
 
 class TrainingStates:
-    """The states of one training in the folder of its fingerprint; one run at a time may use the training's folder.
+    """The saved states of one training with one fingerprint. One run at a time may use the folder of a training.
 
-    training: the folder of the training, whatever its settings. dependencies: plain values by name.
+    Args:
+        training: folder of the training, whatever its settings.
+        fingerprint_inputs: everything that the result depends on, plain values by name, such as "learning_rate". Values may be
+            nested dictionaries.
     """
 
-    def __init__(self, training: Path, dependencies: Mapping[str, Any]):
-        self.training, self.dependencies = training, _plain(dependencies)
-        self.folder = training / fingerprint(self.dependencies)
+    def __init__(self, training: Path, fingerprint_inputs: Mapping[str, Any]):
+        self.training, self.fingerprint_inputs = training, _to_json_values(fingerprint_inputs)
+        self.folder = training / fingerprint(self.fingerprint_inputs)
         self.path = self.folder / "state.pt"
 
-    def resumable(self, changed: ChangedTraining) -> dict[str, Any] | None:
-        """Return the state to resume from, or None to start anew.
+    def load_resumable(self, changed: ChangedTraining) -> dict[str, Any] | None:
+        """Return the state to resume from, or None to begin a new training.
 
-        Unfinished states of other dependencies stay untouched. If one of them would be left behind by a new training, raises
-        OtherTrainingError, or with "restart" logs a warning. Raises CheckpointError if there are states, its own or such
-        others, and none of them can be read.
+        Unfinished states with another fingerprint stay untouched.
+
+        Args:
+            changed: what to do if such a state exists and there is none to resume from: raise an error, or log a warning.
+
+        Raises:
+            OtherTrainingError: if such a state exists and `changed` is "stop".
+            CheckpointError: if there are states, with this or another fingerprint, and none can be read.
         """
         last = saved_state.last_good_state(self.path)
         if last is not None:
             return last[0]
-        sentences = [sentence for folder in self._others() if not _is_finished(folder) for sentence in self._describe(folder)]
-        if sentences and changed == "stop":
-            remedy = f"run with --config changed_training=restart, which begins anew in {self.folder}"
-            raise OtherTrainingError("\n".join(sentences) + f"; or {remedy}")
-        for sentence in sentences:
-            log.warning("%s", sentence)
+        messages = [text for folder in self._other_folders() if not _is_finished(folder) for text in self._describe(folder)]
+        if messages and changed == "stop":
+            remedy = f"Or run with `--config changed_training=restart`, which begins a new training in {self.folder}."
+            raise OtherTrainingError("\n".join([*messages, remedy]))
+        for message in messages:
+            log.warning("%s", message)
         return None
 
     def begin(self) -> None:
-        """Remove the finished trainings of other dependencies, and the record that this one, which begins anew, is finished."""
-        _finished(self.folder).unlink(missing_ok=True)
-        for folder in self._others():
+        """Prepare for a new training: it is not finished, and finished trainings with other fingerprints are removed."""
+        _finished_path(self.folder).unlink(missing_ok=True)
+        for folder in self._other_folders():
             if _is_finished(folder):
-                for state in (folder / self.path.name, saved_state.previous_of(folder / self.path.name)):
-                    state.unlink(missing_ok=True)  # first: without finished.json they would be of an unfinished training
+                for state in (folder / self.path.name, saved_state.previous_path(folder / self.path.name)):
+                    state.unlink(missing_ok=True)  # first: a state without finished.json would be an unfinished training
                 rmtree(folder)
 
-    def finish(self) -> None:
-        """Record that the outcome is written. The last state stays, in case the outcome is lost; the one before it goes."""
-        write_json(_finished(self.folder), {"dependencies": self.dependencies})
-        saved_state.previous_of(self.path).unlink(missing_ok=True)
+    def mark_complete(self) -> None:
+        """Record that the result is written. The last state stays, in case the result is lost; the one before is removed."""
+        write_json(_finished_path(self.folder), {"dependencies": self.fingerprint_inputs})
+        saved_state.previous_path(self.path).unlink(missing_ok=True)
 
-    def _others(self) -> list[Path]:
-        """The folders of other dependencies."""
+    def _other_folders(self) -> list[Path]:
+        """Return the folders of other fingerprints."""
         return sorted(path for path in self.training.glob("*/") if path != self.folder)
 
     def _describe(self, folder: Path) -> Iterator[str]:
-        """A sentence on the unfinished training in the folder of other dependencies, if it has saved a state."""
+        """Yield one message if the folder of another fingerprint holds an unfinished training with a saved state."""
         last = saved_state.last_good_state(folder / self.path.name)
         if last is not None:
             state, file = last
             step, steps = state["progress"]["step"], state["progress"]["steps"]
-            changes = list(differences(state["progress"]["dependencies"], self.dependencies))
-            text = "; ".join(changes[:_LISTED]) + (f"; and {len(changes) - _LISTED} more" if len(changes) > _LISTED else "")
+            changes = list(differences(state["progress"]["dependencies"], self.fingerprint_inputs))
+            text = "; ".join(changes[:_MAX_LISTED])
+            text += f"; and {len(changes) - _MAX_LISTED} more" if len(changes) > _MAX_LISTED else ""
             yield (
-                f"{file} holds an unfinished training, at step {step} of {steps}, of other settings, data or code: {text}. It "
-                "is kept. Put these back, and it goes on from there"
+                f"{file}: this is an unfinished training (step {step} of {steps}) with other settings, data or code: {text}. "
+                "It is kept. Restore these values to resume it."
             )
 
 
-def _finished(folder: Path) -> Path:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a phrase for each value that differs, also in nested dictionaries, such as "batch was 12, is 6".
+
+    Args:
+        before: earlier values by name.
+        now: present values by name.
+    """
+    flat_before, flat_now = _flatten(_to_json_values(before)), _flatten(_to_json_values(now))
+    for key in dict.fromkeys([*flat_before, *flat_now]):
+        old, new = flat_before.get(key, "missing"), flat_now.get(key, "missing")
+        if isinstance(old, list) and isinstance(new, list) and len(old) + len(new) > _MAX_LISTED:
+            lost, gained = ([str(value) for value in a if value not in b] for a, b in ((old, new), (new, old)))
+            if lost or gained:
+                yield f"{key} has lost {', '.join(lost) or 'nothing'} and gained {', '.join(gained) or 'nothing'}"
+                continue
+        if old != new:
+            yield f"{key} was {old}, is {new}"
+
+
+def _finished_path(folder: Path) -> Path:
     return folder / "finished.json"
 
 
 def _is_finished(folder: Path) -> bool:
-    return _finished(folder).exists()
+    return _finished_path(folder).exists()
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each value, of nested dictionaries too, that is another one now, such as "batch was 12, is 6"."""
-    ones, others = _flat(_plain(before)), _flat(_plain(now))
-    for key in dict.fromkeys([*ones, *others]):
-        one, other = ones.get(key, "not there"), others.get(key, "not there")
-        if isinstance(one, list) and isinstance(other, list) and len(one) + len(other) > _LISTED:
-            lost, gained = ([str(value) for value in a if value not in b] for a, b in ((one, other), (other, one)))
-            if lost or gained:
-                yield f"{key} has lost {', '.join(lost) or 'nothing'} and gained {', '.join(gained) or 'nothing'}"
-                continue
-        if one != other:
-            yield f"{key} was {one}, is {other}"
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one, with keys such as "grid.spacing_mm"."""
     flat = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
-def _plain(dependencies: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON holds it, where a tuple is a list."""
-    return json.loads(json.dumps(dict(dependencies), default=str))
+def _to_json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON holds them, with lists in place of tuples."""
+    return json.loads(json.dumps(dict(values), default=str))

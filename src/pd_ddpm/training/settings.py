@@ -9,7 +9,7 @@ from pd_ddpm.training.patches import PatchSettings
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a network is fitted; the meaning of each is in config/schema.yaml."""
+    """How a network is trained. `config/schema.yaml` gives the meaning of each field."""
 
     steps: int
     batch: int

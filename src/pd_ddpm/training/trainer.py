@@ -1,13 +1,13 @@
-"""The training loop: any network with any objective, killed and resumed at will.
+"""The training loop: fits any network to any objective, and resumes after a kill.
 
-Everything random in step n is drawn from streams named (seed, n), so the state of a training is its weights, its
-optimisers and its step, and a run that was killed and continued equals an unbroken one bit for bit on the same machine.
+All random numbers of step n come from generators named (seed, n). The state of a training is therefore its weights, its
+optimisers and its step. On the same machine a run that was killed and resumed equals an unbroken one bit for bit.
 """
 
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,47 +17,56 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pd_ddpm.data.working_grid import pad_to_multiple
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models import weights
+from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.files import lock_folder, remove_partial_files, write_json
 from pd_ddpm.runtime.memory import enough_memory
-from pd_ddpm.runtime.precision import Precision, autocast
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
-from pd_ddpm.training.early_checkpoints import early_path, nearest_records
-from pd_ddpm.training.errors import NotANumber, TrainingError
-from pd_ddpm.training.interruption import Interrupted, asked_to_end
+from pd_ddpm.training.early_checkpoints import early_path, load_early_checkpoints
+from pd_ddpm.training.errors import NonFiniteError, TrainingError
+from pd_ddpm.training.interruption import Interrupted, handle_sigterm
 from pd_ddpm.training.objectives.base import Objective, Phase
-from pd_ddpm.training.patches import Batch, CaseSlices, TrainingSlices, as_batch
-from pd_ddpm.training.result import EarlyCheckpoint, Fitted
+from pd_ddpm.training.patches import Batch, TrainingSlices
+from pd_ddpm.training.result import EarlyCheckpoint, TrainingResult
 from pd_ddpm.training.resume import ChangedTraining, TrainingStates
 from pd_ddpm.training.settings import TrainingSettings
+from pd_ddpm.training.validator import Validator
 
-_LISTED = 12  # slices of a batch in an error message
+_MAX_LISTED = 12  # slices of a batch in an error message
 
-_STEPS_AHEAD = 10  # that a GPU may be given before its losses are looked at: each look waits until it has done them all
+# Steps that a GPU is given before their losses are collected, since each collection waits until it has done them all.
+_GPU_STEPS_AHEAD = 10
 
 
 @dataclass
-class _State:
-    """What a training has come to. `dependencies` says what it depends on."""
+class _Progress:
+    """How far a training is, as its saved state holds it.
 
-    dependencies: dict[str, Any]
-    steps: int  # of the whole training
+    losses: since the last validation. records: (step, Dice) of each validation that was the best so far. best: the weights
+    of the last record.
+    """
+
     step: int = 0
     seconds: float = 0.0
-    losses: dict[str, list[float]] = field(default_factory=dict)  # since the last validation
+    losses: dict[str, list[float]] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
-    records: list[tuple[int, float]] = field(default_factory=list)  # step and Dice of each that was the best eligible so far
+    records: list[tuple[int, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Training:
-    """One network being fitted to one set of cases.
+class Trainer:
+    """Trains one network on one set of cases.
 
-    dependencies: all that the outcome depends on, plain values by their names, "learning_rate" or "grid.spacing_mm"; each set
-    of values has a folder of states. changed: what happens if an unfinished training of other values lies there.
+    Args:
+        model: the network, which is moved to the backend's device and trained in place.
+        objective: its phases are minimised.
+        slices: the training cases.
+        settings: steps, optimisation, validation.
+        seed: names the random generator of each step.
+        backend: device and precision.
+        validator: None if there are no validation cases. The last weights are then selected.
     """
 
     def __init__(
@@ -65,182 +74,173 @@ class Training:
         model: nn.Module,
         objective: Objective,
         slices: TrainingSlices,
-        validation: list[CaseSlices],
         settings: TrainingSettings,
-        *,
         seed: int,
-        dependencies: Mapping[str, Any],
-        device: torch.device,
-        precision: Precision,
-        save_every_seconds: float = 60.0,
-        changed: ChangedTraining = "stop",
+        backend: Backend,
+        validator: Validator | None = None,
     ):
-        self.model = model.to(device)
+        self.model = model.to(backend.device)
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.objective = objective
         self.slices = slices
-        self.validation = validation
         self.settings = settings
         self.seed = seed
-        self.device = device
-        self.precision = precision
-        self.save_every_seconds = save_every_seconds
-        self.changed = changed
+        self.backend = backend
+        self.validator = validator
         self.phases = objective.phases(model)
-        self.look_every = _STEPS_AHEAD if device.type == "cuda" else 1
-        self._unseen: dict[int, dict[str, Tensor]] = {}  # losses of the steps since the last look, on the device
+        self.collect_every = _GPU_STEPS_AHEAD if backend.device.type == "cuda" else 1
+        self.pending_losses: dict[int, dict[str, Tensor]] = {}  # by step; on the device
         self.optimisers = {
             phase.name: torch.optim.Adam(phase.parameters, betas=phase.betas, weight_decay=settings.weight_decay, fused=True)
             for phase in self.phases
             if phase.optimiser is None
         }
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
-        self.state = _State(dict(dependencies), settings.steps)
+        self.scaler = torch.amp.GradScaler(backend.device.type, enabled=backend.precision.dtype == torch.float16)
+        self.progress = _Progress()
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The weights that are validated and kept: the moving average or the raw ones."""
         return self.average if self.settings.weights == "ema" else self.model
 
-    def fit(self, folder: Path, name: str = "training") -> Fitted:
-        """Train to the last step, from where an earlier run of the same dependencies stopped.
+    def fit(
+        self,
+        states: TrainingStates,
+        title: str = "training",
+        *,
+        save_every_seconds: float = 60.0,
+        changed: ChangedTraining = "stop",
+    ) -> TrainingResult:
+        """Train to the last step, resuming from the saved state if there is one.
 
-        folder: of the training, with a folder of states for each set of dependencies (`resume`); one run at a time
-        may use it (BusyError). The state of the last step is saved too: if the outcome is lost, the next run has it at once.
-        On SIGTERM the state is saved and the process ends with a non-zero code.
+        The state of the last step is saved too: if the files of the result are lost, the next run has the result at once.
+        On SIGTERM the state is saved, and the process ends with a non-zero exit code.
 
-        Raises TrainingError when the loss becomes infinite or NaN, OtherTrainingError if an unfinished training of other
-        dependencies lies there, CheckpointError if no saved state can be read, DiskFullError and MemoryShortageError.
+        Args:
+            states: where states are saved. One run at a time may use the folder of a training.
+            title: name of the training, for messages.
+            save_every_seconds: time between two saved states.
+            changed: what to do if the folder holds an unfinished training with other settings, data or code.
+
+        Raises:
+            TrainingError: if the loss or the weights become NaN or infinite.
+            OtherTrainingError: if `changed` is "stop" and there is an unfinished training with another fingerprint.
+            CheckpointError: if there are saved states and none can be read.
+            BusyError: if another run uses the folder.
+            DiskFullError: if a state does not fit on the disk.
+            MemoryShortageError: if a step does not fit into the memory.
         """
-        states = TrainingStates(folder, self.state.dependencies)
-        with asked_to_end() as asked, lock_folder(folder):
+        with handle_sigterm() as is_interrupted, lock_folder(states.training):
             remove_partial_files(states.folder)
             remove_partial_files(states.folder / "early")
-            if not self._resume(states):
+            if not self._resume(states, changed):
                 states.begin()
-            state, steps = self.state, self.settings.steps
-            started = time.monotonic() - state.seconds
-            saved = time.monotonic()
-            for step in progress(range(state.step + 1, steps + 1), name, total=steps, done=state.step):
-                with self._enough_memory(name, step), self._naming_the_batch(states.folder):
-                    self._unseen[step] = self._step(step)
-                    self._follow(step)
-                    validating = step % self.settings.validate_every == 0 or step == steps
-                    if not validating and step % self.look_every:
-                        continue
-                    self._look()
-                    state.step, state.seconds = step, time.monotonic() - started
-                    if validating:
-                        self._validate(states.folder, name)
-                    ending = asked()
-                    if ending or step == steps or time.monotonic() - saved > self.save_every_seconds:
-                        self._save(states)
-                        saved = time.monotonic()
-                if ending:
-                    raise Interrupted(f"{name}: asked to end; step {step} of {steps} is saved in {states.path}")
-            early = self._early(states.folder, name)
-        if self.settings.select == "best" and state.records:
-            return Fitted(state.best, state.records[-1][0], state.history, early)
-        return Fitted(_copy(self.judged), state.step, state.history, early)
+            self._run_steps(states, title, save_every_seconds, is_interrupted)
+            early = self._load_early_checkpoints(states.folder, title)
+        history, records = self.progress.history, self.progress.records
+        if self.settings.select == "best" and records:
+            return TrainingResult(self.progress.best, records[-1][0], history, early)
+        return TrainingResult(_copy_state(self.eval_model), self.progress.step, history, early)
 
-    def _enough_memory(self, name: str, step: int) -> AbstractContextManager:
-        keys = {"batch": self.settings.batch, "crop": list(self.settings.patches.crop)}
-        kept = "A saved state is kept, and goes on with the present values only"
-        return enough_memory(f"{name}, step {step} of {self.settings.steps}", keys, self.precision, kept)
+    def run_step(self, step: int) -> dict[str, Tensor]:
+        """Run all phases of one step on one batch; return the first phase's loss as "loss", and the other values by name.
 
-    def _draws(self, step: int) -> tuple[int, np.random.Generator]:
-        """A seed for the global generator, from which dropout draws, and the stream of all else that is random in a step."""
-        draws = stream("train", self.seed, step)
-        return int(draws.integers(2**31)), draws
-
-    def _step(self, step: int) -> dict[str, Tensor]:
-        """All phases on one batch; returns what they name, the first one's loss as "loss".
-
-        Nothing here asks the device for a number, which would make it wait: the losses stay there until `_look`.
+        Nothing here reads a number from the device, which would wait for it: the losses stay there until they are collected.
         """
-        seed, draws = self._draws(step)
-        torch.manual_seed(seed)
-        batch = self.slices.batch(draws, self.settings.batch, self.settings.patches).to(self.device)
+        torch_seed, rng = self._step_rng(step)
+        torch.manual_seed(torch_seed)
+        batch = self.slices.sample_batch(rng, self.settings.batch, self.settings.patches).to(self.backend.device)
         self.model.train()
         values = {}
         for phase in self.phases:
             if phase.is_due(step, self.settings.steps):
-                found = self._minimise(phase, batch, draws, step)
+                phase_values = self._run_phase(phase, batch, rng, step)
                 if phase is not self.phases[0]:
-                    found[_loss_column(phase)] = found.pop("loss")
-                values |= found
+                    phase_values[_loss_column(phase)] = phase_values.pop("loss")
+                values |= phase_values
         return values
 
-    def _look(self) -> None:
-        """Fetch the losses of the steps since the last look, all at once. Raises NotANumber at the first that is none."""
-        named = {"loss": self.phases[0].name} | {_loss_column(phase): phase.name for phase in self.phases[1:]}
-        columns = [(step, column) for step, values in self._unseen.items() for column in values]
-        numbers = torch.stack([value for values in self._unseen.values() for value in values.values()]).tolist()
-        self._unseen = {}
-        for (step, column), number in zip(columns, numbers, strict=True):
-            if column in named and not math.isfinite(number):
-                raise NotANumber(f"the {named[column]} loss is {number}", step)
-            self.state.losses.setdefault(column, []).append(number)
+    def _run_steps(
+        self, states: TrainingStates, title: str, save_every_seconds: float, is_interrupted: Callable[[], bool]
+    ) -> None:
+        """Run the remaining steps. Raises Interrupted after a SIGTERM."""
+        state, last = self.progress, self.settings.steps
+        started = time.monotonic() - state.seconds
+        saved = time.monotonic()
+        for step in progress(range(state.step + 1, last + 1), title, total=last, done=state.step):
+            with self._explain_memory_shortage(title, step), self._explain_non_finite(states.folder):
+                self.pending_losses[step] = self.run_step(step)
+                self._update_ema(step)
+                is_validation = step % self.settings.validate_every == 0 or step == last
+                if not is_validation and step % self.collect_every:
+                    continue
+                self._collect_losses()
+                state.step, state.seconds = step, time.monotonic() - started
+                if is_validation:
+                    self._validate(states.folder, title)
+                interrupted = is_interrupted()
+                if interrupted or step == last or time.monotonic() - saved > save_every_seconds:
+                    self._save(states)
+                    saved = time.monotonic()
+            if interrupted:
+                raise Interrupted(f"{title}: received SIGTERM. Step {step} of {last} is saved in {states.path}.")
 
-    def _minimise(self, phase: Phase, batch: Batch, draws: np.random.Generator, step: int) -> dict[str, Tensor]:
-        """One optimiser step; returns the loss and what else is named."""
-        optimiser, changed = self.optimisers[phase.optimiser or phase.name], set(phase.parameters)
+    def _step_rng(self, step: int) -> tuple[int, np.random.Generator]:
+        """Return the seed of PyTorch's global generator (used by dropout), and the generator of all else in this step."""
+        rng = stream("train", self.seed, step)
+        return int(rng.integers(2**31)), rng
+
+    def _run_phase(self, phase: Phase, batch: Batch, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+        """Do one optimiser step. Return the loss and the other values of the phase."""
+        optimiser, trained = self.optimisers[phase.optimiser or phase.name], set(phase.parameters)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(self.settings, step) * phase.learning_rate_factor
         if len(self.phases) > 1:
             for parameter in self.model.parameters():
-                parameter.requires_grad_(parameter in changed)
-        with autocast(self.device, self.precision):
-            found = phase.loss(self.model, batch, draws)
+                parameter.requires_grad_(parameter in trained)
+        with self.backend.autocast():
+            values = phase.loss(self.model, batch, rng)
         optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(found["loss"]).backward()
+        self.scaler.scale(values["loss"]).backward()
         if self.settings.gradient_clip is not None:
             self.scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(phase.parameters, self.settings.gradient_clip)
-        # With another optimiser the scaler of float16 would wait here to learn whether a gradient has overflowed, and leave the
-        # step out; fused Adam is told by a tensor, and leaves it out on the device.
+        # The scaler of float16 skips a step whose gradient overflows. Fused Adam skips it on the device. With other optimisers
+        # the scaler would wait here until the device knows.
         self.scaler.step(optimiser)
         self.scaler.update()
-        return {name: value.detach() for name, value in found.items()}
-
-    @contextmanager
-    def _naming_the_batch(self, folder: Path) -> Iterator[None]:
-        """Say where numbers have ended, and write the whole batch into a file beside the states."""
-        try:
-            yield
-        except NotANumber as finding:
-            names = self.slices.names(self._draws(finding.step)[1], self.settings.batch, self.settings.patches)
-            batch = [{"case": self.slices.cases[c].case, "slice": self.slices.cases[c].numbers[z]} for c, z in names]
-            listed = folder / "not-a-number.json"
-            with suppress(OSError):  # a full disk is the lesser trouble
-                write_json(listed, {"finding": str(finding), "step": finding.step, "seed": self.seed, "batch": batch})
-            shown = ", ".join(f"{one['case']} slice {one['slice']}" for one in batch[:_LISTED])
-            raise TrainingError(
-                f"{finding} at step {finding.step}, on {shown}{', ...' if len(batch) > _LISTED else ''} (listed in {listed}); "
-                f"lower 'learning_rate' ({self.settings.learning_rate}), set 'gradient_clip' ({self.settings.gradient_clip}), "
-                "or use 'precision: float32'. The last saved state is kept"
-            ) from None
+        return {name: value.detach() for name, value in values.items()}
 
     @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        """Exponential moving average of the weights; it follows faster at first, so that it forgets the initial ones."""
+    def _update_ema(self, step: int) -> None:
+        """Update the EMA weights, with warm-up: decay = min(ema_decay, (1 + step) / (10 + step))."""
         decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        if kept := list(self.average.buffers()):
-            torch._foreach_copy_(kept, list(self.model.buffers()))
+        if buffers := list(self.average.buffers()):
+            torch._foreach_copy_(buffers, list(self.model.buffers()))
 
-    def _validate(self, folder: Path, name: str) -> None:
-        """Add a row to the history, and keep the weights if they are the best since all phases have begun.
+    def _collect_losses(self) -> None:
+        """Fetch all pending losses from the device at once. Raises NonFiniteError at the first that is NaN or infinite."""
+        phase_of_column = {"loss": self.phases[0].name} | {_loss_column(phase): phase.name for phase in self.phases[1:]}
+        columns = [(step, column) for step, values in self.pending_losses.items() for column in values]
+        numbers = torch.stack([value for values in self.pending_losses.values() for value in values.values()]).tolist()
+        self.pending_losses = {}
+        for (step, column), number in zip(columns, numbers, strict=True):
+            if column in phase_of_column and not math.isfinite(number):
+                raise NonFiniteError(f"the {phase_of_column[column]} loss is {number}", step)
+            self.progress.losses.setdefault(column, []).append(number)
 
-        Before, they have not learnt all that the method needs, however well they do what they have learnt.
+    def _validate(self, folder: Path, title: str) -> None:
+        """Add a row to the history, and keep the weights if they are the best so far.
+
+        Weights from before the last phase begins are only partly trained and are never kept.
         """
-        state, dice = self.state, math.nan
-        if self.validation:
-            dice = self.validation_dice()
-            complete = all(phase.has_begun(state.step, self.settings.steps) for phase in self.phases)
-            if complete and (not state.records or dice > state.records[-1][1]):
+        state, dice = self.progress, math.nan
+        if self.validator:
+            dice = self.validator.dice(self.eval_model)
+            all_phases_begun = all(phase.has_begun(state.step, self.settings.steps) for phase in self.phases)
+            if all_phases_begun and (not state.records or dice > state.records[-1][1]):
                 state.records.append((state.step, dice))
-                state.best = _copy(self.judged)
+                state.best = _copy_state(self.eval_model)
                 if self.settings.early_levels:
                     weights.save_weights(early_path(folder, state.step), state.best)
         means = {column: float(np.mean(values)) for column, values in state.losses.items()}
@@ -253,89 +253,80 @@ class Training:
         }
         state.history.append(row | means)
         state.losses = {}
-        log.info("%s: step %d, loss %.4f, validation Dice %.4f", name, state.step, row["loss"], dice)
+        log.info("%s: step %d, loss %.4f, validation Dice %.4f", title, state.step, row["loss"], dice)
 
-    @torch.inference_mode()
-    def validation_dice(self) -> float:
-        """Mean over cases and estimates of the Dice at 0.5, on evenly spaced slices. The noise is the same at every call."""
-        model = self.judged.eval()
-        return float(np.mean([score for case in self.validation for score in self._validate_case(model, case)]))
-
-    def _validate_case(self, model: nn.Module, case: CaseSlices) -> list[float]:
-        """Dice of each estimate of one case."""
-        per_case = max(1, self.settings.validation_slices // len(self.validation))
-        chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
-        image, shares = (pad_to_multiple(part[chosen], model.divisor) for part in (case.image, case.shares))
-        batch = as_batch(image, shares).to(self.device)
-        with autocast(self.device, self.precision):
-            estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
-        truth = (batch.mask >= 0.5) & (batch.counted > 0)
-        counts = []
-        for estimate in estimates:
-            predicted = (estimate >= 0.5) & (batch.counted > 0)
-            counts.append(torch.stack([(predicted & truth).sum(), predicted.sum() + truth.sum()]))
-        return [2 * both / total if total else 1.0 for both, total in torch.stack(counts).tolist()]
-
-    def _early(self, folder: Path, name: str) -> list[EarlyCheckpoint]:
-        """For each of the early levels the record that comes nearest to it; none where there is no record."""
-        levels, records = self.settings.early_levels, self.state.records
-        if not levels or not records:
-            if levels:
-                missing = "no validation came after the warm-up" if self.validation else "this split has no validation case"
-                log.warning("%s: no early checkpoints are kept, since %s", name, missing)
-            return []
-        chosen = nearest_records([dice for _, dice in records], levels)
-        if len(set(chosen)) < len(levels):
-            log.warning(
-                "%s: %d validations were the best so far when they came, too few for %d different early checkpoints; "
-                "lower 'validate_every'",
-                name,
-                len(records),
-                len(levels),
-            )
-        steps = [records[n] for n in chosen]
-        return [
-            EarlyCheckpoint(level, step, dice, weights.load_tensors(early_path(folder, step)))
-            for level, (step, dice) in zip(levels, steps, strict=True)
-        ]
+    def _load_early_checkpoints(self, folder: Path, title: str) -> list[EarlyCheckpoint]:
+        """Load one checkpoint per early level; none, with a warning, if no validation is eligible."""
+        levels, records = self.settings.early_levels, self.progress.records
+        if levels and not records:
+            reason = "no validation came after the warm-up" if self.validator else "this split has no validation case"
+            log.warning("%s: no early checkpoints are kept, since %s.", title, reason)
+        return load_early_checkpoints(folder, records, levels, title)
 
     @property
-    def _parts(self) -> dict[str, Any]:
+    def _state_modules(self) -> dict[str, Any]:
+        """All objects with a state to save, by their names in the file."""
         optimisers = {f"{name} optimiser": optimiser for name, optimiser in self.optimisers.items()}
         return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
 
-    def _resume(self, states: TrainingStates) -> bool:
-        """Whether there was a state to go on from."""
-        saved = states.resumable(self.changed)
+    def _resume(self, states: TrainingStates, changed: ChangedTraining) -> bool:
+        """Load the saved state; return whether there was one."""
+        saved = states.load_resumable(changed)
         if saved is None:
             return False
-        for name, part in self._parts.items():
-            part.load_state_dict(saved[name])
-        self.state = _State(**saved["progress"])
-        log.info("continuing after step %d of %d from %s", self.state.step, self.state.steps, states.folder)
+        for name, module in self._state_modules.items():
+            module.load_state_dict(saved[name])
+        self.progress = _Progress(**{name: saved["progress"][name] for name in _Progress.__dataclass_fields__})
+        log.info("resuming after step %d of %d from %s", self.progress.step, self.settings.steps, states.folder)
         return True
 
     def _save(self, states: TrainingStates) -> None:
-        """Save the state, unless the weights are no numbers: a good state is not replaced by one of no use."""
+        """Save the state, unless weights are NaN or infinite: such a state must not replace a good one."""
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise NotANumber("the weights are not finite any more", self.state.step)
-        parts = {name: part.state_dict() for name, part in self._parts.items()}
-        saved_state.save_state(states.path, parts | {"progress": vars(self.state)})
+            raise NonFiniteError("the weights are no longer finite", self.progress.step)
+        modules = {name: module.state_dict() for name, module in self._state_modules.items()}
+        description = {"dependencies": states.fingerprint_inputs, "steps": self.settings.steps}
+        saved_state.save_state(states.path, modules | {"progress": description | vars(self.progress)})
 
+    def _explain_memory_shortage(self, title: str, step: int) -> AbstractContextManager:
+        keys = {"batch": self.settings.batch, "crop": list(self.settings.patches.crop)}
+        kept = "A saved state is kept, and resumes with the present values only"
+        return enough_memory(f"{title}, step {step} of {self.settings.steps}", keys, self.backend.precision, kept)
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state, but for what it needs in training only."""
-    left_out = getattr(model, "training_only", ())
-    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items() if not key.startswith(left_out)}
-
-
-def _loss_column(phase: Phase) -> str:
-    """Where the loss of a phase that is not the first one stands in the history."""
-    return f"{phase.name}_loss"
+    @contextmanager
+    def _explain_non_finite(self, folder: Path) -> Iterator[None]:
+        """Turn a NonFiniteError into a TrainingError that names the slices, and list the whole batch in a file."""
+        try:
+            yield
+        except NonFiniteError as error:
+            rng = self._step_rng(error.step)[1]
+            sources = self.slices.sample_sources(rng, self.settings.batch, self.settings.patches)
+            batch = [{"case": self.slices.cases[c].case, "slice": self.slices.cases[c].slice_numbers[z]} for c, z in sources]
+            path = folder / "not-a-number.json"
+            with suppress(OSError):  # if the disk is full too, the message below matters more
+                write_json(path, {"finding": str(error), "step": error.step, "seed": self.seed, "batch": batch})
+            names = ", ".join(f"{source['case']} slice {source['slice']}" for source in batch[:_MAX_LISTED])
+            names += ", ..." if len(batch) > _MAX_LISTED else ""
+            raise TrainingError(
+                f"{path}: {error} at step {error.step}, on {names}. Reduce `learning_rate` ({self.settings.learning_rate}), "
+                f"set `gradient_clip` ({self.settings.gradient_clip}), or use `precision: float32`. The last saved state "
+                "is kept."
+            ) from None
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """The learning rate of a step in 1..steps; "cosine" falls from the full rate to 0 behind the last step."""
+    """Return the learning rate of a step in 1..steps; "cosine" falls from the full rate towards 0 after the last step."""
     if settings.learning_rate_decay == "none":
         return settings.learning_rate
     return settings.learning_rate * (1 + math.cos(math.pi * (step - 1) / settings.steps)) / 2
+
+
+def _copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the model's state, except for what it needs in training only."""
+    omitted = getattr(model, "training_only", ())
+    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items() if not key.startswith(omitted)}
+
+
+def _loss_column(phase: Phase) -> str:
+    """Return the history column with the loss of a phase that is not the first one."""
+    return f"{phase.name}_loss"

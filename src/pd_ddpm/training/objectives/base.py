@@ -1,4 +1,4 @@
-"""Objectives: what is minimised on a batch, and what is compared with the ground truth in validation.
+"""Objectives: what is minimised on a batch, and which estimates validation compares with the ground truth.
 
 An objective has a `loss` and `estimates`. One that trains several parts against each other lists them in `phases`.
 """
@@ -15,16 +15,17 @@ from pd_ddpm.training.patches import Batch
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training step: a loss that Adam lowers over some of the model's parameters; the others are held fixed.
+    """A part of a training step: a loss that Adam minimises over some of the model's parameters.
 
-    name                  in messages, and of the column `{name}_loss` in the history
-    loss                  (model, batch, stream) -> {"loss": scalar, ...}; whatever else it names is logged
-    parameters            those that are changed, and the only ones that get gradients
-    learning_rate_factor  the phase's learning rate as a multiple of the training's
-    betas                 of Adam
-    every                 the phase is part of every so-many-th step
-    from_share            share of all steps that pass before the first one that it is part of
-    optimiser             name of the earlier phase whose Adam, moments included, it goes on with; None: one of its own
+    Attributes:
+        name: used in messages, and for the history column `{name}_loss`.
+        loss: (model, batch, rng) -> {"loss": scalar, ...}; all other values are logged.
+        parameters: the parameters to train. All others are frozen and get no gradients.
+        learning_rate_factor: multiple of the training's learning rate.
+        betas: betas of Adam.
+        every: the phase runs in every `every`-th step.
+        start_fraction: fraction of all steps before the first step of the phase.
+        optimiser: name of an earlier phase whose Adam, with its moments, this phase shares. None: an optimiser of its own.
     """
 
     name: str
@@ -33,27 +34,41 @@ class Phase:
     learning_rate_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     every: int = 1
-    from_share: float = 0.0
+    start_fraction: float = 0.0
     optimiser: str | None = None
 
     def has_begun(self, step: int, steps: int) -> bool:
-        """Whether this step of 1..steps lies behind the share that passes before it."""
-        return step > self.from_share * steps
+        """Return whether step 1..steps comes after the start of the phase."""
+        return step > self.start_fraction * steps
 
     def is_due(self, step: int, steps: int) -> bool:
-        """Whether it is part of this step of 1..steps."""
+        """Return whether the phase runs in step 1..steps."""
         return step % self.every == 0 and self.has_begun(step, steps)
 
 
 class Objective(Protocol):
-    def loss(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        """{"loss": what is minimised, a scalar, ...}; whatever else is named is logged."""
+    """What a training minimises and how its validation judges the model."""
+
+    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the scalar to minimise as "loss", and other scalars to log under their column names.
+
+        Args:
+            model: the network in training mode.
+            batch: B patches.
+            rng: generator of the step.
+        """
         ...
 
-    def estimates(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
-        """Lesion probabilities (B, 1, *S), whose mean Dice decides which weights are best."""
+    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+        """Return estimates of the lesion probabilities, (B, 1, *S) each. Their mean Dice selects the best weights.
+
+        Args:
+            model: the network in evaluation mode.
+            batch: B slices of one case.
+            rng: generator of the case, the same in every validation.
+        """
         ...
 
     def phases(self, model: nn.Module) -> list[Phase]:
-        """What a step consists of, in this order and all on the same batch; the first one's loss is the training's."""
+        """Return the phases of a step, in order. All use the same batch; the first one's loss is the training loss."""
         return [Phase("training", self.loss, [parameter for parameter in model.parameters() if parameter.requires_grad])]

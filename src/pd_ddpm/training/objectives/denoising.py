@@ -8,41 +8,50 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.diffusion.denoiser import Denoiser
-from pd_ddpm.runtime.transfer import on_device
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Objective
-from pd_ddpm.training.objectives.noise import diffused
-from pd_ddpm.training.objectives.segmentation import mask_losses
-from pd_ddpm.training.patches import Batch
+from pd_ddpm.training.objectives.noise import diffuse_mask
+from pd_ddpm.training.objectives.segmentation import segmentation_losses
+from pd_ddpm.training.patches import Batch, to_device
+
+# Noise levels of validation, as fractions of t_max.
+_VALIDATED_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
 class Denoising(Objective):
-    """Denoising at t ~ uniform {1..t_max} (Ho et al. 2020, Algorithm 1; PD-DDPM Sec. 2.2).
+    """Denoising at timesteps t ~ uniform {1..t_max}.
 
-    A denoiser that predicts noise is trained on the squared error of the noise (their Eq. 14). One that predicts the mask is
-    trained on the squared error of the estimate, or as a segmentation network (cross-entropy + Dice).
+    A denoiser that predicts noise is trained on the squared error of the noise. One that predicts the mask is trained on the
+    squared error of the mask, or as a segmentation network (cross-entropy + Dice).
+
+    Attributes:
+        t_max: largest timestep that is trained.
+        mask_loss: loss of a denoiser that predicts the mask.
+
+    Reference: Ho et al. 2020 (DDPM), Algorithm 1 and Eq. 14; PD-DDPM, Sec. 2.2.
     """
 
     t_max: int
     mask_loss: Literal["squared_error", "cross_entropy_dice"]
 
-    def loss(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        t = on_device(stream.integers(1, self.t_max + 1, len(batch.mask)), batch.mask.device)
-        x_t, noise = diffused(model, batch.mask, t, stream)
+    def loss(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the loss at one random timestep per patch. See `Objective.loss`."""
+        t = to_device(rng.integers(1, self.t_max + 1, len(batch.mask)), batch.mask.device)
+        x_t, noise = diffuse_mask(model, batch.mask, t, rng)
         output = model.output(x_t, batch.image, t)
         if model.predicts == "noise":
-            return {"loss": losses.squared_error(output, noise, batch.counted)}
+            return {"loss": losses.squared_error(output, noise, batch.loss_mask)}
         if self.mask_loss == "squared_error":
             target = model.coding.encode(batch.mask)
-            return {"loss": losses.squared_error(model.expected_mask(output), target, batch.counted)}
-        return mask_losses(output, batch, dice_weight=1.0)
+            return {"loss": losses.squared_error(model.expected_mask(output), target, batch.loss_mask)}
+        return segmentation_losses(output, batch, dice_weight=1.0)
 
-    def estimates(self, model: Denoiser, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
-        """One-step estimates from five noise levels over the trained range."""
+    def estimates(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+        """Return one-step estimates from five noise levels over the trained range. See `Objective.estimates`."""
         estimates = []
-        for share in (0.1, 0.3, 0.5, 0.7, 0.9):
-            t = max(1, round(share * self.t_max))
-            x_t, _ = diffused(model, batch.mask, torch.full((len(batch.mask),), t, device=batch.mask.device), stream)
+        for level in _VALIDATED_LEVELS:
+            t = max(1, round(level * self.t_max))
+            x_t, _ = diffuse_mask(model, batch.mask, torch.full((len(batch.mask),), t, device=batch.mask.device), rng)
             estimates.append(model.coding.decode(model(x_t, batch.image, t)))
         return estimates

@@ -7,15 +7,37 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.diffusion.denoiser import Denoiser
-from pd_ddpm.runtime.transfer import on_device
+from pd_ddpm.training.patches import to_device
 
 
-def diffused(model: Denoiser, mask: Tensor, t: Tensor, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A draw of x_t for these masks (B, C, *S) and times (B,), and the noise in it."""
-    noise = normal(stream, len(mask), mask.shape[1:], mask.device)
+def diffuse_mask(model: Denoiser, mask: Tensor, t: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Sample x_t and return it with the noise in it.
+
+    Args:
+        model: gives the schedule and the mask coding.
+        mask: (B, C, *S), fraction of lesion in [0, 1].
+        t: (B,), timesteps.
+        rng: source of the noise.
+
+    Returns:
+        x_t and its noise, (B, C, *S) each.
+
+    Reference: Ho et al. 2020 (DDPM), Eq. 4.
+    """
+    noise = sample_normal(rng, len(mask), mask.shape[1:], mask.device)
     return model.schedule.diffuse(model.coding.encode(mask), t, noise), noise
 
 
-def normal(stream: np.random.Generator, rows: int, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Standard normal noise (rows, *shape) for the rows of a batch, in float32 on the device."""
-    return on_device(stream.standard_normal((rows, *shape), dtype=np.float32), device)
+def sample_normal(rng: np.random.Generator, rows: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Sample standard normal noise for a batch.
+
+    Args:
+        rng: source of the noise.
+        rows: size of the batch.
+        shape: shape of one row.
+        device: where the noise is needed.
+
+    Returns:
+        (rows, *shape) float32 on the device.
+    """
+    return to_device(rng.standard_normal((rows, *shape), dtype=np.float32), device)

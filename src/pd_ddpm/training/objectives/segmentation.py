@@ -16,14 +16,23 @@ class CrossEntropy(Objective):
 
     dice_weight: float
 
-    def loss(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        return mask_losses(model(batch.image).float(), batch, self.dice_weight)
+    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return "loss" and its two parts. See `Objective.loss`; no random numbers are used."""
+        return segmentation_losses(model(batch.image).float(), batch, self.dice_weight)
 
-    def estimates(self, model: nn.Module, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
+    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+        """Return the network's lesion probabilities. See `Objective.estimates`."""
         return [model(batch.image).float().sigmoid()]
 
 
-def mask_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:
-    cross_entropy = losses.cross_entropy(logits, batch.mask, batch.counted)
-    dice = losses.soft_dice_loss(logits.sigmoid(), batch.mask, batch.counted)
+def segmentation_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:
+    """Return the cross-entropy plus weighted Dice loss as "loss", and both parts.
+
+    Args:
+        logits: (B, 1, *S), lesion logits.
+        batch: mask and loss mask.
+        dice_weight: weight of the soft Dice loss.
+    """
+    cross_entropy = losses.cross_entropy(logits, batch.mask, batch.loss_mask)
+    dice = losses.soft_dice_loss(logits.sigmoid(), batch.mask, batch.loss_mask)
     return {"loss": cross_entropy + dice_weight * dice, "cross_entropy": cross_entropy, "dice_loss": dice}

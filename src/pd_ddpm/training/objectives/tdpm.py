@@ -1,4 +1,4 @@
-"""What TDPM is trained on: denoising up to T', and an adversarial game for what lies at T' (Zheng et al. 2022)."""
+"""Objective of TDPM: denoising up to T', and an adversarial game for the distribution at T'."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,27 +14,31 @@ from pd_ddpm.runtime.precision import PRECISIONS, autocast
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Objective, Phase
 from pd_ddpm.training.objectives.denoising import Denoising
-from pd_ddpm.training.objectives.noise import diffused, normal
+from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
 from pd_ddpm.training.patches import Batch
 
-# Without momentum, as the opponents of a game change direction all the time (Karras et al. 2019; Zheng et al. 2022).
+# No momentum, since the gradients of an adversarial game keep changing direction (Karras et al. 2019; Zheng et al. 2022).
 BETAS = (0.0, 0.99)
 
 
 @dataclass(frozen=True)
 class TruncatedDiffusion(Objective):
-    """Denoising on t = 1..T', and a conditional GAN whose generator is the same network at the time T' + 1.
+    """Denoising at t = 1..T', and a conditional GAN whose generator is the same network at the timestep T' + 1.
 
-    The discriminator sees the image beside x_T', since otherwise the generator could leave the image out of account. Its real
-    examples are masks diffused to T'. Where a label does not count both kinds get the same values, those of diffused
-    background, so that no loss depends on the mask or on the generator there.
+    The discriminator also sees the image, since otherwise the generator could ignore it. Its real examples are masks
+    diffused to T'. At ignored pixels real and generated examples get the same values, those of diffused background. No loss
+    depends on the mask or on the generator there.
 
-    mask_loss           as in `Denoising`
-    generator_factor    learning rate of the generator's phase as a multiple of the denoising's
-    discriminator_factor   the same of the discriminator's
-    gradient_penalty    weight gamma of R1
-    penalty_every       steps between two gradient penalties
-    warm_up             share of the steps that go before the game and train the denoising alone
+    Attributes:
+        t_max: T'.
+        mask_loss: as in `Denoising`.
+        generator_factor: learning rate of the generator, as a multiple of that of denoising.
+        discriminator_factor: learning rate of the discriminator, as a multiple of that of denoising.
+        gradient_penalty: weight gamma of R1.
+        penalty_every: number of steps between two gradient penalties.
+        warm_up: fraction of the steps that train denoising alone, before the game begins.
+
+    Reference: Zheng et al. 2022 (TDPM).
     """
 
     t_max: int
@@ -47,84 +51,131 @@ class TruncatedDiffusion(Objective):
 
     @property
     def denoising(self) -> Denoising:
+        """The objective of the denoising phase."""
         return Denoising(self.t_max, self.mask_loss)
 
     def phases(self, model: TruncatedDenoiser) -> list[Phase]:
-        network, judge = list(model.network.parameters()), list(model.discriminator.parameters())
-        game = {"betas": BETAS, "from_share": self.warm_up}
-        against = game | {"learning_rate_factor": self.discriminator_factor}
+        """Return denoising, generator, discriminator and gradient penalty. See `Objective.phases`."""
+        network, discriminator = list(model.network.parameters()), list(model.discriminator.parameters())
+        adversarial = {"betas": BETAS, "start_fraction": self.warm_up}
+        opponent = adversarial | {"learning_rate_factor": self.discriminator_factor}
         return [
             Phase("denoising", self.loss, network),
-            Phase("generator", self.generator_loss, network, self.generator_factor, **game),
-            Phase("discriminator", self.discriminator_loss, judge, **against),
-            Phase("penalty", self.penalty, judge, **against, every=self.penalty_every, optimiser="discriminator"),
+            Phase("generator", self.generator_loss, network, self.generator_factor, **adversarial),
+            Phase("discriminator", self.discriminator_loss, discriminator, **opponent),
+            Phase("penalty", self.penalty, discriminator, **opponent, every=self.penalty_every, optimiser="discriminator"),
         ]
 
-    def loss(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        return self.denoising.loss(model, batch, stream)
+    def loss(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the denoising loss. See `Objective.loss`."""
+        return self.denoising.loss(model, batch, rng)
 
-    def generator_loss(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        """The non-saturating loss softplus(-D(image, G(image, z))), mean over patches and batch (Goodfellow et al. 2014)."""
-        _, fake = self.real_and_fake(model, batch, stream)
+    def generator_loss(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the non-saturating loss softplus(-D(image, G(image, z))), mean over patches and batch.
+
+        Args:
+            model: generator and discriminator.
+            batch: B patches.
+            rng: source of z.
+
+        Reference: Goodfellow et al. 2014, Sec. 3.
+        """
+        _, fake = self.real_and_fake(model, batch, rng)
         return {"loss": functional.softplus(-model.discriminator(batch.image, fake).float()).mean()}
 
-    def discriminator_loss(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        """softplus(-D(real)) + softplus(D(fake)); 2 log 2 = 1.39 where it cannot tell them apart."""
-        with torch.no_grad():
-            real, fake = self.real_and_fake(model, batch, stream)
-        judged_real, judged_fake = (model.discriminator(batch.image, x).float() for x in (real, fake))
-        return {"loss": functional.softplus(-judged_real).mean() + functional.softplus(judged_fake).mean()}
+    def discriminator_loss(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return softplus(-D(real)) + softplus(D(fake)); 2 log 2 = 1.39 if D cannot distinguish them.
 
-    def penalty(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> dict[str, Tensor]:
-        """R1, gamma / 2 |grad_x D(image, x)|^2 at real x (Mescheder et al. 2018), times `penalty_every` as it is that rare.
-
-        |grad|^2 is a mean over patches, as the other losses are, so that gamma does not depend on the size of the slices.
-        Besides, what tells a collapsed generator: the share of `empty_masks` among the generated and among the true ones, and
-        the `generated_variance`, the mean over voxels of the variance of two generated masks of the same image.
+        Args:
+            model: generator and discriminator.
+            batch: B patches.
+            rng: source of the noise in the real examples, then of z.
         """
         with torch.no_grad():
-            real = self._real(model, batch, stream)
-            one, other = (self.estimate(model, batch, stream) for _ in range(2))
-        found = {
-            "empty_masks": _share_of_empty(one, batch),
-            "true_empty_masks": _share_of_empty(batch.mask, batch),
-            "generated_variance": losses.mean((one - other) ** 2 / 2, batch.counted),
+            real, fake = self.real_and_fake(model, batch, rng)
+        real_logits, fake_logits = (model.discriminator(batch.image, x).float() for x in (real, fake))
+        return {"loss": functional.softplus(-real_logits).mean() + functional.softplus(fake_logits).mean()}
+
+    def penalty(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return R1, gamma / 2 |grad_x D(image, x)|^2 at real x, times `penalty_every`, and signs of a collapsed generator.
+
+        |grad|^2 is a mean over patches, as the other losses are. Gamma therefore does not depend on the size of the slices.
+
+        Args:
+            model: generator and discriminator.
+            batch: B patches.
+            rng: source of the noise in the real examples, then of z.
+
+        Returns:
+            "loss"; "empty_masks" and "true_empty_masks", the fractions of empty masks among the generated and the true ones;
+            "generated_variance", the mean over pixels of the variance of two generated masks of the same image.
+
+        Reference: Mescheder et al. 2018, Eq. 9.
+        """
+        with torch.no_grad():
+            real = self._real(model, batch, rng)
+            first, second = (self.estimate(model, batch, rng) for _ in range(2))
+        diagnostics = {
+            "empty_masks": _empty_fraction(first, batch),
+            "true_empty_masks": _empty_fraction(batch.mask, batch),
+            "generated_variance": losses.masked_mean((first - second) ** 2 / 2, batch.loss_mask),
         }
-        with autocast(real.device, PRECISIONS["float32"]):  # gradients of gradients are too small for short formats
+        with autocast(real.device, PRECISIONS["float32"]):  # gradients of gradients are too small for half precision
             logits = model.discriminator(batch.image, real.requires_grad_())
-            (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-        squared = (slope * batch.counted).square().sum() / logits.numel()
-        return {"loss": self.gradient_penalty / 2 * self.penalty_every * squared} | found
+            (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        squared = (gradient * batch.loss_mask).square().sum() / logits.numel()
+        return {"loss": self.gradient_penalty / 2 * self.penalty_every * squared} | diagnostics
 
-    def estimates(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> list[Tensor]:
-        """What the method really does, cut short to one reverse step from x_T' of its own; and the denoising's estimates.
+    def estimates(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+        """Return the estimate from a generated x_T', then those of denoising. See `Objective.estimates`.
 
-        The first follows the generator, the others say whether the network still denoises well.
+        The first follows the generator: it is the method with a single reverse step. The others tell whether the network
+        still denoises well.
         """
-        return [self.estimate(model, batch, stream), *self.denoising.estimates(model, batch, stream)]
+        return [self.estimate(model, batch, rng), *self.denoising.estimates(model, batch, rng)]
 
-    def estimate(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> Tensor:
-        """Lesion probabilities (B, 1, *S) of one reverse step from x_T' of the generator."""
-        x = model.sample_prior(batch.image, _drawing(batch.image, stream))
+    def estimate(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> Tensor:
+        """Generate x_T' and return the lesion probabilities of one reverse step from it.
+
+        Args:
+            model: generator and denoiser.
+            batch: B images.
+            rng: source of z.
+
+        Returns:
+            (B, 1, *S).
+        """
+        x = model.sample_prior(batch.image, _normal_sampler(batch.image, rng))
         return model.coding.decode(model(x, batch.image, self.t_max))
 
-    def real_and_fake(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """A diffused mask and a generated map for each image, (B, 1, *S), equal where labels do not count."""
-        real = self._real(model, batch, stream)
-        fake = model.sample_prior(batch.image, _drawing(batch.image, stream))
-        return real, torch.where(batch.counted > 0, fake, real)
+    def real_and_fake(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return the discriminator's real and generated examples, equal at ignored pixels.
 
-    def _real(self, model: TruncatedDenoiser, batch: Batch, stream: np.random.Generator) -> Tensor:
+        Args:
+            model: schedule and generator.
+            batch: B patches.
+            rng: source of the noise in the real examples, then of z.
+
+        Returns:
+            Diffused masks and generated x_T', (B, 1, *S) each.
+        """
+        real = self._real(model, batch, rng)
+        fake = model.sample_prior(batch.image, _normal_sampler(batch.image, rng))
+        return real, torch.where(batch.loss_mask > 0, fake, real)
+
+    def _real(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> Tensor:
+        """Return the masks diffused to T', with background in place of ignored pixels."""
         t = torch.full((len(batch.mask),), self.t_max, device=batch.mask.device)
-        real, _ = diffused(model, batch.mask * batch.counted, t, stream)
+        real, _ = diffuse_mask(model, batch.mask * batch.loss_mask, t, rng)
         return real
 
 
-def _drawing(image: Tensor, stream: np.random.Generator) -> Callable[[Sequence[int]], Tensor]:
-    """Noise for each image of a batch, from one stream."""
-    return lambda shape: normal(stream, len(image), shape, image.device)
+def _normal_sampler(image: Tensor, rng: np.random.Generator) -> Callable[[Sequence[int]], Tensor]:
+    """Return a function from a shape to noise of that shape for each image of a batch."""
+    return lambda shape: sample_normal(rng, len(image), shape, image.device)
 
 
-def _share_of_empty(probability: Tensor, batch: Batch) -> Tensor:
-    lesion = (probability >= 0.5) & (batch.counted > 0)
+def _empty_fraction(probability: Tensor, batch: Batch) -> Tensor:
+    """Return the fraction of masks without any lesion, at a threshold of 0.5."""
+    lesion = (probability >= 0.5) & (batch.loss_mask > 0)
     return 1 - lesion.flatten(1).any(dim=1).float().mean()

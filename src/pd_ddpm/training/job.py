@@ -1,0 +1,185 @@
+"""The training job of the workflow: what it reads, how its parts are put together, and what it writes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import torch
+from torch import nn
+
+from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.weights import architecture_settings, assign_weights, load_weights, save_early, save_metadata, save_weights
+from pd_ddpm.runtime.backend import Backend
+from pd_ddpm.runtime.compute import Compute
+from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
+from pd_ddpm.runtime.precision import device_name
+from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.training.factory import build_objective, build_training_settings
+from pd_ddpm.training.patches import CaseSlices, TrainingSlices, read_slices
+from pd_ddpm.training.result import TrainingResult
+from pd_ddpm.training.resume import ChangedTraining, TrainingStates
+from pd_ddpm.training.trainer import Trainer
+from pd_ddpm.training.validator import Validator
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training: a network with its split and seed, the files that it reads and writes, and how it runs.
+
+    Attributes:
+        cases: prepared.csv, which lies in the folder of the prepared cases.
+        splits: splits.csv.
+        weights: output, the selected weights.
+        early: output, the weights of the early checkpoints.
+        metadata: output, the metadata file of both.
+        history: output, the table of validations.
+        state: folder of the saved states.
+        name: name of the network in the configuration.
+        split: index of the split.
+        seed: seed of the weights and of all random numbers.
+        settings: the network's settings, complete.
+        grid: settings of the working grid.
+        code: code version of the script.
+        compute: device, precision, threads and batch.
+        save_every_seconds: time between two saved states.
+        changed_training: what to do with an unfinished training with other settings, data or code.
+        config: the active configuration, for the run record.
+        first_weights: weights of another network that this one starts from.
+        first_metadata: their metadata file.
+    """
+
+    cases: Path
+    splits: Path
+    weights: Path
+    early: Path
+    metadata: Path
+    history: Path
+    state: Path
+    name: str
+    split: int
+    seed: int
+    settings: dict[str, Any]
+    grid: dict[str, Any]
+    code: str
+    compute: Compute
+    save_every_seconds: float
+    changed_training: ChangedTraining
+    config: dict[str, Any]
+    first_weights: Path | None = None
+    first_metadata: Path | None = None
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object that Snakemake gives to the script of rule `train`."""
+        files = {name: Path(path) for name, path in {**snakemake.input, **snakemake.output}.items()}
+        params, config = {**snakemake.params}, snakemake.config
+        settings = params["settings"]
+        return cls(
+            **files,
+            **params | {"state": Path(params["state"])},
+            compute=Compute(config["device"], settings["precision"], snakemake.threads, settings["batch"]),
+            save_every_seconds=config["save_every_seconds"],
+            changed_training=config["changed_training"],
+            config=config,
+        )
+
+    @property
+    def title(self) -> str:
+        """The job's name in messages."""
+        return f"{self.name}, split {self.split}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The cases of a training. roles: names of the cases by role; slices, validation: those of training and validation."""
+
+    roles: dict[str, list[str]]
+    slices: TrainingSlices
+    validation: list[CaseSlices]
+
+    @property
+    def image_channels(self) -> int:
+        """Number of MRI channels."""
+        return self.slices.cases[0].image.shape[1]
+
+
+def read_data(job: TrainJob) -> TrainingData:
+    """Read the training and validation cases of the job's split."""
+    roles, grid = cases_by_role(job.splits, job.split), GridSettings(**job.grid)
+    training = [read_slices(job.cases.parent, case, grid) for case in roles["train"]]
+    validation = [read_slices(job.cases.parent, case, grid) for case in roles.get("validation", [])]
+    return TrainingData(roles, TrainingSlices(training), validation)
+
+
+def open_states(job: TrainJob, data: TrainingData, backend: Backend) -> TrainingStates:
+    """Return the saved states of the training with these settings, data and code, on this kind of device."""
+    files = {"cases": file_sha256(job.cases), "first_weights": job.first_weights and file_sha256(job.first_weights)}
+    inputs = job.settings | {"grid": job.grid, "seed": job.seed, "code": job.code, "data": files | data.roles}
+    inputs |= {"number_format": str(backend.precision), "device": backend.device.type}
+    return TrainingStates(job.state, inputs)
+
+
+def train(job: TrainJob, data: TrainingData, backend: Backend, states: TrainingStates) -> TrainingResult:
+    """Train the job's network, resuming from the saved state if there is one.
+
+    Args:
+        job: the job.
+        data: its cases, from `read_data`.
+        backend: its device and precision.
+        states: its saved states, from `open_states`.
+
+    Raises:
+        CheckpointError: if the first weights do not fit the network.
+        TrainingError, OtherTrainingError and others: as `Trainer.fit` does.
+    """
+    torch.manual_seed(job.seed)
+    network = _build_network(job, data.image_channels)
+    objective, settings = build_objective(job.settings), build_training_settings(job.settings)
+    validator = None
+    if data.validation:
+        validator = Validator(objective, data.validation, settings.validation_slices, job.seed, backend)
+    trainer = Trainer(network, objective, data.slices, settings, job.seed, backend, validator)
+    return trainer.fit(states, job.title, save_every_seconds=job.save_every_seconds, changed=job.changed_training)
+
+
+def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: TrainingResult) -> None:
+    """Write the history, the weights, and last the metadata with their hashes.
+
+    Args:
+        job: the job, which names the files.
+        data: its cases.
+        backend: the device and precision that were used.
+        result: what to write.
+    """
+    remove_partial_files(job.history.parent)
+    with atomic_write(job.history) as table:
+        pd.DataFrame(result.history).to_csv(table, index=False)
+    built_from = job.settings | {"image_channels": data.image_channels}
+    save_weights(job.weights, result.selected, built_from)
+    save_early(job.early, [checkpoint.weights for checkpoint in result.early], built_from)
+    metadata = {"network": job.name, "settings": job.settings, "grid": job.grid, "image_channels": data.image_channels}
+    metadata |= {"split": job.split, "seed": job.seed, "training_cases": data.roles["train"], **result.to_metadata()}
+    metadata |= {"threads": job.compute.threads, "device_type": backend.device.type}
+    metadata |= run_record(
+        job.config,
+        job.code,
+        seed=job.seed,
+        device=device_name(backend.device),
+        precision=backend.precision,
+        seconds=result.history[-1]["seconds"],
+        made_from=[job.first_metadata],
+    )
+    save_metadata(job.metadata, [job.weights, job.early], metadata)
+
+
+def _build_network(job: TrainJob, image_channels: int) -> nn.Module:
+    """Build the job's network, with random weights or with the first weights."""
+    network = build_model(job.settings, image_channels)
+    if job.first_weights:
+        tensors, metadata = load_weights(job.first_weights, job.first_metadata)
+        built_from = job.settings | {"image_channels": image_channels}
+        assign_weights(network, tensors, job.first_weights, built_from, architecture_settings(metadata))
+    return network

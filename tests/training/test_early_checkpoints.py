@@ -1,0 +1,96 @@
+"""Early checkpoints: which validations they come from (about 1 s)."""
+
+import pytest
+import torch
+from training_examples import (
+    OTHER_INPUTS,
+    VALIDATION,
+    Scale,
+    Scripted,
+    folder_trainer,
+    states_of,
+)
+
+from pd_ddpm.models.weights import CheckpointError
+from pd_ddpm.training.early_checkpoints import nearest_records
+from pd_ddpm.training.objectives.segmentation import CrossEntropy
+from pd_ddpm.training.resume import TrainingStates
+
+
+@pytest.mark.parametrize(
+    ("dice", "levels", "chosen"),
+    [
+        ([0.1, 0.5, 0.7, 0.75, 0.77, 0.79, 0.8], [0.944, 0.964, 0.982], [3, 4, 5]),  # 0.755, 0.771, 0.786
+        ([0.1, 0.5, 0.7, 0.75, 0.77, 0.79, 0.8], [0.982, 0.944, 0.964], [5, 3, 4]),
+        ([0.1, 0.2, 0.3, 0.8], [0.944, 0.964, 0.982], [0, 1, 2]),  # none is near
+        ([0.3, 0.76, 0.79, 0.8], [0.944, 0.982], [1, 2]),
+        ([0.3, 0.5, 0.79, 0.8], [0.96, 0.98], [1, 2]),  # both are nearest to 0.79
+        ([0.3, 0.8], [0.944, 0.964], [0, 0]),
+        ([0.3, 0.7, 0.8], [0.3, 0.964, 0.99], [0, 1, 1]),
+        ([0.0], [0.5, 0.9], [0, 0]),
+    ],
+)
+def test_the_record_that_comes_nearest_to_each_level_is_chosen(dice, levels, chosen):
+    assert nearest_records(dice, levels) == chosen
+
+
+def test_early_checkpoints_are_the_weights_of_their_validation(tmp_path):
+    objective = Scripted([0, 0.3, 1, 0, 1])
+    shares = {2: 0.0, 4: 0.4, 6: 0.6, 8: 0.2, 10: 1.0}
+
+    def estimates(model, batch, rng):
+        objective.evaluated.append(model.factor.item())
+        share = shares[2 * len(objective.evaluated)]
+        kept = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < share
+        return [batch.mask * kept]
+
+    object.__setattr__(objective, "estimates", estimates)
+    result = folder_trainer(
+        Scale(), objective, validation=VALIDATION[:1], steps=10, validate_every=2, learning_rate=0.1, early_levels=[0.8, 0.5]
+    ).fit(tmp_path)
+    dice = {row["step"]: row["validation_dice"] for row in result.history}
+    assert dice[4] < dice[6] < dice[10] == 1
+    assert [(early.level, early.step) for early in result.early] == [(0.8, 6), (0.5, 4)]
+    for early in result.early:
+        assert early.validation_dice == dice[early.step]
+        assert early.weights["factor"].item() == objective.evaluated[early.step // 2 - 1]
+        assert early.weights.keys() == result.selected.keys()
+    assert {path.name for path in (states_of(tmp_path) / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
+
+
+def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        result = folder_trainer(
+            Scale(), Scripted([1, 0]), validation=VALIDATION[:1], steps=4, validate_every=2, early_levels=[0.9, 0.95]
+        ).fit(tmp_path)
+    assert [(early.step, early.validation_dice) for early in result.early] == [(2, 1.0), (2, 1.0)]
+    assert "only 1 validations were the best so far" in caplog.text
+    assert "Reduce `validate_every`" in caplog.text
+
+
+def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
+    changes = {"validation": VALIDATION[:1], "steps": 2, "validate_every": 1, "save_every_seconds": 1e-9}
+    folder_trainer(Scale(), Scripted([0, 1]), fingerprint_inputs=OTHER_INPUTS, early_levels=[0.9], **changes).fit(tmp_path)
+    TrainingStates(tmp_path, OTHER_INPUTS).mark_complete()
+    assert len(list((states_of(tmp_path, OTHER_INPUTS) / "early").iterdir())) == 2
+    job = folder_trainer(Scale(), Scripted([1, 0]), early_levels=[0.9], **changes)
+    job.fit(tmp_path)
+    assert not states_of(tmp_path, OTHER_INPUTS).exists()
+    assert [path.name for path in (states_of(tmp_path) / "early").iterdir()] == ["step-1.safetensors"]
+    again = folder_trainer(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
+    assert [early.step for early in again.early] == [1]
+    (states_of(tmp_path) / "early" / "step-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"step-1\.safetensors cannot be read .*; delete its folder and train again"):
+        folder_trainer(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
+
+
+def test_nothing_is_kept_early_without_levels(tmp_path):
+    assert folder_trainer(Scale(), CrossEntropy(0.0), steps=2, validate_every=1).fit(tmp_path).early == []
+    assert not list(tmp_path.rglob("early"))
+
+
+def test_without_validation_cases_nothing_is_kept_early_and_that_is_reported(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        result = folder_trainer(Scale(), CrossEntropy(0.0), validation=[], steps=2, early_levels=[0.9]).fit(tmp_path)
+    assert result.early == []
+    assert "no early checkpoints are kept, since this split has no validation case" in caplog.text
