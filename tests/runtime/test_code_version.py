@@ -38,7 +38,7 @@ CONSTANTS = [
     ("models/networks/blocks.py", "channels // 4", "channels // 5", NETWORKS),
     ("training/trainer.py", "_GPU_STEPS_AHEAD = 10", "_GPU_STEPS_AHEAD = 20", {"train"}),
     ("training/objectives/denoising.py", "0.9", "0.8", {"train", "cost"}),
-    ("inference/ensemble.py", "1e-6", "1e-5", METRICS - {"table1", "table2"} | {"sample", "gate"}),
+    ("inference/ensemble.py", "0.5 - 1e-6", "0.5 - 1e-5", METRICS - {"table1", "table2"} | {"sample", "gate"}),
     ("inference/segmenters.py", "evaluations_shared: int = 0", "evaluations_shared: int = 2", {"sample", "gate"}),
     ("evaluation/metrics.py", "LABEL_TOLERANCE = 1e-3", "LABEL_TOLERANCE = 2e-3", METRICS),
     ("planning/device_rates.py", "1e12", "1e11", {"cost"}),

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
-if TYPE_CHECKING:
-    from pd_ddpm.inference.segmenters import Segmenter
+
+class CountedSegmenter(Protocol):
+    """The part of a segmenter that costs depend on; scores are not re-run when segmenters change."""
+
+    num_members: int
+    evaluations_shared: int
+    evaluations_per_member: int
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Cost:
         return cls(**{field.name: field.type(record[field.name]) for field in fields(cls)})
 
     @classmethod
-    def from_times(cls, segmenter: "Segmenter", network_seconds: float, total_seconds: float) -> Self:
+    def from_times(cls, segmenter: CountedSegmenter, network_seconds: float, total_seconds: float) -> Self:
         """Return the cost of one case.
 
         The network's time is counted where its evaluations are: per member, or once for all members.
