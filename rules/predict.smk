@@ -24,8 +24,6 @@ rule gate:
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(30),
     params:
-        name="{network}",
-        split=lambda wildcards: int(wildcards.split),
         settings=lambda wildcards: methods.gate_method(config, wildcards.network),
         gate=config["sampling"]["gate"],
         code=script_code("gate"),
@@ -54,9 +52,6 @@ rule sample_shard:
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(config["resources"]["sample"]["runtime"]),
     params:
-        name="{method}",
-        split=lambda wildcards: int(wildcards.split),
-        seed=lambda wildcards: int(wildcards.seed),
         settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
         code=script_code("sample"),
     script:

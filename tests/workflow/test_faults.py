@@ -22,13 +22,19 @@ from pd_ddpm.runtime.files import DiskFullError, file_sha256
 from pd_ddpm.runtime.memory import MemoryShortageError
 from pd_ddpm.training.saved_state import load_state
 
-# A script as Snakemake runs it: its main under runtime.job.run, with a log file.
+# A script as Snakemake runs it: its main under runtime.job.run, with a log file. Paths are decoded as those of a command line.
 JOB = """
-import pickle, runpy, sys
+import io, os, pathlib, pickle, runpy, sys
 from pd_ddpm.runtime.job import run
+
+class Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        cls = super().find_class(module, name)
+        return (lambda *parts: cls(*(os.fsdecode(part.encode()) for part in parts))) if name == "PosixPath" else cls
+
 main = runpy.run_path(sys.argv[1])["main"]
 {before}
-run(main, sys.argv[2], **pickle.loads(bytes.fromhex(sys.argv[3])))
+run(main, sys.argv[2], **Unpickler(io.BytesIO(bytes.fromhex(sys.argv[3]))).load())
 """
 
 
