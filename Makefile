@@ -1,4 +1,5 @@
-# make demo: the environment, then every exhibit of the demo.   make test: the fast tests.   Both work on a fresh clone.
+# make demo: install the environment and make all tables and figures of the demo.
+# make test: run the fast tests.   Both work on a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -8,16 +9,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/installed
 	snakemake --config scale=demo
 
-# One page with every exhibit, its caption and the workflow that made it: results/report.html
+# results/report.html: one page with all tables and figures, their captions and the workflow
 report: demo
 	snakemake --config scale=demo --report results/report.html
 
-# What the paper's experiment does and costs, before it runs; SCALE=demo, or CONFIG="mine.yaml" laid over it as --configfile.
+# Print the jobs, FLOPs, time and storage of the paper's experiments before they run. SCALE=demo selects the demo;
+# CONFIG="mine.yaml" overrides settings, as --configfile of snakemake does.
 SCALE ?= paper
 plan: .venv/installed
 	python workflow/plan.py --scale $(SCALE) --configfile $(CONFIG)
 
-# The tests have three tiers; the markers in pyproject.toml say to which a test belongs.
+# The tests have three tiers. The markers in pyproject.toml assign a test to its tier.
 PYTEST := python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Tier 1, at most five minutes on two cores: no Snakemake run longer than a dry run, no Slurm.
@@ -36,11 +38,11 @@ slurm-test: slurm-installed .venv/installed
 test-all: slurm-installed .venv/installed
 	$(PYTEST) $(TEST_OPTIONS)
 
-# Deliberate faults in the package; each must make a fast test fail. About ten minutes.
+# Apply deliberate faults to the package. Each must make a fast test fail. Takes about ten minutes.
 mutation-test: .venv/installed
 	python tests/mutations.py
 
-# The whole demo, on this machine and through that cluster: the scores must be the same.
+# The whole demo, on this machine and on the Slurm cluster: the scores must be equal.
 slurm-demo: slurm-installed .venv/installed
 	DEMO=full python -m pytest -m slurm -k demo
 
@@ -48,7 +50,7 @@ slurm-installed:
 	@PATH="$$PATH:/usr/sbin" command -v slurmctld > /dev/null || \
 		{ echo "Slurm is not installed; install Debian's packages: bash tests/slurm_cluster.sh install"; exit 1; }
 
-# config/schema.yaml, from the types of the configuration's sections
+# Generate config/schema.yaml from the models of the configuration.
 schema: .venv/installed
 	python -m pd_ddpm.config.document > config/schema.yaml
 
@@ -58,15 +60,16 @@ lint: .venv/installed
 	snakefmt --check Snakefile rules
 	snakemake --lint
 
-# Beside MONAI, diffusers, MedPy and scipy, on one thread: benchmarks/results.json and the table in docs/performance.md
+# Compare with MONAI, diffusers, MedPy and scipy on one thread. Writes benchmarks/results.json and the table in
+# docs/performance.md.
 bench: .venv/installed
 	python -m benchmarks.run
 
-# The paper's denoiser on a GPU: benchmarks/gpu.json
+# Measure the paper's denoiser on a GPU. Writes benchmarks/gpu.json.
 bench-gpu: .venv/installed
 	python -m benchmarks.gpu
 
-# torch first and by itself: the CPU build where pip finds one, the CUDA build elsewhere.
+# torch is installed first, by itself, because the build depends on the package index of pip.
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	pip install --quiet --disable-pip-version-check torch==2.13.0

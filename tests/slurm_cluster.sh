@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# A throw-away Slurm cluster on one machine with Debian's packages: real slurmctld, slurmd and sbatch, for tests.
-# No systemd, munge, cgroups or root (but for `install`); nothing is written outside FOLDER; the ports are free ones.
-#   slurm_cluster.sh install        Debian's packages
-#   slurm_cluster.sh up FOLDER      NODES nodes of CPUS cores, MEM MB and GPUS GPUs of the type `test`, however small the machine
-#   slurm_cluster.sh env FOLDER     what clients need: eval "$(slurm_cluster.sh env FOLDER)"
-#   slurm_cluster.sh down FOLDER    cancel the jobs, stop the daemons
-# Partitions: cpu, where jobs go that name none; gpu; and high, whose jobs preempt those of gpu.
+# Temporary Slurm cluster on one machine for tests: real slurmctld, slurmd and sbatch of Debian's packages.
+# Needs no systemd, munge or cgroups, and root only for `install`. Uses free ports and writes to FOLDER only.
+#   slurm_cluster.sh install        install Debian's packages
+#   slurm_cluster.sh up FOLDER      start NODES nodes with CPUS cores, MEM MB and GPUS GPUs of type `test` each; they may
+#                                   declare more than the machine has
+#   slurm_cluster.sh env FOLDER     print the environment of clients: eval "$(slurm_cluster.sh env FOLDER)"
+#   slurm_cluster.sh down FOLDER    cancel the jobs and stop the daemons
+# Partitions: cpu (the default), gpu, and high, whose jobs preempt those of gpu.
 set -euo pipefail
 COMMAND=${1:?install, up, env or down}
 NODES=${NODES:-2} CPUS=${CPUS:-8} MEM=${MEM:-200000} GPUS=${GPUS:-2}
-DEVICES=(/dev/null /dev/zero /dev/full /dev/random)      # Slurm counts a GPU only with a character device of its own
+DEVICES=(/dev/null /dev/zero /dev/full /dev/random)      # Slurm requires a separate character device per GPU
 PATH=$PATH:/usr/sbin:/sbin
 
 install_packages() {
   local as_root=() policy=/usr/sbin/policy-rc.d
   [ "$(id -u)" = 0 ] || as_root=(sudo -n)
-  # The packages start no daemons of their own: the cluster of a test starts its own.
+  # Keep the packages from starting daemons. The tests start them.
   if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin $policy
     trap "${as_root[*]} rm -f $policy" EXIT
@@ -26,7 +27,7 @@ install_packages() {
 
 is_open() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
-free_ports() {       # the first of as many free ports in a row
+free_ports() {       # print the first of $1 consecutive free ports
   local first port
   while :; do
     first=$((20000 + RANDOM % 10000))
@@ -48,7 +49,7 @@ SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 AuthType=auth/none
 CredType=cred/none
-# Seconds that a requeued job waits before it starts again.
+# Seconds before a requeued job starts again.
 AuthInfo=cred_expire=20
 MailProg=/bin/true
 MpiDefault=none
@@ -57,7 +58,7 @@ ReturnToService=2
 TaskPlugin=task/none
 # With linuxproc some processes outlive a scancel.
 ProctrackType=proctrack/pgid
-# Memory is measured each second, and a job above its limit is killed; that needs no cgroups.
+# Slurm measures memory every second and kills jobs above their limit. This works without cgroups.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
@@ -69,7 +70,7 @@ PriorityType=priority/basic
 GresTypes=gpu
 # The nodes may declare more than the machine has.
 SlurmdParameters=config_overrides
-# What became of a job can be asked for an hour.
+# Keep records of finished jobs for an hour.
 MinJobAge=3600
 KillWait=10
 PreemptType=preempt/partition_prio
@@ -87,14 +88,14 @@ PartitionName=gpu Nodes=ALL MaxTime=7-00:00:00 PriorityTier=1 GraceTime=20 State
 PartitionName=high Nodes=ALL MaxTime=7-00:00:00 PriorityTier=10 State=UP
 EOD
   printf 'Name=gpu Type=test Flags=nvidia_gpu_env File=%s\n' "${DEVICES[@]:0:GPUS}" > "$FOLDER/gres.conf"
-  echo "CgroupPlugin=cgroup/v1" > "$FOLDER/cgroup.conf"  # unused, but without it slurmd ends in a container
+  echo "CgroupPlugin=cgroup/v1" > "$FOLDER/cgroup.conf"  # unused, but without it slurmd exits in a container
   # Inside a job Snakemake calls srun without SLURM_CONF.
   printf '#!/bin/sh\nSLURM_CONF=%q exec %q "$@"\n' "$SLURM_CONF" "$(command -v srun)" > "$FOLDER/bin/srun"
   chmod +x "$FOLDER/bin/srun"
   slurmctld -c
   for node in $(seq "$NODES"); do mkdir -p "$FOLDER/spool/n$node"; slurmd -c -N "n$node"; done
   for _ in $(seq 300); do all_idle && return; sleep 0.1; done
-  echo "the cluster does not come up:" >&2; tail -v -n 15 "$FOLDER"/log/*.log >&2; return 1
+  echo "the cluster did not start:" >&2; tail -v -n 15 "$FOLDER"/log/*.log >&2; return 1
 }
 
 print_environment() { printf 'export SLURM_CONF=%q PATH=%q:$PATH\n' "$SLURM_CONF" "$FOLDER/bin"; }
@@ -103,7 +104,7 @@ stop_cluster() {
   local environment process file
   scancel --user="$(id -un)" 2> /dev/null || true
   for _ in $(seq 150); do [ -z "$(squeue -h 2> /dev/null)" ] && break; sleep 0.1; done
-  for environment in $(grep -Fxlsz "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do      # what a job may have left behind
+  for environment in $(grep -Fxlsz "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do      # processes left by jobs
     process=${environment//[!0-9]/}
     if grep -qsz '^SLURM_JOB_ID=' "$environment"; then kill -9 "$process" 2> /dev/null || true; fi
   done
@@ -115,13 +116,13 @@ stop_cluster() {
   done
 }
 
-in_folder() {        # arguments: a function, and the folder of the cluster
+in_folder() {        # call function $1 on the cluster in folder $2
   FOLDER=$(realpath -m "${2:?the folder of the cluster is missing}")
   export SLURM_CONF=$FOLDER/slurm.conf
   "$1"
 }
 
-# A function called `install` or `env` would replace the command of that name in the functions above.
+# The functions above must not be called `install` or `env`: they would replace the commands of that name.
 case $COMMAND in
   install) install_packages ;;
   up) in_folder start_cluster "${2:-}" ;;

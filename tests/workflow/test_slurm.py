@@ -48,7 +48,7 @@ resources: {train: {threads: 1}, sample: {gpu: 2, mem_mb: 500, threads: 1}}
 
 # What a user fills in at the top of slurm/config.yaml.
 SITE = {
-    'slurm_partition: ""           # of jobs with': "slurm_partition: gpu  # of jobs with",
+    'slurm_partition: ""           # partition of jobs with': "slurm_partition: gpu  # partition of jobs with",
     'gpu_model: ""': "gpu_model: test",
 }
 
