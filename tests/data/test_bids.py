@@ -42,7 +42,7 @@ def bids(tmp_path: Path) -> Path:
 def problems(*arguments: object, **named: object) -> list[str]:
     with pytest.raises(CohortError) as caught:
         find_bids_cases(*arguments, **named)
-    return caught.value.problems
+    return [str(problem) for problem in caught.value.problems]
 
 
 def test_sessions_are_cases_and_subjects_patients(bids: Path) -> None:
@@ -85,13 +85,16 @@ def test_a_second_candidate_for_the_mask_needs_the_key(bids: Path) -> None:
     assert problem.startswith(
         "sub-02_ses-a: 2 files could be its mask: derivatives/lst/sub-02/ses-a/anat/sub-02_ses-a_desc-lpa_"
     )
-    assert "derivatives/manual/sub-02/ses-a/anat/sub-02_ses-a_label-WMH_mask.nii.gz; decide by datasets.own.masks" in problem
+    assert (
+        "derivatives/manual/sub-02/ses-a/anat/sub-02_ses-a_label-WMH_mask.nii.gz. Choose one with `datasets.own.masks`"
+        in problem
+    )
     assert "manual" in find_bids_cases(bids, CHANNELS, "manual/**/*label-WMH*_mask.nii.gz")["mask"][1]
     # The key may name masks of any suffix and depth.
     other.rename(touch(bids / "derivatives/lst/v2/sub-02/ses-a/anat/sub-02_ses-a_lesions.nii.gz"))
     lacking = problems(bids, CHANNELS, "lst/**/*_lesions.nii.gz")
     assert [text.partition(":")[0] for text in lacking] == ["sub-01", "sub-02_ses-b"]
-    with pytest.raises(ValueError, match=r"own\.masks: .*derivatives: nothing there is nowhere/\*"):
+    with pytest.raises(ValueError, match=r"own\.masks: .*derivatives: nothing there matches nowhere/\*"):
         find_bids_cases(bids, CHANNELS, "nowhere/*", key="own")
 
 
@@ -103,12 +106,12 @@ def test_a_second_image_needs_the_key(bids: Path) -> None:
     found = problems(bids, CHANNELS, key="datasets.own")
     assert len(found) == 2
     assert "2 files could be its FLAIR: sub-01/anat/sub-01_acq-2D_run-1_FLAIR.nii.gz, sub-01/anat/sub-01_acq-3D_F" in found[0]
-    assert "decide by datasets.own.images, such as {FLAIR: '*acq-3D*'}" in found[0]
+    assert "Choose one with `datasets.own.images`, such as {FLAIR: '*acq-3D*'}" in found[0]
     assert found[1].startswith("sub-02_ses-b: 2 files could be its T1: ")
     # What a key names must be there in every session: nobody's 2D scan is taken among 3D ones.
     only = problems(bids, ["FLAIR"], images={"FLAIR": "*acq-3D*"})
-    assert [text.partition(";")[0] for text in only] == [
-        f"{name}: there is no FLAIR by the name *acq-3D*" for name in ("sub-02_ses-a", "sub-02_ses-b")
+    assert [text.partition(". ")[0] for text in only] == [
+        f"{name}: there is no FLAIR with the name *acq-3D*" for name in ("sub-02_ses-a", "sub-02_ses-b")
     ]
     chosen = find_bids_cases(bids, CHANNELS, images={"FLAIR": "*[!1]_FLAIR*", "T1": "*_T1w.*"})
     assert chosen["FLAIR"][0].endswith("acq-3D_FLAIR.nii")
@@ -126,9 +129,9 @@ def test_everything_that_is_missing_is_listed_at_once(bids: Path) -> None:
     with pytest.raises(CohortError, match=r"^datasets\.own\.folder: .*bids: 7 problem\(s\)") as caught:
         find_bids_cases(bids, CHANNELS, key="datasets.own")
     for text in (
-        "sub-01: there is no T1; add it to sub-01/anat, or list the cases that you want in a csv (layout: table).",
-        "sub-01: there is no mask; add it below derivatives/",
-        "sub-02_ses-a: sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz is a link to a file that is not there; fetch it",
+        "sub-01: there is no T1. Add it to sub-01/anat, or list the cases that you want in a csv (layout: table).",
+        "sub-01: there is no mask. Add it below derivatives/",
+        "sub-02_ses-a: sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz is a link to a missing file. Fetch it",
         "sub-02_ses-a: there is no mask",
         "the case name 'sub-x y' is not safe in file names",
         "sub-x y: there is no T1",
@@ -140,13 +143,15 @@ def test_everything_that_is_missing_is_listed_at_once(bids: Path) -> None:
 
 
 def test_what_is_no_bids_data_set(bids: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"k\.folder: .*absent: there is no such folder"):
+    with pytest.raises(ValueError, match=r"k\.folder: .*absent: the folder does not exist"):
         find_bids_cases(tmp_path / "absent", CHANNELS, key="k")
-    with pytest.raises(ValueError, match=r"no sub-\*/anat or sub-\*/ses-\*/anat lies in it"):
+    with pytest.raises(ValueError, match=r"no sub-\*/anat or sub-\*/ses-\*/anat in it"):
         find_bids_cases(bids / "derivatives", CHANNELS)
     for mask in bids.glob("derivatives/**/*.nii.gz"):
         mask.unlink()
-    with pytest.raises(ValueError, match=r"k\.masks: .*derivatives: nothing there is \*_mask\.nii\.gz or \*_dseg\.nii\.gz"):
+    with pytest.raises(
+        ValueError, match=r"k\.masks: .*derivatives: nothing there matches \*_mask\.nii\.gz or \*_dseg\.nii\.gz"
+    ):
         find_bids_cases(bids, CHANNELS, key="k")
     (bids / "participants.tsv").write_bytes("sub-01\tsite\nZürich\t1\n".encode("cp1252"))
     touch(bids / "derivatives/m/sub-01/anat/sub-01_mask.nii.gz")

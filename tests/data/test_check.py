@@ -134,55 +134,55 @@ def moved(*offset: float) -> np.ndarray:
 FAULTS = {
     "1 truncated gzip": (
         lambda p: (p / "T1.nii.gz").write_bytes((p / "T1.nii.gz").read_bytes()[:-2000]),
-        ("error", "p3/T1.nii.gz", "ends early, the file is truncated", "fetch or copy it again"),
+        ("error", "p3/T1.nii.gz", "ends early, so the file is truncated", "Fetch or copy it again"),
     ),
     "1 truncated by its last byte": (
         lambda p: (p / "mask.nii.gz").write_bytes((p / "mask.nii.gz").read_bytes()[:-1]),
-        ("error", "p3/mask.nii.gz", "ends early, the file is truncated", "fetch or copy it again"),
+        ("error", "p3/mask.nii.gz", "ends early, so the file is truncated", "Fetch or copy it again"),
     ),
     "2 a flipped bit": (
         lambda p: flip_a_bit(p / "FLAIR.nii.gz"),
-        ("error", "p3/FLAIR.nii.gz", "the gzip stream is damaged", "fetch or copy it again"),
+        ("error", "p3/FLAIR.nii.gz", "the gzip stream is damaged", "Fetch or copy it again"),
     ),
     "3 a web page": (
         lambda p: (p / "FLAIR.nii.gz").write_text("<html>503 Service Unavailable</html>"),
-        ("error", "p3/FLAIR.nii.gz", "is a web page, not an image", "delete it and fetch it again"),
+        ("error", "p3/FLAIR.nii.gz", "is a web page, not an image", "Delete it and fetch it again"),
     ),
     "4 an empty file": (
         lambda p: (p / "T1.nii.gz").write_bytes(b""),
-        ("error", "p3/T1.nii.gz", "the file is empty", "delete it and fetch it again"),
+        ("error", "p3/T1.nii.gz", "the file is empty", "Delete it and fetch it again"),
     ),
     "5 uncompressed": (
         lambda p: (p / "T1.nii.gz").write_bytes(gzip.decompress((p / "T1.nii.gz").read_bytes())),
-        ("error", "p3/T1.nii.gz", "is NIfTI without compression", "rename it to T1.nii"),
+        ("error", "p3/T1.nii.gz", "is NIfTI without compression", "Rename it to T1.nii"),
     ),
-    "6 x.nii beside x.nii.gz": (
+    "6 x.nii next to x.nii.gz": (
         lambda p: shutil.copy(p / "T1.nii.gz", p / "T1.nii"),
-        ("error", "p3/T1.nii.gz", "T1.nii lies beside it", "remove one of them"),
+        ("error", "p3/T1.nii.gz", "T1.nii lies next to it", "Remove one of them"),
     ),
     "7 NaN": (
         lambda p: change(p / "FLAIR.nii.gz", lambda a: np.where(a > 212, np.nan, a)),
-        ("error", "p3/FLAIR.nii.gz", "voxels are NaN or Inf, the first at (", "replace them by numbers"),
+        ("error", "p3/FLAIR.nii.gz", "voxels are NaN or infinite, the first at (", "Replace them by numbers"),
     ),
     "7 Inf": (
         lambda p: change(p / "T1.nii.gz", lambda a: np.where(a > 212, np.inf, a)),
-        ("error", "p3/T1.nii.gz", "voxels are NaN or Inf", "replace them by numbers"),
+        ("error", "p3/T1.nii.gz", "voxels are NaN or infinite", "Replace them by numbers"),
     ),
     "8 a constant image": (
         lambda p: change(p / "T1.nii.gz", lambda a: a * 0 + 7),
-        ("error", "p3/T1.nii.gz", "every voxel is 7", "export the image again"),
+        ("error", "p3/T1.nii.gz", "every voxel is 7", "Export the image again"),
     ),
     "8 no voxel above 0": (
         lambda p: change(p / "FLAIR.nii.gz", lambda a: -1 - a),
-        ("error", "p3/FLAIR.nii.gz", "no voxel of the FLAIR is positive", "export the image again"),
+        ("error", "p3/FLAIR.nii.gz", "no voxel of the FLAIR is positive", "Export the image again"),
     ),
     "9 another shape": (
         lambda p: change(p / "mask.nii.gz", lambda a: a[:-2]),
-        ("error", "p3/mask.nii.gz", "its shape (38, 58, 14) differs from (40, 58, 14) of", "resample the one"),
+        ("error", "p3/mask.nii.gz", "its shape (38, 58, 14) differs from (40, 58, 14) of", "Resample one of them"),
     ),
     "9 another place": (
         lambda p: move(p / "T1.nii.gz", moved(0, 0, 300)),
-        ("error", "p3/T1.nii.gz", "covers 0% of the brain on the grid of the first channel", "check its header"),
+        ("error", "p3/T1.nii.gz", "covers 0% of the brain on the grid of the first channel", "Check its header"),
     ),
     "10 another affine": (
         lambda p: move(p / "mask.nii.gz", moved(0, 0.005, 0)),
@@ -190,31 +190,36 @@ FAULTS = {
     ),
     "12 qform is not sform": (
         lambda p: save(p / "T1.nii.gz", array_of(p / "T1.nii.gz"), AFFINE, moved(0, 3, 0)),
-        ("error", "p3/T1.nii.gz", "qform and sform differ by up to 3 mm", "set the wrong one to the right one"),
+        ("error", "p3/T1.nii.gz", "qform and sform differ by up to 3 mm", "Set the wrong one to the right one"),
     ),
     "13 no spacing": (
         lambda p: edit_header(p / "FLAIR.nii.gz", pixdim=[1, 0, 0, 0, 0, 0, 0, 0]),
-        ("error", "p3/FLAIR.nii.gz", "has no spacing (voxel sizes [0.0, 0.0, 0.0])", "convert it again from DICOM"),
+        ("error", "p3/FLAIR.nii.gz", "has no spacing (voxel sizes [0.0, 0.0, 0.0])", "Convert it again from DICOM"),
     ),
     "13 no form codes": (
         lambda p: edit_header(p / "FLAIR.nii.gz", qform_code=0, sform_code=0),
-        ("error", "p3/FLAIR.nii.gz", "has no spacing and orientation", "convert it again from DICOM"),
+        ("error", "p3/FLAIR.nii.gz", "has no spacing and orientation", "Convert it again from DICOM"),
     ),
     "14 sheared": (
         lambda p: edit_header(p / "T1.nii.gz", qform_code=0, **{f"srow_{x}": SHEARED[i] for i, x in enumerate("xyz")}),
-        ("error", "p3/T1.nii.gz", "its voxel axes are not perpendicular", "resample it to a grid without shear"),
+        ("error", "p3/T1.nii.gz", "its voxel axes are not perpendicular", "Resample it to a grid without shear"),
     ),
     "15 4D": (
         lambda p: change(p / "T1.nii.gz", lambda a: np.stack([a, a], axis=-1)),
-        ("error", "p3/T1.nii.gz", "has the shape (40, 58, 14, 2), but a 3D image is needed", "extract one 3D volume"),
+        ("error", "p3/T1.nii.gz", "has the shape (40, 58, 14, 2), but a 3D image is needed", "Extract one 3D volume"),
     ),
     "16 a mirrored mask": (
         lambda p: move(p / "mask.nii.gz", MIRRORED),
-        ("error", "p3/mask.nii.gz", "its affine differs", "resample the one onto the grid of the other"),
+        ("error", "p3/mask.nii.gz", "its affine differs", "Resample one of them onto the grid of the other"),
     ),
     "16 mixed orientation": (
         lambda p: [move(p / f"{name}.nii.gz", MIRRORED) for name in FILES],
-        ("error", "", "the voxel axes point different ways (LAS: p3; RAS: p0, p1, p2, p4)", "set orientation to one of them"),
+        (
+            "error",
+            "",
+            "the voxel axes point different ways (LAS: p3; RAS: p0, p1, p2, p4)",
+            "Set `preparation.orientation` to one of them",
+        ),
     ),
     "16 lesions outside the brain": (
         lambda p: change(p / "mask.nii.gz", lambda a: np.roll(a, (20, 29), axis=(0, 1))),
@@ -222,11 +227,11 @@ FAULTS = {
     ),
     "18 an unexpected label": (
         lambda p: change(p / "mask.nii.gz", lambda a: a * 3),
-        ("error", "p3/mask.nii.gz", "voxels hold 3, but a mask may hold only 0", "recode the mask"),
+        ("error", "p3/mask.nii.gz", "voxels hold 3, but a mask may hold only 0", "Recode the mask"),
     ),
     "18 255": (
         lambda p: change(p / "mask.nii.gz", lambda a: a * 255),
-        ("error", "p3/mask.nii.gz", "voxels hold 255", "recode the mask"),
+        ("error", "p3/mask.nii.gz", "voxels hold 255", "Recode the mask"),
     ),
     "18 an interpolated label": (
         lambda p: change(p / "mask.nii.gz", lambda a: a * np.float32(0.4999)),
@@ -234,35 +239,35 @@ FAULTS = {
     ),
     "20 an empty mask": (
         lambda p: change(p / "mask.nii.gz", lambda a: a * 0),
-        ("warning", "p3/mask.nii.gz", "no voxel is lesion (label 1)", "right if the patient has none"),
+        ("warning", "p3/mask.nii.gz", "no voxel is lesion (label 1)", "unless the patient has no lesion"),
     ),
     "26 the same scan under two names": (
         lambda p: shutil.copy(p.parent / "p1/FLAIR.nii.gz", p / "FLAIR.nii.gz"),
-        ("error", "", "cases p1, p3 hold the same scan, which would leak between training and test", "remove all but one"),
+        ("error", "", "cases p1, p3 hold the same scan, which would leak between training and test", "Remove all but one"),
     ),
     "26 the same T1, stored otherwise": (
         lambda p: save(p / "T1.nii.gz", array_of(p.parent / "p1/T1.nii.gz").astype(np.float64)),
-        ("error", "", "cases p1, p3 have the same T1", "give each its own file"),
+        ("error", "", "cases p1, p3 have the same T1", "Give each its own file"),
     ),
     "26 the same mask": (
         lambda p: shutil.copy(p.parent / "p1/mask.nii.gz", p / "mask.nii.gz"),
-        ("warning", "", "cases p1, p3 have the same mask", "give each its own file"),
+        ("warning", "", "cases p1, p3 have the same mask", "Give each its own file"),
     ),
     "26 one file for two channels": (
         lambda p: shutil.copy(p / "FLAIR.nii.gz", p / "T1.nii.gz"),
-        ("error", "p3/T1.nii.gz", "holds the same voxels as FLAIR", "enter the file of T1"),
+        ("error", "p3/T1.nii.gz", "holds the same voxels as FLAIR", "Enter the file of T1"),
     ),
     "29 a missing channel": (
         lambda p: (p / "T1.nii.gz").unlink(),
-        ("error", "cases.csv", "line 5: case p3: T1: there is no file", "correct the path"),
+        ("error", "cases.csv", "line 5, case p3: the file of `T1` does not exist", "Correct the path"),
     ),
     "29 a missing mask": (
         lambda p: (p / "mask.nii.gz").unlink(),
-        ("error", "cases.csv", "line 5: case p3: mask: there is no file", "correct the path"),
+        ("error", "cases.csv", "line 5, case p3: the file of `mask` does not exist", "Correct the path"),
     ),
     "a head of a thimble": (
         lambda p: [move(p / f"{name}.nii.gz", np.diag([0.32, 0.32, 0.5, 1])) for name in FILES],
-        ("warning", "p3/FLAIR.nii.gz", "what is taken for the brain holds 1 ml", "its voxel size"),
+        ("warning", "p3/FLAIR.nii.gz", "the brain mask, over which intensities are normalised, holds 1 ml", "its voxel size"),
     ),
 }
 
@@ -321,15 +326,15 @@ def test_everything_is_listed_at_once(cohort, run):
     assert code == 1
     assert findings["severity"].tolist() == ["error"] * 7 + ["warning"], printed
     for text in (
-        "line 4: case p2: mask: there is no file",
+        "line 4, case p2: the file of `mask` does not exist",
         "the gzip stream is damaged",
         "voxels hold 3",
         "the file is empty",
         "cases p3, p4 hold the same scan",
         "fold: the table has the folds [0, 1]",
         "no voxel is lesion",
-        "is a transform neither of elastix nor of ITK",
-        "7 error(s), 1 warning(s), 0 note(s); mend the errors before training.",
+        "is neither an elastix nor an ITK transform",
+        "7 error(s), 1 warning(s), 0 note(s); fix the errors before training.",
     ):
         assert text in printed, text
 
@@ -343,17 +348,23 @@ def test_everything_is_listed_at_once(cohort, run):
             "case p1 occurs more than once: line 3, line 5",
         ),
         ({"role": ["train"] * 4 + ["validation"]}, "split 0: no case has the role test"),
-        ({"role": ["train", "", "", "", "test"]}, "column role: given for 2 of 5 cases"),
-        ({"role": ["train"] * 4 + ["tset"]}, "line 6: case p4: unknown role 'tset'"),
-        ({"fold": ["0", "1", "2", "3", "3"]}, "the table has the folds [0, 1, 2, 3], but folds: 5 means 0 to 4"),
-        ({"role": ["train"] * 4 + ["test"], "fold": [*"01234"]}, "line 2: case p0: has a role and a fold"),
+        ({"role": ["train", "", "", "", "test"]}, "column role: it is filled in for 2 of 5 cases"),
+        ({"role": ["train"] * 4 + ["tset"]}, "line 6, case p4: unknown role 'tset'"),
+        (
+            {"fold": ["0", "1", "2", "3", "3"]},
+            "the table has the folds [0, 1, 2, 3], but `folds.count` is 5, so each of 0 to 4 must occur",
+        ),
+        ({"role": ["train"] * 4 + ["test"], "fold": [*"01234"]}, "line 2, case p0: has both a role and a fold"),
         (
             {"patient": ["a", "b", "b", "", ""], "fold": [*"01234"]},
             "patients with more than one role, which would leak between training and test: b (p1 validation, p2 train)",
         ),
-        ({"T1": ["p0/T1.nii.gz", "", "p2/T1.nii.gz", "p3/T1.nii.gz", "p4/T1.nii.gz"]}, "line 3: case p1: no path under T1"),
+        (
+            {"T1": ["p0/T1.nii.gz", "", "p2/T1.nii.gz", "p3/T1.nii.gz", "p4/T1.nii.gz"]},
+            "line 3, case p1: there is no path in column T1",
+        ),
         ({"case": ["p0", "p/1", "p2", "p3", "p4"]}, "the case name 'p/1' is not safe in file names"),
-        ({"T1_transform": ["", "cases.csv", "", "", ""]}, "is a transform neither of elastix nor of ITK"),
+        ({"T1_transform": ["", "cases.csv", "", "", ""]}, "is neither an elastix nor an ITK transform"),
         ({"observer_2": ["p0/FLAIR.nii.gz", "", "", "", ""]}, "but a mask may hold only 0"),
         ({"observer_3": ["", "p0/FLAIR.nii.gz", "", "", ""]}, "but a mask may hold only 0"),
     ],
@@ -372,10 +383,10 @@ def test_a_table_that_cannot_be_read(cohort, run):
     (cohort / "cases.csv").write_bytes(text.replace("p0,s", "p0,Zürich").encode("cp1252"))
     code, printed, _ = run(cohort / "cases.csv")
     assert code == 1
-    assert "save it as comma-separated UTF-8" in printed
+    assert "Save it as comma-separated UTF-8" in printed
     code, printed, _ = run(cohort / "absent.csv")
     assert code == 1
-    assert "there is no such table of cases" in printed
+    assert "the table of cases does not exist" in printed
     assert "Traceback" not in printed
 
 
@@ -384,14 +395,16 @@ def test_no_lesion_anywhere(cohort, run):
         change(cohort / f"p{number}/mask.nii.gz", lambda a: a * 0)
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, findings["severity"].tolist()) == (1, ["error"] + ["warning"] * 5)
-    assert "no mask has a voxel of lesion (label 1), so nothing can be learnt" in printed
+    assert "no mask has a voxel of lesion (label 1), so there is nothing to learn" in printed
     assert "cases p0, p1, p2, p3, p4\n    no voxel is lesion" in printed
 
 
 def test_a_scan_smaller_than_the_crop_is_accepted_and_said(cohort, run):
     code, printed, findings = run(cohort / "cases.csv", "--scale", "paper")
     assert (code, findings["severity"].tolist()) == (0, ["note"] * 5)
-    assert "its slices of 40x58 pixels are smaller than the networks' crop of 128x192\n    -> nothing is to be done" in printed
+    assert (
+        "its slices of 40x58 pixels are smaller than the networks' crop of 128x192.\n    -> Nothing needs to be done" in printed
+    )
 
 
 def test_slices_that_are_not_axial(cohort, run):
@@ -436,13 +449,13 @@ def test_a_folder_of_the_challenge(challenge, run, tmp_path):
     flip_a_bit(challenge / "training/Singapore/50/pre/FLAIR.nii.gz")
     code, printed, findings = run(challenge)
     assert (code, len(findings)) == (1, 2)
-    assert "Utrecht/0/pre/T1.nii.gz: there is no such file" in printed
+    assert "Utrecht/0/pre/T1.nii.gz: the file does not exist" in printed
     assert "case Singapore-50" in printed
     code, printed, _ = run(tmp_path / "nowhere")
     assert code == 1
     code, printed, _ = run(tmp_path)
     assert code == 1
-    assert "is neither a raw data set of nnU-Net (dataset.json) nor a BIDS data set" in printed
+    assert "is neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset" in printed
 
 
 def as_bids(sound: Path, folder: Path) -> Path:
@@ -476,14 +489,14 @@ FAULTS_OF_LAYOUTS = {
     "bids: a missing modality": (
         as_bids,
         lambda folder: (folder / "sub-c/anat/sub-c_T1w.nii.gz").unlink(),
-        ["sub-c: there is no T1\n    -> add it to sub-c/anat, or list the cases that you want in a csv"],
+        ["sub-c: there is no T1.\n    -> Add it to sub-c/anat, or list the cases that you want in a csv"],
     ),
     "bids: two candidates for the mask": (
         as_bids,
         lambda folder: shutil.copytree(folder / "derivatives/manual/sub-b", folder / "derivatives/lst/sub-b"),
         [
             "sub-b: 2 files could be its mask: derivatives/lst/sub-b/anat/sub-b_label-WMH_mask.nii.gz",
-            "decide by datasets.own.masks",
+            "Choose one with `datasets.own.masks`",
         ],
     ),
     "bids: unexpected labels": (
@@ -494,19 +507,19 @@ FAULTS_OF_LAYOUTS = {
     "nnunet: a missing modality": (
         as_nnunet,
         lambda folder: (folder / "imagesTr/p2_0001.nii.gz").unlink(),
-        ["imagesTr/p2_0001.nii.gz: there is no such file"],
+        ["imagesTr/p2_0001.nii.gz: the file does not exist"],
     ),
     "nnunet: unexpected labels": (
         as_nnunet,
         lambda folder: change(folder / "labelsTr/p4.nii.gz", lambda a: a * 3),
-        ["case p4", "voxels hold 3", "recode the mask"],
+        ["case p4", "voxels hold 3", "Recode the mask"],
     ),
     "nnunet: unexpected labels in its description": (
         as_nnunet,
         lambda folder: (folder / "dataset.json").write_text(
             json.dumps({"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3}})
         ),
-        ["1 the lesion and 2, if there is one, what is neither", "recode the files of labelsTr"],
+        ["1 the lesion and 2, if used, neither of them", "Recode the files of labelsTr"],
     ),
 }
 
@@ -575,7 +588,7 @@ def test_scans_that_are_still_to_be_simulated_are_no_error(run, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     code, printed, findings = run(ROOT / "config/config.yaml")
     assert (code, findings["severity"].tolist(), findings["file"].tolist()) == (0, ["warning"], ["data/phantom"])
-    assert "the workflow simulates these scans" in printed
+    assert "the workflow has not simulated these scans yet" in printed
     assert "nothing was checked." in printed
     code, printed, _ = run(ROOT / "config/config.yaml", "--dataset", "wmh")
     assert code == 1
@@ -604,7 +617,7 @@ def test_a_target_that_cannot_be_written(cohort, run, tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    assert "(Read-only file system); make it" in run(cohort / "cases.csv")[1].replace("\n    -> ", "; ")
+    assert "(Read-only file system).; Make the folder writable" in run(cohort / "cases.csv")[1].replace("\n    -> ", "; ")
 
 
 @pytest.mark.parametrize(("free", "severity"), [(800_000, "error"), (3_200_000, "warning"), (3_300_000, None)])
@@ -615,7 +628,7 @@ def test_a_full_target(cohort, run, monkeypatch, free, severity):
     code, printed, findings = run(cohort / "cases.csv")
     assert findings["severity"].tolist() == ([severity] if severity else []), printed
     assert code == (severity == "error")
-    assert not severity or "GB are free, and the prepared cases hold 0.0 GB" in printed
+    assert not severity or "GB are free, and the prepared cases take 0.0 GB" in printed
 
 
 def test_processes_change_nothing(cohort, run):
@@ -633,7 +646,7 @@ def test_an_unforeseen_error_of_one_file_does_not_hide_the_others(cohort, run, m
     change(cohort / "p4/mask.nii.gz", lambda a: a * 3)
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, len(findings)) == (1, 2)
-    assert "cannot be read (KeyError: 42)" in printed
+    assert "cannot be processed (KeyError: 42)" in printed
 
 
 def test_the_rule_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_path):
@@ -648,9 +661,15 @@ def test_the_rule_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_
     (tmp_path / "check.csv").unlink()
     flip_a_bit(cohort / "p1/FLAIR.nii.gz")
     (cohort / "p2/T1.nii.gz").unlink()
-    with pytest.raises(ValueError, match="the data set own cannot be used") as caught:
+    with pytest.raises(ValueError, match="the dataset own cannot be used") as caught:
         script("check")(**arguments, config=config)
-    for text in ("p1/FLAIR.nii.gz", "p2/T1.nii.gz", "there is no such file", "no voxel is lesion", "2 error(s), 1 warning(s)"):
+    for text in (
+        "p1/FLAIR.nii.gz",
+        "p2/T1.nii.gz",
+        "the file does not exist",
+        "no voxel is lesion",
+        "2 error(s), 1 warning(s)",
+    ):
         assert text in str(caught.value)
     assert not (tmp_path / "check.csv").exists()
 
@@ -666,9 +685,9 @@ def test_a_missing_file_does_not_hide_other_faults_from_the_workflow(cohort, scr
     }
     (cohort / "p2/mask.nii.gz").unlink()
     change(cohort / "p4/mask.nii.gz", lambda a: a * 3)
-    with pytest.raises(ValueError, match="the data set own cannot be used") as caught:
+    with pytest.raises(ValueError, match="the dataset own cannot be used") as caught:
         script("list_cases")(**arguments)
-    for text in ("line 4: case p2: mask: there is no file", "case p4", "voxels hold 3", "2 error(s)"):
+    for text in ("line 4, case p2: the file of `mask` does not exist", "case p4", "voxels hold 3", "2 error(s)"):
         assert text in str(caught.value)
     assert not (tmp_path / "out.csv").exists()
     edit(cohort, mask=[f"p{number}/mask.nii.gz" for number in (0, 1, 3, 3, 4)])

@@ -82,8 +82,8 @@ def test_all_missing_files_are_listed(challenge):
         (challenge / "training" / path).unlink()
     with pytest.raises(ValueError, match=r"my\.key: .*2 problem\(s\)") as caught:
         find_wmh_cases(challenge, key="my.key")
-    assert "Utrecht/0/pre/FLAIR.nii.gz: there is no such file" in str(caught.value)
-    assert "Utrecht/2/pre/T1.nii.gz: there is no such file" in str(caught.value)
+    assert "Utrecht/0/pre/FLAIR.nii.gz: the file does not exist" in str(caught.value)
+    assert "Utrecht/2/pre/T1.nii.gz: the file does not exist" in str(caught.value)
 
 
 def test_only_some_channels_and_unknown_ones(challenge):
@@ -93,7 +93,7 @@ def test_only_some_channels_and_unknown_ones(challenge):
 
 
 def test_absent_data_say_how_to_get_them(tmp_path):
-    with pytest.raises(ValueError, match=r"^dataset\.folder: .*nowhere: there is no such folder") as caught:
+    with pytest.raises(ValueError, match=r"^dataset\.folder: .*nowhere: the folder does not exist") as caught:
         find_wmh_cases(tmp_path / "nowhere")
     for word in ("doi:10.34894/AECRSD", "CC BY-NC 4.0", "`training/`", "`additional_annotations/`"):
         assert word in str(caught.value)
@@ -163,18 +163,18 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"cases\.csv: 11 problem\(s\)") as caught:
         read_case_table(path, CHANNELS)
     expected = (
-        "line 2: case a: T1: there is no file",
-        "line 4: case b: mask: there is no file",
-        "line 4: case b: unknown role 'trian'; use train",
-        "line 5: case a: has a role and a fold",
+        "line 2, case a: the file of `T1` does not exist",
+        "line 4, case b: the file of `mask` does not exist",
+        "line 4, case b: unknown role 'trian'. Use train",
+        "line 5, case a: has both a role and a fold",
         "line 6: the case name 'c d' is not safe in file names",
         "for instance to 'c_d'",
-        "line 6: case c d: no path under FLAIR",
-        "line 6: case c d: FLAIR defines the grid and takes no transform",
-        "line 6: case c d: fold 'one' is no number of a fold",
+        "line 6, case c d: there is no path in column FLAIR",
+        "line 6, case c d: FLAIR defines the grid, so it must have no transform",
+        "line 6, case c d: fold 'one' is not a number",
         "case a occurs more than once: line 2, line 5",
-        "column role: given for 3 of 4 cases",
-        "column fold: given for 2 of 4 cases",
+        "column role: it is filled in for 3 of 4 cases",
+        "column fold: it is filled in for 2 of 4 cases",
     )
     for text in expected:
         assert text in str(caught.value), text
@@ -183,12 +183,12 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("header", "finding"),
     [
-        ("case,site,Flair,T1,mask", r"column 'FLAIR' is missing; rename 'Flair'\."),
-        ("case,site,FLAIR,T1,masks", r"column 'mask' is missing; rename 'masks'\."),
-        ("case,FLAIR,T1,mask", r"column 'site' is missing; add it \(there are: case, FLAIR, T1, mask\)"),
-        ("case,site,FLAIR,T1,mask,observer2", "column 'observer2' is not known; rename it to 'observer_2'"),
-        ("case,site,FLAIR,T1,mask,T1_transfrom", "column 'T1_transfrom' is not known; rename it to 'T1_transform'"),
-        ("case,site,FLAIR,T1,mask,mask", "column 'mask' is there twice"),
+        ("case,site,Flair,T1,mask", r"column 'FLAIR' is missing\. Rename 'Flair'\."),
+        ("case,site,FLAIR,T1,masks", r"column 'mask' is missing\. Rename 'masks'\."),
+        ("case,FLAIR,T1,mask", r"column 'site' is missing\. Add it \(the columns are: case, FLAIR, T1, mask\)"),
+        ("case,site,FLAIR,T1,mask,observer2", r"column 'observer2' is not known\. Rename it to 'observer_2'"),
+        ("case,site,FLAIR,T1,mask,T1_transfrom", r"column 'T1_transfrom' is not known\. Rename it to 'T1_transform'"),
+        ("case,site,FLAIR,T1,mask,mask", "column 'mask' occurs twice"),
         ("case;site;FLAIR;T1;mask", "column 'case' is missing"),
         ("case,site,FLAIR,T1,mask", "the table has no cases"),
     ],
@@ -199,7 +199,7 @@ def test_wrong_columns(tmp_path, header, finding):
 
 
 def test_files_that_are_no_table(tmp_path):
-    with pytest.raises(ValueError, match="no such table of cases"):
+    with pytest.raises(ValueError, match="the table of cases does not exist"):
         read_case_table(tmp_path / "absent.csv", CHANNELS)
     for content in (b"", b"case,site\n\xff\xfe\x00,1\n", b"a,b\n1,2,3\n4,5,6,7\n", b"a,b\n1,2,3\n4,5,6\n"):
         (tmp_path / "bad.csv").write_bytes(content)

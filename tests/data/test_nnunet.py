@@ -88,10 +88,10 @@ def test_all_missing_files_are_listed(raw: Path) -> None:
     touch(raw / "imagesTr/a b_0000.nii.gz")
     with pytest.raises(CohortError, match=r"^datasets\.own\.folder: .*Dataset001_WMH: 5 problem\(s\)") as caught:
         find_nnunet_cases(raw, ["FLAIR"], key="datasets.own")
-    names = [problem.partition(": there is no such file; add it.")[0].rpartition("/")[2] for problem in caught.value.problems]
+    names = [problem.location.rpartition("/")[2] for problem in caught.value.problems]
     assert names[:1] == ["WMH_001_0001.nii.gz"]
     assert names[1:2] == ["WMH_002.nii.gz"]
-    assert "the case name 'a b' is not safe in file names" in names[2]
+    assert "the case name 'a b' is not safe in file names" in caught.value.problems[2].problem
     assert names[3:] == ["a b_0001.nii.gz", "a b.nii.gz"]
     assert caught.value.table["mask"].tolist() == [str(raw / "labelsTr/WMH_001.nii.gz"), "", ""]
 
@@ -99,22 +99,22 @@ def test_all_missing_files_are_listed(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "channels", "finding"),
     [
-        ({}, ["T2"], r"dataset\.json: no channel is called T2, there are T1w, flair; enter one of them"),
+        ({}, ["T2"], r"dataset\.json: no channel is called T2; the channels are T1w, flair\. Enter one of them"),
         ({"channel_names": {"0": "T1", "1": "t1w"}}, ["T1"], "2 channels are called T1"),
         (
             {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}},
             ["FLAIR"],
-            r"\"c\": 3.*but 0 must be background.*recode the files",
+            r"\"c\": 3.*but 0 must be background.*Recode the files",
         ),
-        ({"labels": {"background": 0, "lesion": 2}}, ["FLAIR"], "recode the files of labelsTr"),
+        ({"labels": {"background": 0, "lesion": 2}}, ["FLAIR"], "Recode the files of labelsTr"),
         ({"labels": {"lesion": 0, "background": 1}}, ["FLAIR"], "but 0 must be background"),
-        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, ["FLAIR"], "recode the files of labelsTr"),
-        ({"labels": {"0": "background", "1": "a", "5": "b"}}, ["FLAIR"], "recode the files of labelsTr"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, ["FLAIR"], "Recode the files of labelsTr"),
+        ({"labels": {"0": "background", "1": "a", "5": "b"}}, ["FLAIR"], "Recode the files of labelsTr"),
         ({"labels": None}, ["FLAIR"], r"cannot be read as nnU-Net's description \(KeyError: 'labels'\)"),
         ({"channel_names": ["FLAIR"]}, ["FLAIR"], "cannot be read as nnU-Net's description"),
         ({"channel_names": None}, ["FLAIR"], r"KeyError: 'modality'"),
-        ({"file_ending": ".png"}, ["FLAIR"], r"file_ending is '\.png'; convert the images to NIfTI"),
-        ({"file_ending": ".nii"}, ["FLAIR"], r"own\.folder: .*no \*\.nii lies in its imagesTr and labelsTr"),
+        ({"file_ending": ".png"}, ["FLAIR"], r"file_ending is '\.png'\. Convert the images to NIfTI"),
+        ({"file_ending": ".nii"}, ["FLAIR"], r"own\.folder: .*there is no \*\.nii in its imagesTr and labelsTr"),
     ],
 )
 def test_a_description_that_does_not_fit(raw: Path, changes: dict, channels: list[str], finding: str) -> None:
@@ -124,9 +124,11 @@ def test_a_description_that_does_not_fit(raw: Path, changes: dict, channels: lis
 
 
 def test_what_is_no_raw_data_set(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"own\.folder: .*there is no dataset\.json in it; name a raw data set of nnU-Net"):
+    with pytest.raises(
+        ValueError, match=r"own\.folder: .*there is no dataset\.json in it\. Set it to a raw dataset of nnU-Net"
+    ):
         find_nnunet_cases(tmp_path, ["FLAIR"], key="datasets.own")
-    with pytest.raises(ValueError, match="there is no such folder"):
+    with pytest.raises(ValueError, match="the folder does not exist"):
         find_nnunet_cases(tmp_path / "absent", ["FLAIR"])
     (tmp_path / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"dataset\.json: cannot be read as nnU-Net's description \(JSONDecodeError"):

@@ -70,10 +70,10 @@ def test_folds_of_the_table_are_used():
     table = make_splits(cases, 3, 0, True, [1])
     assert set(table.loc[table["role"] == "test", "case"]) == {"A-1", "A-4", "A-7"}
     assert set(table.loc[table["role"] == "validation", "case"]) == {"A-2", "A-5", "A-8"}
-    with pytest.raises(ValueError, match=r"has the folds \[0, 1, 2\], but folds: 5 means 0 to 4"):
+    with pytest.raises(ValueError, match=r"has the folds \[0, 1, 2\], but `folds\.count` is 5, so each of 0 to 4"):
         make_splits(cases, 5, 0, True, [0])
     cases["fold"] = pd.array([None, *folds[1:]], "Int64")
-    with pytest.raises(ValueError, match="fold: missing for A-0"):
+    with pytest.raises(ValueError, match="column fold: it is empty for A-0"):
         make_splits(cases, 3, 0, True, [0])
 
 
@@ -87,10 +87,10 @@ def test_roles_of_the_table_make_one_split():
         [0, "test", "A-0"],
     ]
     assert table["fold"].isna().all()
-    with pytest.raises(ValueError, match=r"roles in the table make one split only; set splits: \[0\]"):
+    with pytest.raises(ValueError, match=r"roles in the table make one split only\. Set it to \[0\]"):
         make_splits(cases, 5, 0, True, [0, 1])
     for column, values, finding in (
-        ("role", ["test", "", "train", "train"], "role: missing for A-1"),
+        ("role", ["test", "", "train", "train"], "column role: it is empty for A-1"),
         ("role", ["train"] * 4, "no case has the role test"),
         ("role", ["test"] * 4, "no case has the role train"),
         ("role", ["test", "train", "train", "dev"], "unknown role dev"),
@@ -104,8 +104,8 @@ def test_roles_of_the_table_make_one_split():
     ("arguments", "finding"),
     [
         ({"folds": 7}, "7 folds need at least 7 patients, but there are 6"),
-        ({"folds": 2}, "training, validation and test need three or more"),
-        ({"splits": [0, 3]}, r"splits: \[3\] asked for, but with 3 folds"),
+        ({"folds": 2}, "training, validation and test need three folds"),
+        ({"splits": [0, 3]}, r"`splits`: contains \[3\], but 3 folds"),
         ({"splits": [0, 0]}, "none twice"),
         ({"splits": []}, "at least one split"),
     ],
@@ -168,11 +168,11 @@ def test_given_folds_and_roles_may_not_split_a_patient():
     folds = cases.assign(fold=[0, 0, 0, 1, 1, 1, 2, 1, 2])
     with pytest.raises(ValueError, match=r"split 1: patients with more than one role") as caught:
         make_splits(folds, 3, 0, True, [1])
-    assert ": sub-05 (sub-05_ses-0 test, sub-05_ses-1 validation); give all cases of a patient the same" in str(caught.value)
+    assert ": sub-05 (sub-05_ses-0 test, sub-05_ses-1 validation). Give all cases of a patient the same" in str(caught.value)
     folds.loc[7, "fold"] = 2
     assert len(make_splits(folds, 3, 0, True, range(3))) == 27
     roles = cases.assign(role=["train", "train", "test", *["train"] * 6])
-    with pytest.raises(ValueError, match=r"split 0: .*: sub-01 \(sub-01_ses-0 train, sub-01_ses-1 test\); give"):
+    with pytest.raises(ValueError, match=r"split 0: .*: sub-01 \(sub-01_ses-0 train, sub-01_ses-1 test\)\. Give"):
         make_splits(roles, 3, 0, True, [0])
 
 

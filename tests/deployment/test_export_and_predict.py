@@ -529,9 +529,9 @@ WRONG_SCANS = {
     "a web page": (lambda scan: (scan / "T1.nii.gz").write_text("<html>", encoding="utf-8"), ["T1.nii.gz", "is a web page"]),
     "NaN": (
         lambda scan: save(scan / "FLAIR.nii.gz", np.full(SHAPE, np.nan, dtype=np.float32)),
-        ["FLAIR.nii.gz", "are NaN or Inf"],
+        ["FLAIR.nii.gz", "are NaN or infinite"],
     ),
-    "no such file": (lambda scan: (scan / "T1.nii.gz").unlink(), ["T1.nii.gz", "there is no such file"]),
+    "no such file": (lambda scan: (scan / "T1.nii.gz").unlink(), ["T1.nii.gz", "does not exist"]),
     "another head's T1": (
         lambda scan: save(scan / "T1.nii.gz", np.random.default_rng(0).random((20, 20, 5)), AFFINE + 900 * FAR),
         ["T1.nii.gz", "covers"],

@@ -66,7 +66,7 @@ def test_in_processes_raises_an_items_error_with_the_workers_traceback(processes
 
 
 def test_prepare_cohort_keeps_finished_cases_after_a_killed_worker(tmp_path, monkeypatch):
-    def prepare(case, *arguments):
+    def prepare(case, **settings):
         done = tmp_path / "a"
         if case["case"] == "a":
             done.write_text("finished")

@@ -1,4 +1,4 @@
-"""Read every scan of a data set and list all that is wrong with it, before anything is made of it."""
+"""Read every scan of a dataset and list all problems before anything is computed."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def main(table: str, findings: str, dataset: str, config: dict, processes: int) 
     requirements = Requirements.from_config(config, dataset)
     report = check_cases(read_table(table), requirements, Path(findings).parent, processes=processes)
     if report.count("error"):
-        raise ValueError(f"the data set {dataset} cannot be used:\n{report.text()}")
+        raise ValueError(f"the dataset {dataset} cannot be used:\n{report.text()}")
     log.info(report.text())
     report.table().to_csv(findings, index=False)
 

@@ -1,4 +1,4 @@
-"""Find the cases of a data set: a csv with one row per case and the paths of its images."""
+"""Find the cases of a dataset and write the case table."""
 
 from pathlib import Path
 
@@ -9,21 +9,23 @@ from pd_ddpm.runtime.job import run
 
 
 def main(table: str, dataset: str, settings: dict, config: dict, processes: int) -> None:
-    """A file that is missing stops everything; what is wrong with the others is then told with it, not in the next run."""
     try:
         write_table(find_cases(dataset, settings), table)
     except CohortError as error:
+        if error.table is None:
+            raise
+        # Report the problems of the other files too, not only in the next run.
         report = check_dataset(config, dataset, Path(table).parent, processes=processes)
-        raise ValueError(f"the data set {dataset} cannot be used:\n{report.text()}") from error
+        raise ValueError(f"the dataset {dataset} cannot be used:\n{report.text()}") from error
 
 
 if __name__ == "__main__":
+    parameters = {key: snakemake.params[key] for key in ("dataset", "settings")}
     run(
         main,
         snakemake.log[0],
         **snakemake.output,
-        dataset=snakemake.params.dataset,
-        settings=snakemake.params.settings,
+        **parameters,
         config=snakemake.config,
         processes=snakemake.threads,
     )

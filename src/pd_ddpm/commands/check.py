@@ -27,12 +27,12 @@ example:
   ERRORS
     case p3, scans/p3/FLAIR.nii.gz
       the gzip stream ends early, the file is truncated
-      -> fetch or copy it again.
+      -> Fetch or copy it again.
 
    site  cases      size spacing in mm axes lesion in ml: median (range)  without lesion label 2 in ml
    west      4 240x240x48     0.96x0.96x3  LPS           10.3 (0.8 to 44.1)               0           1.2
 
-  5 cases, channels FLAIR, T1, 15 files read in 6 s: 1 error(s), 0 warning(s), 0 note(s); mend the errors before training."""
+  5 cases, channels FLAIR, T1, 15 files read in 6 s: 1 error(s), 0 warning(s), 0 note(s); fix the errors before training."""
 
 
 KINDS = {"nnunet": "a raw data set of nnU-Net", "bids": "a BIDS data set", "wmh_challenge": "the WMH challenge"}

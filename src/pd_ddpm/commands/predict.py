@@ -103,7 +103,7 @@ def run(given: argparse.Namespace) -> int:
         findings = folder.examine(bundle)
         if errors := [finding for finding in findings if finding.severity == "error"]:
             raise ValueError(
-                f"{len(errors)} problem(s):\n" + "\n".join(f"  {one.file}: {one.finding}; {one.remedy}" for one in errors)
+                f"{len(errors)} problem(s):\n" + "\n".join(f"  {one.file}: {one.finding}. {one.remedy}." for one in errors)
             )
         return _segment(given, bundle, stages, seeds, folder, findings)
 

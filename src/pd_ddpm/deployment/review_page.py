@@ -88,7 +88,7 @@ def _summary(scan: Scan, segmentation: Segmentation, lesions: pd.DataFrame) -> s
 def _findings(findings: Sequence[Finding]) -> str:
     if not findings:
         return "<p>The scan has passed all checks of its files, and is like those that the networks were trained on.</p>"
-    lines = [f"<li>{html.escape(f'{one.finding}; {one.remedy}' if one.remedy else one.finding)}</li>" for one in findings]
+    lines = [f"<li>{html.escape(f'{one.finding}. {one.remedy}.')}</li>" for one in findings]
     return f"<h2>What is doubtful about the scan</h2>\n<ul>{''.join(lines)}</ul>"
 
 

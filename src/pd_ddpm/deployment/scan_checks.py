@@ -17,17 +17,17 @@ def examine_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
     """All that is wrong (errors), doubtful or good to know about the images of a scan; case: see `read_normalised`."""
     grid = bundle.description["training"]
     requirements = Requirements(tuple(bundle.channels), bundle.description["orientation"], None, (1, 1), {})
-    findings, row, _ = examine_case(case, requirements)
-    if row is not None:
-        findings = [*findings, *_differences(case[bundle.channels[0]], row, grid)]
-    return findings
+    examination = examine_case(case, requirements)
+    if examination.row is None:
+        return examination.findings
+    return [*examination.findings, *_differences(case[bundle.channels[0]], examination.row, grid)]
 
 
 def _differences(file: str, row: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Finding]:
     if training["cases"] < FEW_TRAINING_CASES:
         count = f"{training['cases']} case{'' if training['cases'] == 1 else 's'}"
         text = f"the networks were trained on {count} only, too few for masks that can be relied on"
-        yield Finding("warning", "", file, text, "use a bundle that was trained on more")
+        yield Finding("warning", "", file, text, "Use a bundle that was trained on more cases")
     in_plane = [float(size) for size in row["spacing_mm"].split("x")]
     values = {
         "in_plane_mm": ("pixel size", "mm", in_plane[:2]),
@@ -43,5 +43,5 @@ def _differences(file: str, row: Mapping[str, Any], training: Mapping[str, Any])
                 "",
                 file,
                 f"its {what} of {outside[0]:.4g} {unit} lies outside the {low:.4g} to {high:.4g} {unit} of the training scans",
-                "look at the masks with particular care",
+                "Check the masks with particular care",
             )

@@ -172,7 +172,7 @@ class ScanFolder:
             "volume_ml": round(volume, 4),
             "volume_low_ml": round(low, 4) if count > 1 else None,
             "volume_high_ml": round(high, 4) if count > 1 else None,
-            "warnings": [f"{one.finding}; {one.remedy}" for one in findings],
+            "warnings": [f"{one.finding}. {one.remedy}." for one in findings],
             "images": {channel: Path(self.case[channel]).name for channel in bundle.channels},
             "settings": json.loads(json.dumps(self.depends_on)),
             "made": made,

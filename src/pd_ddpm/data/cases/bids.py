@@ -1,17 +1,20 @@
-"""Cases of a BIDS data set (Brain Imaging Data Structure, bids.neuroimaging.io), found by the names of its files."""
+"""Find the cases of a BIDS dataset (Brain Imaging Data Structure, bids.neuroimaging.io) by the names of its files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from pd_ddpm.data.cases.table import WEIGHTED, as_table, name_problems, raise_all
+from pd_ddpm.data.cases.table import WEIGHTED, CohortError, complete_table, name_problems, raise_problems
+from pd_ddpm.runtime.problem import Problem
 
 _STANDARD_PLACES = ("*/sub-*/anat/sub-*", "*/sub-*/ses-*/anat/sub-*")  # below derivatives/
 _EXAMPLE = "manual/**/*label-WMH*_mask.nii.gz"
+_OR_LIST = "or list the cases that you want in a csv (layout: table)"
 
 
 def find_bids_cases(
@@ -21,78 +24,109 @@ def find_bids_cases(
     images: Mapping[str, str] | None = None,
     key: str = "dataset",
 ) -> pd.DataFrame:
-    """Find the cases of a BIDS data set: one for each `sub-*/[ses-*/]anat` below `folder`; returns a case table.
+    """Find the cases of a BIDS dataset: one for each `sub-*/[ses-*/]anat`.
 
-    A channel is a suffix of BIDS, such as FLAIR; T1, T2 and PD also mean T1w, T2w and PDw. Its image is the one file of the
-    session with this suffix or, if `images` has a glob for the channel, the one whose name matches that too. The mask is
-    the one file of the session below derivatives/ that the glob `masks` finds there; without it, the one
-    `derivatives/*/sub-*/[ses-*/]anat/*_mask` or `*_dseg`, those of the brain (desc-brain) aside. Files are .nii.gz or .nii.
-    The case is named as the session is, sub-01_ses-02 or sub-01; the patient is the subject. The site is the column
-    `site` of participants.tsv, else "unknown".
+    A case is named after its session, sub-01_ses-02 or sub-01. Its patient is the subject. Its site is the column `site` of
+    participants.tsv, or "unknown". Files are .nii.gz or .nii.
 
-    Raises ValueError, naming the config key (those of `key`), if nothing is found, and CohortError with every session that
-    has no image of a channel or no mask, or several.
+    Args:
+        folder: folder that holds the `sub-*`.
+        channels: BIDS suffixes, such as FLAIR. T1, T2 and PD also match T1w, T2w and PDw. Each session needs exactly one image
+            per channel.
+        masks: glob below derivatives/ that matches exactly one mask per session. None stands for
+            `*/sub-*/[ses-*/]anat/*_mask` or `*_dseg`, without brain masks (desc-brain).
+        images: channel -> glob that the name of its image must match in addition.
+        key: config key of the dataset, for messages.
+
+    Returns:
+        The case table.
+
+    Raises:
+        CohortError: nothing is found, or sessions have no or several images of a channel or masks. It lists all of them.
     """
     folder = Path(folder)
+    location = f"{key}.folder: {folder}"
     sessions = list(_sessions(folder))
     if not sessions:
-        finding = "no sub-*/anat or sub-*/ses-*/anat lies in it" if folder.is_dir() else "there is no such folder"
-        raise ValueError(f"{key}.folder: {folder}: {finding}; name the folder that holds the sub-* of a BIDS data set.")
+        problem = "there is no sub-*/anat or sub-*/ses-*/anat in it" if folder.is_dir() else "the folder does not exist"
+        raise CohortError(Problem(location, problem, "Set it to the folder that holds the sub-* of a BIDS dataset"))
     candidates = _masks(folder, masks)
     if not candidates:
-        sought = masks or "*_mask.nii.gz or *_dseg.nii.gz in */sub-*/anat"
-        raise ValueError(
-            f"{key}.masks: {folder}/derivatives: nothing there is {sought}; put the lesion masks there, or name them by this "
-            f"key, a glob such as {_EXAMPLE}."
-        )
+        pattern = masks or "*_mask.nii.gz or *_dseg.nii.gz in */sub-*/anat"
+        remedy = f"Put the lesion masks there, or set this key to a glob such as {_EXAMPLE}"
+        raise CohortError(Problem(f"{key}.masks: {folder}/derivatives", f"nothing there matches {pattern}", remedy))
 
     problems, rows, sites = [], [], _sites(folder)
-
-    def chosen(found: list[Path], name: str, what: str, remedies: tuple[str, str]) -> str:
-        """The path of the one file that was found, empty after the problem has been noted otherwise."""
-        if len(found) == 1 and found[0].is_file():
-            return str(found[0])
-        listed = ", ".join(path.relative_to(folder).as_posix() for path in found)
-        if len(found) == 1:
-            problems.append(f"{name}: {listed} is a link to a file that is not there; fetch it, for instance by datalad get.")
-        elif found:
-            problems.append(f"{name}: {len(found)} files could be its {what}: {listed}; {remedies[1]}.")
-        else:
-            problems.append(f"{name}: there is no {what}; {remedies[0]}.")
-        return ""
-
     for name, anat in sessions:
         subject = name.partition("_")[0]
         row = {"case": name, "patient": subject, "site": sites.get(subject, "unknown")}
         problems += name_problems(name)
-        elsewhere = "or list the cases that you want in a csv (layout: table)"
+        matches = {}
         for channel in channels:
             pattern = (images or {}).get(channel)
-            found = [path for path in _images(anat, channel) if pattern is None or path.match(pattern)]
-            what = channel if pattern is None else f"{channel} by the name {pattern}"
-            decide = f"decide by {key}.images, such as {{{channel}: '*acq-3D*'}}"
-            row[channel] = chosen(found, name, what, (f"add it to {anat.relative_to(folder).as_posix()}, {elsewhere}", decide))
-        found = [path for path in candidates if _session_of(path) == name]
-        decide = f"decide by {key}.masks, a glob below derivatives/ such as {_EXAMPLE}"
-        row["mask"] = chosen(found, name, "mask", (f"add it below derivatives/, {elsewhere}", decide))
+            wanted = channel if pattern is None else f"{channel} with the name {pattern}"
+            matches[channel] = _Matches(
+                wanted,
+                [path for path in _images(anat, channel) if pattern is None or path.match(pattern)],
+                f"Add it to {anat.relative_to(folder).as_posix()}, {_OR_LIST}",
+                f"Choose one with `{key}.images`, such as {{{channel}: '*acq-3D*'}}",
+            )
+        matches["mask"] = _Matches(
+            "mask",
+            [path for path in candidates if _session_of(path) == name],
+            f"Add it below derivatives/, {_OR_LIST}",
+            f"Choose one with `{key}.masks`, a glob below derivatives/ such as {_EXAMPLE}",
+        )
+        for column, match in matches.items():
+            problem = match.problem(name, folder)
+            row[column] = "" if problem else str(match.paths[0])
+            problems += [problem] if problem else []
         rows.append(row)
-    table = as_table(pd.DataFrame(rows), channels)
-    raise_all(f"{key}.folder: {folder}", problems, table)
+    table = complete_table(pd.DataFrame(rows), channels)
+    raise_problems(location, problems, table)
     return table
 
 
+@dataclass(frozen=True)
+class _Matches:
+    """The files of a session that could be one of its images; there should be exactly one.
+
+    Attributes:
+        wanted: the channel or mask, for messages.
+        paths: the files.
+        if_missing: remedy if there is none.
+        if_several: remedy if there are several.
+    """
+
+    wanted: str
+    paths: list[Path]
+    if_missing: str
+    if_several: str
+
+    def problem(self, session: str, folder: Path) -> Problem | None:
+        """Return what is wrong, or None if there is exactly one file and it exists."""
+        if not self.paths:
+            return Problem(session, f"there is no {self.wanted}", self.if_missing)
+        listed = ", ".join(path.relative_to(folder).as_posix() for path in self.paths)
+        if len(self.paths) > 1:
+            return Problem(session, f"{len(self.paths)} files could be its {self.wanted}: {listed}", self.if_several)
+        if not self.paths[0].is_file():
+            return Problem(session, f"{listed} is a link to a missing file", "Fetch it, for instance with `datalad get`")
+        return None
+
+
 def bids_files(folder: str | Path, masks: str | None = None) -> list[str]:
-    """All images of the sessions, and all files that may be masks."""
+    """Return all images of the sessions, and all files that may be masks."""
     images = [path for _, anat in _sessions(Path(folder)) for path in anat.glob("sub-*.nii*")]
     return sorted(map(str, [*images, *_masks(Path(folder), masks)]))
 
 
 def _sessions(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name and anat folder of every session, or subject without sessions."""
+    """Yield name and anat folder of every session, or of every subject without sessions."""
     for subject in sorted(folder.glob("sub-*")):
-        for place in (subject, *sorted(subject.glob("ses-*"))):
-            if (place / "anat").is_dir():
-                yield "_".join(place.relative_to(folder).parts), place / "anat"
+        for parent in (subject, *sorted(subject.glob("ses-*"))):
+            if (parent / "anat").is_dir():
+                yield "_".join(parent.relative_to(folder).parts), parent / "anat"
 
 
 def _images(anat: Path, channel: str) -> list[Path]:
@@ -101,35 +135,35 @@ def _images(anat: Path, channel: str) -> list[Path]:
 
 
 def _masks(folder: Path, pattern: str | None) -> list[Path]:
-    """Every file that may be a session's mask."""
+    """Return every file that may be the mask of a session."""
     below = folder / "derivatives"
     if pattern is not None:
         return sorted(path for path in below.glob(pattern) if _suffix(path) and _session_of(path))
-    found = [path for place in _STANDARD_PLACES for path in below.glob(place)]
-    return sorted(path for path in found if _suffix(path) in ("mask", "dseg") and "_desc-brain_" not in path.name)
+    paths = [path for pattern in _STANDARD_PLACES for path in below.glob(pattern)]
+    return sorted(path for path in paths if _suffix(path) in ("mask", "dseg") and "_desc-brain_" not in path.name)
 
 
 def _suffix(path: Path) -> str:
-    """The last part of the name of a NIfTI file, such as FLAIR or mask; empty for any other file."""
-    found = re.fullmatch(r".*_([A-Za-z0-9]+)\.nii(\.gz)?", path.name)
-    return found[1] if found else ""
+    """Return the BIDS suffix of a NIfTI file, such as FLAIR or mask, or "" for any other file."""
+    match = re.fullmatch(r".*_([A-Za-z0-9]+)\.nii(\.gz)?", path.name)
+    return match[1] if match else ""
 
 
 def _session_of(path: Path) -> str:
-    """sub-01_ses-02 or sub-01, by the name of the file; empty where it says neither."""
-    found = re.match(r"sub-[^_]+(_ses-[^_]+)?(?=_)", path.name)
-    return found[0] if found else ""
+    """Return the session in the name of a file, sub-01_ses-02 or sub-01, or "" if it names none."""
+    match = re.match(r"sub-[^_]+(_ses-[^_]+)?(?=_)", path.name)
+    return match[0] if match else ""
 
 
 def _sites(folder: Path) -> dict[str, str]:
-    """Subject -> site, where participants.tsv says it."""
+    """Return subject -> site for the subjects whose site is in participants.tsv."""
     path = folder / "participants.tsv"
     if not path.is_file():
         return {}
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path}: cannot be read as a table ({error}); save it as tab-separated UTF-8.") from error
+        raise CohortError(Problem(path, f"cannot be read as a table ({error})", "Save it as tab-separated UTF-8")) from error
     if not {"participant_id", "site"} <= set(table.columns):
         return {}
     pairs = zip(table["participant_id"].str.strip(), table["site"].str.strip(), strict=True)

@@ -8,16 +8,20 @@ from typing import Any
 
 import pandas as pd
 
+from pd_ddpm.data.cases.bids import bids_files, find_bids_cases
 from pd_ddpm.data.cases.csv_table import read_case_table
+from pd_ddpm.data.cases.nnunet import find_nnunet_cases, nnunet_files
+from pd_ddpm.data.cases.table import CohortError
 from pd_ddpm.data.cases.wmh import find_wmh_cases, wmh_masks
+from pd_ddpm.runtime.problem import Problem
 
 
 def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """The cases of an entry of the configuration's `datasets`, by its layout; raises CohortError or ValueError."""
-    # Imported here, because this module is what they make their tables by.
-    from pd_ddpm.data.cases.bids import find_bids_cases
-    from pd_ddpm.data.cases.nnunet import find_nnunet_cases
+    """Find the cases of an entry of the configuration's `datasets` and return their case table.
 
+    Raises:
+        CohortError: cases are missing or incomplete.
+    """
     key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
         return find_wmh_cases(folder, channels, f"{key}.folder", settings.get("part", "training"))
@@ -29,7 +33,11 @@ def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def layout_of(folder: str | Path) -> str:
-    """The layout of a folder, by what lies in it; raises ValueError if that is none of those that are known."""
+    """Recognise the layout of a folder by its content.
+
+    Raises:
+        CohortError: the folder has none of the known layouts.
+    """
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
         return "nnunet"
@@ -37,17 +45,18 @@ def layout_of(folder: str | Path) -> str:
         return "bids"
     if (folder / "training").is_dir():
         return "wmh_challenge"
-    raise ValueError(
-        f"{folder}: is neither a raw data set of nnU-Net (dataset.json) nor a BIDS data set (dataset_description.json or "
-        "sub-*/) nor the WMH challenge (training/); correct the path, or list the cases in a csv."
+    raise CohortError(
+        Problem(
+            folder,
+            "is neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset (dataset_description.json or sub-*/), nor "
+            "the WMH challenge (training/)",
+            "Correct the path, or list the cases in a csv",
+        )
     )
 
 
 def case_files(settings: Mapping[str, Any]) -> list[str]:
-    """The files of a searched folder by which its cases are found: others among them are other cases. None of a csv."""
-    from pd_ddpm.data.cases.bids import bids_files
-    from pd_ddpm.data.cases.nnunet import nnunet_files
-
+    """Return the files by which the cases of a folder are found. If they change, so do the cases. A csv has none."""
     folder = Path(settings["folder"])
     if settings["layout"] == "wmh_challenge":
         return sorted(map(str, wmh_masks(folder, settings.get("part", "training"))))
@@ -57,7 +66,7 @@ def case_files(settings: Mapping[str, Any]) -> list[str]:
 
 
 def tables_of_cases(settings: Mapping[str, Any]) -> list[str]:
-    """The files that say something of the cases beside the names of the scans: a csv, or what a layout has of its own."""
+    """Return the files that describe the cases: the csv, or the description file of the layout."""
     if settings["layout"] == "table":
         return [settings["table"]]
     name = {"bids": "participants.tsv", "nnunet": "dataset.json"}.get(settings["layout"])

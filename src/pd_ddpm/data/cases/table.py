@@ -8,25 +8,31 @@ from pathlib import Path
 
 import pandas as pd
 
+from pd_ddpm.runtime.problem import Problem, ProblemError
+
 ROLES = ("train", "validation", "test")
 
-# The columns of further raters' masks, and who they are among the observers of the WMH challenge.
+# The columns of further observers' masks -> the names of these observers in the WMH challenge.
 OBSERVERS = {"observer_2": "o3", "observer_3": "o4"}
 
-# What a channel of this name is called in the file names of BIDS; the first name is a channel's as well.
+# Channel name -> BIDS suffix. A channel may have either name.
 WEIGHTED = {"T1": "T1w", "T2": "T2w", "PD": "PDw"}
 
 
-class CohortError(ValueError):
-    """All that is wrong with the cases of a data set; `table` holds what could be read, without paths that lead nowhere."""
+class CohortError(ProblemError):
+    """Raised if the cases of a dataset cannot be used.
 
-    def __init__(self, source: str, problems: Sequence[str], table: pd.DataFrame | None = None):
-        super().__init__(f"{source}: {len(problems)} problem(s):\n" + "\n".join(f"  {text}" for text in problems))
-        self.source, self.problems, self.table = source, list(problems), table
+    Attributes:
+        table: the case table as far as it could be read, with empty paths instead of wrong ones, or None.
+    """
+
+    def __init__(self, *problems: Problem, heading: str = "", table: pd.DataFrame | None = None):
+        super().__init__(*problems, heading=heading)
+        self.table = table
 
 
 def table_columns(channels: Sequence[str]) -> list[str]:
-    """The columns of a case table, in order: per channel an image and a transform, empty where there is none."""
+    """Return the columns of a case table, in order. Each channel has an image and, if needed, a transform."""
     return [
         *("case", "patient", "site", "role", "fold"),
         *channels,
@@ -37,27 +43,32 @@ def table_columns(channels: Sequence[str]) -> list[str]:
 
 
 def write_table(table: pd.DataFrame, csv_path: str | Path) -> None:
-    """Write a case table as csv, with its paths as they are."""
+    """Write a case table as csv, with unchanged paths."""
     table.to_csv(csv_path, index=False, lineterminator="\n")
 
 
 def read_table(csv_path: str | Path) -> pd.DataFrame:
-    """Read back a table written by `write_table`, without checking that its files exist."""
+    """Read a table written by `write_table`, without checking that its files exist."""
     cells = read_cells(Path(csv_path))
     cells["fold"] = _as_integers(cells["fold"])
     return cells.reset_index(drop=True)
 
 
 def clean_name(name: str) -> str:
-    """Turn a name into one that is safe in file names: letters, digits, underscore, dot and hyphen only."""
+    """Return a name that is safe in file names: letters, digits, underscore, dot and hyphen only."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-")
 
 
 def read_cells(csv_path: Path) -> pd.DataFrame:
+    """Read the cells of a user's csv as stripped text, without blank lines. The index counts all lines below the header.
+
+    Raises:
+        CohortError: the file does not exist or is not comma-separated UTF-8.
+    """
     if not csv_path.is_file():
-        raise ValueError(f"{csv_path}: there is no such table of cases; correct the path.")
+        raise CohortError(Problem(csv_path, "the table of cases does not exist", "Correct the path"))
     try:
-        # utf-8-sig, because spreadsheets put a byte order mark before the first column name.
+        # utf-8-sig, since spreadsheets write a byte order mark before the first column name.
         cells = pd.read_csv(
             csv_path,
             dtype=str,
@@ -67,47 +78,48 @@ def read_cells(csv_path: Path) -> pd.DataFrame:
             skip_blank_lines=False,
         )
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{csv_path}: cannot be read as a table ({error}); save it as comma-separated UTF-8.") from error
+        raise CohortError(
+            Problem(csv_path, f"cannot be read as a table ({error})", "Save it as comma-separated UTF-8")
+        ) from error
     if not isinstance(cells.index, pd.RangeIndex):
-        raise ValueError(f"{csv_path}: lines hold more cells than the header; remove commas, or quote cells with commas.")
+        problem = "some lines hold more cells than the header"
+        raise CohortError(Problem(csv_path, problem, "Remove commas, or quote cells that contain commas"))
     cells.columns = [str(name).strip() for name in cells.columns]
     cells = cells.fillna("").apply(lambda column: column.str.strip())
-    # Blank lines go only now, so that the others keep their line numbers.
+    # Remove blank lines only now, so that the index keeps the line numbers.
     return cells[(cells != "").any(axis=1)].copy()
 
 
-def name_problems(name: str) -> list[str]:
-    """What is wrong with the name of a case, which becomes part of file names."""
+def name_problems(name: str) -> list[Problem]:
+    """Return what is wrong with the name of a case, which becomes part of file names."""
     if clean_name(name) == name:
         return []
     return [
-        f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within); "
-        f"rename it, for instance to {clean_name(name)!r}."
+        Problem(
+            "",
+            f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within)",
+            f"Rename it, for instance to {clean_name(name)!r}",
+        )
     ]
 
 
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
+def duplicate_problems(names: Sequence[str], places: Sequence[str]) -> list[Problem]:
+    """Return a problem for each case name that occurs in several places, such as lines or files."""
+    problems = []
+    for repeated in sorted({name for name in names if name and names.count(name) > 1}):
+        listed = ", ".join(place for name, place in zip(names, places, strict=True) if name == repeated)
+        problems.append(Problem("", f"case {repeated} occurs more than once: {listed}", "Rename or remove all but one"))
+    return problems
 
 
-def duplicates(names: list[str], places: list[str]) -> list[str]:
-    """A problem for each name of a case that several places have."""
-    return [
-        f"case {name} occurs more than once: {', '.join(p for n, p in zip(names, places, strict=True) if n == name)}; "
-        "rename or remove all but one."
-        for name in _repeated(names)
-        if name
-    ]
-
-
-def raise_all(source: str, problems: list[str], table: pd.DataFrame | None = None) -> None:
+def raise_problems(heading: str, problems: Sequence[Problem], table: pd.DataFrame | None = None) -> None:
     """Raise CohortError if there are problems."""
     if problems:
-        raise CohortError(source, problems, table)
+        raise CohortError(*problems, heading=heading, table=table)
 
 
-def as_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
-    """A case table with all columns, in order; columns that are not given are empty."""
+def complete_table(rows: pd.DataFrame, channels: Sequence[str]) -> pd.DataFrame:
+    """Return a case table with all columns, in order. Missing columns are empty."""
     table = rows.reindex(columns=table_columns(channels), fill_value="").reset_index(drop=True)
     table["fold"] = _as_integers(table["fold"])
     return table

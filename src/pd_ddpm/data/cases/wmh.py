@@ -1,4 +1,4 @@
-"""Cases of the WMH segmentation challenge."""
+"""Find the cases of the WMH segmentation challenge."""
 
 from __future__ import annotations
 
@@ -8,43 +8,63 @@ from pathlib import Path
 
 import pandas as pd
 
-from pd_ddpm.data.cases.table import OBSERVERS, as_table, clean_name, duplicates, raise_all
+from pd_ddpm.data.cases.table import (
+    OBSERVERS,
+    CohortError,
+    clean_name,
+    complete_table,
+    duplicate_problems,
+    raise_problems,
+)
+from pd_ddpm.runtime.problem import Problem
 
-# The parts of the WMH challenge, and the folders in which they are published.
+# Part of the WMH challenge -> the folder in which it is published.
 PARTS = {"training": "training", "held_out": "test"}
 
 _HOW_TO_GET_WMH = (
-    "The data of the WMH segmentation challenge are at DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): `snakemake` "
-    "fetches them where the config key datasets.wmh.download accepts the licence, or unpack `{part}/` (and "
-    "`additional_annotations/`, for further observers) below that folder."
+    "Get the data of the WMH segmentation challenge from DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): let "
+    "`snakemake` download them by accepting the licence in the config key `datasets.wmh.download`, or unpack `{part}/` (and "
+    "`additional_annotations/`, for further observers) below that folder"
 )
 
 
 def wmh_masks(folder: str | Path, part: str = "training") -> Iterator[Path]:
-    """The reference masks of one part of the WMH challenge, by which its cases are recognised, at any depth."""
+    """Return the reference masks of one part of the WMH challenge, at any depth. There is one per case."""
     return Path(folder).glob(f"{PARTS[part]}/**/wmh.nii.gz")
 
 
 def find_wmh_cases(
     folder: str | Path, channels: Sequence[str] = ("FLAIR", "T1"), key: str = "dataset.folder", part: str = "training"
 ) -> pd.DataFrame:
-    """Find the cases of one part of the WMH segmentation challenge (doi:10.34894/AECRSD) below `folder`.
+    """Find the cases of one part of the WMH segmentation challenge.
 
-    part: "training", or "held_out", the challenge's `test/`. Only this part's folder is searched. Sites lie at different
-    depths, so cases are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with the challenge's
-    elastix transform, or, where either is missing, the T1 that the challenge has resampled. The further observers are O3
-    and O4, where `additional_annotations/` has them.
+    Sites lie at different depths, so cases are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with
+    the challenge's elastix transform. If either is missing, it is the T1 that the challenge has resampled. The further
+    observers O3 and O4 are read from `additional_annotations/`, if they are there.
 
-    Raises ValueError, naming the config key that held the folder, if there are no cases, and CohortError with all missing
-    files.
+    Args:
+        folder: folder that holds `training/`, `test/` or both.
+        channels: names of the channels, FLAIR and T1 or one of them.
+        key: config key that holds the folder, for messages.
+        part: "training", or "held_out" for the challenge's `test/`. Only this part is searched.
+
+    Returns:
+        The case table.
+
+    Raises:
+        CohortError: there are no cases, or files are missing. It lists all of them.
+
+    Reference: Kuijf et al. 2019; data at doi:10.34894/AECRSD.
     """
     folder = Path(folder)
+    location = f"{key}: {folder}"
     masks = sorted(wmh_masks(folder, part), key=lambda path: _natural_order(path.parent))
     if not masks:
-        finding = "there is no such folder" if not folder.is_dir() else f"no wmh.nii.gz lies below its {PARTS[part]}/"
-        raise ValueError(f"{key}: {folder}: {finding}. {_HOW_TO_GET_WMH.format(part=PARTS[part])}")
+        problem = f"no wmh.nii.gz lies below its {PARTS[part]}/" if folder.is_dir() else "the folder does not exist"
+        raise CohortError(Problem(location, problem, _HOW_TO_GET_WMH.format(part=PARTS[part])))
     if unknown := [channel for channel in channels if channel not in ("FLAIR", "T1")]:
-        raise ValueError(f"{key}: {folder}: the WMH challenge has the channels FLAIR and T1, not {', '.join(unknown)}.")
+        problem = f"the WMH challenge has the channels FLAIR and T1, not {', '.join(unknown)}"
+        raise CohortError(Problem(location, problem, "Correct `channels`"))
 
     problems = []
     rows = []
@@ -55,19 +75,20 @@ def find_wmh_cases(
         for channel in channels:
             row[channel], row[f"{channel}_transform"] = _wmh_channel(source, channel)
             if not Path(row[channel]).is_file():
-                problems.append(f"{row[channel]}: there is no such file; unpack it from the challenge's archive.")
+                problems.append(Problem(row[channel], "the file does not exist", "Unpack it from the archive of the challenge"))
                 row[channel] = ""
         for column, observer in OBSERVERS.items():
-            drawn = folder / f"additional_annotations/observer_{observer}" / source.relative_to(folder) / "result.nii.gz"
-            row[column] = str(drawn) if drawn.is_file() else ""
+            mask_path = folder / f"additional_annotations/observer_{observer}" / source.relative_to(folder) / "result.nii.gz"
+            row[column] = str(mask_path) if mask_path.is_file() else ""
         rows.append(row)
-    problems += duplicates([row["case"] for row in rows], [row["mask"] for row in rows])
-    table = as_table(pd.DataFrame(rows), channels)
-    raise_all(f"{key}: {folder}", problems, table)
+    problems += duplicate_problems([row["case"] for row in rows], [row["mask"] for row in rows])
+    table = complete_table(pd.DataFrame(rows), channels)
+    raise_problems(location, problems, table)
     return table
 
 
 def _wmh_channel(source: Path, channel: str) -> tuple[str, str]:
+    """Return the paths of a case's channel and of its transform, "" if it has none."""
     if channel == "T1":
         image, transform = source / "orig/3DT1.nii.gz", source / "orig/reg_3DT1_to_FLAIR.txt"
         if image.is_file() and transform.is_file():

@@ -1,4 +1,4 @@
-"""Check every file of a dataset before training and report all problems, each with its remedy."""
+"""Check every file of a dataset before training, and report all problems with their remedies."""
 
 from __future__ import annotations
 
@@ -18,29 +18,36 @@ from pd_ddpm.data.cases.table import ROLES, CohortError
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Finding, Report, Requirements
 from pd_ddpm.data.preparation.case import cohort_problems
-from pd_ddpm.data.splits import make_splits
+from pd_ddpm.data.splits import SplitError, make_splits
+from pd_ddpm.runtime.problem import Problem
 from pd_ddpm.runtime.process_pool import in_processes
 
 
 def check_dataset(
-    config: resolve.Config, dataset: str, target: str | Path, splits: Sequence[int] | None = None, processes: int = 1
+    config: resolve.Config, dataset: str, output_dir: str | Path, splits: Sequence[int] | None = None, processes: int = 1
 ) -> Report:
-    """Check a data set of the configuration from its folder or table of cases on; see `check_cases`."""
+    """Check a dataset of the configuration, beginning with its folder or table of cases.
+
+    Args:
+        config: the active configuration.
+        dataset: name of the dataset.
+        output_dir: where results will be written.
+        splits: see `check_cases`.
+        processes: number of cases at the same time.
+    """
     requirements = Requirements.from_config(config, dataset)
-    chosen = config["datasets"][dataset]
-    source = chosen.get("table", chosen["folder"])
-    if "simulate" in chosen and not (Path(source) / "simulated.json").is_file():
-        text = "the workflow simulates these scans and has not done so yet; run snakemake, which checks them too."
-        return Report(requirements.channels, [Finding.of_text("warning", "", source, text)])
+    settings = config["datasets"][dataset]
+    source = settings.get("table", settings["folder"])
+    if "simulate" in settings and not (Path(source) / "simulated.json").is_file():
+        problem = Problem(source, "the workflow has not simulated these scans yet", "Run `snakemake`, which also checks them")
+        return Report(requirements.channels, [Finding.from_problem("warning", problem)])
     try:
-        table, problems = find_cases(dataset, chosen), []
+        table, problems = find_cases(dataset, settings), []
     except CohortError as error:
-        table, problems = error.table, [Finding.of_text("error", "", source, text) for text in error.problems]
-    except ValueError as error:
-        table, problems = None, [Finding.of_text("error", "", source, str(error))]
+        table, problems = error.table, [Finding.from_problem("error", problem, file=source) for problem in error.problems]
     if table is None:
         return Report(requirements.channels, problems)
-    report = check_cases(table, requirements, target, splits, processes)
+    report = check_cases(table, requirements, output_dir, splits, processes)
     report.findings[:0] = problems
     return report
 
@@ -48,78 +55,88 @@ def check_dataset(
 def check_cases(
     table: pd.DataFrame,
     requirements: Requirements,
-    target: str | Path,
+    output_dir: str | Path,
     splits: Sequence[int] | None = None,
     processes: int = 1,
 ) -> Report:
-    """Read every image of a table of cases whole and return all findings.
+    """Read every image of a case table completely and return all findings.
 
-    Each case by itself: every byte, the geometry and the values of its files, one grid for image and masks, labels,
-    a rough brain mask, and whether the channels cover the brain. Beside each other: equal scans under two names, voxel
-    axes, lesions at all, folds and roles (all splits, or those of `splits`). Last, whether `target`, where results go,
-    can be written and has the room. Files with an empty path are passed over.
+    * Of each case: every byte, geometry and values of its files, one grid for image and masks, labels, a rough brain mask,
+      and whether the channels cover the brain.
+    * Of all cases together: equal scans under two names, voxel axes, whether there are lesions at all, folds and roles.
+    * Of the output folder: whether it is writable and has enough space.
+
+    Args:
+        table: the case table. Files with an empty path are skipped.
+        requirements: what the configuration requires of the scans.
+        output_dir: where results will be written.
+        splits: numbers of the splits to check; None checks all of them.
+        processes: number of cases at the same time.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     cases = table.to_dict("records")
-    outcomes = in_processes(partial(examine_case, requirements=requirements), cases, processes, "checking")
-    rows = pd.DataFrame([row for _, row, _ in outcomes if row is not None])
-    report = Report(requirements.channels, [one for findings, *_ in outcomes for one in findings], rows, len(cases))
-    report.files = sum(files for *_, files in outcomes)
-    report.findings += [*_beside_each_other(rows), *_splits(table, requirements.folds, splits)]
-    report.findings += _target(Path(target), rows, len(requirements.channels))
-    report.seconds = time.monotonic() - began
+    examinations = in_processes(partial(examine_case, requirements=requirements), cases, processes, "checking")
+    findings = [finding for examination in examinations for finding in examination.findings]
+    rows = pd.DataFrame([examination.row for examination in examinations if examination.row is not None])
+    report = Report(requirements.channels, findings, rows, len(cases))
+    report.files = sum(examination.files for examination in examinations)
+    report.findings += [*_cross_case_findings(rows), *_split_findings(table, requirements.folds, splits)]
+    report.findings += _output_dir_findings(Path(output_dir), rows, len(requirements.channels))
+    report.seconds = time.monotonic() - started
     return report
 
 
-def _beside_each_other(rows: pd.DataFrame) -> list[Finding]:
+def _cross_case_findings(rows: pd.DataFrame) -> list[Finding]:
+    """Return findings that only a comparison of the cases reveals."""
     if rows.empty:
         return []
-    findings = [Finding.of_text("error", "", "", text) for text in cohort_problems(rows)]
-    known = set(map(tuple, rows.groupby("sha256")["case"].agg(list)))
+    findings = [Finding.from_problem("error", problem) for problem in cohort_problems(rows)]
+    equal_scans = set(map(tuple, rows.groupby("sha256")["case"].agg(list)))
     for column in (column for column in rows if column.startswith("sha256 of ")):
         for cases in rows.groupby(column)["case"].agg(tuple):
-            if len(cases) > 1 and cases not in known:
-                text = f"cases {', '.join(cases)} have the same {column.removeprefix('sha256 of ')}; give each its own file."
+            if len(cases) > 1 and cases not in equal_scans:
+                text = f"cases {', '.join(cases)} have the same {column.removeprefix('sha256 of ')}"
                 severity = "warning" if column.endswith(" mask") else "error"
-                findings.append(Finding.of_text(severity, "", "", text))
+                findings.append(Finding.from_problem(severity, Problem("", text, "Give each its own file")))
     if rows["lesion_ml"].notna().any() and not rows["lesion_ml"].fillna(0).any():
-        text = "no mask has a voxel of lesion (label 1), so nothing can be learnt; recode the masks to 1 for lesion."
-        findings.append(Finding.of_text("error", "", "", text))
+        text = "no mask has a voxel of lesion (label 1), so there is nothing to learn"
+        findings.append(Finding.from_problem("error", Problem("", text, "Recode the masks to 1 for lesion")))
     return findings
 
 
-def _splits(table: pd.DataFrame, folds: Mapping[str, Any] | None, splits: Sequence[int] | None) -> list[Finding]:
-    """Whether folds or roles can be dealt out; left alone where the table itself is contradictory, which has been said."""
-    roles, given = table["role"], {int(table["role"].ne("").sum()), int(table["fold"].notna().sum())}
-    if folds is None or not given <= {0, len(table)} or not set(roles) <= {*ROLES, ""}:
+def _split_findings(table: pd.DataFrame, folds: Mapping[str, Any] | None, splits: Sequence[int] | None) -> list[Finding]:
+    """Return why folds or roles make no valid splits. Contradictions within the table have findings of their own."""
+    roles = table["role"]
+    num_filled = {int(roles.ne("").sum()), int(table["fold"].notna().sum())}
+    if folds is None or not num_filled <= {0, len(table)} or not set(roles) <= {*ROLES, ""}:
         return []
     wanted = splits if splits is not None else [0] if roles.ne("").any() else range(folds["count"])
     try:
         make_splits(table.drop_duplicates("case"), folds["count"], folds["seed"], folds["stratify_by_site"], wanted)
-    except ValueError as error:
-        return [Finding.of_text("error", "", "", str(error))]
+    except SplitError as error:
+        return [Finding.from_problem("error", problem, file="") for problem in error.problems]
     return []
 
 
-def _target(target: Path, rows: pd.DataFrame, channels: int) -> list[Finding]:
-    """Whether results can be written and the prepared cases fit: float32 for each channel, uint8 for mask and brain."""
-    existing = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+def _output_dir_findings(output_dir: Path, rows: pd.DataFrame, channels: int) -> list[Finding]:
+    """Return whether results cannot be written, or the prepared cases do not fit on the disk.
+
+    A prepared voxel takes 4 bytes (float32) per channel, and one byte each for mask and brain mask.
+    """
+    existing = next(folder for folder in (output_dir.absolute(), *output_dir.absolute().parents) if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(1 << 16))
             probe.flush()
     except OSError as error:
-        text = (
-            f"results cannot be written there ({error.strerror}); make it a folder that is writable and has room, or another."
-        )
-        return [Finding.of_text("error", "", target, text)]
+        problem = f"results cannot be written there ({error.strerror})"
+        remedy = "Make the folder writable and free some space, or choose another one"
+        return [Finding.from_problem("error", Problem(output_dir, problem, remedy))]
     needed = 0 if rows.empty else int(rows["voxels"].sum()) * (4 * channels + 2)
     free = disk_usage(existing).free
     if free >= 2 * needed:
         return []
-    # They are compressed, to half or so; samples of the methods come on top.
+    # Compression halves the prepared cases, more or less. The samples of the methods need space in addition.
     severity = "error" if free < needed / 2 else "warning"
-    text = (
-        f"{free / 1e9:.1f} GB are free, and the prepared cases hold {needed / 1e9:.1f} GB before compression; free some room."
-    )
-    return [Finding.of_text(severity, "", target, text)]
+    problem = f"{free / 1e9:.1f} GB are free, and the prepared cases take {needed / 1e9:.1f} GB before compression"
+    return [Finding.from_problem(severity, Problem(output_dir, problem, "Free some space"))]

@@ -10,15 +10,24 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.config import methods, resolve
+from pd_ddpm.runtime.problem import Problem
 
 SEVERITIES = ("error", "warning", "note")
 
-_LISTED = 8
+_MAX_LISTED_CASES = 8
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong (error), doubtful (warning) or good to know (note) about a file, a case, or the data set (no case)."""
+    """One row of a dataset check.
+
+    Attributes:
+        severity: "error", "warning" (doubtful) or "note" (good to know).
+        case: name of the case; empty for the whole dataset.
+        file: file or folder; empty for the whole dataset.
+        finding: what is wrong, in lower case and without a full stop.
+        remedy: what to do, without a full stop.
+    """
 
     severity: str
     case: str
@@ -27,23 +36,31 @@ class Finding:
     remedy: str
 
     @classmethod
-    def of_text(cls, severity: str, case: str, file: str | Path, text: str) -> Finding:
-        """From a sentence of the form "file: finding; remedy", as errors have it throughout this package."""
-        text = text.removeprefix(f"{file}: ").strip()
-        for separator in ("; ", ". "):
-            finding, found, remedy = text.rpartition("; ") if separator == "; " else text.partition(". ")
-            if found:
-                return cls(severity, case, str(file), finding, remedy)
-        return cls(severity, case, str(file), text, "")
+    def from_problem(cls, severity: str, problem: Problem, case: str = "", file: str | Path | None = None) -> Finding:
+        """Return the finding that reports a problem.
+
+        Args:
+            severity: see `Finding`.
+            problem: what is wrong.
+            case: name of the case that the file belongs to.
+            file: file under which the finding is listed; None is the location of the problem. If the two differ, the text
+                of the finding begins with the location.
+        """
+        file = problem.location if file is None else str(file)
+        text = problem.problem if problem.location in ("", file) else f"{problem.location}: {problem.problem}"
+        return cls(severity, case, file, text, problem.remedy)
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the configuration asks of the scans.
+    """What the configuration requires of the scans of a dataset.
 
-    crop: the largest (height, width) of the networks' training patches, along X and Y, in pixels of grid_spacing_mm;
-    None is the scan's own pixel. orientation: axis codes that all scans are turned to; None keeps each scan's own.
-    folds: how they are dealt out; None where all cases are only tested.
+    Attributes:
+        channels: names of the channels; the first defines the grid.
+        orientation: axis codes that all scans are reoriented to; None keeps each scan's own.
+        grid_spacing_mm: in-plane pixel size of the networks; None is the scan's own pixel.
+        crop: the largest (height, width) of training patches, along X and Y, in pixels of the networks.
+        folds: settings of the folds; None if all cases are only tested.
     """
 
     channels: tuple[str, ...]
@@ -54,7 +71,7 @@ class Requirements:
 
     @classmethod
     def from_config(cls, config: resolve.Config, dataset: str) -> Requirements:
-        """Those for one of the configuration's data sets."""
+        """Return the requirements for one dataset of the configuration."""
         crops = [resolve.network(config, name)["crop"] for name in config["networks"]]
         return cls(
             channels=tuple(config["datasets"][dataset]["channels"]),
@@ -67,7 +84,16 @@ class Requirements:
 
 @dataclass
 class Report:
-    """All findings, a row for every case whose first channel can be read, and how much was looked at."""
+    """The result of a dataset check.
+
+    Attributes:
+        channels: names of the channels.
+        findings: all findings.
+        cases: one row per case whose first channel could be read.
+        listed: number of cases in the case table.
+        files: number of files that were read.
+        seconds: wall time.
+    """
 
     channels: tuple[str, ...] = ()
     findings: list[Finding] = field(default_factory=list)
@@ -77,22 +103,22 @@ class Report:
     seconds: float = 0.0
 
     def count(self, severity: str) -> int:
-        """Findings of this severity."""
+        """Return the number of findings of this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def table(self) -> pd.DataFrame:
-        """One row per finding, errors first."""
-        rows = [asdict(finding) for finding in sorted(self.findings, key=lambda one: SEVERITIES.index(one.severity))]
+        """Return one row per finding, errors first."""
+        rows = [asdict(finding) for finding in sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity))]
         return pd.DataFrame(rows, columns=["severity", "case", "file", "finding", "remedy"])
 
     def text(self) -> str:
-        """Findings by severity, what the scans of each site are like, and a line of summary."""
+        """Return the findings by severity, a table of the sites, and a line of summary."""
         blocks = [_block(severity, self.table()) for severity in SEVERITIES if self.count(severity)]
         if len(self.cases):
             blocks.append(_sites(self.cases).to_string(index=False))
         counts = ", ".join(f"{self.count(severity)} {severity}(s)" for severity in SEVERITIES)
         verdict = "ready" if self.listed else "nothing was checked"
-        verdict = "mend the errors before training" if self.count("error") else verdict
+        verdict = "fix the errors before training" if self.count("error") else verdict
         blocks.append(
             f"{self.listed} cases, channels {', '.join(self.channels)}, {self.files} files read in {self.seconds:.0f} s: "
             f"{counts}; {verdict}."
@@ -101,7 +127,7 @@ class Report:
 
 
 def _block(severity: str, table: pd.DataFrame) -> str:
-    """All findings of a severity; the same one of several cases is said once."""
+    """Return all findings of a severity. Warnings and notes that several cases share are listed once."""
     lines = [f"{severity.upper()}S"]
     chosen = table[table["severity"] == severity]
     for (finding, remedy), group in chosen.groupby(["finding", "remedy"], sort=False):
@@ -111,21 +137,19 @@ def _block(severity: str, table: pd.DataFrame) -> str:
                 for case, file in zip(group["case"], group["file"], strict=True)
             ]
         else:
-            further = f" and {len(group) - _LISTED} more" if len(group) > _LISTED else ""
-            places = [f"cases {', '.join(group['case'][:_LISTED])}{further}"]
+            further = f" and {len(group) - _MAX_LISTED_CASES} more" if len(group) > _MAX_LISTED_CASES else ""
+            places = [f"cases {', '.join(group['case'][:_MAX_LISTED_CASES])}{further}"]
         lines += [f"  {place}" for place in places if place]
-        lines.append(f"    {finding}")
-        if remedy:
-            lines.append(f"    -> {remedy}")
+        lines += [f"    {finding}.", f"    -> {remedy}."]
     return "\n".join(lines)
 
 
 def _sites(cases: pd.DataFrame) -> pd.DataFrame:
-    """One row per site: cases, sizes, spacings, axes, lesion load."""
+    """Return one row per site: cases, sizes, spacings, axes, lesion load."""
 
-    def different(values: pd.Series) -> str:
-        found = values.value_counts().index.tolist()
-        return ", ".join(found[:2]) + (f", {len(found) - 2} more" if len(found) > 2 else "")
+    def distinct(values: pd.Series) -> str:
+        by_frequency = values.value_counts().index.tolist()
+        return ", ".join(by_frequency[:2]) + (f", {len(by_frequency) - 2} more" if len(by_frequency) > 2 else "")
 
     rows = []
     for site, group in cases.groupby("site"):
@@ -135,9 +159,9 @@ def _sites(cases: pd.DataFrame) -> pd.DataFrame:
             {
                 "site": site,
                 "cases": len(group),
-                "size": different(group["size"]),
-                "spacing in mm": different(group["spacing_mm"]),
-                "axes": different(group["orientation"]),
+                "size": distinct(group["size"]),
+                "spacing in mm": distinct(group["spacing_mm"]),
+                "axes": distinct(group["orientation"]),
                 "lesion in ml: median (range)": load,
                 "without lesion": int((loads == 0).sum()),
                 "label 2 in ml": f"{group['ignored_ml'].fillna(0).astype(float).sum():.1f}",

@@ -7,13 +7,15 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
-class ImageError(ValueError):
-    """An image file that cannot be used; the message names the file, the finding and the remedy."""
+
+class ImageError(ProblemError):
+    """Raised for an image or transform file that cannot be used."""
 
 
 def spacing_mm(image: nib.Nifti1Image) -> tuple[float, float, float]:
-    """Voxel size in mm along the three array axes, without the rounding noise of the header's float32."""
+    """Return the voxel size in mm along the three array axes, rounded to remove the noise of the header's float32."""
     x, y, z = np.round(voxel_sizes(image.affine), 6).tolist()
     return x, y, z
 
@@ -30,7 +32,7 @@ def reorient(array: np.ndarray, reference: nib.Nifti1Image, codes: str) -> nib.N
         An image whose voxel axes point to `codes`.
 
     Raises:
-        ValueError: `codes` are not valid axis codes.
+        ImageError: `codes` are not valid axis codes.
     """
     change = ornt_transform(io_orientation(reference.affine), _orientation(codes))
     image = nib.Nifti1Image(array, reference.affine).as_reoriented(change)
@@ -55,28 +57,45 @@ def reorient_back(array: np.ndarray, reference: nib.Nifti1Image, codes: str) -> 
 
 
 def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, str], tolerance: float = 1e-3) -> None:
-    """Raise ImageError unless both images have one shape and, entry by entry, one affine within `tolerance` mm."""
+    """Check that two images have the same shape and the same affine.
+
+    Args:
+        a: reference image.
+        b: image that should lie on the grid of `a`.
+        names: files of `a` and `b`, for the message.
+        tolerance: largest difference between entries of the affines, in mm.
+
+    Raises:
+        ImageError: shape or affine of `b` differs.
+    """
     if a.shape[:3] != b.shape[:3]:
         raise ImageError(
-            f"{names[1]}: its shape {b.shape[:3]} differs from {a.shape[:3]} of {names[0]}; "
-            "resample the one onto the grid of the other."
+            Problem(
+                names[1],
+                f"its shape {b.shape[:3]} differs from {a.shape[:3]} of {names[0]}",
+                "Resample one of them onto the grid of the other",
+            )
         )
     difference = np.abs(a.affine - b.affine).max()
     if not difference <= tolerance:
         corners = np.array(np.meshgrid(*[(0, size - 1) for size in a.shape[:3]])).reshape(3, -1)
         apart = np.linalg.norm((a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
         raise ImageError(
-            f"{names[1]}: its affine differs from that of {names[0]} by up to {difference:.3g} mm, which puts voxels "
-            f"up to {apart.max():.3g} mm apart; resample the one onto the grid of the other, or correct its header."
+            Problem(
+                names[1],
+                f"its affine differs from that of {names[0]} by up to {difference:.3g} mm, which puts voxels up to "
+                f"{apart.max():.3g} mm apart",
+                "Resample one of them onto the grid of the other, or correct its header",
+            )
         )
 
 
 def _orientation(codes: str) -> np.ndarray:
-    """nibabel's array (3, 2) of axes and directions for three letters."""
+    """Return nibabel's array (3, 2) of axes and directions for three axis codes."""
     try:
-        target = axcodes2ornt(codes)
+        orientation = axcodes2ornt(codes)
     except ValueError:
-        target = np.full((3, 2), np.nan)
-    if target.shape != (3, 2) or np.isnan(target).any() or len(set(target[:, 0])) != 3:
-        raise ValueError(f"orientation: {codes!r} is none; use three letters such as LPS or RAS.")
-    return target
+        orientation = np.full((3, 2), np.nan)
+    if orientation.shape != (3, 2) or np.isnan(orientation).any() or len(set(orientation[:, 0])) != 3:
+        raise ImageError(Problem("`orientation`", f"{codes!r} is not valid", "Use three letters such as LPS or RAS"))
+    return orientation

@@ -1,4 +1,4 @@
-"""Prepare cases: resample, mask the brain, normalise, store."""
+"""Preprocess cases: resample, mask the brain, normalise, store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,12 +27,13 @@ from pd_ddpm.runtime.files import (
     remove_partial_files,
     write_completion_record,
 )
+from pd_ddpm.runtime.problem import Problem, ProblemError, problems_of
 from pd_ddpm.runtime.process_pool import in_processes
 
 
 def voxel_hash(volume: np.ndarray) -> str:
-    """Hash of an image's voxels as float32, which tells that two files hold the same scan."""
-    # NIfTI stores X fastest, so that the transpose is contiguous already.
+    """Return a hash of an image's voxels as float32. Files with equal hashes hold the same scan."""
+    # NIfTI stores X fastest, so the transpose is contiguous already.
     return hashlib.sha256(np.ascontiguousarray(volume.T, dtype=np.float32)).hexdigest()
 
 
@@ -43,16 +45,27 @@ def prepare_case(
     interpolator: Interpolator = "linear",
     orientation: str | None = None,
 ) -> dict:
-    """Prepare one case (a row of the case table) and return its row of the manifest.
+    """Preprocess one case and return its row of the manifest. A case that is complete and up to date is skipped.
 
-    Writes, on the grid of the first channel: `{case}_image.nii.gz` (H, W, D, channel) float32 (see `read_normalised`),
-    `{case}_mask.nii.gz` uint8 labels 0, 1, 2, `{case}_brain.nii.gz` uint8, `{case}_observer-2.nii.gz` and so on where there are
-    further observers, and last `{case}.json`, the fingerprint of settings, code and inputs. If that is there and still right,
-    nothing is done.
+    Writes these files, all on the grid of the first channel:
 
-    orientation: axis codes such as "LPS" to which the grid is turned, without interpolation; None keeps the scan's own.
+    * `{case}_image.nii.gz`: (X, Y, Z, M) float32, see `read_normalised`
+    * `{case}_mask.nii.gz`: (X, Y, Z) uint8, labels 0, 1, 2
+    * `{case}_brain.nii.gz`: (X, Y, Z) uint8
+    * `{case}_observer-2.nii.gz` and so on: (X, Y, Z) uint8, the masks of further observers, if there are any
+    * `{case}.json`: written last, with the fingerprint of settings, code and inputs
 
-    Raises ImageError if a file is unusable, a mask is not on the FLAIR's grid, or a channel does not cover the brain.
+    Args:
+        case: row of the case table.
+        channels: names of the channels; the first defines the grid.
+        output_folder: folder of the prepared cases.
+        normalisation: see `read_normalised`.
+        interpolator: see `resample_to`.
+        orientation: axis codes, such as "LPS", to which the grid is reoriented; None keeps the scan's own axes.
+
+    Raises:
+        ImageError: a file cannot be used, a mask is not on the grid of the first channel, or a channel does not cover the
+            brain.
     """
     name = case["case"]
     output_folder = Path(output_folder)
@@ -62,20 +75,20 @@ def prepare_case(
         "interpolator": interpolator,
         "orientation": orientation,
     }
-    stamp = _stamp(case, channels, settings)
+    case_fingerprint = _case_fingerprint(case, channels, settings)
     record_path = output_folder / f"{name}.json"
-    if (row := read_completion_record(record_path, stamp)) is not None:
+    if (row := read_completion_record(record_path, case_fingerprint)) is not None:
         return row
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
 
     scan = read_normalised(case, channels, normalisation, interpolator)
-    brain, first = scan.brain, scan.reference
+    first = scan.reference
     mask = _labels_on_grid(case, "mask", first, channels)
     files = {
         f"{name}_image.nii.gz": scan.image,
         f"{name}_mask.nii.gz": mask,
-        f"{name}_brain.nii.gz": brain.astype(np.uint8),
+        f"{name}_brain.nii.gz": scan.brain.astype(np.uint8),
     }
     for observer in OBSERVERS:
         file = f"{name}_{observer.replace('_', '-')}.nii.gz"
@@ -88,15 +101,15 @@ def prepare_case(
         if orientation is not None:
             array = np.asarray(reorient(array, first, orientation).dataobj)
         write_image(output_folder / file, array, reference=grid, dtype=array.dtype)
-    row = _manifest_row(case, grid, mask, brain, np.asarray(first.dataobj))
-    # What is trained on and scored depends on this manifest alone, so it must tell when a voxel has changed.
+    row = _manifest_row(case, grid, mask, scan.brain, np.asarray(first.dataobj))
+    # Training and scoring depend on the manifest alone, so it must change when any voxel does.
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
-    write_completion_record(record_path, stamp, files, row)
+    write_completion_record(record_path, case_fingerprint, files, row)
     return row
 
 
 def _labels_on_grid(case: Mapping, column: str, first: nib.Nifti1Image, channels: Sequence[str]) -> np.ndarray:
-    """The labels of a mask that must lie on the grid of the first channel."""
+    """Read the labels of a mask that must lie on the grid of the first channel."""
     labels, image = read_labels(case[column])
     check_same_grid(first, image, (case[channels[0]], case[column]))
     return labels
@@ -111,21 +124,35 @@ def prepare_cohort(
     orientation: str | None = None,
     processes: int = 1,
 ) -> pd.DataFrame:
-    """Prepare all cases of a case table (see `prepare_case`) and return the manifest, one row per case in their order.
+    """Preprocess all cases of a case table.
 
-    Raises one ValueError at the end that lists every case that could not be prepared, cases that hold the same scan, and
-    cases whose voxel axes point elsewhere than those of the others; what has been prepared stays on disk.
+    Args:
+        table: the case table.
+        channels: see `prepare_case`, as the next four.
+        output_folder: folder of the prepared cases.
+        normalisation: see `read_normalised`.
+        interpolator: see `resample_to`.
+        orientation: axis codes of all prepared cases.
+        processes: number of cases at the same time.
+
+    Returns:
+        The manifest, one row per case, in the order of the table.
+
+    Raises:
+        ProblemError: cases could not be preprocessed, hold the same scan, or differ in their voxel axes. It lists all of
+            these problems. Cases that are complete stay on disk.
     """
     cases = table.to_dict("records")
-    arguments = (list(channels), str(output_folder), normalisation, interpolator, orientation)
+    settings = {"normalisation": normalisation, "interpolator": interpolator, "orientation": orientation}
     remove_partial_files(Path(output_folder))
-    outcomes = in_processes(partial(_attempt, arguments=arguments), cases, processes, "preparing")
-    problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    attempt = partial(_attempt, channels=list(channels), output_folder=str(output_folder), **settings)
+    outcomes = in_processes(attempt, cases, processes, "preparing")
+    problems = [problem for outcome in outcomes if isinstance(outcome, tuple) for problem in outcome]
     manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])
     if len(manifest):
         problems += cohort_problems(manifest)
     if problems:
-        raise ValueError(f"{len(problems)} problem(s) in {len(cases)} cases:\n" + "\n".join(f"  {text}" for text in problems))
+        raise ProblemError(*problems, heading=f"preprocessing of {len(cases)} cases")
     return manifest.drop(columns="sha256")
 
 
@@ -141,7 +168,7 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
         "slices": int(grid.shape[2]),
         **{f"spacing_{axis}_mm": size for axis, size in zip("xyz", spacing, strict=True)},
         "lesion_ml": round(int(lesion.sum()) * ml, 4),
-        # Voxels that share a corner are one lesion, as the WMH challenge counts them.
+        # Voxels that share a corner belong to one lesion, as in the WMH challenge.
         "lesion_count": int(ndimage.label(lesion, np.ones((3, 3, 3)))[1]),
         "lesion_outside_brain_ml": round(int((lesion & ~brain).sum()) * ml, 4),
         "ignored_ml": round(int((mask == 2).sum()) * ml, 4),
@@ -150,28 +177,36 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
     }
 
 
-def _stamp(case: Mapping, channels: Sequence[str], settings: dict) -> str:
+def _case_fingerprint(case: Mapping, channels: Sequence[str], settings: dict) -> str:
     paths = [case[name] for name in (*channels, *(f"{c}_transform" for c in channels), "mask")]
     paths += [case.get(observer, "") for observer in OBSERVERS]
     inputs = []
     for path in paths:
         if path and not Path(path).is_file():
-            raise ImageError(f"{path}: there is no such file; correct the path or fetch the file.")
+            raise ImageError(Problem(path, "the file does not exist", "Correct the path or fetch the file"))
         inputs.append([path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] if path else None)
     return fingerprint([case["case"], case["site"], settings, inputs, code_version(__file__)])
 
 
-def _attempt(case: Mapping, arguments: tuple) -> dict | str:
+def _attempt(case: Mapping, **settings: Any) -> dict | tuple[Problem, ...]:
+    """Preprocess a case and return its row of the manifest, or the problems that prevent it."""
     try:
-        return prepare_case(case, *arguments)
+        return prepare_case(case, **settings)
     except (ValueError, OSError, RuntimeError) as error:
-        return f"case {case['case']}: {error}"
+        return tuple(problem.within(f"case {case['case']}") for problem in problems_of(error))
 
 
-def cohort_problems(manifest: pd.DataFrame) -> list[str]:
-    """What is wrong with cases only beside each other, from their columns case, sha256 (see `voxel_hash`) and orientation."""
+def cohort_problems(manifest: pd.DataFrame) -> list[Problem]:
+    """Return problems that only a comparison of the cases reveals.
+
+    manifest: columns case, sha256 (see `voxel_hash`) and orientation.
+    """
     problems = [
-        f"cases {', '.join(names)} hold the same scan, which would leak between training and test; remove all but one."
+        Problem(
+            "",
+            f"cases {', '.join(names)} hold the same scan, which would leak between training and test",
+            "Remove all but one",
+        )
         for names in manifest.groupby("sha256")["case"].agg(list)
         if len(names) > 1
     ]
@@ -179,7 +214,10 @@ def cohort_problems(manifest: pd.DataFrame) -> list[str]:
     if len(by_orientation) > 1:
         listed = "; ".join(f"{codes}: {', '.join(names)}" for codes, names in by_orientation.items())
         problems.append(
-            f"the voxel axes point different ways ({listed}), so that networks would see some heads mirrored or "
-            "turned; set orientation to one of them for all."
+            Problem(
+                "",
+                f"the voxel axes point different ways ({listed}), so networks would see some heads mirrored or rotated",
+                "Set `preparation.orientation` to one of them for all cases",
+            )
         )
     return problems

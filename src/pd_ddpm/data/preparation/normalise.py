@@ -12,6 +12,7 @@ from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.resample import Interpolator, resample_to
 from pd_ddpm.data.scan import Scan
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 Normalisation = Literal["zscore_brain", "percentile", "none"]
 
@@ -22,13 +23,22 @@ def read_normalised(
     normalisation: Normalisation = "zscore_brain",
     interpolator: Interpolator = "linear",
 ) -> Scan:
-    """The channels of a case on the grid of the first, which must be a FLAIR scan or look like one, and its brain.
+    """Read the channels of a case on the grid of its first channel, mask the brain, and normalise the intensities.
 
-    case: for each channel its path, and under `{channel}_transform` that of its transform, or nothing. normalisation:
-    "zscore_brain" (mean 0 and standard deviation 1 over the brain), "percentile" (linear, the 1st percentile of the brain to 0
-    and the 99th to 1, not clipped: lesions are among the brightest voxels), or "none".
+    Args:
+        case: row of the case table: its name, a path per channel and, as `{channel}_transform`, a path or "".
+        channels: names of the channels. The first must be a FLAIR scan or have its contrast.
+        normalisation: "zscore_brain" (mean 0 and standard deviation 1 over the brain), "percentile" (linear, the 1st
+            percentile of the brain to 0 and the 99th to 1, not clipped, since lesions are among the brightest voxels), or
+            "none".
+        interpolator: see `resample_to`.
 
-    Raises ImageError if a file is unusable or a channel does not cover the brain.
+    Returns:
+        The scan, whose `reference` is the first channel as read.
+
+    Raises:
+        ImageError: a file cannot be used, or a channel does not cover the brain.
+        ProblemError: the normalisation or the interpolator is unknown.
     """
     first = read_image(case[channels[0]])
     volumes = [np.asarray(first.dataobj).astype(np.float32)]
@@ -51,17 +61,32 @@ def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisati
     elif normalisation == "none":
         return volume
     else:
-        raise ValueError(f"normalisation: {normalisation!r} is unknown; use zscore_brain, percentile or none.")
+        problem = f"{normalisation!r} is unknown"
+        raise ProblemError(Problem("`normalisation`", problem, "Use zscore_brain, percentile or none"))
     return ((volume - low) / width).astype(np.float32)
 
 
 def check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.ndarray) -> None:
-    """Raise ImageError if a channel (H, W, D), on the grid of the brain mask, is constant or zero in most of the brain."""
+    """Check that a channel covers the brain: it must vary there, and may be zero in at most half of it.
+
+    Args:
+        case: row of the case table.
+        channel: name of the channel.
+        volume: (X, Y, Z), the channel on the grid of the brain mask.
+        brain: (X, Y, Z) bool.
+
+    Raises:
+        ImageError: the channel does not cover the brain.
+    """
     inside = volume[brain]
     low, high = np.percentile(inside, (1, 99))
     if low == high or (inside == 0).mean() > 0.5:
         transform = case[f"{channel}_transform"]
+        suspect = f"the direction of {transform}" if transform else "whether it needs a transform"
         raise ImageError(
-            f"{case[channel]}: covers {(inside != 0).mean():.0%} of the brain on the grid of the first channel; check its "
-            f"header and {f'the direction of {transform}' if transform else 'whether it needs a transform'}."
+            Problem(
+                case[channel],
+                f"covers {(inside != 0).mean():.0%} of the brain on the grid of the first channel",
+                f"Check its header and {suspect}",
+            )
         )

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.preparation.transforms import read_transform
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 Interpolator = Literal["linear", "bspline"]
 
@@ -24,15 +25,23 @@ def resample_to(
     transform: str | Path | None = None,
     interpolator: Interpolator = "linear",
 ) -> np.ndarray:
-    """Resample an image onto the grid of another: float32 array of the reference's shape (H, W, D), 0 outside.
+    """Resample an image onto the grid of a reference image. An image that has this grid already is not interpolated.
 
-    `transform` maps points of the reference to points of the moving image; without one the headers decide. An image
-    that is on the grid already is returned unchanged.
+    Args:
+        reference: file or image that has the grid, (X, Y, Z).
+        moving: file or image to resample.
+        transform: file that maps points of the reference to points of the moving image; None uses the headers alone.
+        interpolator: "linear", or "bspline" for cubic B-splines.
 
-    Raises ImageError for files that cannot be used, ValueError for an unknown interpolator.
+    Returns:
+        The moving image on the reference's grid, (X, Y, Z) float32, 0 outside of its field of view.
+
+    Raises:
+        ImageError: a file cannot be used.
+        ProblemError: the interpolator is unknown.
     """
     if interpolator not in _INTERPOLATORS:
-        raise ValueError(f"interpolator: {interpolator!r} is unknown; use {' or '.join(_INTERPOLATORS)}.")
+        raise ProblemError(Problem("`interpolator`", f"{interpolator!r} is unknown", f"Use {' or '.join(_INTERPOLATORS)}"))
     reference = reference if isinstance(reference, nib.Nifti1Image) else read_image(reference)
     moving = moving if isinstance(moving, nib.Nifti1Image) else read_image(moving)
     if transform is None and _same_grid(reference, moving):
@@ -48,7 +57,7 @@ def resample_to(
 
 
 def _as_sitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
-    # Voxels come through nibabel, whose reading is checked; NIfTI's RAS frame becomes ITK's LPS frame.
+    # ITK reads no file here, since only `read_image` checks files. NIfTI's RAS frame becomes ITK's LPS frame.
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))

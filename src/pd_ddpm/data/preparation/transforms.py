@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from pd_ddpm.data.nifti.geometry import ImageError
+from pd_ddpm.runtime.problem import Problem
 
 _NO_INITIAL_TRANSFORM = "NoInitialTransform"
 
@@ -16,39 +17,47 @@ _NO_INITIAL_TRANSFORM = "NoInitialTransform"
 def read_elastix_transform(path: str | Path) -> sitk.Transform:
     """Read a 3D Euler, affine or translation transform from an elastix parameter file.
 
-    It maps points of the fixed to the moving image, in mm in ITK's LPS frame: T(x) = A (x - c) + c + t (elastix
-    manual, on transforms). Without UseDirectionCosines the file is taken to be of elastix 4.8 or later, where it is "true".
+    It maps points of the fixed to the moving image, in mm in ITK's LPS frame: T(x) = A (x - c) + c + t. A file without
+    UseDirectionCosines is read as "true", the default since elastix 4.8.
 
-    Raises ImageError for other transforms, chained transforms, and files that lack a parameter.
+    Raises:
+        ImageError: the file holds another transform or a chain of transforms, or a parameter is missing.
+
+    Reference: elastix manual, section on transforms.
     """
     path = Path(path)
     entries = _elastix_entries(path)
 
-    def one(name: str, default: str) -> str:
+    def value(name: str, default: str) -> str:
         return entries.get(name, [default])[0]
 
-    kind = one("Transform", "")
+    kind = value("Transform", "")
     counts = {"EulerTransform": 6, "AffineTransform": 12, "TranslationTransform": 3}
     if kind not in counts:
-        raise ImageError(f"{path}: elastix transform {kind!r} is not read; use one of {', '.join(counts)}.")
-    # The name was spelt with a plural s before elastix 5.1.
+        raise ImageError(Problem(path, f"elastix transform {kind!r} is not supported", f"Use one of {', '.join(counts)}"))
+    # Before elastix 5.1, the name had a plural s.
     for name in ("InitialTransformParameterFileName", "InitialTransformParametersFileName"):
-        if one(name, _NO_INITIAL_TRANSFORM) != _NO_INITIAL_TRANSFORM:
+        if value(name, _NO_INITIAL_TRANSFORM) != _NO_INITIAL_TRANSFORM:
             raise ImageError(
-                f"{path}: builds on an initial transform ({one(name, '')}), and chains are not read; combine them into one "
-                "transform, or resample the image beforehand."
+                Problem(
+                    path,
+                    f"builds on an initial transform ({value(name, '')}), and chains of transforms are not supported",
+                    "Combine them into one transform, or resample the image beforehand",
+                )
             )
-    if {one("FixedImageDimension", "3"), one("MovingImageDimension", "3")} != {"3"}:
-        raise ImageError(f"{path}: is not a transform between 3D images; register the 3D images.")
-    if one("UseDirectionCosines", "true") != "true":
-        raise ImageError(f"{path}: was made without direction cosines; register again with UseDirectionCosines true.")
+    if {value("FixedImageDimension", "3"), value("MovingImageDimension", "3")} != {"3"}:
+        raise ImageError(Problem(path, "is not a transform between 3D images", "Register the 3D images"))
+    if value("UseDirectionCosines", "true") != "true":
+        raise ImageError(
+            Problem(path, "was made without direction cosines", "Register again with UseDirectionCosines set to true")
+        )
     parameters = _numbers(path, entries, "TransformParameters", counts[kind])
     if kind == "TranslationTransform":
         return sitk.TranslationTransform(3, parameters)
     centre = _numbers(path, entries, "CenterOfRotationPoint", 3)
     if kind == "EulerTransform":
         transform = sitk.Euler3DTransform()
-        transform.SetComputeZYX(one("ComputeZYX", "false") == "true")
+        transform.SetComputeZYX(value("ComputeZYX", "false") == "true")
     else:
         transform = sitk.AffineTransform(3)
     transform.SetCenter(centre)
@@ -59,21 +68,22 @@ def read_elastix_transform(path: str | Path) -> sitk.Transform:
 def read_transform(path: str | Path) -> sitk.Transform:
     """Read a transform from fixed to moving image, from an elastix parameter file or any file that ITK reads.
 
-    Raises ImageError if it is neither.
+    Raises:
+        ImageError: the file is neither of them.
     """
     path = Path(path)
     if not path.is_file():
-        raise ImageError(f"{path}: there is no such transform; correct the path.")
+        raise ImageError(Problem(path, "the transform does not exist", "Correct the path"))
     if re.search(rb"^\s*\(Transform\s", path.read_bytes(), re.MULTILINE):
         return read_elastix_transform(path)
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise ImageError(
-            f"{path}: is a transform neither of elastix nor of ITK; convert it to an ITK transform (.tfm or .mat)."
+            Problem(path, "is neither an elastix nor an ITK transform", "Convert it to an ITK transform (.tfm or .mat)")
         ) from error
     if transform.GetDimension() != 3:
-        raise ImageError(f"{path}: is not a transform between 3D images; register the 3D images.")
+        raise ImageError(Problem(path, "is not a transform between 3D images", "Register the 3D images"))
     return transform
 
 
@@ -92,5 +102,7 @@ def _numbers(path: Path, entries: dict[str, list[str]], name: str, count: int) -
     except ValueError:
         numbers = []
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise ImageError(f"{path}: {name} should be {count} numbers but is {' '.join(texts) or 'missing'}; register again.")
+        raise ImageError(
+            Problem(path, f"{name} should be {count} numbers but is {' '.join(texts) or 'missing'}", "Register again")
+        )
     return numbers

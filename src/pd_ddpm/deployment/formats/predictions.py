@@ -15,6 +15,7 @@ from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, r
 from pd_ddpm.data.nifti.read import read_array, read_image
 from pd_ddpm.deployment.formats.layout import Part
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
+from pd_ddpm.runtime.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class Prediction:
             check_same_grid(flair, as_flair, (str(self.flair), str(self._file("mask"))))
         except ImageError as error:
             raise ImageError(
-                f"{self.flair}: its grid is not the one that case {self.case} was segmented on, the scan has changed since; "
-                "put that scan back, or draw the masks again with snakemake."
+                Problem(
+                    self.flair,
+                    f"its grid is not the one that case {self.case} was segmented on, so the scan has changed since",
+                    "Restore that scan, or sample the masks again with `snakemake`",
+                )
             ) from error
         return Grid(flair, _codes(stored))
 
