@@ -16,12 +16,12 @@ from pd_ddpm.data.phantom import acquisition, anatomy, cohort, fields, geometry,
 
 COARSE_MM = 2.5
 SEED = 5
-PLACES = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
+CASE_FOLDERS = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
 
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
-    """One case per scanner, made while no socket can be opened."""
+    """Simulate one case per scanner while no socket can be opened."""
     folder = tmp_path_factory.mktemp("phantom")
 
     def refuse(*_):
@@ -34,11 +34,11 @@ def simulated(tmp_path_factory):
     return folder, cases
 
 
-def second_rater_of(folder, place):
+def second_rater_path(folder, place):
     return folder / "additional_annotations" / "observer_o3" / "training" / place / "result.nii.gz"
 
 
-def files_of(folder):
+def read_files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -47,7 +47,7 @@ def elastix_values(text, key):
 
 
 def elastix_to_itk(path):
-    """An independent reading of the file: ITK's own Euler transform, whose convention elastix uses."""
+    """Read the file independently, as ITK's Euler transform, whose convention elastix uses."""
     text = path.read_text()
     transform = sitk.Euler3DTransform()
     transform.SetComputeZYX('(ComputeZYX "true")' in text)
@@ -59,7 +59,7 @@ def elastix_to_itk(path):
 
 
 def mutual_information(first, second, bins=48):
-    """Normalised mutual information (Studholme 1999) of two images: 1 for independent ones, 2 for equal ones."""
+    """Return the normalised mutual information (Studholme 1999): 1 for independent images, 2 for equal ones."""
     joint, _, _ = np.histogram2d(first, second, bins)
     joint /= joint.sum()
 
@@ -69,13 +69,13 @@ def mutual_information(first, second, bins=48):
     return (entropy(joint.sum(0)) + entropy(joint.sum(1))) / entropy(joint)
 
 
-def test_layout_is_the_challenge_s(simulated):
+def test_simulate_cohort_writes_challenge_layout(simulated):
     folder, cases = simulated
-    assert cases == [folder / "training" / place for place in PLACES]
+    assert cases == [folder / "training" / place for place in CASE_FOLDERS]
     expected = {"orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt", "pre/FLAIR.nii.gz", "wmh.nii.gz", "simulated.json"}
-    for case, place in zip(cases, PLACES, strict=True):
+    for case, place in zip(cases, CASE_FOLDERS, strict=True):
         assert {str(path.relative_to(case)) for path in case.rglob("*") if path.is_file()} == expected
-        assert second_rater_of(folder, place).is_file()
+        assert second_rater_path(folder, place).is_file()
     assert {path.name for path in folder.iterdir()} == {
         "training",
         "additional_annotations",
@@ -85,7 +85,7 @@ def test_layout_is_the_challenge_s(simulated):
     assert not list(folder.rglob("*.partial"))
 
 
-def test_notice_and_summary(simulated):
+def test_simulate_cohort_writes_notice_and_summary(simulated):
     folder, _ = simulated
     notice = (folder / "NOTICE.txt").read_text()
     for words in ("Louis Collins", "McConnell Brain Imaging Centre", 'provided "as is"', "Fonov", "2009", "2011"):
@@ -93,21 +93,21 @@ def test_notice_and_summary(simulated):
     assert template.TEMPLATE_FILE in notice
     summary = json.loads((folder / "simulated.json").read_text())
     assert (summary["seed"], summary["cases_per_site"], summary["resolution_mm"]) == (SEED, 1, COARSE_MM)
-    for case, place in zip(summary["cases"], PLACES, strict=True):
+    for case, place in zip(summary["cases"], CASE_FOLDERS, strict=True):
         mask = nib.load(folder / "training" / place / "wmh.nii.gz")
         lesion = np.asarray(mask.dataobj) == 1
         assert case["lesion_volume_ml"] == pytest.approx(lesion.sum() * np.prod(mask.header.get_zooms()) / 1e3, rel=1e-3)
-        other = np.asarray(nib.load(second_rater_of(folder, place)).dataobj) == 1
+        other = np.asarray(nib.load(second_rater_path(folder, place)).dataobj) == 1
         assert case["inter_rater_dice"] == pytest.approx(2 * (lesion & other).sum() / (lesion.sum() + other.sum()), abs=1e-4)
         assert 0.6 <= case["inter_rater_dice"] <= 0.95
         assert case["lesions"] > 3
         assert 0.5 < case["lesion_volume_ml"] < 90
 
 
-def test_grids(simulated):
+def test_simulated_images_have_scanner_grids(simulated):
     folder, cases = simulated
     expected = {scanner.first_id: (scanner.flair_shape, scanner.flair_spacing) for scanner in acquisition.SCANNERS}
-    for case, place in zip(cases, PLACES, strict=True):
+    for case, place in zip(cases, CASE_FOLDERS, strict=True):
         flair, t1, mask = (nib.load(case / name) for name in ("pre/FLAIR.nii.gz", "orig/3DT1.nii.gz", "wmh.nii.gz"))
         shape, spacing = expected[int(case.name)]
         assert flair.shape == shape
@@ -122,13 +122,13 @@ def test_grids(simulated):
             assert np.abs(np.abs(directions).max(0) - 1).max() > 1e-5
         tilt = np.abs(flair.affine[:3, :3] / flair.header.get_zooms()).max(0)
         assert np.rad2deg(np.arccos(tilt.min())) > 1
-        for labels in (mask, nib.load(second_rater_of(folder, place))):
+        for labels in (mask, nib.load(second_rater_path(folder, place))):
             assert labels.get_data_dtype() == np.float32
             np.testing.assert_array_equal(labels.affine, flair.affine)
             assert set(np.unique(labels.dataobj)) <= {0.0, 1.0, 2.0}
 
 
-def test_contrast_of_lesions(simulated):
+def test_simulated_lesions_are_bright_on_flair_and_dark_on_t1(simulated):
     _, cases = simulated
     for case in cases:
         flair_itk = sitk.ReadImage(case / "pre" / "FLAIR.nii.gz", sitk.sitkFloat32)
@@ -136,7 +136,7 @@ def test_contrast_of_lesions(simulated):
         resampled = sitk.Resample(t1_itk, flair_itk, elastix_to_itk(case / "orig" / "reg_3DT1_to_FLAIR.txt"))
         flair, t1 = (sitk.GetArrayFromImage(image).T for image in (flair_itk, resampled))
         lesion = np.asarray(nib.load(case / "wmh.nii.gz").dataobj) == 1
-        # What lies a few voxels from a lesion is mostly white matter.
+        # The surroundings of lesions are mostly white matter.
         near = np.ones((5, 5, 1), bool)
         around = binary_dilation(lesion, near, 2) & ~binary_dilation(lesion, near)
         around &= t1 > 0.8 * np.median(t1[around])
@@ -144,7 +144,7 @@ def test_contrast_of_lesions(simulated):
         assert np.median(t1[lesion]) < 0.97 * np.median(t1[around])
 
 
-def test_transform_file_aligns_t1_better_than_headers(simulated):
+def test_elastix_transform_aligns_t1_better_than_headers(simulated):
     _, cases = simulated
     for case in cases:
         flair = sitk.ReadImage(case / "pre" / "FLAIR.nii.gz", sitk.sitkFloat32)
@@ -160,7 +160,7 @@ def test_transform_file_aligns_t1_better_than_headers(simulated):
         assert scores[0] > scores[2] + 0.003
 
 
-def test_transform_file_describes_the_fixed_image(simulated):
+def test_elastix_transform_describes_fixed_image(simulated):
     _, cases = simulated
     for case in cases:
         text = (case / "orig" / "reg_3DT1_to_FLAIR.txt").read_text()
@@ -177,35 +177,35 @@ def test_transform_file_describes_the_fixed_image(simulated):
         assert 0.4 < np.linalg.norm(translation) < 3.6
 
 
-def test_same_bytes_with_two_processes_and_after_an_interruption(simulated, tmp_path, monkeypatch):
+def test_simulate_cohort_is_equal_with_two_processes_and_after_interruption(simulated, tmp_path, monkeypatch):
     folder, cases = simulated
     copy = tmp_path / "copy"
     cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, processes=2)
-    assert files_of(copy) == files_of(folder)
+    assert read_files(copy) == read_files(folder)
 
-    # A run that was killed has left one case unfinished and no summary; only that case is made again.
+    # After a killed run, one case is unfinished and there is no summary. Only that case is simulated again.
     shutil.rmtree(copy / "training" / "Singapore" / "50")
     (copy / "training" / "Singapore" / ".50.partial" / "orig").mkdir(parents=True)
     (copy / "simulated.json").unlink()
-    made = []
+    simulated_cases = []
     simulate = cohort._simulate_case
-    monkeypatch.setattr(cohort, "_simulate_case", lambda *arguments: (made.append(arguments), simulate(*arguments)))
+    monkeypatch.setattr(cohort, "_simulate_case", lambda *arguments: (simulated_cases.append(arguments), simulate(*arguments)))
     cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
-    assert [case.number for _, case in made] == [50]
-    assert files_of(copy) == files_of(folder)
+    assert [case.number for _, case in simulated_cases] == [50]
+    assert read_files(copy) == read_files(folder)
     cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
-    assert len(made) == 1
+    assert len(simulated_cases) == 1
 
-    # Other settings are noticed, and give another person.
+    # Other settings lead to another person.
     other = cohort.Case(acquisition.SCANNERS[1], 50, SEED + 1, COARSE_MM)
-    assert cohort._summary_of(copy, other) is None
+    assert cohort._read_summary(copy, other) is None
     simulate(copy, other)
-    assert cohort._summary_of(copy, other)["seed"] == SEED + 1
+    assert cohort._read_summary(copy, other)["seed"] == SEED + 1
     for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz", "orig/3DT1.nii.gz"):
         assert (copy / "training/Singapore/50" / name).read_bytes() != (cases[1] / name).read_bytes()
 
 
-def test_refuses_bad_settings_and_foreign_cases(simulated, tmp_path):
+def test_simulate_cohort_rejects_bad_settings_and_foreign_cases(simulated, tmp_path):
     folder, _ = simulated
     for wrong, words in (
         ({"cases_per_site": 0}, "cases_per_site"),
@@ -223,11 +223,12 @@ def test_refuses_bad_settings_and_foreign_cases(simulated, tmp_path):
         cohort.simulate_cohort(tmp_path, 1, SEED, COARSE_MM)
 
 
-def test_lesion_load_follows_the_request(simulated):
-    person = anatomy.individual_anatomy(template.build_template_maps(), np.random.default_rng(1), COARSE_MM)
+def test_sample_lesions_has_requested_load(simulated):
+    person = anatomy.sample_anatomy(template.build_template_maps(), np.random.default_rng(1), COARSE_MM)
     voxel_ml = COARSE_MM**3 / 1e3
     volumes = [
-        lesions.draw_lesions(person, load, np.random.default_rng(2)).white_matter.sum() * voxel_ml for load in (3.0, 12.0, 40.0)
+        lesions.sample_lesions(person, load, np.random.default_rng(2)).white_matter.sum() * voxel_ml
+        for load in (3.0, 12.0, 40.0)
     ]
     np.testing.assert_allclose(volumes, [3, 12, 40], rtol=0.35)
     tissues = person["grey"] + person["white"] + person["fluid"]
@@ -236,17 +237,17 @@ def test_lesion_load_follows_the_request(simulated):
     assert person["grey"].sum() * voxel_ml == pytest.approx(650, rel=0.4)
 
 
-def test_loads_are_log_normal_over_the_ids():
+def test_lesion_loads_are_log_normal_over_ids():
     loads = [
-        cohort._load_ml(cohort.Case(scanner, scanner.first_id + index, SEED, 1.5))
+        cohort._lesion_load_ml(cohort.Case(scanner, scanner.first_id + index, SEED, 1.5))
         for scanner in acquisition.SCANNERS
         for index in range(20)
     ]
     assert np.median(loads) == pytest.approx(lesions.MEDIAN_LOAD_ML, rel=0.1)
-    assert np.std(np.log(loads)) == pytest.approx(lesions.LOAD_SPREAD, rel=0.15)
+    assert np.std(np.log(loads)) == pytest.approx(lesions.LOG_LOAD_SD, rel=0.15)
 
 
-def test_random_field_has_unit_variance_and_the_wanted_length():
+def test_random_field_has_unit_variance_and_requested_length():
     random = np.random.default_rng(3)
     grid = fields.Lattice((60, 50, 40), (0.0, 0.0, 0.0), (1.0, 2.0, 3.0))
     many = np.stack([fields.random_field(random, grid, 6.0) for _ in range(60)])
@@ -272,15 +273,15 @@ def test_rigid_motion_equals_itk():
     np.testing.assert_allclose((motion.matrix() @ [*point, 1])[:3], expected, atol=1e-9)
 
 
-def test_registration_error_is_about_a_third_of_a_millimetre():
+def test_sample_motion_estimate_is_off_by_a_third_of_a_millimetre():
     random = np.random.default_rng(8)
     scanner = acquisition.SCANNERS[0]
     points = np.concatenate([random.uniform(-60, 60, (200, 3)), np.ones((200, 1))], axis=1)
     errors = []
     for _ in range(20):
         affine = geometry.flair_geometry(scanner, random)
-        true, found = geometry.draw_motion(affine, scanner.flair_shape, random)
-        errors.append(np.linalg.norm(points @ (true.matrix() - found.matrix()).T, axis=1).mean())
+        true, estimated = geometry.sample_motion(affine, scanner.flair_shape, random)
+        errors.append(np.linalg.norm(points @ (true.matrix() - estimated.matrix()).T, axis=1).mean())
     assert 0.15 < np.mean(errors) < 0.45
 
 
@@ -295,7 +296,7 @@ def test_resample_equals_itk():
     image = sitk.GetImageFromArray(volume.T)
     image.SetSpacing(lattice.spacing)
     image.SetOrigin(lattice.origin)
-    # The volume's axes are taken as ITK's world, so no change of handedness comes in.
+    # The volume's axes serve as ITK's world axes, so that handedness does not change.
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     resampled = sitk.Resample(
         image,
@@ -309,11 +310,11 @@ def test_resample_equals_itk():
     found = acquisition.resample(volume, lattice, affine, scanner.flair_shape)
     assert np.abs(found).min() > 0
     np.testing.assert_allclose(found, sitk.GetArrayFromImage(resampled).T, atol=1e-4)
-    thick = acquisition.resample(volume, lattice, affine, scanner.flair_shape, acquisition.SLAB)
+    thick = acquisition.resample(volume, lattice, affine, scanner.flair_shape, acquisition.SLAB_OFFSETS)
     assert thick.std() < found.std()
 
 
-def test_raters_differ_at_the_border_only():
+def test_outlines_of_raters_differ_at_border_only():
     x, y, z = np.meshgrid(*[np.arange(40) - 20.0] * 2, np.arange(12) - 6.0, indexing="ij")
     depth = 12 - np.sqrt(x**2 + y**2 + (3 * z) ** 2)
     lesion = fields.sigmoid(depth / 1.2).astype(np.float32)
@@ -328,9 +329,9 @@ def test_raters_differ_at_the_border_only():
         assert (labels[4:][depth[4:] < -3] == 0).all()
 
 
-def test_small_lesions_are_sometimes_overlooked():
+def test_outline_misses_some_small_lesions():
     lesion = np.zeros((60, 60, 20), np.float32)
     lesion[5:55:5, 5:55:5, 5:15:5] = 1
     infarct = np.zeros_like(lesion)
     seen = [(raters.outline(lesion, infarct, (1.0, 1.0, 3.0), np.random.default_rng(seed)) == 1).sum() for seed in range(8)]
-    assert np.mean(seen) / (lesion == 1).sum() == pytest.approx(1 - raters.MISSED_SHARE, abs=0.04)
+    assert np.mean(seen) / (lesion == 1).sum() == pytest.approx(1 - raters.MISS_PROBABILITY, abs=0.04)

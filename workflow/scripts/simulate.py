@@ -1,4 +1,4 @@
-"""Make the phantom cohort in the WMH challenge's folder layout."""
+"""Simulate the phantom cohort in the WMH challenge's folder layout."""
 
 from pathlib import Path
 

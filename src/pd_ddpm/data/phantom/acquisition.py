@@ -1,4 +1,10 @@
-"""The three scanners: their grids and contrasts, slice thickness, artefacts and noise."""
+"""Three simulated scanners: grids, contrasts, slice thickness, artefacts and noise.
+
+Sites, ids and FLAIR grids are those of the WMH challenge. All other numbers are ours: they were chosen so that images look
+like the challenge's, and differ between sites about as much.
+
+Reference: Kuijf et al. 2019 (WMH challenge).
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +16,26 @@ from pd_ddpm.data.phantom.fields import Lattice, random_field
 
 @dataclass(frozen=True)
 class Scanner:
-    """A site: FLAIR matrix and voxel size (mm), T1 matrix (A-P, S-I, R-L; 1 mm), contrasts relative to white matter."""
+    """A site's scanner. Signals are relative to white matter (1.0).
+
+    Attributes:
+        site: folder of the site in the challenge's layout.
+        first_id: id of the site's first case.
+        flair_shape: FLAIR matrix (X, Y, Z).
+        flair_spacing: FLAIR voxel size in mm.
+        t1_shape: T1 matrix (anterior-posterior, superior-inferior, right-left) of 1 mm voxels.
+        flair_fluid: FLAIR signal of cerebrospinal fluid.
+        flair_grey: FLAIR signal of grey matter.
+        flair_lesion: FLAIR signal that a typical lesion adds.
+        flair_fat: FLAIR signal of fat.
+        flair_noise: standard deviation of the FLAIR noise in each of the two receive channels.
+        flair_blur: standard deviation of the in-plane FLAIR blur, in voxels.
+        bias: standard deviation of the logarithm of the receive field.
+        flair_level: stored FLAIR value of white matter.
+        t1_grey: T1 signal of grey matter.
+        t1_noise: standard deviation of the T1 noise, as `flair_noise`.
+        t1_level: stored T1 value of white matter.
+    """
 
     site: str
     first_id: int
@@ -89,41 +114,67 @@ SCANNERS = (
 
 
 def resample(volume: np.ndarray, lattice: Lattice, affine: np.ndarray, shape: tuple, offsets: tuple = (0.0,)) -> np.ndarray:
-    """Linear interpolation of a patient-space volume on the voxels of `affine` (voxel to patient mm), zero outside.
+    """Interpolate a volume linearly on a scanner's grid, with zeros outside of the volume.
 
-    `offsets` (in slices) are averaged: with more than one the slice gets a thickness. Returns float32 `shape`.
+    Args:
+        volume: (X, Y, Z) on `lattice`.
+        lattice: grid of the volume in patient mm.
+        affine: (4, 4), from voxels of the result to patient mm.
+        shape: shape of the result.
+        offsets: positions across the slice, in slices, whose average is the result; several give the slice a thickness.
+
+    Returns:
+        float32 volume of the given shape.
     """
     to_lattice = np.diag([*(1 / np.asarray(lattice.spacing)), 1.0])
     to_lattice[:3, 3] = -np.asarray(lattice.origin) / lattice.spacing
     result = np.zeros(shape, np.float32)
     for offset in offsets:
-        total = to_lattice @ affine
-        start = total[:3, 3] + total[:3, 2] * offset
-        result += affine_transform(volume, total[:3, :3], start, shape, np.float32, order=1)
+        voxel_to_voxel = to_lattice @ affine
+        start = voxel_to_voxel[:3, 3] + voxel_to_voxel[:3, 2] * offset
+        result += affine_transform(volume, voxel_to_voxel[:3, :3], start, shape, np.float32, order=1)
     return result / np.float32(len(offsets))
 
 
-SLAB = (-1 / 3, 0.0, 1 / 3)
+SLAB_OFFSETS = (-1 / 3, 0.0, 1 / 3)  # positions across a FLAIR slice, in slices
 
 
 def acquire_flair(signal: np.ndarray, scanner: Scanner, random: np.random.Generator) -> np.ndarray:
-    """Turn the noise-free signal on the scanner's grid into the stored image (uint16): blur, ghosts, bias, noise."""
+    """Add blur, ghosts, receive field and noise to a FLAIR signal.
+
+    Args:
+        signal: (X, Y, Z), noise-free, on the scanner's FLAIR grid.
+        scanner: the scanner.
+        random: random stream.
+
+    Returns:
+        The stored image, uint16 (X, Y, Z).
+    """
     signal = gaussian_filter(signal, (scanner.flair_blur, scanner.flair_blur, 0))
     if random.random() < 0.15:
         shift = int(random.uniform(0.25, 0.5) * signal.shape[1])
         signal = signal + np.float32(random.uniform(0.015, 0.04)) * np.roll(signal, shift, axis=1)
-    return _stored(signal, scanner.flair_spacing, scanner.bias, scanner.flair_noise, scanner.flair_level, random)
+    return _receive(signal, scanner.flair_spacing, scanner.bias, scanner.flair_noise, scanner.flair_level, random)
 
 
 def acquire_t1(signal: np.ndarray, scanner: Scanner, random: np.random.Generator) -> np.ndarray:
-    """Turn the noise-free signal on the T1 grid into the stored image (uint16): bias and noise."""
-    return _stored(signal, (1.0, 1.0, 1.0), scanner.bias, scanner.t1_noise, scanner.t1_level, random)
+    """Add receive field and noise to a T1 signal.
+
+    Args:
+        signal: (X, Y, Z), noise-free, on the scanner's T1 grid.
+        scanner: the scanner.
+        random: random stream.
+
+    Returns:
+        The stored image, uint16 (X, Y, Z).
+    """
+    return _receive(signal, (1.0, 1.0, 1.0), scanner.bias, scanner.t1_noise, scanner.t1_level, random)
 
 
-def _stored(
+def _receive(
     signal: np.ndarray, spacing: tuple, bias: float, noise: float, level: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Receive field, Rician noise and scaling; what both sequences have in common."""
+    """Apply receive field, Rician noise and scaling, and round to uint16."""
     grid = Lattice(signal.shape, (0.0, 0.0, 0.0), spacing)
     signal = signal * np.exp(np.float32(bias) * random_field(random, grid, 75))
     deviation = np.float32(noise * random.uniform(0.85, 1.15))

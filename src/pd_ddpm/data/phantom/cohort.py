@@ -1,4 +1,4 @@
-"""Write a simulated cohort in the folder layout of the WMH challenge."""
+"""Simulate a cohort in the folder layout of the WMH challenge."""
 
 import gzip
 import json
@@ -14,11 +14,11 @@ import numpy as np
 from scipy.ndimage import label
 from scipy.special import ndtri
 
-from pd_ddpm.data.phantom.acquisition import SCANNERS, SLAB, Scanner, acquire_flair, acquire_t1, resample
-from pd_ddpm.data.phantom.anatomy import individual_anatomy
+from pd_ddpm.data.phantom.acquisition import SCANNERS, SLAB_OFFSETS, Scanner, acquire_flair, acquire_t1, resample
+from pd_ddpm.data.phantom.anatomy import sample_anatomy
 from pd_ddpm.data.phantom.contrast import compose_flair, compose_t1
-from pd_ddpm.data.phantom.geometry import draw_motion, elastix_transform, flair_geometry, t1_geometry
-from pd_ddpm.data.phantom.lesions import LOAD_RANGE_ML, LOAD_SPREAD, MEDIAN_LOAD_ML, draw_lesions
+from pd_ddpm.data.phantom.geometry import elastix_transform, flair_geometry, sample_motion, t1_geometry
+from pd_ddpm.data.phantom.lesions import LOAD_RANGE_ML, LOG_LOAD_SD, MEDIAN_LOAD_ML, sample_lesions
 from pd_ddpm.data.phantom.raters import outline
 from pd_ddpm.data.phantom.template import TEMPLATE_FILE, build_template_maps
 from pd_ddpm.runtime.code_version import code_version
@@ -52,7 +52,14 @@ from birth to adulthood. NeuroImage 47, Supplement 1:S102 (2009).
 
 @dataclass(frozen=True)
 class Case:
-    """What has to be simulated: everything a case depends on besides the package's version."""
+    """Everything that a simulated case depends on, except the code.
+
+    Attributes:
+        scanner: the site's scanner.
+        number: id of the case.
+        seed: seed of the cohort.
+        resolution_mm: voxel size of the simulated anatomy.
+    """
 
     scanner: Scanner
     number: int
@@ -60,10 +67,12 @@ class Case:
     resolution_mm: float
 
     @property
-    def place(self) -> Path:
+    def relative_folder(self) -> Path:
+        """Folder of the case below that of the cohort."""
         return Path("training", self.scanner.site, str(self.number))
 
     def settings(self) -> dict:
+        """Return the fields of the case's summary that tell whether it must be simulated again."""
         return {
             "case": self.number,
             "site": self.scanner.site,
@@ -73,7 +82,7 @@ class Case:
         }
 
     def random(self, purpose: int) -> np.random.Generator:
-        """Random stream of one part of the simulation, the same in whatever order the cases are made."""
+        """Return the random stream of one part of the simulation; it does not depend on the order of cases."""
         return np.random.default_rng([self.seed, self.number, purpose])
 
 
@@ -84,59 +93,69 @@ def simulate_cohort(
     resolution_mm: float = 1.5,
     processes: int = 1,
 ) -> list[Path]:
-    """Simulate a WMH challenge cohort of three scanners and return the case folders, in the order of their ids.
+    """Simulate a WMH challenge cohort of three scanners.
 
-    `resolution_mm` is the working lattice's voxel size: finer is sharper and slower (1.5 mm takes a few CPU seconds
-    per case). A case that is already there with the same seed and settings is kept, so that an interrupted run goes
-    on. Each case depends on its own id and the seed alone, not on `processes` (which are forked). `simulated.json`
-    is written last and describes the cohort: lesion volumes in ml, number of lesions, inter-rater Dice.
+    Existing cases with the same settings and code are kept, so an interrupted simulation continues. A case depends on its id
+    and the seed, not on the number of processes. `simulated.json` is written last and describes the cohort: lesion
+    volumes in ml, number of lesions, inter-rater Dice.
 
-    Raises ValueError for settings out of range and for a folder that holds cases of another, larger cohort.
+    Args:
+        folder: folder of the cohort; made if it does not exist.
+        cases_per_site: number of cases per scanner, 1 to 50.
+        seed: seed of the cohort.
+        resolution_mm: voxel size of the simulated anatomy; 1.5 mm takes a few CPU seconds per case.
+        processes: number of forked processes.
+
+    Returns:
+        The case folders, ordered by id.
+
+    Raises:
+        ValueError: if a setting is out of range, or the folder has cases that do not belong to the cohort.
     """
     folder = Path(folder)
     if not 1 <= cases_per_site <= IDS_PER_SITE:
-        raise ValueError(f"cases_per_site must be 1 to {IDS_PER_SITE} (the challenge's ids), not {cases_per_site}")
+        raise ValueError(f"`cases_per_site` must be 1 to {IDS_PER_SITE} (the challenge's ids), not {cases_per_site}.")
     if not 0.8 <= resolution_mm <= 4:
-        raise ValueError(f"resolution_mm must be 0.8 to 4, not {resolution_mm}")
+        raise ValueError(f"`resolution_mm` must be 0.8 to 4, not {resolution_mm}.")
     if seed < 0:
-        raise ValueError(f"seed must not be negative, but is {seed}")
+        raise ValueError(f"`seed` must not be negative, but is {seed}.")
     if processes < 1:
-        raise ValueError(f"processes must be at least 1, not {processes}")
+        raise ValueError(f"`processes` must be at least 1, not {processes}.")
     cases = [
         Case(scanner, scanner.first_id + index, seed, float(resolution_mm))
         for scanner in SCANNERS
         for index in range(cases_per_site)
     ]
-    _refuse_leftovers(folder, cases)
+    _check_leftovers(folder, cases)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
-    missing = [case for case in cases if _summary_of(folder, case) is None]
+    missing = [case for case in cases if _read_summary(folder, case) is None]
     if missing:
         (folder / SUMMARY).unlink(missing_ok=True)
-        build_template_maps()  # before the processes are forked, which then share its memory and do not make it again
+        build_template_maps()  # before forking, so that the processes share the maps
         in_processes(partial(_simulate_case, folder), missing, processes, "simulating cases")
     summary = {
         "seed": seed,
         "cases_per_site": cases_per_site,
         "resolution_mm": float(resolution_mm),
         "code": code_version(__file__),
-        "cases": [_summary_of(folder, case) for case in cases],
+        "cases": [_read_summary(folder, case) for case in cases],
     }
     write_json(folder / SUMMARY, summary)
-    return [folder / case.place for case in cases]
+    return [folder / case.relative_folder for case in cases]
 
 
-def _refuse_leftovers(folder: Path, cases: list[Case]) -> None:
-    """Raise ValueError if the folder holds cases that this cohort does not have."""
-    wanted = {folder / case.place for case in cases}
+def _check_leftovers(folder: Path, cases: list[Case]) -> None:
+    """Raise ValueError if the folder has cases that do not belong to this cohort."""
+    case_folders = {folder / case.relative_folder for case in cases}
     for mask in sorted(folder.glob("training/**/wmh.nii.gz")):
-        if mask.parent not in wanted and not mask.parent.name.startswith("."):
-            raise ValueError(f"{mask.parent} is not part of this cohort: remove it or choose an empty folder")
+        if mask.parent not in case_folders and not mask.parent.name.startswith("."):
+            raise ValueError(f"{mask.parent}: it is not part of this cohort. Remove it or choose an empty folder.")
 
 
-def _summary_of(folder: Path, case: Case) -> dict | None:
-    """Summary of a finished case, or None if it is missing or was made with other settings."""
-    path = folder / case.place / SUMMARY
+def _read_summary(folder: Path, case: Case) -> dict | None:
+    """Return the summary of a finished case, or None if it is missing or was simulated with other settings."""
+    path = folder / case.relative_folder / SUMMARY
     if not path.is_file():
         return None
     summary = json.loads(path.read_text(encoding="utf-8"))
@@ -144,66 +163,67 @@ def _summary_of(folder: Path, case: Case) -> dict | None:
 
 
 def _simulate_case(folder: Path, case: Case) -> None:
-    """Simulate one case and put its two folders in place, the one that marks it as finished last."""
+    """Simulate one case and write its two folders; the one that marks it as finished comes last."""
     scanner = case.scanner
-    anatomy = individual_anatomy(build_template_maps(), case.random(0), case.resolution_mm)
-    lesions = draw_lesions(anatomy, _load_ml(case), case.random(1))
+    anatomy = sample_anatomy(build_template_maps(), case.random(0), case.resolution_mm)
+    lesions = sample_lesions(anatomy, _lesion_load_ml(case), case.random(1))
 
     geometry = case.random(2)
     flair_to_patient = flair_geometry(scanner, geometry)
     t1_to_patient = t1_geometry(scanner, geometry)
-    table = np.eye(4)
-    table[:3, 3] = geometry.normal(0, 8, 3)
-    flair_affine = table @ flair_to_patient
-    motion, found = draw_motion(flair_affine, scanner.flair_shape, geometry)
-    # The T1 scanner coordinates do not know that the patient has moved since the FLAIR.
-    t1_affine = motion.matrix() @ table @ t1_to_patient
+    patient_to_scanner = np.eye(4)
+    patient_to_scanner[:3, 3] = geometry.normal(0, 8, 3)
+    flair_affine = patient_to_scanner @ flair_to_patient
+    motion, estimated_motion = sample_motion(flair_affine, scanner.flair_shape, geometry)
+    # The header of the T1 ignores that the patient has moved since the FLAIR.
+    t1_affine = motion.matrix() @ patient_to_scanner @ t1_to_patient
 
     noise = case.random(3)
-    slabs = [
-        resample(volume, anatomy.lattice, flair_to_patient, scanner.flair_shape, SLAB)
+    volumes = [
+        resample(volume, anatomy.lattice, flair_to_patient, scanner.flair_shape, SLAB_OFFSETS)
         for volume in (
             compose_flair(anatomy, lesions, scanner, noise),
             lesions.visible(),
             lesions.infarct,
         )
     ]
-    flair = acquire_flair(slabs[0], scanner, noise)
+    flair = acquire_flair(volumes[0], scanner, noise)
     t1 = resample(compose_t1(anatomy, lesions, scanner, noise), anatomy.lattice, t1_to_patient, scanner.t1_shape)
     t1 = acquire_t1(t1, scanner, noise)
-    first, second = (outline(*slabs[1:], scanner.flair_spacing, case.random(4 + rater)) for rater in range(2))
+    first_rater, second_rater = (outline(*volumes[1:], scanner.flair_spacing, case.random(4 + rater)) for rater in range(2))
 
-    place, second_place = folder / case.place, folder / SECOND_RATER / case.place
-    with _replacing(place) as target, _replacing(second_place) as second_target:
+    case_folder, second_rater_folder = folder / case.relative_folder, folder / SECOND_RATER / case.relative_folder
+    with _atomic_folder(case_folder) as target, _atomic_folder(second_rater_folder) as second_rater_target:
         _save(target / "pre" / "FLAIR.nii.gz", flair, flair_affine)
         _save(target / "orig" / "3DT1.nii.gz", t1, t1_affine)
-        _save(target / "wmh.nii.gz", first.astype(np.float32), flair_affine)
-        _save(second_target / "result.nii.gz", second.astype(np.float32), flair_affine)
-        transform = elastix_transform(found, scanner.flair_shape, flair_affine)
+        _save(target / "wmh.nii.gz", first_rater.astype(np.float32), flair_affine)
+        _save(second_rater_target / "result.nii.gz", second_rater.astype(np.float32), flair_affine)
+        transform = elastix_transform(estimated_motion, scanner.flair_shape, flair_affine)
         (target / "orig" / "reg_3DT1_to_FLAIR.txt").write_text(transform, encoding="ascii")
         voxel_ml = float(np.prod(scanner.flair_spacing)) / 1e3
-        overlap = 2 * np.sum((first == 1) & (second == 1)) / max(np.sum(first == 1) + np.sum(second == 1), 1)
+        num_both = np.sum((first_rater == 1) & (second_rater == 1))
+        dice = 2 * num_both / max(np.sum(first_rater == 1) + np.sum(second_rater == 1), 1)
         summary = case.settings() | {
-            "lesion_volume_ml": round(float(np.sum(first == 1)) * voxel_ml, 3),
-            "other_pathology_volume_ml": round(float(np.sum(first == 2)) * voxel_ml, 3),
-            "lesions": int(label(first == 1, np.ones((3, 3, 3)))[1]),
-            "inter_rater_dice": round(float(overlap), 4),
+            "lesion_volume_ml": round(float(np.sum(first_rater == 1)) * voxel_ml, 3),
+            "other_pathology_volume_ml": round(float(np.sum(first_rater == 2)) * voxel_ml, 3),
+            "lesions": int(label(first_rater == 1, np.ones((3, 3, 3)))[1]),
+            "inter_rater_dice": round(float(dice), 4),
         }
         write_json(target / SUMMARY, summary)
 
 
-def _load_ml(case: Case) -> float:
-    """Lesion load in ml: log-normal over the ids, spread evenly so that a small cohort has light and heavy cases."""
+def _lesion_load_ml(case: Case) -> float:
+    """Return the lesion load in ml: log-normal over the ids, evenly spread so that small cohorts have low and high loads."""
     start = np.random.default_rng(case.seed).random()
     rank = (case.number % IDS_PER_SITE) * len(SCANNERS) + SCANNERS.index(case.scanner)
     golden_ratio = (np.sqrt(5) - 1) / 2
     quantile = np.clip((start + rank * golden_ratio) % 1, 1e-6, 1 - 1e-6)
-    return float(np.clip(MEDIAN_LOAD_ML * np.exp(LOAD_SPREAD * ndtri(quantile)), *LOAD_RANGE_ML))
+    return float(np.clip(MEDIAN_LOAD_ML * np.exp(LOG_LOAD_SD * ndtri(quantile)), *LOAD_RANGE_ML))
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write into, which takes the place of `folder` when all went well."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that replaces `folder` when the block ends without an error."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -213,11 +233,12 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write a gzipped NIfTI image with equal bytes for equal data."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
-    # The challenge's images are compressed too; the fastest level costs least and is hardly larger.
+    # At the fastest level files are hardly larger than at the default.
     with gzip.GzipFile(path, "wb", compresslevel=1, mtime=0) as stream:
         image.to_stream(stream)

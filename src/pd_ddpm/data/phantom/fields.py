@@ -1,4 +1,4 @@
-"""Sampling lattices, random fields and smooth steps that all parts of the phantom share."""
+"""Lattices, random fields and smooth steps that all parts of the phantom use."""
 
 from dataclasses import dataclass
 
@@ -8,42 +8,51 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class Lattice:
-    """An axis-aligned sampling lattice: shape (X, Y, Z), first voxel's centre and voxel size in mm."""
+    """An axis-aligned sampling lattice.
+
+    Attributes:
+        shape: number of voxels (X, Y, Z).
+        origin: centre of the first voxel, in mm.
+        spacing: voxel size in mm.
+    """
 
     shape: tuple[int, int, int]
     origin: tuple[float, float, float]
     spacing: tuple[float, float, float]
 
     @classmethod
-    def covering(cls, lower: tuple, upper: tuple, spacing: float) -> "Lattice":
-        """Isotropic lattice whose voxels of `spacing` mm cover the box from `lower` to `upper` (mm)."""
+    def from_box(cls, lower: tuple, upper: tuple, spacing: float) -> "Lattice":
+        """Return the isotropic lattice with voxels of `spacing` mm that covers the box from `lower` to `upper` (mm)."""
         shape = tuple(int(np.ceil((high - low) / spacing)) + 1 for low, high in zip(lower, upper, strict=True))
         return cls(shape, tuple(map(float, lower)), (float(spacing),) * 3)
 
     def axes(self) -> list[np.ndarray]:
-        """Voxel centres in mm along each axis, shaped (X, 1, 1), (1, Y, 1), (1, 1, Z) so that they broadcast."""
+        """Return voxel centres in mm along each axis, as arrays (X, 1, 1), (1, Y, 1), (1, 1, Z) that broadcast."""
         centres = [
             start + step * np.arange(count) for start, step, count in zip(self.origin, self.spacing, self.shape, strict=True)
         ]
         return [
-            centre.astype(np.float32).reshape([-1 if axis == other else 1 for other in range(3)])
+            centre.astype(np.float32).reshape([-1 if axis == dimension else 1 for dimension in range(3)])
             for axis, centre in enumerate(centres)
         ]
 
 
 def smooth_step(values: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """Cubic ramp from 0 at `start` to 1 at `stop`; `stop` below `start` makes it fall."""
+    """Return a cubic ramp from 0 at `start` to 1 at `stop`; it falls if `stop` is below `start`."""
     ramp = np.clip((values - np.float32(start)) * np.float32(1 / (stop - start)), 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
-    """Logistic function without overflow for large arguments."""
+    """Return the logistic function, without overflow for large arguments."""
     return 0.5 + 0.5 * np.tanh(0.5 * values)
 
 
 def _spline_basis(count: int, step: float, knot_distance: float, phase: float) -> sparse.csr_array:
-    """Matrix (count, knots) of a cubic B-spline; rows have unit length, so that white coefficients keep variance 1."""
+    """Return the matrix (count, knots) of a cubic B-spline.
+
+    Rows have unit length, so that independent coefficients of variance 1 give values of variance 1.
+    """
     position = np.arange(count) * step / knot_distance + phase
     knot = np.floor(position).astype(int)
     t = position - knot
@@ -55,11 +64,18 @@ def _spline_basis(count: int, step: float, knot_distance: float, phase: float) -
 
 
 def random_field(random: np.random.Generator, lattice: Lattice, lengths: float | tuple) -> np.ndarray:
-    """Smooth Gaussian random field of mean 0 and variance 1 on a lattice.
+    """Sample a smooth Gaussian random field of mean 0 and variance 1.
 
-    A cubic B-spline with independent normal coefficients, separable and therefore cheap. `lengths` is the distance
-    of its knots in mm, one value or one per axis; the field's structures are about twice as large. A length of 0
-    makes the field independent from one sample to the next along that axis. Returns float32 (X, Y, Z).
+    The field is a cubic B-spline with independent normal coefficients. It is separable and therefore cheap.
+
+    Args:
+        random: random stream.
+        lattice: grid of the field.
+        lengths: distance of the spline's knots in mm, one value or one per axis. The field's structures are about twice
+            as large. 0 makes neighbouring voxels independent along that axis.
+
+    Returns:
+        float32 (X, Y, Z).
     """
     lengths = tuple(lengths) if np.ndim(lengths) else (lengths,) * 3
     bases = [
@@ -71,6 +87,6 @@ def random_field(random: np.random.Generator, lattice: Lattice, lengths: float |
     for axis, basis in enumerate(bases):
         if basis is None:
             continue
-        rest = np.moveaxis(field, axis, 0)
-        field = np.moveaxis((basis @ rest.reshape(rest.shape[0], -1)).reshape(-1, *rest.shape[1:]), 0, axis)
+        moved = np.moveaxis(field, axis, 0)
+        field = np.moveaxis((basis @ moved.reshape(moved.shape[0], -1)).reshape(-1, *moved.shape[1:]), 0, axis)
     return np.ascontiguousarray(field)

@@ -1,4 +1,4 @@
-"""Where the scans lie: oblique grids, the patient's motion between FLAIR and T1, and elastix's file about it."""
+"""Position of the scans: oblique grids, motion between FLAIR and T1, and the registration's elastix file."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from pd_ddpm.data.phantom.acquisition import Scanner
 
-# From nibabel's RAS millimetres to the LPS millimetres of ITK and elastix, and back.
+# Converts between nibabel's RAS mm and the LPS mm of ITK and elastix; it is its own inverse.
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def flair_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
-    """Affine (4, 4) from FLAIR voxels to patient mm (RAS): axial slices (axes L, P, S), tilted as a technician would."""
+    """Sample the affine (4, 4) from FLAIR voxels to patient mm (RAS): tilted axial slices (axes L, P, S)."""
     pitch, roll, yaw = np.deg2rad([random.normal(-9, 4), random.normal(0, 2.5), random.normal(0, 2.5)])
     centre = np.array([0.0, -13.0, 11.0]) + random.normal(0, [1.0, 3.0, 2.0])
     directions = euler_matrix(pitch, roll, yaw) @ np.diag([-1.0, -1.0, 1.0])
@@ -19,7 +19,7 @@ def flair_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
 
 
 def t1_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
-    """Affine (4, 4) from T1 voxels to patient mm (RAS): sagittal 1 mm slices (axes P, I, R), almost straight."""
+    """Sample the affine (4, 4) from T1 voxels to patient mm (RAS): nearly straight sagittal 1 mm slices (axes P, I, R)."""
     directions = euler_matrix(*np.deg2rad(random.normal(0, 1.5, 3)))
     directions = directions @ np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     centre = np.array([0.0, -13.0, -3.0]) + random.normal(0, 1.5, 3)
@@ -27,6 +27,7 @@ def t1_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
 
 
 def _centred_affine(directions: np.ndarray, spacing: tuple, shape: tuple, centre: np.ndarray) -> np.ndarray:
+    """Return the affine (4, 4) of a grid with these axis directions, whose centre lies at `centre` (mm)."""
     affine = np.eye(4)
     affine[:3, :3] = directions @ np.diag(spacing)
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
@@ -34,7 +35,7 @@ def _centred_affine(directions: np.ndarray, spacing: tuple, shape: tuple, centre
 
 
 def euler_matrix(angle_x: float, angle_y: float, angle_z: float) -> np.ndarray:
-    """Rotation (3, 3) from angles in radians in ITK's default order: about y first, then x, then z."""
+    """Return the rotation (3, 3) by angles in radians, in ITK's default order: about y first, then x, then z."""
     (cx, cy, cz), (sx, sy, sz) = np.cos([angle_x, angle_y, angle_z]), np.sin([angle_x, angle_y, angle_z])
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -44,43 +45,65 @@ def euler_matrix(angle_x: float, angle_y: float, angle_z: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RigidMotion:
-    """Rotation by `angles` (radians, about x, y, z) around `centre`, then `translation`; mm, LPS as in ITK."""
+    """A rotation followed by a translation, in LPS mm as in ITK.
+
+    Attributes:
+        angles: radians about x, y and z.
+        translation: mm.
+        centre: centre of the rotation, in mm.
+    """
 
     angles: tuple[float, float, float]
     translation: tuple[float, float, float]
     centre: tuple[float, float, float]
 
     def matrix(self) -> np.ndarray:
-        """The same motion as a matrix (4, 4) on RAS mm."""
+        """Return the motion as a matrix (4, 4) on RAS mm."""
         motion = np.eye(4)
         motion[:3, :3] = euler_matrix(*self.angles)
         motion[:3, 3] = np.asarray(self.centre) + self.translation - motion[:3, :3] @ self.centre
         return LPS @ motion @ LPS
 
 
-def draw_motion(flair_affine: np.ndarray, shape: tuple, random: np.random.Generator) -> tuple[RigidMotion, RigidMotion]:
-    """Motion of the patient from the FLAIR to the T1 scan (1-2 degrees, 1-3 mm), and what a registration finds of it.
+def sample_motion(flair_affine: np.ndarray, shape: tuple, random: np.random.Generator) -> tuple[RigidMotion, RigidMotion]:
+    """Sample the patient's motion between FLAIR and T1 scan, and its estimate by a registration.
 
-    The second differs from the first by about 0.3 mm, an error that a good registration leaves.
+    The motion is a rotation of 1 to 2 degrees and a translation of 1 to 3 mm. The estimate is off by about 0.3 mm, as after
+    a good registration.
+
+    Args:
+        flair_affine: (4, 4), from FLAIR voxels to scanner mm (RAS).
+        shape: FLAIR matrix.
+        random: random stream.
+
+    Returns:
+        The true motion and the estimated one, from FLAIR to T1 points.
     """
     centre = (LPS @ flair_affine @ np.array([*((np.asarray(shape) - 1) / 2), 1.0]))[:3]
-    angles = _of_length(random, np.deg2rad(random.uniform(1, 2)))
-    translation = _of_length(random, random.uniform(1, 3))
-    found_angles = angles + np.deg2rad(0.07) * random.standard_normal(3)
-    found_translation = translation + 0.14 * random.standard_normal(3)
+    angles = _sample_vector(random, np.deg2rad(random.uniform(1, 2)))
+    translation = _sample_vector(random, random.uniform(1, 3))
+    estimated_angles = angles + np.deg2rad(0.07) * random.standard_normal(3)
+    estimated_translation = translation + 0.14 * random.standard_normal(3)
     return (
         RigidMotion(tuple(angles), tuple(translation), tuple(centre)),
-        RigidMotion(tuple(found_angles), tuple(found_translation), tuple(centre)),
+        RigidMotion(tuple(estimated_angles), tuple(estimated_translation), tuple(centre)),
     )
 
 
-def _of_length(random: np.random.Generator, length: float) -> np.ndarray:
+def _sample_vector(random: np.random.Generator, length: float) -> np.ndarray:
+    """Return a vector of this length in a random direction."""
     vector = random.standard_normal(3)
     return vector / np.linalg.norm(vector) * length
 
 
 def elastix_transform(motion: RigidMotion, shape: tuple, flair_affine: np.ndarray) -> str:
-    """Text of an elastix EulerTransform parameter file: maps FLAIR (fixed) points to T1 (moving) points, LPS mm."""
+    """Return the text of an elastix EulerTransform file, which maps FLAIR (fixed) to T1 (moving) points in LPS mm.
+
+    Args:
+        motion: the transform.
+        shape: FLAIR matrix.
+        flair_affine: (4, 4), from FLAIR voxels to scanner mm (RAS).
+    """
     to_lps = LPS @ flair_affine
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
     # elastix lists the direction matrix column by column.

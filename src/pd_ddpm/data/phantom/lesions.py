@@ -1,4 +1,7 @@
-"""White matter hyperintensities, infarcts and small vessel spaces of one person."""
+"""White matter hyperintensities, infarcts and perivascular spaces of one person.
+
+Sizes and numbers of lesions are ours: they give loads and lesion counts in the range of the WMH challenge's cases.
+"""
 
 from dataclasses import dataclass
 
@@ -7,16 +10,21 @@ import numpy as np
 from pd_ddpm.data.phantom.anatomy import Anatomy
 from pd_ddpm.data.phantom.fields import Lattice, random_field, sigmoid, smooth_step
 
-MEDIAN_LOAD_ML, LOAD_SPREAD, LOAD_RANGE_ML = 15.0, 0.9, (2.5, 70.0)
+# Lesion load of a case: median, standard deviation of its natural logarithm, limits.
+MEDIAN_LOAD_ML, LOG_LOAD_SD, LOAD_RANGE_ML = 15.0, 0.9, (2.5, 70.0)
 
 
 @dataclass(frozen=True)
 class Lesions:
     """Fractions of each voxel in [0, 1], float32 (X, Y, Z) on the anatomy's lattice.
 
-    `white_matter` is the lesion itself, `contrast` the same weighted by how bright it is (1 = typical), `halo` the
-    faintly changed tissue around it. `infarct` is other pathology, of which `cavity` is filled with fluid.
-    `spaces` are enlarged perivascular spaces.
+    Attributes:
+        white_matter: white matter hyperintensities.
+        contrast: `white_matter` times the lesion's brightness (1 is typical).
+        halo: faintly changed tissue around the lesions.
+        infarct: other pathology.
+        cavity: the part of `infarct` that is filled with fluid.
+        spaces: enlarged perivascular spaces.
     """
 
     white_matter: np.ndarray
@@ -27,22 +35,28 @@ class Lesions:
     spaces: np.ndarray
 
     def visible(self) -> np.ndarray:
-        """What a rater goes by: the lesion's fraction of the voxel, counting less where the lesion is faint."""
+        """Return the lesion fraction that raters see, which is lower in faint lesions."""
         return 0.55 * self.white_matter + 0.45 * self.contrast
 
 
-def draw_lesions(anatomy: Anatomy, load_ml: float, random: np.random.Generator) -> Lesions:
-    """Place lesions of about `load_ml` in all: caps and bands at the ventricles, the rest in the deep white matter."""
-    share = float(random.beta(6, 2.4))
-    periventricular, halo = _periventricular(anatomy, share * load_ml, random)
-    white_matter, contrast = _deep(anatomy, (1 - share) * load_ml, periventricular, random)
-    infarct, cavity = _other_pathology(anatomy, random)
+def sample_lesions(anatomy: Anatomy, load_ml: float, random: np.random.Generator) -> Lesions:
+    """Sample lesions: caps and bands at the ventricles, the rest in the deep white matter.
+
+    Args:
+        anatomy: the person.
+        load_ml: approximate total volume of white matter hyperintensities.
+        random: random stream.
+    """
+    periventricular_share = float(random.beta(6, 2.4))
+    periventricular, halo = _periventricular_lesions(anatomy, periventricular_share * load_ml, random)
+    white_matter, contrast = _add_deep_lesions(anatomy, (1 - periventricular_share) * load_ml, periventricular, random)
+    infarct, cavity = _infarcts(anatomy, random)
     spaces = _perivascular_spaces(anatomy, random)
     return Lesions(white_matter * (1 - infarct), contrast * (1 - infarct), halo * (1 - infarct), infarct, cavity, spaces)
 
 
-def _periventricular(anatomy: Anatomy, volume_ml: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Lesion and halo fractions: a noisy distance to the ventricles, cut where the volume is right."""
+def _periventricular_lesions(anatomy: Anatomy, volume_ml: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return lesion and halo fractions: a noisy distance to the ventricles, with the threshold that gives the volume."""
     lattice, distance = anatomy.lattice, anatomy["ventricle"]
     reach = np.float32(3.8 + 0.42 * np.sqrt(volume_ml))
     x = lattice.axes()[0]
@@ -50,53 +64,53 @@ def _periventricular(anatomy: Anatomy, volume_ml: float, random: np.random.Gener
     score += 0.35 * random_field(random, lattice, 3)
     score += random.normal(1.7, 0.35) * anatomy["frontal_cap"] + random.normal(1.5, 0.35) * anatomy["occipital_cap"]
     score += random.normal(0.8, 0.4) * anatomy["band"] + random.normal(0, 0.4) * x / 60
-    # Without this term the caps of both sides meet in the corpus callosum.
+    # Without the midline term the caps of both sides would meet in the corpus callosum.
     score -= 2.6 * anatomy["midline"] + 1.2 * anatomy["tract"] + 1.5 * smooth_step(anatomy["deep_grey"], 0.1, 0.6)
     score = reach * score - np.maximum(distance, 0)
-    place = anatomy["white"] * anatomy["cerebrum"] * smooth_step(anatomy["cortex"], 2.0, 4.5)
-    place *= smooth_step(distance, -1.0, 0.0) * smooth_step(distance, 45, 30)
+    allowed = anatomy["white"] * anatomy["cerebrum"] * smooth_step(anatomy["cortex"], 2.0, 4.5)
+    allowed *= smooth_step(distance, -1.0, 0.0) * smooth_step(distance, 45, 30)
     border = np.float32(random.uniform(0.5, 0.9) + 0.14 * np.sqrt(volume_ml))
-    threshold = _threshold_for_volume(score, place, border, volume_ml / np.prod(lattice.spacing) * 1e3)
-    lesion = sigmoid((score - threshold) / border) * place
-    halo = sigmoid((score - threshold + 3.2) / 1.8) * place
+    threshold = _threshold_for_volume(score, allowed, border, volume_ml / np.prod(lattice.spacing) * 1e3)
+    lesion = sigmoid((score - threshold) / border) * allowed
+    halo = sigmoid((score - threshold + 3.2) / 1.8) * allowed
     return lesion, halo
 
 
-def _threshold_for_volume(score: np.ndarray, place: np.ndarray, border: float, voxels: float) -> float:
-    """Threshold at which the soft lesion fills as many voxels as wanted, by bisection."""
-    candidates = place > 0.05
-    score, place = score[candidates], place[candidates]
+def _threshold_for_volume(score: np.ndarray, allowed: np.ndarray, border: float, voxels: float) -> float:
+    """Return the threshold at which the soft lesion fills this many voxels, by bisection."""
+    candidates = allowed > 0.05
+    score, allowed = score[candidates], allowed[candidates]
     low, high = float(score.min()), float(score.max())
     for _ in range(25):
         middle = 0.5 * (low + high)
-        if float((sigmoid((score - middle) / border) * place).sum(dtype=np.float64)) > voxels:
+        if float((sigmoid((score - middle) / border) * allowed).sum(dtype=np.float64)) > voxels:
             low = middle
         else:
             high = middle
     return 0.5 * (low + high)
 
 
-def _deep(
+def _add_deep_lesions(
     anatomy: Anatomy, volume_ml: float, periventricular: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add lesions away from the ventricles; returns fraction and brightness-weighted fraction of all lesions."""
+    """Add lesions away from the ventricles; return the fraction and the brightness-weighted fraction of all lesions."""
     lattice, distance = anatomy.lattice, anatomy["ventricle"]
-    place = anatomy["white"] * smooth_step(anatomy["cortex"], 1.5, 4.0) * anatomy["cerebrum"]
-    upper = 0.12 + 0.88 * smooth_step(lattice.axes()[2], -2, 14)
-    weight = place * upper * (distance > 4) * np.exp(-np.maximum(distance, 0) / 25)
+    white_matter = anatomy["white"] * smooth_step(anatomy["cortex"], 1.5, 4.0) * anatomy["cerebrum"]
+    upper_half = 0.12 + 0.88 * smooth_step(lattice.axes()[2], -2, 14)
+    weight = white_matter * upper_half * (distance > 4) * np.exp(-np.maximum(distance, 0) / 25)
     weight *= (1 - anatomy["midline"]) * (1 - 0.7 * anatomy["tract"])
     weight *= np.clip(1 + 0.6 * random_field(random, lattice, 30), 0.05, None)
     pons = anatomy["brainstem"] * anatomy["white"] * (random.random() < 0.3) * 0.4
-    weight = np.where(place > 0.6, weight, 0) + np.where(pons > 0.2, pons, 0) * 0.15
+    weight = np.where(white_matter > 0.6, weight, 0) + np.where(pons > 0.2, pons, 0) * 0.15
     volumes = _deep_volumes(volume_ml * 1e3, random)
-    positions = _draw_positions(weight, len(volumes), random)
+    positions = _sample_positions(weight, len(volumes), random)
     lesion, contrast = periventricular.copy(), periventricular * np.float32(random.uniform(0.88, 1.08))
-    allowed = np.clip(place + pons * 2, 0, 1)
+    allowed = np.clip(white_matter + pons * 2, 0, 1)
     for volume, position in zip(volumes, positions, strict=True):
         radius = (volume * 3 / (4 * np.pi)) ** (1 / 3)
         box, depth = rough_ellipsoid(lattice, position, radius, random)
         blob = sigmoid(depth / 0.55) * allowed[box]
-        # Faint lesions are what raters disagree on.
+        # Raters disagree on faint lesions.
         brightness = np.float32(random.uniform(0.6, 1.08))
         lesion[box] = np.maximum(lesion[box], blob)
         contrast[box] = np.maximum(contrast[box], blob * brightness)
@@ -104,24 +118,35 @@ def _deep(
 
 
 def _deep_volumes(total: float, random: np.random.Generator) -> np.ndarray:
-    """Log-normal lesion volumes in mm3 that add up to about `total`, at least 4 and at most 60 lesions."""
+    """Sample 4 to 60 log-normal lesion volumes in mm3 that add up to about `total`."""
     median = 45 * max(total / 3000, 0.8) ** 0.5
-    drawn = np.clip(median * np.exp(1.15 * random.standard_normal(60)), 12, 3000)
-    count = int(np.clip(np.searchsorted(np.cumsum(drawn), total) + 1, 4, len(drawn)))
-    return drawn[:count]
+    volumes = np.clip(median * np.exp(1.15 * random.standard_normal(60)), 12, 3000)
+    count = int(np.clip(np.searchsorted(np.cumsum(volumes), total) + 1, 4, len(volumes)))
+    return volumes[:count]
 
 
-def _draw_positions(weight: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Voxel indices (count, 3) drawn with probability proportional to `weight`."""
+def _sample_positions(weight: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Sample voxel indices (count, 3) with probability proportional to `weight`."""
     cumulative = np.cumsum(weight.ravel(), dtype=np.float64)
-    drawn = np.searchsorted(cumulative, random.random(count) * cumulative[-1], side="right")
-    return np.stack(np.unravel_index(np.minimum(drawn, weight.size - 1), weight.shape), axis=1)
+    indices = np.searchsorted(cumulative, random.random(count) * cumulative[-1], side="right")
+    return np.stack(np.unravel_index(np.minimum(indices, weight.size - 1), weight.shape), axis=1)
 
 
 def rough_ellipsoid(
     lattice: Lattice, voxel: np.ndarray, radius: float, random: np.random.Generator, roughness: float = 0.28
 ) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Blob of about `radius` mm around a voxel: its box in the lattice and the depth in mm below its rough surface."""
+    """Sample a rough ellipsoid around a voxel.
+
+    Args:
+        lattice: grid of the maps.
+        voxel: (3,), index of its centre.
+        radius: mean radius in mm.
+        random: random stream.
+        roughness: standard deviation of its surface, as a fraction of the radius.
+
+    Returns:
+        Box of the ellipsoid in the lattice, and the depth below its surface in mm, float32 in the shape of the box.
+    """
     axes_ratio = np.exp(0.25 * random.standard_normal(3))
     semi_axes = radius * axes_ratio / np.prod(axes_ratio) ** (1 / 3)
     angles = random.uniform(0, np.pi, 2)
@@ -145,8 +170,8 @@ def rough_ellipsoid(
     return box, (depth * radius + roughness * radius * rough).astype(np.float32)
 
 
-def _other_pathology(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Infarct and cavity fractions: about a third of the people have one, cortical or lacunar."""
+def _infarcts(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return infarct and cavity fractions: about a third of the people have cortical or lacunar infarcts."""
     lattice = anatomy.lattice
     infarct, cavity = np.zeros(lattice.shape, np.float32), np.zeros(lattice.shape, np.float32)
     kind = random.random()
@@ -161,20 +186,20 @@ def _other_pathology(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.
     else:
         weight = (anatomy["deep_grey"] + 0.3 * anatomy["tract"]) * parenchyma * (anatomy["ventricle"] > 4)
         radii = np.clip(4.5 * np.exp(0.25 * random.standard_normal(random.integers(1, 4))), 3.0, 8).tolist()
-    for radius, position in zip(radii, _draw_positions(weight, len(radii), random), strict=True):
+    for radius, position in zip(radii, _sample_positions(weight, len(radii), random), strict=True):
         box, depth = rough_ellipsoid(lattice, position, radius, random, roughness=0.45)
         infarct[box] = np.maximum(infarct[box], sigmoid(depth / 0.6) * parenchyma[box])
-        # The centre of an old infarct is a hole filled with fluid, its border a bright scar.
-        share = random.uniform(0.0, 1.0) if kind < 0.19 else random.uniform(0.7, 1.0)
-        cavity[box] = np.maximum(cavity[box], sigmoid((depth - 0.3 * radius) / 0.6) * share * parenchyma[box])
+        # The centre of an old infarct is filled with fluid; its border is a bright scar.
+        cavity_share = random.uniform(0.0, 1.0) if kind < 0.19 else random.uniform(0.7, 1.0)
+        cavity[box] = np.maximum(cavity[box], sigmoid((depth - 0.3 * radius) / 0.6) * cavity_share * parenchyma[box])
     return infarct, cavity
 
 
 def _perivascular_spaces(anatomy: Anatomy, random: np.random.Generator) -> np.ndarray:
-    """Fractions of about 25 thin fluid-filled tubes and dots, most of them in the basal ganglia."""
+    """Return fractions of about 25 small fluid-filled spaces, most of them in the basal ganglia."""
     spaces = np.zeros(anatomy.lattice.shape, np.float32)
     weight = anatomy["deep_grey"] + 0.06 * anatomy["white"] * (anatomy["cortex"] > 3)
-    for position in _draw_positions(weight, int(random.poisson(25)), random):
+    for position in _sample_positions(weight, int(random.poisson(25)), random):
         box, depth = rough_ellipsoid(anatomy.lattice, position, float(random.uniform(0.6, 1.2)), random)
         spaces[box] = np.maximum(spaces[box], sigmoid(depth / 0.5))
     return spaces
