@@ -73,11 +73,11 @@ def print_plan():
     from pd_ddpm.planning import jobs as planning, report
 
     jobs = [planning.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
-    work = planning.planned(config, jobs)
+    work = planning.planned_work(config, jobs)
     print(f"Plan: {report.jobs_line(jobs, work)}", file=sys.stderr, flush=True)
     if not (work.trainings or work.samplings):
         return
-    request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "here": workflow.local_exec}
+    request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "is_local": workflow.local_exec}
     command = [sys.executable, f"{workflow.basedir}/workflow/plan.py", "--start"]
     try:
         output = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=START_SECONDS).stdout

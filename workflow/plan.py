@@ -1,6 +1,7 @@
-"""What the workflow does and what that costs, before it runs: `make plan`, and the lines at the start of every run.
+"""Print the work of the workflow and its cost before it runs: `make plan`, and the lines at the start of every run.
 
-Nothing is run. FLOPs are counted with PyTorch, the device at hand is timed for some seconds, and both are kept in work/plan.
+No job is run. FLOPs are counted with PyTorch, the speed of the local device is measured within some seconds, and both are
+cached in work/plan.
 """
 
 import argparse
@@ -18,31 +19,34 @@ from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
-from pd_ddpm.planning.jobs import Job, Work, naive, planned
-from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, rate_at_hand
+from pd_ddpm.planning.jobs import Job, Work, naive_work, planned_work
+from pd_ddpm.planning.planned_flops import PlannedFlops, local_rate, network_evaluations
 
 if TYPE_CHECKING:
     from snakemake.settings.types import ConfigSettings
 
-KEPT = Path("work", "plan")
+CACHE = Path("work", "plan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the plan of the workflow, or of the jobs that a run is about to start."""
-    parser = argparse.ArgumentParser(description="What the workflow does and what that costs; nothing is run.")
+    parser = argparse.ArgumentParser(description="Print the work of the workflow and its cost. No job is run.")
     parser.add_argument("--scale", choices=("demo", "paper"), default="paper", help="(%(default)s)")
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="laid over the configuration, as by snakemake")
-    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)  # the Snakefile's question, on standard input
-    given = parser.parse_args(arguments)
-    if given.start:
-        asked = json.load(sys.stdin)
-        tell_start(asked["config"], [Job(*job) for job in asked["jobs"]], asked["cores"], asked["here"])
+    parser.add_argument(
+        "--configfile", type=Path, nargs="*", default=[], help="files laid over the configuration, as by snakemake"
+    )
+    parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)  # used by the Snakefile: jobs on standard input
+    options = parser.parse_args(arguments)
+    if options.start:
+        request = json.load(sys.stdin)
+        jobs = [Job(*job) for job in request["jobs"]]
+        print_startup_plan(request["config"], jobs, request["cores"], request["is_local"])
     else:
-        tell_plan(*planned_jobs(given.scale, given.configfile))
+        print_plan(*planned_jobs(options.scale, options.configfile))
 
 
 def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list[Job], list[Job]]:
-    """Return the configuration, all jobs of the workflow, and those of them that are not up to date.
+    """Return the configuration, all jobs of the workflow, and the jobs that are not up to date.
 
     Raises:
         ValueError: Snakemake cannot plan the workflow.
@@ -59,7 +63,7 @@ def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list
 
 
 def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:
-    """Return the jobs that a dry run reports in its log, by Snakemake's number of each, the target first."""
+    """Return the jobs that a dry run reports in its log, in the order of Snakemake's job numbers, the target first."""
     from snakemake.api import SnakemakeApi
     from snakemake.logging import logger
     from snakemake.settings.types import DAGSettings, ExecutionSettings, OutputSettings, Quietness, ResourceSettings
@@ -67,7 +71,7 @@ def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:
 
     log = BufferingHandler(capacity=sys.maxsize)
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL}, enable_file_logging=False)) as api:
-        logger.addHandler(log)  # not earlier: SnakemakeApi removes the handlers that it finds
+        logger.addHandler(log)  # not earlier: SnakemakeApi removes the existing handlers
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=os.cpu_count()), config_settings=overlay, snakefile=Path("Snakefile")
         )
@@ -79,68 +83,87 @@ def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:
     return [Job(record.rule_name, dict(record.wildcards), list(record.input)) for record in records]
 
 
-def tell_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> None:
-    """All of the plan: work, hours, disk, and the naive plan beside it."""
-    work, cohorts = planned(config, jobs), cohorts_of(config, jobs)
+def print_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> None:
+    """Print the whole plan: work, hours, disk space, and the naive plan for comparison.
+
+    Args:
+        config: a canonical configuration.
+        jobs: all jobs of the workflow.
+        pending: the jobs that are not up to date.
+    """
+    work, cohorts = planned_work(config, jobs), sampled_cohorts(config, jobs)
     runs = f"splits {config['splits']}, seeds {config['seeds']}"
-    print(f"Plan of the {config['scale']} scale, data set {config['dataset']}, {runs}")
+    print(f"Plan of the {config['scale']} scale, dataset {config['dataset']}, {runs}")
     print(f"  {report.jobs_line(jobs, work)}\n  {report.rules_line(jobs)}")
     for cohort in cohorts.values():
         if cohort.assumed:
-            print(f"  assumed of {cohort.assumed}")
-    prices = PlannedFlops(config, cohorts, KEPT / "flops.json")
-    flops = flops_of(work, prices)
-    print("  " + report.evaluations_line(evaluations_of(config, cohorts, work)))
+            print(f"  assumed for {cohort.assumed}")
+    planned_flops = PlannedFlops(config, cohorts, CACHE / "flops.json")
+    flops = total_flops(work, planned_flops)
+    print("  " + report.evaluations_line(total_evaluations(config, cohorts, work)))
     print("  " + report.flops_line(flops))
     if len(pending) < len(jobs):
-        left = planned(config, pending)
-        print("Still to run\n  " + report.jobs_line(pending, left))
-        print("  " + report.evaluations_line(evaluations_of(config, cohorts, left)))
-        print("  " + report.flops_line(flops_of(left, prices)))
-    print("\n".join(["Hours", *(f"  {line}" for line in report.hours_lines(flops, *at_hand(config, os.cpu_count())))]))
-    print("  Start of jobs, scores and figures come besides. Networks as small as the demo's are far slower on a GPU.")
-    unshared = naive(config, jobs)
-    drawn = [prices.sampling(one) for one in unshared.samplings]
-    without = report.Flops(sum(map(prices.training, unshared.trainings)), sum(drawn))
-    by_exhibit = report.exhibit_flops(unshared.samplings, drawn)
-    print("\n".join(["Without sharing", *(f"  {line}" for line in report.naive_lines(flops, without, by_exhibit))]))
-    parameters = {training: prices.parameters(training) for training in work.trainings}
-    print("\n".join(["Disk", *(f"  {line}" for line in report.disk_lines(config, work, cohorts, parameters))]))
+        pending_work = planned_work(config, pending)
+        print("Still to run\n  " + report.jobs_line(pending, pending_work))
+        print("  " + report.evaluations_line(total_evaluations(config, cohorts, pending_work)))
+        print("  " + report.flops_line(total_flops(pending_work, planned_flops)))
+    print_lines("Hours", report.hours_lines(flops, *measured_speed(config, os.cpu_count() or 1)))
+    print(
+        "  The start of jobs, scores and figures take additional time. Small networks such as the demo's are far slower on a GPU."
+    )
+    naive = naive_work(config, jobs)
+    naive_samplings = [planned_flops.sampling(sampling) for sampling in naive.samplings]
+    naive_flops = report.Flops(sum(map(planned_flops.training, naive.trainings)), sum(naive_samplings))
+    by_exhibit = report.exhibit_flops(naive.samplings, naive_samplings)
+    print_lines("Without sharing", report.naive_lines(flops, naive_flops, by_exhibit))
+    parameters = {training: planned_flops.parameters(training) for training in work.trainings}
+    print_lines("Disk", report.disk_lines(config, work, cohorts, parameters))
 
 
-def tell_start(config: Config, jobs: Sequence[Job], cores: int, here: bool) -> None:
-    """Line by line, the quickest first: whoever asks may stop listening. here: networks run on this machine."""
-    work, cohorts = planned(config, jobs), cohorts_of(config, jobs)
-    print("Plan: " + report.evaluations_line(evaluations_of(config, cohorts, work)), flush=True)
-    flops = flops_of(work, PlannedFlops(config, cohorts, KEPT / "flops.json"))
+def print_startup_plan(config: Config, jobs: Sequence[Job], cores: int, is_local: bool) -> None:
+    """Print the cost of the jobs that a run starts, the fastest line first: the run waits for some seconds only.
+
+    Args:
+        config: a canonical configuration.
+        jobs: the jobs that will run.
+        cores: CPU cores of the run.
+        is_local: whether networks run on this machine.
+    """
+    work, cohorts = planned_work(config, jobs), sampled_cohorts(config, jobs)
+    print("Plan: " + report.evaluations_line(total_evaluations(config, cohorts, work)), flush=True)
+    flops = total_flops(work, PlannedFlops(config, cohorts, CACHE / "flops.json"))
     print("Plan: " + report.flops_line(flops), flush=True)
-    print("Plan: " + report.hours_phrase(flops, *at_hand(config, cores) if here else (None, 1)), flush=True)
+    print("Plan: " + report.hours_phrase(flops, *measured_speed(config, cores) if is_local else (None, 1)), flush=True)
 
 
-def cohorts_of(config: Config, jobs: Sequence[Job]) -> dict[str, CohortSizes]:
-    """The cases of every data set whose cases networks see."""
+def print_lines(heading: str, lines: Sequence[str]) -> None:
+    print("\n".join([heading, *(f"  {line}" for line in lines)]))
+
+
+def sampled_cohorts(config: Config, jobs: Sequence[Job]) -> dict[str, CohortSizes]:
+    """Return the sizes of the cases of every dataset that is trained on or sampled from."""
     names = dict.fromkeys(job.wildcards["dataset"] for job in jobs if job.rule in ("train", "sample"))
     return {name: cohort_sizes(config, name, Path("results", name)) for name in names}
 
 
-def flops_of(work: Work, prices: PlannedFlops) -> report.Flops:
-    """Operations of all trainings and all samplings."""
-    return report.Flops(sum(map(prices.training, work.trainings)), sum(map(prices.sampling, work.samplings)))
+def total_flops(work: Work, planned_flops: PlannedFlops) -> report.Flops:
+    """Return the operations of all trainings and all samplings."""
+    return report.Flops(sum(map(planned_flops.training, work.trainings)), sum(map(planned_flops.sampling, work.samplings)))
 
 
-def evaluations_of(config: Config, cohorts: dict[str, CohortSizes], work: Work) -> int:
-    """Network evaluations of all samplings."""
+def total_evaluations(config: Config, cohorts: dict[str, CohortSizes], work: Work) -> int:
+    """Return the network evaluations of all samplings."""
     return sum(network_evaluations(config, cohorts, sampling) for sampling in work.samplings)
 
 
-def at_hand(config: Config, cores: int) -> tuple[Rate | None, int]:
-    """The rate of the device at hand with the network of Fig. 3's chain, and how many jobs it runs side by side."""
+def measured_speed(config: Config, cores: int) -> tuple[Rate | None, int]:
+    """Return the speed of the local device for the network of Fig. 3, and the number of jobs that run at the same time."""
     threads = config["resources"]["train"]["threads"]
     try:
         network = method(config, config["exhibits"]["fig3_tprime"]["method"])["network"]
-        rate = rate_at_hand(config, network, min(threads, cores), KEPT / "rates.json")
+        rate = local_rate(config, network, min(threads, cores), CACHE / "rates.json")
     except (ImportError, ValueError) as reason:
-        print(f"Plan: how fast the device at hand is, is not known: {reason}", flush=True)
+        print(f"Plan: the speed of the local device is unknown: {reason}", flush=True)
         return None, 1
     return rate, max(1, cores // threads) if rate.device == "CPU" else 1
 

@@ -1,6 +1,7 @@
 """What a run took, from made-up benchmark files and cards (below 1 s)."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,7 +120,7 @@ def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, m
     monkeypatch.setattr(PlannedFlops, "sampling", lambda self, sampling: 10**12 * sampling.members)
     kept.mkdir(parents=True)
     rate = Rate("CPU", "float32", 1e10, 1e10, True)
-    (kept / "rates.json").write_text(json.dumps({"one": rate._asdict()}), encoding="utf-8")
+    (kept / "rates.json").write_text(json.dumps({"one": asdict(rate)}), encoding="utf-8")
     made = {"device": "some CPU", "precision": "float32"}
     card = {"split": 0, "seed": 0, "device_type": "cpu"}
     network = results / "networks" / "denoiser" / "split-0_seed-0" / "model.json"

@@ -1,4 +1,4 @@
-"""FLOPs against closed forms and against what is known of the paper's denoiser (about 15 s)."""
+"""FLOPs against closed forms and against published numbers of the paper's denoiser (about 15 s)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops, jobs
 from pd_ddpm.planning.flop_counts import count
-from pd_ddpm.planning.planned_flops import padded, rate_at_hand
+from pd_ddpm.planning.planned_flops import local_rate, padded, read_rates
 from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 
@@ -43,7 +43,7 @@ class TwoConvolutions(nn.Sequential):
 FIRST, SECOND = (2 * 9 * channels * HEIGHT * WIDTH for channels in (2 * 5, 5 * 1))
 
 
-def test_evaluation_and_training_step_of_a_small_network_are_the_closed_form() -> None:
+def test_flops_of_two_convolutions_match_the_closed_form() -> None:
     with torch.device("meta"):
         network = TwoConvolutions()
     assert flops.evaluation(network, 2, (HEIGHT, WIDTH)) == (0, FIRST + SECOND)
@@ -54,7 +54,7 @@ def test_evaluation_and_training_step_of_a_small_network_are_the_closed_form() -
     assert phase.name == "training"
 
 
-def test_the_papers_denoiser_takes_what_is_known_of_it(paper: resolve.Config) -> None:
+def test_flops_of_the_papers_denoiser_match_known_numbers(paper: resolve.Config) -> None:
     chosen = resolve.network(paper, "denoiser") | {"steps": 10, "batch": 1}
     assert count(chosen, 2, "parameters", ()) == [113_670_913]
     assert count(chosen, 2, "divisor", ()) == [32]
@@ -65,7 +65,7 @@ def test_the_papers_denoiser_takes_what_is_known_of_it(paper: resolve.Config) ->
     assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
 
 
-def test_the_phases_of_tdpm_are_counted_as_often_as_they_are_due(demo: resolve.Config) -> None:
+def test_each_phase_of_tdpm_counts_as_often_as_it_is_due(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):
         network = build_model(chosen, 2)
@@ -74,24 +74,24 @@ def test_the_phases_of_tdpm_are_counted_as_often_as_they_are_due(demo: resolve.C
     assert count(chosen, 2, "steps", ()) == [
         32 * each["denoising"] + 24 * each["generator"] + 24 * each["discriminator"] + 2 * each["penalty"]
     ]
-    # The generator's step goes through the discriminator besides; its penalty draws four masks, two evaluations each.
+    # The generator's step also evaluates the discriminator. The penalty samples four masks, with two evaluations each.
     one = flops.evaluation(network, 2, tuple(chosen["crop"]))[1]
     assert each["denoising"] < each["generator"] < 1.5 * each["denoising"]
     assert each["penalty"] > 2 * 4 * one
 
 
 @pytest.mark.parametrize("scale", ["paper", "demo"])
-def test_planned_evaluations_are_those_that_the_segmenters_count(request: pytest.FixtureRequest, scale: str) -> None:
+def test_planned_evaluations_match_those_of_the_segmenters(request: pytest.FixtureRequest, scale: str) -> None:
     config = request.getfixturevalue(scale)
     names = [*config["exhibits"]["table1"], "pd-ddpm@t_start=50", "ddpm@reverse_steps=3@sampler=ddim"]
     for name in names:
         chosen = resolve.method(config, name) | {"pool": methods.pool(config, name)}
         with torch.device("meta"):
             drawn = build_segmenter(chosen, build_model(resolve.network(config, chosen["network"]), 2))
-        assert jobs.evaluations(config, name) == (drawn.evaluations_shared, drawn.evaluations_per_member), name
+        assert jobs.evaluations_per_slice(config, name) == (drawn.evaluations_shared, drawn.evaluations_per_member), name
 
 
-def test_a_probabilistic_unet_looks_at_a_slice_once(demo: resolve.Config) -> None:
+def test_probabilistic_unet_encodes_a_slice_once(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "probabilistic-unet")
     shared, each = count(chosen, 2, "evaluation", (64, 80))
     width, latent = chosen["channels"][0], chosen["latent"]
@@ -105,29 +105,30 @@ def test_sizes_are_padded_to_the_divisor() -> None:
     assert padded([128, 192], 32) == (128, 192)
 
 
-def test_the_device_at_hand_is_timed_once(tmp_path: Path, demo: resolve.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_device_is_measured_once(tmp_path: Path, demo: resolve.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pd_ddpm.planning.flop_counts.MEASURING_SECONDS", 0.05)
     config = validate(demo | {"device": "cpu"})
-    rate = rate_at_hand(config, "denoiser", 1, tmp_path / "rates.json")
+    rate = local_rate(config, "denoiser", 1, tmp_path / "rates.json")
     assert (rate.device, rate.measured) == ("CPU", True)
     assert 1e8 < rate.training < 1e13
     assert 1e8 < rate.sampling < 1e13
-    assert rate_at_hand(config, "denoiser", 1, tmp_path / "rates.json") == rate
+    assert local_rate(config, "denoiser", 1, tmp_path / "rates.json") == rate
+    assert read_rates(tmp_path / "rates.json") == [rate]
     with pytest.raises(ValueError, match="cuda:7"):
-        rate_at_hand(config | {"device": "cuda:7"}, "denoiser", 1, tmp_path / "rates.json")
+        local_rate(config | {"device": "cuda:7"}, "denoiser", 1, tmp_path / "rates.json")
 
 
-def test_a_rate_is_operations_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_rate_is_operations_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr(flops.time, "perf_counter", lambda: float(next(clock)))
     batches = []
-    rate = flops.measured_rate(batches.append, 30, 8, torch.device("cpu"), seconds=20.0)
+    rate = flops.measured_rate(batches.append, 30, 8, torch.device("cpu"), min_seconds=20.0)
     # Every run takes one second of this clock: the batch may take four, so it is four, and 20 of them are timed.
     assert batches == [1, 1, 4, *[4] * 20]
     assert rate == 120
 
 
-def test_the_example_of_a_foreign_configuration_is_counted() -> None:
+def test_networks_of_a_users_configuration_are_counted() -> None:
     small = load.read(ROOT / "tests" / "small.yaml", {"scale": "demo"})
     assert yaml.safe_dump(small["networks"])
     assert count(resolve.network(small, "unet"), 2, "steps", ())[0] > 0

@@ -1,4 +1,4 @@
-"""What the workflow does and what that costs, read off Snakemake's own jobs (about 40 s, most of it counting FLOPs)."""
+"""The plan of the workflow and its cost, read from Snakemake's own jobs (about 40 s, most of it counting FLOPs)."""
 
 import json
 import subprocess
@@ -11,11 +11,12 @@ import pytest
 
 from pd_ddpm.config import load
 from pd_ddpm.config.resolve import Config
+from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import ASSUMED, Rate
-from pd_ddpm.planning.jobs import Job, Sampling, Training, Work, naive, planned
+from pd_ddpm.planning.jobs import Job, Sampling, Work, naive_work, planned_work
 from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations
 
 ROOT = Path(__file__).parents[2]
@@ -46,15 +47,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def paper_jobs(repository: Path) -> list[Job]:
-    asked = subprocess.run([sys.executable, "-c", JOBS], cwd=repository, capture_output=True, text=True, check=True)
-    config, jobs, pending = json.loads(asked.stdout)
+    run = subprocess.run([sys.executable, "-c", JOBS], cwd=repository, capture_output=True, text=True, check=True)
+    config, jobs, pending = json.loads(run.stdout)
     assert config["scale"] == "paper"
     assert pending == len(jobs)  # nothing has run
     return [Job(*job) for job in jobs]
 
 
 @pytest.mark.workflow
-def test_the_plan_is_that_of_a_dry_run(repository: Path, paper_jobs: list[Job]) -> None:
+def test_plan_has_the_jobs_of_a_dry_run(repository: Path, paper_jobs: list[Job]) -> None:
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", "8", "--profile", "slurm"]
     run = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
     lines = [" ".join(line.split()) for line in (run.stdout + run.stderr).splitlines()]
@@ -63,7 +64,7 @@ def test_the_plan_is_that_of_a_dry_run(repository: Path, paper_jobs: list[Job]) 
     total = int(table.pop("total"))
     assert Counter(job.rule for job in paper_jobs) == {rule: int(count) for rule, count in table.items()}
     assert len(paper_jobs) == total
-    work = planned(configured("paper"), paper_jobs)
+    work = planned_work(configured("paper"), paper_jobs)
     assert (len(work.trainings), len(work.samplings)) == (35, 245)
     assert report.jobs_line(paper_jobs, work) == f"{total} jobs, 35 trainings, 245 samplings"
     several = "sample 245, resample_ensemble 175, score 125, train 35, gate 35"
@@ -71,21 +72,21 @@ def test_the_plan_is_that_of_a_dry_run(repository: Path, paper_jobs: list[Job]) 
 
 
 @pytest.mark.workflow
-def test_the_cost_table_reads_the_cards_of_all_that_is_planned(paper_jobs: list[Job]) -> None:
-    work = planned(configured("paper"), paper_jobs)
+def test_cost_table_reads_the_metadata_of_every_planned_run(paper_jobs: list[Job]) -> None:
+    work = planned_work(configured("paper"), paper_jobs)
     (cost,) = (job for job in paper_jobs if job.rule == "cost")
     cards = {tuple(Path(path).parts[2:5]) for path in cost.inputs if path.endswith(("model.json", "method.json"))}
-    trained = {("networks", one.network, f"split-{one.split}_seed-{one.seed}") for one in work.trainings}
-    drawn = {("predictions", one.method, f"split-{one.split}_seed-{one.seed}") for one in work.samplings}
+    trained = {("networks", run.name, run.slug) for run in work.trainings}
+    drawn = {("predictions", one.run.name, one.run.slug) for one in work.samplings}
     assert cards == trained | drawn
     assert len([path for path in cost.inputs if "/exhibits/" in path]) == 8
 
 
 @pytest.mark.workflow
-def test_the_papers_plan_takes_at_most_a_quarter_of_the_naive_one(tmp_path: Path, paper_jobs: list[Job]) -> None:
+def test_papers_plan_takes_at_most_a_quarter_of_the_naive_plan(tmp_path: Path, paper_jobs: list[Job]) -> None:
     config = configured("paper")
     cohorts = {"wmh": cohort_sizes(config, "wmh", tmp_path)}
-    work, unshared = planned(config, paper_jobs), naive(config, paper_jobs)
+    work, unshared = planned_work(config, paper_jobs), naive_work(config, paper_jobs)
     prices = PlannedFlops(config, cohorts, tmp_path / "flops.json")
     ours, theirs = (
         report.Flops(sum(map(prices.training, one.trainings)), sum(map(prices.sampling, one.samplings)))
@@ -93,17 +94,17 @@ def test_the_papers_plan_takes_at_most_a_quarter_of_the_naive_one(tmp_path: Path
     )
     assert 0.15 < ours.total / theirs.total <= 0.25
     # A DDPM of 100 000 steps of 12 patches is 0.67 EFLOP; its validations add a tenth at most.
-    denoiser = prices.training(Training("wmh", "denoiser", 0, 0))
+    denoiser = prices.training(Run("wmh", "denoiser", 0, 0))
     assert 0.67e18 < denoiser < 1.1 * 0.67e18
     # Vanilla DDPM: 1000 steps of 5 members of 544 slices of 12 cases, of which two thirds are 256 x 256 when padded.
-    vanilla = Sampling("wmh", "ddpm", 0, 0, 5)
+    vanilla = Sampling(Run("wmh", "ddpm", 0, 0), 5)
     slices = 4 * (36 + 36 + 63)
     assert network_evaluations(config, cohorts, vanilla) == 5000 * slices
     assert prices.sampling(vanilla) == pytest.approx(5000 * (288 * 496.7e9 + 252 * 310.3e9), rel=1e-3)
-    assert len(prices.kept.read_text(encoding="utf-8")) > 100  # the next run counts nothing
+    assert len(prices.cache.read_text(encoding="utf-8")) > 100  # the next run counts nothing
 
 
-def test_the_naive_plan_shares_nothing() -> None:
+def test_naive_plan_shares_nothing() -> None:
     config = configured("paper")
     run = "split-0_seed-0.csv"
     jobs = [Job("train", {"dataset": "wmh", "network": name, "split": "0", "seed": "0"}, []) for name in ("unet", "denoiser")]
@@ -113,9 +114,9 @@ def test_the_naive_plan_shares_nothing() -> None:
         Job("fig4_ensemble", {"dataset": "wmh"}, [f"results/wmh/ensembles/pd-ddpm/{run}"]),
         Job("claims", {"dataset": "wmh"}, [f"results/wmh/scores/tdpm/{run}", "config/printed_values.csv"]),
     ]
-    unshared = naive(config, jobs)
-    assert Counter(one.network for one in unshared.trainings) == {"denoiser": 10, "unet": 1}  # ten T' in Fig. 3
-    drawn = {(one.exhibit, one.method): one.members for one in unshared.samplings}
+    unshared = naive_work(config, jobs)
+    assert Counter(run.name for run in unshared.trainings) == {"denoiser": 10, "unet": 1}  # ten T' in Fig. 3
+    drawn = {(one.exhibit, one.run.name): one.members for one in unshared.samplings}
     # Fig. 4: five times 1 + 2 + ... + 10 fresh members.
     assert drawn == {
         ("table1", "unet"): 1,
@@ -126,28 +127,28 @@ def test_the_naive_plan_shares_nothing() -> None:
     assert all(one.all_slices for one in unshared.samplings)
 
 
-def test_shards_of_a_sampling_are_one_sampling() -> None:
+def test_shards_count_as_one_sampling() -> None:
     wildcards = {"dataset": "phantom", "method": "pd-ddpm", "split": "0", "seed": "1"}
     jobs = [Job("sample", wildcards | {"shard": str(shard)}, []) for shard in range(4)]
-    assert planned(configured("demo"), jobs).samplings == [Sampling("phantom", "pd-ddpm", 0, 1, 8)]
+    assert planned_work(configured("demo"), jobs).samplings == [Sampling(Run("phantom", "pd-ddpm", 0, 1), 8)]
 
 
-def test_the_sizes_of_the_challenge_are_stated(tmp_path: Path) -> None:
+def test_sizes_of_the_challenge_are_published(tmp_path: Path) -> None:
     cohort = cohort_sizes(configured("paper"), "wmh", tmp_path)
     assert len(cohort.cases) == 60
     assert sum(case.shape[2] for case in cohort.cases.values()) == 3580
     assert Counter(case.size for case in cohort.cases.values()) == {(240, 240): 20, (232, 256): 20, (132, 256): 20}
-    assert cohort.assumed == "wmh: numbers and sizes of the cases as stated, 76% of the slices with brain"
+    assert cohort.assumed == "wmh: published numbers and sizes of cases, 76% of the slices with brain"
     for split in range(5):
         for role, each in (("test", 4), ("validation", 4), ("train", 12)):
-            assert Counter(case.site for case in cohort.of_role(split, role)) == dict.fromkeys(
+            assert Counter(case.site for case in cohort.with_role(split, role)) == dict.fromkeys(
                 ("Utrecht", "Singapore", "Amsterdam"), each
             )
     held_out = cohort_sizes(configured("paper"), "wmh-held-out", tmp_path)
-    assert len(held_out.of_role(3, "test")) == 110
+    assert len(held_out.with_role(3, "test")) == 110
 
 
-def test_a_phantom_yet_to_be_made_is_as_large_as_its_scanners_say(tmp_path: Path) -> None:
+def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: Path) -> None:
     config = configured("demo")
     config["grid"]["spacing_mm"] = 2.25
     cohort = cohort_sizes(config, "phantom", tmp_path)
@@ -160,7 +161,7 @@ def test_a_phantom_yet_to_be_made_is_as_large_as_its_scanners_say(tmp_path: Path
         cohort_sizes(config, "own", tmp_path)
 
 
-def test_prepared_cases_are_measured_by_their_brain_masks(prepared: Path) -> None:
+def test_prepared_cases_are_measured_from_their_brain_masks(prepared: Path) -> None:
     manifest = pd.read_csv(prepared / "prepared.csv").assign(site="s")
     manifest.to_csv(prepared / "prepared.csv", index=False)
     roles = pd.read_csv(prepared / "splits.csv")
@@ -173,10 +174,10 @@ def test_prepared_cases_are_measured_by_their_brain_masks(prepared: Path) -> Non
     assert cohort.cases["four"].with_brain == 4  # the outermost slices hold none
     # 23 x 17 voxels of brain, 4 mm of margin on each side, cut off at the scan's edges: 27 x 21, in pixels of 2 mm.
     assert cohort.cases["four"].size == (18, 18)
-    assert [case.case for case in cohort.of_role(0, "test")] == ["four", "five"]
+    assert [case.case for case in cohort.with_role(0, "test")] == ["four", "five"]
 
 
-def test_the_hours_are_operations_over_the_rate() -> None:
+def test_hours_are_operations_over_the_rate() -> None:
     flops = report.Flops(training=int(9.1e12 * 3600 * 2), sampling=int(9.1e12 * 3600 * 150))
     here = Rate("CPU", "float32", 1e12, 2e12, measured=True)
     assert report.hours(flops, ASSUMED[0]) == pytest.approx((2, 150))
@@ -190,12 +191,12 @@ def test_the_hours_are_operations_over_the_rate() -> None:
     assert report.hours_phrase(flops, here, 2).startswith("350 hours of network time here (CPU, float32, measured, 2 jobs")
 
 
-def test_room_on_the_disk_is_that_of_weights_states_and_volumes() -> None:
+def test_disk_space_counts_weights_states_and_volumes() -> None:
     config = configured("paper")
     case = CaseSize("a", "s", (100, 100, 10), (100, 100), 8)
     cohorts = {"wmh": CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)}
-    training = Training("wmh", "attunet", 0, 0)
-    work = Work([training], [Sampling("wmh", "pd-ddpm", 0, 0, 10)])
+    training = Run("wmh", "attunet", 0, 0)
+    work = Work([training], [Sampling(Run("wmh", "pd-ddpm", 0, 0), 10)])
     first, second = report.disk_lines(config, work, cohorts, {training: 250_000_000})
     # Four times 4 bytes for a parameter with three early checkpoints; two channels; ten members, mask and uncertainty.
     assert first == "prepared cases 0.0005 GB, networks 4 GB, predictions 2.6e-05 GB"
@@ -205,26 +206,26 @@ def test_room_on_the_disk_is_that_of_weights_states_and_volumes() -> None:
 @pytest.mark.parametrize(
     ("flops", "words"), [(3.614e18, "3.61 EFLOP"), (5.6e13, "56 TFLOP"), (0, "0 GFLOP"), (2e15, "2 PFLOP")]
 )
-def test_operations_are_said_in_three_digits(flops: float, words: str) -> None:
+def test_operations_are_printed_with_three_digits(flops: float, words: str) -> None:
     assert report.operations(flops) == words
 
 
-def start(folder: Path, jobs: list[Job]) -> subprocess.CompletedProcess[str]:
-    asked = {"config": configured("demo"), "jobs": jobs, "cores": 2, "here": False}
+def run_startup_plan(folder: Path, jobs: list[Job]) -> subprocess.CompletedProcess[str]:
+    request = {"config": configured("demo"), "jobs": jobs, "cores": 2, "is_local": False}
     command = [sys.executable, str(ROOT / "workflow" / "plan.py"), "--start"]
-    return subprocess.run(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, input=json.dumps(request), capture_output=True, text=True)
 
 
-def test_a_run_says_at_its_start_what_the_networks_will_cost(tmp_path: Path) -> None:
+def test_start_of_a_run_prints_the_cost_of_its_networks(tmp_path: Path) -> None:
     unet = Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
-    run = start(tmp_path, [unet])
+    run = run_startup_plan(tmp_path, [unet])
     first, second, third = run.stdout.splitlines()
     assert first == "Plan: 108 network evaluations of a slice in sampling"  # three cases, 36 of 48 slices
     assert second.startswith("Plan: 0 GFLOP in training and ")
     assert third.startswith("Plan: hours of network time, estimated: ")
 
 
-def test_what_cannot_be_planned_is_said_in_a_sentence(repository: Path, tmp_path: Path) -> None:
+def test_invalid_configuration_ends_with_a_message(repository: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("trainin: {steps: 3}\n", encoding="utf-8")
     command = [sys.executable, "workflow/plan.py", "--configfile", str(wrong)]

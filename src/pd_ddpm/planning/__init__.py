@@ -1,1 +1,1 @@
-"""What a run will do and what it will cost, before it starts."""
+"""The work of a run and its cost, before it starts."""

@@ -1,9 +1,10 @@
-"""How large the cases of a data set are: exactly once they are prepared, by the scans' headers, or as stated before."""
+"""Sizes of a dataset's cases: exact if they are prepared, otherwise from the scans' headers or from published numbers."""
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,21 +17,51 @@ from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.splits import make_splits, make_test_only_splits
 
-# Assumed as long as the brain masks are not known.
+# Assumed until brain masks exist.
 SHARE_WITH_BRAIN = 0.76  # of a scan's slices
-BRAIN_BOX_MM = (145.0, 170.0)  # along X and Y, the margin included
+BRAIN_BOX_MM = (145.0, 170.0)  # size along X and Y, including the margin
 
-# The WMH challenge (Kuijf et al. 2019): site, cases in training and in its held-out part, size of the FLAIR, spacing in mm.
-# Amsterdam's held-out cases are of three scanners, here all as large as the first one's.
-WMH = (
-    ("Utrecht", 20, 30, (240, 240, 48), (0.96, 0.96, 3.0)),
-    ("Singapore", 20, 30, (232, 256, 48), (1.0, 1.0, 3.0)),
-    ("Amsterdam", 20, 50, (132, 256, 83), (1.2, 0.98, 3.0)),
+
+@dataclass(frozen=True)
+class SiteScans:
+    """Shape (X, Y, Z) and spacing (mm) of the FLAIR scans of a site, and the number of cases in each part of the challenge."""
+
+    site: str
+    training_cases: int
+    held_out_cases: int
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+
+# Kuijf et al. 2019. Amsterdam's held-out cases are of three scanners; all are taken to be as large as those of the first.
+WMH_SITES = (
+    SiteScans("Utrecht", 20, 30, (240, 240, 48), (0.96, 0.96, 3.0)),
+    SiteScans("Singapore", 20, 30, (232, 256, 48), (1.0, 1.0, 3.0)),
+    SiteScans("Amsterdam", 20, 50, (132, 256, 83), (1.2, 0.98, 3.0)),
 )
 
 
-class CaseSize(NamedTuple):
-    """shape: (X, Y, Z) of the scan; size: (height, width) in pixels of the slices that networks see; with_brain: how many."""
+@dataclass(frozen=True)
+class KnownScan:
+    """A scan whose voxel grid is known: case, site, shape (X, Y, Z) and spacing in mm."""
+
+    case: str
+    site: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CaseSize:
+    """Size of a case.
+
+    Attributes:
+        case: name of the case.
+        site: its site.
+        shape: (X, Y, Z) of the scan.
+        size: (height, width) in pixels of the slices that networks see.
+        with_brain: number of slices with brain.
+    """
 
     case: str
     site: str
@@ -39,71 +70,94 @@ class CaseSize(NamedTuple):
     with_brain: int
 
 
-class CohortSizes(NamedTuple):
-    """The cases of a data set by name, their roles (columns split, role, case), and what is assumed of them, if anything."""
+@dataclass(frozen=True)
+class CohortSizes:
+    """Sizes of a dataset's cases.
+
+    Attributes:
+        cases: sizes by the name of the case.
+        roles: columns split, role, case.
+        assumed: what is assumed about the sizes; None if they are exact.
+    """
 
     cases: dict[str, CaseSize]
     roles: pd.DataFrame
     assumed: str | None
 
-    def of_role(self, split: int, role: str) -> list[CaseSize]:
-        """The cases that have this role in this split."""
-        chosen = (self.roles["split"] == split) & (self.roles["role"] == role)
-        return [self.cases[case] for case in self.roles.loc[chosen, "case"]]
+    def with_role(self, split: int, role: str) -> list[CaseSize]:
+        """Return the cases that have this role in this split."""
+        selected = (self.roles["split"] == split) & (self.roles["role"] == role)
+        return [self.cases[case] for case in self.roles.loc[selected, "case"]]
 
 
 def cohort_sizes(config: Config, dataset: str, results: Path) -> CohortSizes:
-    """The cases of a data set, as exactly as they are known by now; results: its folder among the results.
+    """Return the sizes of a dataset's cases, as exactly as they are known so far.
 
-    Raises ValueError where the scans cannot be found and nothing is stated of them.
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        results: the dataset's folder of results, which may not exist yet.
+
+    Raises:
+        ValueError: the scans do not exist and their sizes are not published.
     """
-    cases, assumed = _cases(config, dataset, results)
-    sizes = {one.case: one for one in cases["size"]}
-    written = results / "splits.csv"
-    if written.exists():
-        roles = pd.read_csv(written, dtype={"case": str})
-        if set(roles["case"]) == set(sizes):
-            return CohortSizes(sizes, roles, assumed)
-    return CohortSizes(sizes, _dealt(cases, config, networks_from(config, dataset) != dataset), assumed)
+    cases, sizes, assumed = _case_sizes(config, dataset, results)
+    by_name = {size.case: size for size in sizes}
+    splits = results / "splits.csv"
+    if splits.exists():
+        roles = pd.read_csv(splits, dtype={"case": str})
+        if set(roles["case"]) == set(by_name):
+            return CohortSizes(by_name, roles, assumed)
+    is_only_tested = networks_from(config, dataset) != dataset
+    return CohortSizes(by_name, _assign_roles(cases, config, is_only_tested), assumed)
 
 
-def _dealt(cases: pd.DataFrame, config: Config, no_training: bool) -> pd.DataFrame:
-    """The roles as rule split deals them out."""
+def _assign_roles(cases: pd.DataFrame, config: Config, is_only_tested: bool) -> pd.DataFrame:
+    """Return the roles that rule `split` will assign."""
     folds = config["folds"]
-    if no_training:
+    if is_only_tested:
         return make_test_only_splits(cases, range(folds["count"]))
     count = 1 if "role" in cases and cases["role"].astype(bool).any() else folds["count"]
     return make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count))
 
 
-def _cases(config: Config, dataset: str, results: Path) -> tuple[pd.DataFrame, str | None]:
-    """A row per case: case, site, size, and what the table of cases holds besides; and what is assumed of them."""
+def _case_sizes(config: Config, dataset: str, results: Path) -> tuple[pd.DataFrame, list[CaseSize], str | None]:
+    """Return the table of cases (case, site and any further columns), their sizes, and what is assumed about these."""
     source, grid = config["datasets"][dataset], config["grid"]
     prepared = results / "cases" / "prepared.csv"
     if prepared.exists():
-        with suppress(ImportError):  # on the head of a cluster there may be no PyTorch, in which slices are found
-            return prepared_sizes(prepared, grid), None
+        with suppress(ImportError):  # the head node of a cluster may lack PyTorch, which selects the slices
+            cases = pd.read_csv(prepared, dtype={"case": str, "site": str})[["case", "site"]]
+            return cases, prepared_sizes(prepared, grid), None
     try:
         cases = find_cases(dataset, source)
-        headers = [nib.load(path) for path in cases[source["channels"][0]]]
-        scans = [(image.shape[:3], spacing_mm(image)) for image in headers]
-        how = "sizes by the scans' headers"
+        scans = _read_headers(cases, source["channels"][0])
+        origin = "sizes from the scans' headers"
     except ValueError:
-        stated = stated_scans(source)
-        if not stated:
+        scans = published_scans(source)
+        if not scans:
             raise
-        cases, scans = pd.DataFrame([row[:2] for row in stated], columns=["case", "site"]), [row[2:] for row in stated]
-        how = "numbers and sizes of the cases as stated"
-    names = zip(cases["case"], cases["site"], scans, strict=True)
-    cases = cases.assign(size=[assumed_size(case, site, *scan, grid) for case, site, scan in names])
+        cases = pd.DataFrame([(scan.case, scan.site) for scan in scans], columns=["case", "site"])
+        origin = "published numbers and sizes of cases"
     box = "" if grid["region"] == "slice" else f", a brain of {BRAIN_BOX_MM[0]:g} x {BRAIN_BOX_MM[1]:g} mm"
-    return cases, f"{dataset}: {how}, {SHARE_WITH_BRAIN:.0%} of the slices with brain{box}"
+    assumed = f"{dataset}: {origin}, {SHARE_WITH_BRAIN:.0%} of the slices with brain{box}"
+    return cases, [assumed_size(scan, grid) for scan in scans], assumed
 
 
-def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> pd.DataFrame:
-    """Columns case, site and size of prepared cases, by their brain masks. Raises ImportError without PyTorch.
+def _read_headers(cases: pd.DataFrame, channel: str) -> list[KnownScan]:
+    rows = zip(cases["case"], cases["site"], map(nib.load, cases[channel]), strict=True)
+    return [KnownScan(case, site, image.shape[:3], spacing_mm(image)) for case, site, image in rows]
 
-    prepared: the manifest of the cases, whose files lie beside it.
+
+def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> list[CaseSize]:
+    """Return the sizes of prepared cases, measured from their brain masks.
+
+    Args:
+        prepared: manifest of the cases; their files are in the same folder.
+        grid: section `grid` of the configuration.
+
+    Raises:
+        ImportError: PyTorch is not installed.
     """
     from pd_ddpm.data.working_grid import GridSettings
 
@@ -114,33 +168,34 @@ def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> pd.DataFrame:
         working, with_brain = settings.working_grid(np.asarray(mask.dataobj) > 0, spacing_mm(mask))
         return CaseSize(case, site, mask.shape, working.size, int(with_brain.sum()))
 
-    cases = pd.read_csv(prepared, dtype={"case": str, "site": str})[["case", "site"]]
-    return cases.assign(size=[size(*row) for row in cases.itertuples(index=False)])
+    cases = pd.read_csv(prepared, dtype={"case": str, "site": str})
+    return [size(case, site) for case, site in zip(cases["case"], cases["site"], strict=True)]
 
 
-def stated_scans(source: Mapping[str, Any]) -> list[tuple[str, str, tuple[int, int, int], tuple[float, float, float]]]:
-    """Case, site, size and spacing of the scans of a data set yet to be simulated or fetched; nothing of any other."""
+def published_scans(source: Mapping[str, Any]) -> list[KnownScan]:
+    """Return the scans of a dataset that is simulated or downloaded later; none for any other dataset."""
     if "simulate" in source:
         from pd_ddpm.data.phantom.acquisition import SCANNERS
 
-        number = source["simulate"]["cases_per_site"]
-        sites = [(scanner.site, number, scanner.flair_shape, scanner.flair_spacing) for scanner in SCANNERS]
-    elif source["layout"] == "wmh_challenge":
-        held_out = source.get("part") == "held_out"
-        sites = [(site, test if held_out else train, *scan) for site, train, test, *scan in WMH]
+        count = source["simulate"]["cases_per_site"]
+        sites = [SiteScans(scanner.site, count, 0, scanner.flair_shape, scanner.flair_spacing) for scanner in SCANNERS]
     else:
-        sites = []
-    return [(f"{site}-{case}", site, shape, spacing) for site, number, shape, spacing in sites for case in range(number)]
+        sites = WMH_SITES if source["layout"] == "wmh_challenge" else ()
+    is_held_out = source.get("part") == "held_out"
+    return [
+        KnownScan(f"{site.site}-{number}", site.site, site.shape, site.spacing_mm)
+        for site in sites
+        for number in range(site.held_out_cases if is_held_out else site.training_cases)
+    ]
 
 
-def assumed_size(
-    case: str, site: str, shape: tuple[int, int, int], spacing: tuple[float, float, float], grid: Mapping[str, Any]
-) -> CaseSize:
-    """The working grid of a scan whose brain is not known yet."""
-    size = np.array(shape[:2], dtype=float)
+def assumed_size(scan: KnownScan, grid: Mapping[str, Any]) -> CaseSize:
+    """Return the size of a case without brain mask, on the grid of the configuration's section `grid`."""
+    size = np.array(scan.shape[:2], dtype=float)
+    spacing = scan.spacing_mm[:2]
     if grid["region"] == "brain_box":
-        size = np.minimum(size, np.divide(BRAIN_BOX_MM, spacing[:2]))
+        size = np.minimum(size, np.divide(BRAIN_BOX_MM, spacing))
     if grid["spacing_mm"] is not None:
-        size = size * spacing[:2] / grid["spacing_mm"]
+        size = size * spacing / grid["spacing_mm"]
     height, width = np.maximum(1, size.round()).astype(int).tolist()
-    return CaseSize(case, site, tuple(shape), (height, width), round(SHARE_WITH_BRAIN * shape[2]))
+    return CaseSize(scan.case, scan.site, tuple(scan.shape), (height, width), round(SHARE_WITH_BRAIN * scan.shape[2]))

@@ -1,31 +1,40 @@
-"""How fast GPUs are assumed to run the paper's denoiser, where nothing was measured. Without torch.
+"""Speed of devices: assumed for the paper's denoiser on GPUs, or measured. Does not import PyTorch.
 
-Source: our own estimate for one forward pass of the denoiser on 60 patches of 128 x 192: convolutions at 70 % of the vendor's
-peak, everything else at 80 % of the vendor's memory bandwidth, half precision throughout. That is 40 to 60 % of the peak. No
-GPU was at hand; the true rates may differ by a factor of 1.5, and small networks are far slower than this.
+The assumed rates are our estimate for one forward pass of the denoiser on 60 patches of 128 x 192. Convolutions run at 70 % of
+the vendor's peak, everything else at 80 % of the vendor's memory bandwidth, in half precision throughout. The result is 40 to
+60 % of the peak. It was not measured: real rates may differ by a factor of 1.5, and small networks are far slower.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Rate(NamedTuple):
-    """A device, a number format, and the sustained FLOP/s of training and of sampling."""
+@dataclass(frozen=True)
+class Rate:
+    """Sustained speed of a device.
+
+    Attributes:
+        device: model of the GPU, or "CPU".
+        precision: precision of the network, such as "bfloat16".
+        training: FLOP/s of training.
+        sampling: FLOP/s of sampling.
+        measured: whether it was measured on this machine.
+    """
 
     device: str
-    number_format: str
+    precision: str
     training: float
     sampling: float
     measured: bool = False
 
 
-def _assumed(device: str, number_format: str, teraflops: float) -> Rate:
-    return Rate(device, number_format, teraflops * 1e12, teraflops * 1e12)
+def _assumed(device: str, precision: str, teraflops: float) -> Rate:
+    return Rate(device, precision, teraflops * 1e12, teraflops * 1e12)
 
 
 ASSUMED = (
     _assumed("V100", "float32", 9.1),  # the paper's GPU
     _assumed("V100", "float16", 49),
     _assumed("A100", "bfloat16", 140),
-    _assumed("H100", "bfloat16", 329),  # the H200's with 3.35 instead of 4.8 TB/s
+    _assumed("H100", "bfloat16", 329),  # as the H200, but with 3.35 instead of 4.8 TB/s
     _assumed("H200", "bfloat16", 396),
 )

@@ -1,7 +1,7 @@
-"""One network of the configuration, counted and timed. PyTorch is loaded here; `planned_flops` keeps what comes out."""
+"""FLOPs and speed of one network of the configuration. Imports PyTorch; `planned_flops` caches the results."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,70 +18,92 @@ from pd_ddpm.runtime.precision import (
 )
 from pd_ddpm.training.factory import build_objective
 
-MEASURING_SECONDS = 1.0  # for training and for sampling
+MEASURING_SECONDS = 1.0  # each for training and for sampling
 Settings = Mapping[str, Any]
+Quantity = Literal["steps", "validation", "evaluation", "divisor", "parameters"]
 
 
-def count(chosen: Settings, channels: int, what: str, size: Sequence[int]) -> list[int]:
-    """FLOPs of a network with these settings: of "steps", all of its training; of "validation" of a slice as large as a
-    training patch; of "evaluation" at this size, once for a slice and for each member. Or its "divisor", of which sizes must
-    be multiples, or its number of "parameters".
+def count(settings: Settings, channels: int, quantity: Quantity, size: Sequence[int]) -> list[int]:
+    """Return a quantity of a network.
+
+    Args:
+        settings: resolved settings of the network.
+        channels: number of image channels.
+        quantity: "steps": FLOPs of all training steps. "validation": FLOPs of validating a slice that is as large as a patch.
+            "evaluation": FLOPs of sampling from a slice, once and for each member. "divisor": sizes must be multiples of it.
+            "parameters": number of parameters.
+        size: (height, width) of the slice, for "evaluation".
+
+    Returns:
+        One number; two for "evaluation".
     """
     with torch.device("meta"):
-        network = build_model(chosen, channels)
-    if what == "steps":
-        return [_all_steps(network, chosen, channels)]
-    if what == "validation":
-        return [flops.validation(network, build_objective(chosen), channels, tuple(chosen["crop"]))]
-    if what == "evaluation":
+        network = build_model(settings, channels)
+    if quantity == "steps":
+        return [_all_steps(network, settings, channels)]
+    if quantity == "validation":
+        return [flops.validation(network, build_objective(settings), channels, tuple(settings["crop"]))]
+    if quantity == "evaluation":
         return list(flops.evaluation(network, channels, tuple(size)))
-    if what == "divisor":
+    if quantity == "divisor":
         return [network.divisor]
     return [sum(parameter.numel() for parameter in network.parameters())]
 
 
-def _all_steps(network: nn.Module, chosen: Settings, channels: int) -> int:
-    phases = flops.training_phases(network, build_objective(chosen), channels, chosen["batch"], tuple(chosen["crop"]))
-    steps = range(1, chosen["steps"] + 1)
-    return sum(each * sum(phase.is_due(step, chosen["steps"]) for step in steps) for phase, each in phases)
+def _all_steps(network: nn.Module, settings: Settings, channels: int) -> int:
+    phases = flops.training_phases(network, build_objective(settings), channels, settings["batch"], tuple(settings["crop"]))
+    steps = range(1, settings["steps"] + 1)
+    return sum(per_step * sum(phase.is_due(step, settings["steps"]) for step in steps) for phase, per_step in phases)
 
 
-def device_at_hand(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[Precision]]:
-    """The device that a configuration names, what it calls itself, and its formats for these precisions."""
+def local_device(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[Precision]]:
+    """Return the device of the config key `device`, its title, and its precisions for these values of `precision`."""
     device = choose_device(name)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return device, title, [choose_precision(precision, device) for precision in precisions]
 
 
 def measure(
-    chosen: Settings, channels: int, batch: int, threads: int, device: torch.device, formats: Sequence[Precision]
+    settings: Settings, channels: int, batch: int, threads: int, device: torch.device, precisions: Sequence[Precision]
 ) -> tuple[float, float]:
-    """FLOP/s of training and of sampling of a network with these settings, in these two formats.
+    """Measure the speed of a network on a device.
 
-    Where a CPU needs a second or more for one patch, training is taken to be as fast as sampling.
+    If a CPU needs a second or more for one patch, training is taken to be as fast as sampling.
+
+    Args:
+        settings: resolved settings of the network.
+        channels: number of image channels.
+        batch: largest batch of sampling.
+        threads: CPU threads.
+        device: the device to measure.
+        precisions: precision of training and precision of sampling.
+
+    Returns:
+        FLOP/s of training and of sampling.
     """
     torch.set_num_threads(threads)
-    size, own = tuple(chosen["crop"]), build_objective(chosen)
+    training_precision, sampling_precision = precisions
+    size, minimised = tuple(settings["crop"]), build_objective(settings)
     with torch.device("meta"):
-        empty = build_model(chosen, channels)
-    each = sum(flops.evaluation(empty, channels, size))
-    (_, step), *_ = flops.training_phases(empty, own, channels, 1, size)
-    placed = prepare_for_inference(build_model(chosen, channels), device, formats[1])
+        counted = build_model(settings, channels)
+    per_sample = sum(flops.evaluation(counted, channels, size))
+    (_, per_patch), *_ = flops.training_phases(counted, minimised, channels, 1, size)
+    sampled = prepare_for_inference(build_model(settings, channels), device, sampling_precision)
 
     @torch.inference_mode()
-    def sample(number: int) -> None:
-        flops.forward(placed, torch.zeros((number, channels, *size), device=device))
+    def sample(num_images: int) -> None:
+        flops.forward(sampled, torch.zeros((num_images, channels, *size), device=device))
 
-    set_matmul_precision(formats[1])
-    sampling = flops.measured_rate(sample, each, batch, device, MEASURING_SECONDS)
-    if device.type == "cpu" and each > sampling:
-        return sampling, sampling
-    network = build_model(chosen, channels).to(device).train()
-    phase, *_ = own.phases(network)
+    set_matmul_precision(sampling_precision)
+    sampling_rate = flops.measured_rate(sample, per_sample, batch, device, MEASURING_SECONDS)
+    if device.type == "cpu" and per_sample > sampling_rate:
+        return sampling_rate, sampling_rate
+    trained = build_model(settings, channels).to(device).train()
+    phase, *_ = minimised.phases(trained)
 
-    def train(number: int) -> None:
-        with autocast(device, formats[0]):
-            flops.backward(network, phase, flops.empty_batch(channels, number, size, device))
+    def train(num_patches: int) -> None:
+        with autocast(device, training_precision):
+            flops.backward(trained, phase, flops.empty_batch(channels, num_patches, size, device))
 
-    set_matmul_precision(formats[0])
-    return flops.measured_rate(train, step, chosen["batch"], device, MEASURING_SECONDS), sampling
+    set_matmul_precision(training_precision)
+    return flops.measured_rate(train, per_patch, settings["batch"], device, MEASURING_SECONDS), sampling_rate

@@ -1,7 +1,7 @@
-"""How many floating-point operations networks take, counted by PyTorch on tensors without contents, and how fast they run.
+"""Floating-point operations of networks, counted by PyTorch on meta tensors, and the speed at which they run.
 
-A multiplication and an addition are two operations. Only convolutions and products of matrices are counted, as PyTorch's
-FlopCounterMode does: normalisations, activations and sums take time, but hardly any operations.
+A multiplication and an addition are two operations. Only convolutions and matrix products are counted, as PyTorch's
+FlopCounterMode does. Normalisations, activations and sums take time, but hardly any operations.
 """
 
 import time
@@ -23,14 +23,14 @@ META = torch.device("meta")
 
 
 class _Counter(FlopCounterMode):
-    """Counts the whole only: to tell modules apart takes hooks, which are slow and do not bear gradients of gradients."""
+    """Counts the total only. Counts per module need hooks, which are slow and fail on gradients of gradients."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(display=False)
-        self.mod_tracker = _Whole()
+        self.mod_tracker = _NoModules()
 
 
-class _Whole(AbstractContextManager):
+class _NoModules(AbstractContextManager):
     parents = frozenset({"Global"})
 
     def __exit__(self, *_: Any) -> None:
@@ -38,10 +38,14 @@ class _Whole(AbstractContextManager):
 
 
 def evaluation(model: nn.Module, image_channels: int, size: tuple[int, int]) -> tuple[int, int]:
-    """FLOPs of drawing from a trained model, of a slice of this size once, and of each evaluation for a member besides.
+    """Return the FLOPs of sampling from a trained model: those of a slice once, and those of each evaluation for a member.
 
-    Of a Probabilistic U-Net the slice's features and prior come once, and each member takes the last convolutions.
-    model: on the meta device; size: (height, width), multiples of the model's divisor.
+    All members of a Probabilistic U-Net share the features and the prior; each member takes the last convolutions.
+
+    Args:
+        model: a model on the meta device.
+        image_channels: number of image channels M.
+        size: (height, width) of the slice, multiples of the model's divisor.
     """
     model.eval()
     image = torch.empty((1, image_channels, *size), device=META)
@@ -49,16 +53,16 @@ def evaluation(model: nn.Module, image_channels: int, size: tuple[int, int]) -> 
         if isinstance(model, ProbabilisticUNet):
             with _Counter() as shared:
                 features, z = model.features(image), model.prior(image).mean
-            with _Counter() as each:
+            with _Counter() as per_member:
                 model.decode(features, z)
-            return shared.get_total_flops(), each.get_total_flops()
-        with _Counter() as each:
+            return shared.get_total_flops(), per_member.get_total_flops()
+        with _Counter() as per_member:
             forward(model, image)
-        return 0, each.get_total_flops()
+        return 0, per_member.get_total_flops()
 
 
 def forward(model: nn.Module, image: Tensor) -> Tensor:
-    """One evaluation, of a denoiser at time 1, of an image (B, M, *S)."""
+    """Evaluate a model once on an image (B, M, *S); a denoiser at timestep 1."""
     if isinstance(model, Denoiser):
         t = torch.ones(len(image), dtype=torch.long, device=image.device)
         return model.output(torch.zeros_like(image[:, :1]), image, t)
@@ -68,27 +72,42 @@ def forward(model: nn.Module, image: Tensor) -> Tensor:
 def training_phases(
     model: nn.Module, objective: Objective, image_channels: int, batch: int, crop: tuple[int, int]
 ) -> list[tuple[Phase, int]]:
-    """Each phase of a training step, with its FLOPs forward and backward on a whole batch. model: on the meta device."""
+    """Return each phase of a training step with the FLOPs of its forward and backward pass.
+
+    Args:
+        model: a model on the meta device.
+        objective: what the training minimises.
+        image_channels: number of image channels M.
+        batch: patches of a step.
+        crop: (height, width) of a patch.
+    """
     model.train()
-    found = []
+    phases = []
     for phase in objective.phases(model):
         with _Counter() as counter:
             backward(model, phase, empty_batch(image_channels, batch, crop))
-        found.append((phase, counter.get_total_flops()))
-    return found
+        phases.append((phase, counter.get_total_flops()))
+    return phases
 
 
 def backward(model: nn.Module, phase: Phase, batch: Batch) -> None:
-    """The gradients of one phase on a batch, as the training takes them, without the optimiser."""
-    changed = set(phase.parameters)
+    """Compute the gradients of one training phase on a batch, without a step of the optimiser."""
+    trained = set(phase.parameters)
     for parameter in model.parameters():
-        parameter.requires_grad_(parameter in changed)
+        parameter.requires_grad_(parameter in trained)
         parameter.grad = None
     phase.loss(model, batch, np.random.default_rng(0))["loss"].backward()
 
 
 def validation(model: nn.Module, objective: Objective, image_channels: int, crop: tuple[int, int]) -> int:
-    """FLOPs of the estimates of one validation slice as large as a training patch. model: on the meta device."""
+    """Return the FLOPs of validating one slice that is as large as a training patch.
+
+    Args:
+        model: a model on the meta device.
+        objective: what the training minimises.
+        image_channels: number of image channels M.
+        crop: (height, width) of a patch.
+    """
     model.eval()
     with torch.inference_mode(), _Counter() as counter:
         objective.estimates(model, empty_batch(image_channels, 1, crop), np.random.default_rng(0))
@@ -96,30 +115,46 @@ def validation(model: nn.Module, objective: Objective, image_channels: int, crop
 
 
 def empty_batch(image_channels: int, batch: int, size: tuple[int, int], device: torch.device = META) -> Batch:
-    """A batch of empty masks all of whose pixels count; (height, width)."""
+    """Return a batch of zero images and masks, all of whose pixels are in the loss mask.
+
+    Args:
+        image_channels: number of image channels M.
+        batch: number of patches.
+        size: (height, width) of a patch.
+        device: where the tensors are.
+    """
     image, mask = (torch.zeros((batch, channels, *size), device=device) for channels in (image_channels, 1))
     return Batch(image, mask, torch.ones_like(mask))
 
 
-def measured_rate(work: Callable[[int], Any], flops: int, largest: int, device: torch.device, seconds: float) -> float:
-    """FLOP/s of `work(batch)`, where one of the batch takes `flops`: the mean over some seconds after a first run.
+def measured_rate(
+    work: Callable[[int], Any], flops: int, largest_batch: int, device: torch.device, min_seconds: float
+) -> float:
+    """Return the FLOP/s of `work(batch)`: the mean over at least `min_seconds`, after a first run.
 
-    The batch is `largest` on a GPU; on a CPU it is as large as a first, single run lets hope to be done in a fifth of the time.
+    On a GPU the batch is the largest. On a CPU it is as large as can be expected to run in a fifth of the time.
+
+    Args:
+        work: runs the network on a batch of this size.
+        flops: operations for each element of a batch.
+        largest_batch: largest batch.
+        device: where the network runs.
+        min_seconds: duration of the measurement.
     """
 
-    def timed(batch: int) -> float:
+    def run_time(batch: int) -> float:
         started = time.perf_counter()
         work(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    timed(1)
-    batch = largest if device.type == "cuda" else max(1, min(largest, int(seconds / 5 / timed(1))))
+    run_time(1)
+    batch = largest_batch if device.type == "cuda" else max(1, min(largest_batch, int(min_seconds / 5 / run_time(1))))
     if batch > 1:
-        timed(batch)
-    taken, runs = 0.0, 0
-    while taken < seconds:
-        taken += timed(batch)
+        run_time(batch)
+    seconds, runs = 0.0, 0
+    while seconds < min_seconds:
+        seconds += run_time(batch)
         runs += 1
-    return runs * batch * flops / taken
+    return runs * batch * flops / seconds

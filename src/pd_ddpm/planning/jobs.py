@@ -1,109 +1,104 @@
-"""What a run consists of: which networks are trained, what is drawn from them, and what it would be if nothing were shared.
+"""Trainings and samplings of a run, and those of a naive plan, in which exhibits share nothing. Does not import PyTorch.
 
-It is read off the jobs of the workflow, so that there is no second list of what is planned. Without torch.
+They are read from the jobs of the workflow, so that there is no second list of what is planned.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from pd_ddpm.config import methods, resolve
 from pd_ddpm.config.resolve import Config
+from pd_ddpm.config.run import Run
 
-# The exhibits that need masks of their own where nothing is shared. Fig. 2 and the tables of uncertainty and claims show
-# what the others have drawn, also in the naive plan.
-DRAWING_EXHIBITS = ("table1", "table2", "fig3_tprime", "fig4_ensemble", "pareto")
-FIGURE4_REPEATS = 5  # fresh ensembles of each size; the paper does not say how many it drew
+# Exhibits that sample in the naive plan. Fig. 2 and the tables of uncertainty and claims show samples of the others.
+SAMPLING_EXHIBITS = ("table1", "table2", "fig3_tprime", "fig4_ensemble", "pareto")
+FIGURE4_REPEATS = 5  # fresh ensembles of each size; ours, since the paper gives no number
 
 NAIVE_PLAN = (
-    "every exhibit (Table 1, Table 2, Fig. 3, Fig. 4, Pareto) draws its own members of each method that it shows; a denoiser "
-    f"is trained for every T' of Fig. 3; each size of ensemble in Fig. 4 is drawn afresh {FIGURE4_REPEATS} times (ours: the "
-    "paper gives no number), where this plan takes subsets of one pool; slices without brain go through the networks too"
+    "every exhibit (Table 1, Table 2, Fig. 3, Fig. 4, Pareto) samples its own members of each method; a denoiser is trained "
+    f"for every T' of Fig. 3; each ensemble size in Fig. 4 is sampled {FIGURE4_REPEATS} times (ours: the paper gives no "
+    "number), while this plan resamples subsets of one pool; slices without brain are segmented too"
 )
-
-_RESULT = re.compile(r"([^/]+)/(?:scores|ensembles)/([^/]+)/split-(\d+)_seed-(\d+)\.csv$")
 
 
 class Job(NamedTuple):
-    """A job of the workflow: its rule, its wildcards, and the paths that it reads."""
+    """A job of the workflow: its rule, its wildcards, and the paths of its inputs."""
 
     rule: str
     wildcards: Mapping[str, str]
     inputs: Sequence[str]
 
 
-class Training(NamedTuple):
-    """One network that is trained."""
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling of all test cases of a run by its method.
 
-    dataset: str
-    network: str
-    split: int
-    seed: int
+    Attributes:
+        run: the method, with dataset, split and seed.
+        members: ensemble members of each case.
+        all_slices: whether slices without brain are segmented too, as in the naive plan.
+        exhibit: the exhibit that needs it, in the naive plan.
+    """
 
-
-class Sampling(NamedTuple):
-    """Members that are drawn of every test case of a split, by one method. exhibit: for which, in the naive plan."""
-
-    dataset: str
-    method: str
-    split: int
-    seed: int
+    run: Run
     members: int
     all_slices: bool = False
     exhibit: str | None = None
 
 
-class Work(NamedTuple):
-    """All that networks do. In the naive plan the same training or sampling may stand there several times."""
+@dataclass(frozen=True)
+class Work:
+    """All trainings and samplings of a plan. The naive plan has the same one several times."""
 
-    trainings: list[Training]
-    samplings: list[Sampling]
+    trainings: Sequence[Run]
+    samplings: Sequence[Sampling]
 
 
-def planned(config: Config, jobs: Iterable[Job]) -> Work:
-    """What these jobs train and draw, each once, also where the cases of a sampling are drawn by several jobs."""
+def planned_work(config: Config, jobs: Iterable[Job]) -> Work:
+    """Return what these jobs train and sample. A sampling in several shards counts once."""
     trainings, samplings = {}, {}
-    for rule, wildcards, _ in jobs:
-        if rule == "train":
-            trainings[Training(wildcards["dataset"], wildcards["network"], *_run(wildcards))] = None
-        elif rule == "sample":
-            method = wildcards["method"]
-            members = methods.pool(config, method)
-            samplings[Sampling(wildcards["dataset"], method, *_run(wildcards), members)] = None
+    for job in jobs:
+        if job.rule == "train":
+            trainings[_run(job.wildcards, "network")] = None
+        elif job.rule == "sample":
+            run = _run(job.wildcards, "method")
+            samplings[Sampling(run, methods.pool(config, run.name))] = None
     return Work(list(trainings), list(samplings))
 
 
-def naive(config: Config, jobs: Sequence[Job]) -> Work:
-    """The same exhibits without sharing: see NAIVE_PLAN."""
+def naive_work(config: Config, jobs: Sequence[Job]) -> Work:
+    """Return what the same exhibits would train and sample without sharing, see `NAIVE_PLAN`."""
     figure3, figure4 = (config["exhibits"][name] for name in ("fig3_tprime", "fig4_ensemble"))
-    shared = resolve.method(config, figure3["method"])["network"]
+    shared_network = resolve.method(config, figure3["method"])["network"]
     trainings = []
-    for training in planned(config, jobs).trainings:
-        copies = len(set(figure3["t_start"])) if training.network == shared else 1
+    for training in planned_work(config, jobs).trainings:
+        copies = len(set(figure3["t_start"])) if training.name == shared_network else 1
         trainings += [training] * copies
-    fresh = FIGURE4_REPEATS * sum(range(1, figure4["pool"] + 1))
+    figure4_members = FIGURE4_REPEATS * sum(range(1, figure4["pool"] + 1))
     samplings = []
-    for rule, _, inputs in jobs:
-        if rule in DRAWING_EXHIBITS:
-            for dataset, method, split, seed in filter(None, map(_result, inputs)):
-                members = fresh if rule == "fig4_ensemble" else resolve.method(config, method).get("samples", 1)
-                samplings.append(Sampling(dataset, method, int(split), int(seed), members, True, rule))
+    for job in jobs:
+        if job.rule in SAMPLING_EXHIBITS:
+            for run in _scored_runs(job.inputs):
+                members = resolve.method(config, run.name).get("samples", 1)
+                members = figure4_members if job.rule == "fig4_ensemble" else members
+                samplings.append(Sampling(run, members, all_slices=True, exhibit=job.rule))
     return Work(trainings, samplings)
 
 
-def evaluations(config: Config, method: str) -> tuple[int, int]:
-    """Network evaluations of a slice, once for all its members, and for each member: what the segmenters count."""
-    chosen = resolve.method(config, method)
-    if chosen["segmenter"] == "diffusion":
-        return 0, methods.steps_of_chain(config, method) + (chosen["start"] == "learned_prior")
-    return (1, 0) if chosen["segmenter"] == "latent" else (0, 1)
+def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:
+    """Return the network evaluations of a slice: those that all members share, and those of each member."""
+    settings = resolve.method(config, method)
+    if settings["segmenter"] == "diffusion":
+        return 0, methods.steps_of_chain(config, method) + (settings["start"] == "learned_prior")
+    return (1, 0) if settings["segmenter"] == "latent" else (0, 1)
 
 
-def _run(wildcards: Mapping[str, str]) -> tuple[int, int]:
-    return int(wildcards["split"]), int(wildcards["seed"])
+def _run(wildcards: Mapping[str, str], name: str) -> Run:
+    return Run(wildcards["dataset"], wildcards[name], int(wildcards["split"]), int(wildcards["seed"]))
 
 
-def _result(path: str) -> tuple[str, str, str, str] | None:
-    """Data set, method, split and seed of a file of scores or ensembles; None for any other."""
-    found = _RESULT.search(path)
-    return found and found.groups()
+def _scored_runs(paths: Iterable[str]) -> list[Run]:
+    """Return the runs of the files of scores or ensembles among these paths."""
+    return [Run.parse(path) for path in map(Path, paths) if len(path.parts) > 3 and path.parts[-3] in ("scores", "ensembles")]

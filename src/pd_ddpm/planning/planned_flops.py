@@ -1,81 +1,80 @@
-"""What the networks of a configuration cost: floating-point operations, parameters, and the rate of the device at hand.
+"""Planned cost of networks: floating-point operations, parameters, and the speed of the local device.
 
-PyTorch and the networks are loaded only when there is something to count. What has been counted is kept in a file, so that the
-next run knows it at once.
+PyTorch is imported only if there is something to count. The counts are cached in a file, from which the next run reads them.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config import resolve
 from pd_ddpm.config.resolve import Config
-from pd_ddpm.planning import jobs
+from pd_ddpm.config.run import Run
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes
 from pd_ddpm.planning.device_rates import Rate
+from pd_ddpm.planning.jobs import Sampling, evaluations_per_slice
 from pd_ddpm.runtime.code_version import code_version
 from pd_ddpm.runtime.files import fingerprint, write_json
 
-COUNTING = Path(__file__).with_name("flop_counts.py")  # with the networks that it imports
+COUNTING = Path(__file__).with_name("flop_counts.py")  # the hash of its code includes the networks that it imports
 
 
 class PlannedFlops:
-    """Counts of FLOPs for one configuration.
+    """FLOPs of the trainings and samplings of one configuration.
 
-    cohorts: the cases of each data set that is trained on or drawn from. kept: a file that holds what was counted before.
+    Args:
+        config: a canonical configuration.
+        cohorts: sizes of the cases of each dataset that is trained on or sampled from.
+        cache: file of counts; it is extended.
     """
 
-    def __init__(self, config: Config, cohorts: Mapping[str, CohortSizes], kept: Path):
+    def __init__(self, config: Config, cohorts: Mapping[str, CohortSizes], cache: Path):
         self.config = config
         self.cohorts = cohorts
-        self.kept = kept
-        self._known: dict[str, list[int]] = read_kept(kept)
-        self._answers: dict[tuple, list[int]] = {}
+        self.cache = cache
+        self._cached: dict[str, list[int]] = read_cache(cache)
+        self._counts: dict[tuple, list[int]] = {}
         self._code = code_version(COUNTING)
 
-    def training(self, training: jobs.Training) -> int:
-        """FLOPs of a whole training, its validations included."""
-        chosen = resolve.network(self.config, training.network)
-        channels = self._channels(training.dataset)
-        validated = self.cohorts[training.dataset].of_role(training.split, "validation")
-        per_case = max(1, chosen["validation_slices"] // max(1, len(validated)))
-        at_once = 0
-        if validated:
-            of_patch = self._evaluation(training.network, channels, chosen["crop"])
-            estimates = self._validation(training.network, channels) / of_patch
-            for case in validated:
-                one = self._evaluation(training.network, channels, case.size)
-                at_once += round(min(per_case, case.with_brain) * estimates * one)
-        validations = -(-chosen["steps"] // chosen["validate_every"])
-        return self._steps(training.network, channels) + validations * at_once
+    def training(self, run: Run) -> int:
+        """Return the FLOPs of training a network, including its validations."""
+        settings = resolve.network(self.config, run.name)
+        channels = self._channels(run.dataset)
+        validation_cases = self.cohorts[run.dataset].with_role(run.split, "validation")
+        slices_per_case = max(1, settings["validation_slices"] // max(1, len(validation_cases)))
+        per_validation = 0
+        if validation_cases:
+            per_patch = self._evaluation(run.name, channels, settings["crop"])
+            (validation,) = self._count(run.name, channels, "validation")
+            estimates = validation / per_patch
+            for case in validation_cases:
+                per_slice = self._evaluation(run.name, channels, case.size)
+                per_validation += round(min(slices_per_case, case.with_brain) * estimates * per_slice)
+        validations = -(-settings["steps"] // settings["validate_every"])
+        (steps,) = self._count(run.name, channels, "steps")
+        return steps + validations * per_validation
 
-    def sampling(self, sampling: jobs.Sampling) -> int:
-        """FLOPs of the members that one method draws of its test cases."""
-        network = resolve.method(self.config, sampling.method)["network"]
-        shared, each = jobs.evaluations(self.config, sampling.method)
+    def sampling(self, sampling: Sampling) -> int:
+        """Return the FLOPs of sampling the test cases of a run."""
+        run = sampling.run
+        network, channels = resolve.method(self.config, run.name)["network"], self._channels(run.dataset)
+        shared, per_member = evaluations_per_slice(self.config, run.name)
         total = 0
-        for case in self.cohorts[sampling.dataset].of_role(sampling.split, "test"):
-            once, per_member = self._per_slice(network, self._channels(sampling.dataset), case.size)
-            passes = sampling.members * (each or shared)
-            total += slices(case, sampling) * (once + passes * per_member)
+        for case in self.cohorts[run.dataset].with_role(run.split, "test"):
+            shared_flops, member_flops = self._per_slice(network, channels, case.size)
+            evaluations = sampling.members * (per_member or shared)
+            total += num_slices(case, sampling) * (shared_flops + evaluations * member_flops)
         return total
 
-    def parameters(self, training: jobs.Training) -> int:
-        """Trainable parameters of a network, a discriminator's included."""
-        (count,) = self._count(training.network, self._channels(training.dataset), "parameters")
+    def parameters(self, run: Run) -> int:
+        """Return the number of trainable parameters of a network, including those of a discriminator."""
+        (count,) = self._count(run.name, self._channels(run.dataset), "parameters")
         return count
 
     def _channels(self, dataset: str) -> int:
         return len(self.config["datasets"][dataset]["channels"])
-
-    def _steps(self, network: str, channels: int) -> int:
-        (total,) = self._count(network, channels, "steps")
-        return total
-
-    def _validation(self, network: str, channels: int) -> int:
-        (total,) = self._count(network, channels, "validation")
-        return total
 
     def _evaluation(self, network: str, channels: int, size: Sequence[int]) -> int:
         return sum(self._per_slice(network, channels, size))
@@ -84,63 +83,83 @@ class PlannedFlops:
         (divisor,) = self._count(network, channels, "divisor")
         return self._count(network, channels, "evaluation", padded(size, divisor))
 
-    def _count(self, network: str, channels: int, what: str, size: Sequence[int] = ()) -> list[int]:
-        """Numbers that were counted before, in this run or an earlier one, or are counted now."""
-        asked = (network, channels, what, *size)
-        if asked not in self._answers:
-            chosen = resolve.network(self.config, network)
-            key = fingerprint([chosen, channels, what, list(size), self._code])
-            if key not in self._known:
+    def _count(self, network: str, channels: int, quantity: str, size: Sequence[int] = ()) -> list[int]:
+        """Return a quantity of `flop_counts.count`, from this run, from the cache, or counted now."""
+        key = (network, channels, quantity, *size)
+        if key not in self._counts:
+            settings = resolve.network(self.config, network)
+            cache_key = fingerprint([settings, channels, quantity, list(size), self._code])
+            if cache_key not in self._cached:
                 from pd_ddpm.planning.flop_counts import count
 
-                self._known[key] = count(chosen, channels, what, size)
-                write_json(self.kept, self._known)
-            self._answers[asked] = self._known[key]
-        return self._answers[asked]
+                self._cached[cache_key] = count(settings, channels, quantity, size)
+                write_json(self.cache, self._cached)
+            self._counts[key] = self._cached[cache_key]
+        return self._counts[key]
 
 
 def padded(size: Sequence[int], divisor: int) -> tuple[int, int]:
-    """(height, width) as the networks see it: multiples of their divisor."""
+    """Return (height, width) rounded up to multiples of a network's divisor."""
     height, width = (length + -length % divisor for length in size)
     return height, width
 
 
-def slices(case: CaseSize, sampling: jobs.Sampling) -> int:
-    """The slices of a case that go through the network."""
+def num_slices(case: CaseSize, sampling: Sampling) -> int:
+    """Return the number of slices of a case that the network segments."""
     return case.shape[2] if sampling.all_slices else case.with_brain
 
 
-def network_evaluations(config: Config, cohorts: Mapping[str, CohortSizes], sampling: jobs.Sampling) -> int:
-    """How often a network is asked for a mask of a slice."""
-    shared, each = jobs.evaluations(config, sampling.method)
-    test = cohorts[sampling.dataset].of_role(sampling.split, "test")
-    return sum(slices(case, sampling) for case in test) * (shared + sampling.members * each)
+def network_evaluations(config: Config, cohorts: Mapping[str, CohortSizes], sampling: Sampling) -> int:
+    """Return the number of network evaluations of a slice in a sampling.
+
+    Args:
+        config: a canonical configuration.
+        cohorts: sizes of the cases of each dataset.
+        sampling: run and members.
+    """
+    shared, per_member = evaluations_per_slice(config, sampling.run.name)
+    test_cases = cohorts[sampling.run.dataset].with_role(sampling.run.split, "test")
+    return sum(num_slices(case, sampling) for case in test_cases) * (shared + sampling.members * per_member)
 
 
-def read_kept(path: Path) -> dict[str, Any]:
-    """What a file of counts or rates holds; nothing where there is none, or none that can be read."""
+def read_cache(path: Path) -> dict[str, Any]:
+    """Return the content of a cache file, or nothing if it does not exist or is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def rate_at_hand(config: Config, network: str, threads: int, kept: Path) -> Rate:
-    """How fast the device that the configuration names trains and samples a network, measured in some seconds, or before.
+def read_rates(path: Path) -> list[Rate]:
+    """Return the rates that were measured on this machine, oldest first, without those of earlier versions of the file."""
+    names = Rate.__dataclass_fields__.keys()
+    return [Rate(**entry) for entry in read_cache(path).values() if entry.keys() == names]
 
-    Raises ValueError for a device or number format that is not there, ImportError without PyTorch.
+
+def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
+    """Return the speed of the configured device for a network: from the cache, or measured within some seconds.
+
+    Args:
+        config: a canonical configuration.
+        network: name of the network.
+        threads: CPU threads.
+        cache: file of measured rates; it is extended.
+
+    Raises:
+        ValueError: this machine lacks the device, or the device does not support the precision.
+        ImportError: PyTorch is not installed.
     """
     from pd_ddpm.inference.batch_size import LARGEST
     from pd_ddpm.planning import flop_counts
 
-    chosen, channels = resolve.network(config, network), len(config["datasets"][config["dataset"]]["channels"])
-    precisions = [chosen["precision"], config["sampling"]["precision"]]
-    device, name, formats = flop_counts.device_at_hand(config["device"], precisions)
-    batch, known = config["sampling"]["batch"], read_kept(kept)
+    settings, channels = resolve.network(config, network), len(config["datasets"][config["dataset"]]["channels"])
+    names = [settings["precision"], config["sampling"]["precision"]]
+    device, title, precisions = flop_counts.local_device(config["device"], names)
+    batch, cached = config["sampling"]["batch"], read_cache(cache)
     batch = LARGEST[device.type] if batch == "auto" else batch
-    key = fingerprint([chosen, batch, channels, name, formats, threads, code_version(COUNTING)])
-    if key not in known:
-        rates = flop_counts.measure(chosen, channels, batch, threads, device, formats)
-        known[key] = Rate(name, str(formats[1]), *rates, measured=True)._asdict()
-        write_json(kept, known)
-    return Rate(**known[key])
+    key = fingerprint([settings, batch, channels, title, list(map(str, precisions)), threads, code_version(COUNTING)])
+    if key not in cached:
+        training, sampling = flop_counts.measure(settings, channels, batch, threads, device, precisions)
+        cached[key] = asdict(Rate(title, str(precisions[1]), training, sampling, measured=True))
+        write_json(cache, cached)
+    return Rate(**cached[key])

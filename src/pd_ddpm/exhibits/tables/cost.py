@@ -15,8 +15,8 @@ from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.planning.case_sizes import cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
-from pd_ddpm.planning.jobs import Sampling, Training
-from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_kept
+from pd_ddpm.planning.jobs import Sampling
+from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_rates
 
 NOTES = (
     "Hours are summed over jobs, whatever ran side by side. They are those of Snakemake's benchmark file, which holds the last "
@@ -88,7 +88,7 @@ def read_job_costs(
     dataset = folders.results.name
     cohorts = {dataset: cohort_sizes(config, dataset, folders.results)}
     planned = PlannedFlops(config, cohorts, folders.plan / "flops.json")
-    rates = [Rate(**rate) for rate in read_kept(folders.plan / "rates.json").values()]
+    rates = read_rates(folders.plan / "rates.json")
     trained, sampled = ([Run.parse(path) for path in paths] for paths in (network_metadata, prediction_metadata))
     costs = other_jobs(folders.benchmarks, dataset, [*trained, *sampled])
 
@@ -109,10 +109,10 @@ def read_job_costs(
         )
 
     for run, path in zip(trained, network_metadata, strict=True):
-        flops = planned.training(Training(run.dataset, run.name, run.split, run.seed))
+        flops = planned.training(run)
         costs.append(network_job("train", run, _read_metadata(path), flops))
     for run, path in zip(sampled, prediction_metadata, strict=True):
-        sampling = Sampling(run.dataset, run.name, run.split, run.seed, pool(config, run.name))
+        sampling = Sampling(run, pool(config, run.name))
         evaluations = network_evaluations(config, cohorts, sampling)
         costs.append(network_job("sample", run, _read_metadata(path), planned.sampling(sampling), evaluations))
     return costs
@@ -173,7 +173,7 @@ def measured_seconds(rates: Sequence[Rate], flops: int, rule: str, is_on_gpu: bo
         precision: precision of the network, such as "bfloat16".
     """
     for rate in reversed(rates):
-        if (rate.device != "CPU") == is_on_gpu and rate.number_format == precision:
+        if (rate.device != "CPU") == is_on_gpu and rate.precision == precision:
             return flops / (rate.training if rule == "train" else rate.sampling)
     return np.nan
 
