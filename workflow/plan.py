@@ -108,9 +108,7 @@ def print_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> N
         print("  " + report.evaluations_line(total_evaluations(config, cohorts, pending_work)))
         print("  " + report.flops_line(total_flops(pending_work, planned_flops)))
     print_lines("Hours", report.hours_lines(flops, *measured_speed(config, os.cpu_count() or 1)))
-    print(
-        "  The start of jobs, scores and figures take additional time. Small networks such as the demo's are far slower on a GPU."
-    )
+    print("  The start of jobs, scores and figures take more time. Small networks such as the demo's are far slower on a GPU.")
     naive = naive_work(config, jobs)
     naive_samplings = [planned_flops.sampling(sampling) for sampling in naive.samplings]
     naive_flops = report.Flops(sum(map(planned_flops.training, naive.trainings)), sum(naive_samplings))

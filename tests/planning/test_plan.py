@@ -32,7 +32,7 @@ def configured(scale: str) -> Config:
 
 @pytest.fixture(autouse=True)
 def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change to an empty folder: data sets have relative paths, and the clone may hold data and results."""
+    """Change to an empty folder: datasets have relative paths, and the clone may hold data and results."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -75,10 +75,10 @@ def test_plan_has_the_jobs_of_a_dry_run(repository: Path, paper_jobs: list[Job])
 def test_cost_table_reads_the_metadata_of_every_planned_run(paper_jobs: list[Job]) -> None:
     work = planned_work(configured("paper"), paper_jobs)
     (cost,) = (job for job in paper_jobs if job.rule == "cost")
-    cards = {tuple(Path(path).parts[2:5]) for path in cost.inputs if path.endswith(("model.json", "method.json"))}
+    metadata = {tuple(Path(path).parts[2:5]) for path in cost.inputs if path.endswith(("model.json", "method.json"))}
     trained = {("networks", run.name, run.slug) for run in work.trainings}
-    drawn = {("predictions", one.run.name, one.run.slug) for one in work.samplings}
-    assert cards == trained | drawn
+    sampled = {("predictions", sampling.run.name, sampling.run.slug) for sampling in work.samplings}
+    assert metadata == trained | sampled
     assert len([path for path in cost.inputs if "/exhibits/" in path]) == 8
 
 
@@ -86,22 +86,22 @@ def test_cost_table_reads_the_metadata_of_every_planned_run(paper_jobs: list[Job
 def test_papers_plan_takes_at_most_a_quarter_of_the_naive_plan(tmp_path: Path, paper_jobs: list[Job]) -> None:
     config = configured("paper")
     cohorts = {"wmh": cohort_sizes(config, "wmh", tmp_path)}
-    work, unshared = planned_work(config, paper_jobs), naive_work(config, paper_jobs)
-    prices = PlannedFlops(config, cohorts, tmp_path / "flops.json")
-    ours, theirs = (
-        report.Flops(sum(map(prices.training, one.trainings)), sum(map(prices.sampling, one.samplings)))
-        for one in (work, unshared)
+    work, naive = planned_work(config, paper_jobs), naive_work(config, paper_jobs)
+    planned_flops = PlannedFlops(config, cohorts, tmp_path / "flops.json")
+    flops, naive_flops = (
+        report.Flops(sum(map(planned_flops.training, plan.trainings)), sum(map(planned_flops.sampling, plan.samplings)))
+        for plan in (work, naive)
     )
-    assert 0.15 < ours.total / theirs.total <= 0.25
+    assert 0.15 < flops.total / naive_flops.total <= 0.25
     # A DDPM of 100 000 steps of 12 patches is 0.67 EFLOP; its validations add a tenth at most.
-    denoiser = prices.training(Run("wmh", "denoiser", 0, 0))
+    denoiser = planned_flops.training(Run("wmh", "denoiser", 0, 0))
     assert 0.67e18 < denoiser < 1.1 * 0.67e18
     # Vanilla DDPM: 1000 steps of 5 members of 544 slices of 12 cases, of which two thirds are 256 x 256 when padded.
     vanilla = Sampling(Run("wmh", "ddpm", 0, 0), 5)
     slices = 4 * (36 + 36 + 63)
     assert network_evaluations(config, cohorts, vanilla) == 5000 * slices
-    assert prices.sampling(vanilla) == pytest.approx(5000 * (288 * 496.7e9 + 252 * 310.3e9), rel=1e-3)
-    assert len(prices.cache.read_text(encoding="utf-8")) > 100  # the next run counts nothing
+    assert planned_flops.sampling(vanilla) == pytest.approx(5000 * (288 * 496.7e9 + 252 * 310.3e9), rel=1e-3)
+    assert len(planned_flops.cache.read_text(encoding="utf-8")) > 100  # the next run counts nothing
 
 
 def test_naive_plan_shares_nothing() -> None:
@@ -114,22 +114,22 @@ def test_naive_plan_shares_nothing() -> None:
         Job("fig4_ensemble", {"dataset": "wmh"}, [f"results/wmh/ensembles/pd-ddpm/{run}"]),
         Job("claims", {"dataset": "wmh"}, [f"results/wmh/scores/tdpm/{run}", "config/printed_values.csv"]),
     ]
-    unshared = naive_work(config, jobs)
-    assert Counter(run.name for run in unshared.trainings) == {"denoiser": 10, "unet": 1}  # ten T' in Fig. 3
-    drawn = {(one.exhibit, one.run.name): one.members for one in unshared.samplings}
+    naive = naive_work(config, jobs)
+    assert Counter(run.name for run in naive.trainings) == {"denoiser": 10, "unet": 1}  # ten T' in Fig. 3
+    sampled = {(sampling.exhibit, sampling.run.name): sampling.members for sampling in naive.samplings}
     # Fig. 4: five times 1 + 2 + ... + 10 fresh members.
-    assert drawn == {
+    assert sampled == {
         ("table1", "unet"): 1,
         ("table1", "ddpm"): 5,
         ("fig3_tprime", "pd-ddpm@t_start=50"): 5,
         ("fig4_ensemble", "pd-ddpm"): 275,
     }
-    assert all(one.all_slices for one in unshared.samplings)
+    assert all(sampling.all_slices for sampling in naive.samplings)
 
 
 def test_shards_count_as_one_sampling() -> None:
-    wildcards = {"dataset": "phantom", "method": "pd-ddpm", "split": "0", "seed": "1"}
-    jobs = [Job("sample", wildcards | {"shard": str(shard)}, []) for shard in range(4)]
+    wildmetadata = {"dataset": "phantom", "method": "pd-ddpm", "split": "0", "seed": "1"}
+    jobs = [Job("sample", wildmetadata | {"shard": str(shard)}, []) for shard in range(4)]
     assert planned_work(configured("demo"), jobs).samplings == [Sampling(Run("phantom", "pd-ddpm", 0, 1), 8)]
 
 
