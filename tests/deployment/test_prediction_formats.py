@@ -375,7 +375,7 @@ def test_two_cases_of_one_name_in_bids(clone, convert):
     rename(clone, "c.3", "Utrecht_0")
     code, printed, folder = convert(predicted(clone), "bids")
     assert code == 1
-    assert "cases Utrecht-0, Utrecht_0: would all be sub-Utrecht0 in BIDS; rename them in the table." in printed
+    assert "cases Utrecht-0, Utrecht_0: all would be sub-Utrecht0 in BIDS. Rename them in the case table." in printed
     assert not folder.exists()
     assert convert(predicted(clone), "submission")[0] == 0
 
@@ -399,7 +399,7 @@ def test_nnunet_has_masks_and_the_same_folds(made, convert):
         {"train": ["c.3"], "val": ["sub-01_ses-02"]},
         {"train": ["Utrecht-0"], "val": []},
     ]
-    assert "warning: split 1 has no validation cases; nnU-Net needs some in splits_final.json." in printed
+    assert "warning: split 1 has no validation cases, which nnU-Net needs in splits_final.json." in printed
 
 
 # Submission
@@ -447,8 +447,8 @@ def test_a_case_that_is_predicted_in_two_splits(clone, convert):
     predict(clone / "results/toy", METHOD, 1, 0, list(CASES))
     code, printed, folder = convert(predicted(clone), "submission")
     assert code == 1
-    assert "1 case(s) are predicted in more than one split, such as Utrecht-0 in 0, 1" in printed
-    assert "choose one of them, for instance with --split 0." in printed
+    assert "several splits predict the same case (1 case(s)), such as Utrecht-0 in 0, 1" in printed
+    assert "Choose one of them, for instance with --split 0." in printed
     assert not folder.exists()
     assert convert(predicted(clone), "submission", "--split", "1")[0] == 0
 
@@ -483,26 +483,36 @@ def move_scan(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "predictions", "arguments", "message"),
     [
-        (None, "results/toy/predictions/unet", "", "unet: there is no such folder; name the folder of a method"),
+        (None, "results/toy/predictions/unet", "", "unet: the folder does not exist. Give the folder of a method"),
         (
             None,
             "results/toy/predictions",
             "",
-            r"predictions: holds no predictions \(split-0_seed-0 and the like\); name the folder",
+            r"predictions: it holds no predictions \(folders such as split-0_seed-0\). Give the folder",
         ),
-        (None, "", "--seed 3", "holds no predictions of seed 3; choose --seed from 0."),
-        (None, "", "--split 1 4 2", "holds no predictions of split 2, 4; choose --split from 0, 1."),
-        (None, "split-0_seed-0", "--seed 0", "split-0_seed-0: is one split and seed already; leave out --split and --seed"),
+        (None, "", "--seed 3", "holds no predictions of seed 3. Choose --seed from 0."),
+        (None, "", "--split 1 4 2", "holds no predictions of split 2, 4. Choose --split from 0, 1."),
+        (
+            None,
+            "split-0_seed-0",
+            "--seed 0",
+            "split-0_seed-0: the folder already selects a split and a seed. Omit --split and --seed",
+        ),
         (None, "", "--to bids --label WM_H", "--label WM_H: BIDS allows letters and digits only"),
-        (None, "", "--label WMH", "--to submission: --label says nothing about it; leave it out."),
-        (None, "", "--to nnunet --source-dataset x", "--to nnunet: --source-dataset says nothing about it; leave it out."),
-        (remove_manifest, "", "", "split-1_seed-0: has no predictions.csv, .* finish it with snakemake, or .* --split 0."),
-        (forget_case, "", "", "split-1_seed-0: cases.csv, which has changed since, does not list c.3; draw the masks again"),
-        (lambda root: (root / "results/toy/cases.csv").unlink(), "", "", "toy/cases.csv: there is no such table; convert"),
-        (lambda root: (root / "results/toy/splits.csv").unlink(), "", "", "toy/splits.csv: there is no such table; convert"),
+        (None, "", "--label WMH", "--to submission: the format does not use --label. Omit the option."),
+        (None, "", "--to nnunet --source-dataset x", "--to nnunet: the format does not use --source-dataset. Omit the option."),
+        (
+            remove_manifest,
+            "",
+            "",
+            "split-1_seed-0: predictions.csv does not exist, .* Finish it with `snakemake`, or .* --split 0.",
+        ),
+        (forget_case, "", "", "split-1_seed-0: cases.csv has changed since and does not list c.3. Sample the masks again"),
+        (lambda root: (root / "results/toy/cases.csv").unlink(), "", "", "toy/cases.csv: the table does not exist. Convert"),
+        (lambda root: (root / "results/toy/splits.csv").unlink(), "", "", "toy/splits.csv: the table does not exist. Convert"),
         (damage_mask, "", "", "c.3_mask.nii.gz: the gzip stream ends early, the file is truncated"),
         (damage_scan, "", "", "c.3/FLAIR.nii.gz: the gzip stream ends early, the file is truncated"),
-        (move_scan, "", "", "c.3/FLAIR.nii.gz: its grid is not the one that case c.3 was segmented on, .* put that scan back"),
+        (move_scan, "", "", "c.3/FLAIR.nii.gz: its grid is not the one that case c.3 was segmented on, .* Restore that scan"),
     ],
 )
 def test_errors(clone, convert, spoil, predictions, arguments, message):
@@ -519,7 +529,10 @@ def test_scans_that_are_gone(clone, convert):
     scan.unlink()
     code, printed, folder = convert(predicted(clone), "submission")
     assert code == 0
-    assert f"warning: the scans of 1 case(s) are gone, such as {scan}; their images have the axis order of the" in printed
+    assert (
+        f"warning: the scans of 1 case(s) do not exist any more, such as {scan}. Their images have the axis order of the"
+        in printed
+    )
     kept, stored = nib.load(folder / "c.3/result.nii.gz"), nib.load(split_folder(clone, "c.3") / "c.3_mask.nii.gz")
     np.testing.assert_array_equal(kept.affine, stored.affine)
     np.testing.assert_array_equal(kept.get_fdata(), stored.get_fdata())
@@ -573,7 +586,9 @@ def test_other_files_are_not_touched(made, convert, tmp_path):
     (folder / "notes/a.txt").write_text("mine", encoding="utf-8")
     code, printed, _ = convert(predicted(made), "nnunet")
     assert code == 1
-    assert f"{folder}: holds 1 file(s) that no conversion has written, such as notes/a.txt; name a new or empty" in printed
+    assert (
+        f"{folder}: it holds 1 file(s) that are not part of a conversion, such as notes/a.txt. Choose a new or empty" in printed
+    )
     assert files_of(folder) == ["notes/a.txt"]
 
 
@@ -583,8 +598,8 @@ def test_another_conversion_is_not_overwritten(made, convert):
     code, printed, _ = convert(predicted(made), "nnunet")
     assert code == 1
     assert (
-        f"{folder}: holds another conversion (format submission, dataset toy, method {METHOD}, seed 0); name another folder, "
-        "or remove this one."
+        f"{folder}: it holds another conversion (format submission, dataset toy, method {METHOD}, seed 0). Choose another "
+        "folder, or remove this one."
     ) in printed
     assert contents(folder) == before
 
@@ -593,10 +608,10 @@ def test_a_damaged_record_and_a_file_in_the_way(made, convert, tmp_path):
     _, _, folder = convert(predicted(made), "submission")
     (folder / ".pd-ddpm.json").write_text("{", encoding="utf-8")
     code, printed, _ = convert(predicted(made), "submission")
-    assert (code, ".pd-ddpm.json: is damaged; remove the folder, or name another one." in printed) == (1, True)
+    assert (code, ".pd-ddpm.json: it is damaged. Remove the folder, or choose another one." in printed) == (1, True)
     (tmp_path / "file").write_text("", encoding="utf-8")
     code, printed, _ = convert(predicted(made), "submission", output=tmp_path / "file")
-    assert (code, f"{tmp_path / 'file'}: is a file; name a folder." in printed) == (1, True)
+    assert (code, f"{tmp_path / 'file'}: it is a file. Give a folder." in printed) == (1, True)
 
 
 def test_the_help_names_the_formats(capsys):

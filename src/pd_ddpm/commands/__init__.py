@@ -1,1 +1,1 @@
-"""The subcommands of `pd-ddpm`: one module each with its help, its options and its calls."""
+"""Subcommands of `pd-ddpm`, one module each."""

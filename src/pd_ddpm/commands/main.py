@@ -1,4 +1,4 @@
-"""The command `pd-ddpm`. What a subcommand needs is imported when it runs, so that help comes at once."""
+"""The command `pd-ddpm`. Subcommands import heavy modules only when they run, so that help appears at once."""
 
 import argparse
 import logging
@@ -11,12 +11,13 @@ COMMANDS = (check, export, predict, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return the exit code."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without an umlaut gets its number, as on stderr
+    """Run a subcommand and return its exit code."""
+    # Characters that the terminal cannot encode are printed as escapes, as Python does on stderr.
+    sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        return given.run(given)
+        return options.run(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"pd-ddpm: {error}", file=sys.stderr)
         return 1
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pd-ddpm",
-        description="Segmentation by diffusion from a pre-segmentation. The experiments themselves are run by snakemake.",
+        description="Lesion segmentation with pre-segmentation-guided diffusion. Run the experiments with snakemake.",
         epilog="examples: pd-ddpm check config/config.yaml; pd-ddpm predict --help",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -1,13 +1,24 @@
-"""What the parsers of all subcommands have in common."""
+"""Shared code of the subcommands' parsers."""
 
 import argparse
 from typing import Any
 
-Commands = Any  # what argparse's add_subparsers returns; its class is private
+Commands = Any  # the return type of argparse's add_subparsers, a private class
 
 
 def add_command(commands: Commands, name: str, summary: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A subcommand whose description and epilog are printed as they are written."""
+    """Add a subcommand.
+
+    Args:
+        commands: the parser's subcommands.
+        name: name of the subcommand.
+        summary: line in the list of subcommands.
+        description: text above the options in its help, printed without wrapping.
+        epilog: text below the options, printed without wrapping.
+
+    Returns:
+        The subcommand's parser.
+    """
     return commands.add_parser(
         name,
         help=summary,

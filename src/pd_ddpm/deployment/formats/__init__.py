@@ -1,1 +1,1 @@
-"""Predictions in the formats of other programs: BIDS derivatives, nnU-Net, the WMH challenge's submission."""
+"""Predictions in the formats of other programs: BIDS derivatives, nnU-Net, submissions to the WMH challenge."""

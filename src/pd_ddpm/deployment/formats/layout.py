@@ -1,4 +1,4 @@
-"""Which files a format consists of."""
+"""Layout of a format: the files it consists of."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,14 +8,16 @@ Part = Literal["mask", "probability", "uncertainty"]
 
 @dataclass(frozen=True)
 class Layout:
-    """images: case -> name of the file -> what it shows; documents: name of the file -> what it says, in JSON.
+    """The files of a conversion. File names are relative to its folder, with slashes.
 
-    Names are relative to the folder of the conversion, with slashes.
+    Attributes:
+        images: case -> file name -> part of the prediction that the image holds.
+        documents: file name -> JSON content.
     """
 
     images: dict[str, dict[str, Part]]
     documents: dict[str, Any] = field(default_factory=dict)
 
     def files(self) -> set[str]:
-        """The names of all files."""
+        """Return the names of all files."""
         return {name for images in self.images.values() for name in images} | set(self.documents)

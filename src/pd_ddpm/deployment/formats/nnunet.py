@@ -1,6 +1,6 @@
-"""Masks as `nnUNetv2_predict` leaves them, and the folds on which nnU-Net can be trained to be compared with.
+"""Masks as `nnUNetv2_predict` writes them, with the folds for training nnU-Net on the same splits.
 
-Source: nnU-Net v2's documentation of its data sets (dataset.json) and of splits of one's own (splits_final.json).
+Reference: nnU-Net v2 documentation, dataset format (dataset.json) and manual data splits (splits_final.json).
 """
 
 import pandas as pd
@@ -10,9 +10,9 @@ from pd_ddpm.deployment.formats.predictions import Predictions
 
 
 def layout(predictions: Predictions, label: str) -> Layout:
-    """`{case}.nii.gz` (1 is `label`), dataset.json, and splits_final.json with one entry for each split, in their order.
+    """Return the layout: `{case}.nii.gz` (1 is `label`), dataset.json and splits_final.json.
 
-    A split's test cases are in neither of its lists.
+    splits_final.json has one entry per split, in their order. Test cases are in neither of its lists.
     """
     return Layout(
         images={prediction.case: {f"{prediction.case}.nii.gz": "mask"} for prediction in predictions.cases},
@@ -33,7 +33,7 @@ def layout(predictions: Predictions, label: str) -> Layout:
 
 
 def splits_without_validation(predictions: Predictions) -> list[int]:
-    """Those that nnU-Net cannot be trained on, because it validates after every epoch."""
+    """Return the splits that nnU-Net cannot be trained on, because it validates after every epoch."""
     return [int(split) for split, rows in predictions.splits.groupby("split") if not _cases(rows, "validation")]
 
 

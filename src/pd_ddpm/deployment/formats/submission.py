@@ -1,6 +1,7 @@
-"""A submission to the WMH Segmentation Challenge: one folder for each case, with the mask in it and nothing else.
+"""Submission to the WMH Segmentation Challenge: one folder per case that holds nothing but the mask.
 
-Its evaluation script takes the file `result.nii.gz` of a folder, or else whichever name is most like it.
+The challenge's evaluation script looks for `result.nii.gz` in a folder. Without it, the script takes the file with the most
+similar name.
 """
 
 from pd_ddpm.deployment.formats.layout import Layout
@@ -8,5 +9,5 @@ from pd_ddpm.deployment.formats.predictions import Predictions
 
 
 def layout(predictions: Predictions) -> Layout:
-    """`{case}/result.nii.gz`: 1 lesion, 0 all else."""
+    """Return the layout `{case}/result.nii.gz`, where 1 is lesion and 0 everything else."""
     return Layout({prediction.case: {f"{prediction.case}/result.nii.gz": "mask"} for prediction in predictions.cases})
