@@ -35,7 +35,7 @@ class FakeClock:
         return self.now
 
 
-def test_times_are_per_unit_and_the_first_call_of_each_is_not_timed() -> None:
+def test_take_turns_times_units_and_skips_the_first_call() -> None:
     clock = FakeClock()
     contestants = {"slow": clock.contestant("slow", 6.0, units=3), "fast": clock.contestant("fast", 0.5, calls=4)}
     times = take_turns(contestants, 5, clock)
@@ -46,7 +46,7 @@ def test_times_are_per_unit_and_the_first_call_of_each_is_not_timed() -> None:
     assert clock.order.count("fast") == 1 + 5 * 4
 
 
-def test_each_round_has_all_contestants_in_an_order_of_its_own() -> None:
+def test_take_turns_shuffles_each_round() -> None:
     clock = FakeClock()
     take_turns({name: clock.contestant(name, 1.0) for name in "abcd"}, 20, clock)
     rounds = ["".join(clock.order[first : first + 4]) for first in range(4, len(clock.order), 4)]
@@ -54,27 +54,27 @@ def test_each_round_has_all_contestants_in_an_order_of_its_own() -> None:
     assert len(set(rounds)) > 8
 
 
-def test_nothing_to_time_is_refused() -> None:
+def test_take_turns_rejects_no_contestants_or_rounds() -> None:
     with pytest.raises(ValueError, match="0 contestants in 3 rounds give no times"):
         take_turns({}, 3)
     with pytest.raises(ValueError, match="1 contestants in 0 rounds"):
         take_turns({"a": Contestant(int)}, 0)
 
 
-def test_ratios_are_formed_within_a_round() -> None:
+def test_ratio_is_computed_within_each_round() -> None:
     # A machine that is ten times slower in every other round: the ratio does not see it, that of the medians would.
     slow_down = np.array([1.0, 10.0, 1.0, 10.0, 1.0])
     assert ratio(3.0 * slow_down, 1.5 * slow_down) == (2.0, 2.0, 2.0)
     assert ratio(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5)) == Spread(2.0, 3.0, 4.0)
 
 
-def test_noise_is_the_distance_from_one_or_the_interval_of_the_median() -> None:
+def test_noise_is_distance_from_one_or_interval_of_median() -> None:
     assert noise(Spread(1.2, 1.2, 1.2), 9) == pytest.approx(0.2)
     assert noise(Spread(0.8, 0.8, 0.8), 9) == pytest.approx(0.2)
     assert noise(Spread(0.85, 1.0, 1.15), 9) == pytest.approx(1.821 * 0.3 / 3, rel=1e-3)
 
 
-def test_a_median_lies_within_the_noise_of_its_value_in_nineteen_of_twenty_cases() -> None:
+def test_noise_covers_the_median_in_95_percent_of_samples() -> None:
     random = np.random.default_rng(0)
     rounds = 25
     misses = 0
@@ -98,11 +98,11 @@ def test_a_median_lies_within_the_noise_of_its_value_in_nineteen_of_twenty_cases
         ({"ratio": None, "ours": 2.6}, "no"),
     ],
 )
-def test_whether_a_target_is_reached(changes: dict, reached: str) -> None:
+def test_row_compares_its_ratio_with_the_target(changes: dict, reached: str) -> None:
     assert replace(ROW, **changes).reached == reached
 
 
-def test_a_comparison_says_how_many_times_longer_the_peer_takes() -> None:
+def test_compared_returns_times_of_the_peer_over_ours() -> None:
     times = {"ours": np.array([1.0, 2.0, 4.0]), "again": np.array([1.0, 2.0, 5.0]), "peer": np.array([3.0, 6.0, 12.0])}
     row = compared(times, "step", "the peer", "peer", target=2.9)
     assert (row.ours, row.theirs, row.ratio) == (2.0, 6.0, Spread(3.0, 3.0, 3.0))
@@ -116,7 +116,7 @@ def recorded(rows: list[Row]) -> dict:
     return table.record(rows, {"answers are equal": "yes"}, 61.4, here)
 
 
-def test_the_table_replaces_what_stands_between_its_marks(tmp_path: Path) -> None:
+def test_write_replaces_the_table_between_its_marks(tmp_path: Path) -> None:
     document, results = tmp_path / "performance.md", tmp_path / "results.json"
     document.write_text(f"# Title\n{table.BEGIN}\nold\n{table.END}\nbelow\n", encoding="utf-8")
     rows = [
@@ -147,7 +147,7 @@ def test_the_table_replaces_what_stands_between_its_marks(tmp_path: Path) -> Non
     assert stored["machine"]["cores"] == 2
 
 
-def test_a_document_without_marks_is_left_alone(tmp_path: Path) -> None:
+def test_write_rejects_document_without_marks(tmp_path: Path) -> None:
     document, results = tmp_path / "performance.md", tmp_path / "results.json"
     document.write_text(f"{table.END}\n{table.BEGIN}\n", encoding="utf-8")
     with pytest.raises(table.NoPlaceError, match=r"performance\.md: it has no line .*; put both where"):
@@ -155,7 +155,7 @@ def test_a_document_without_marks_is_left_alone(tmp_path: Path) -> None:
     assert not results.exists()
 
 
-def test_the_machine_and_the_commit_are_named() -> None:
+def test_record_names_machine_and_commit() -> None:
     here = table.machine()
     assert here["cpu"]
     assert here["cores"] >= 1
@@ -166,7 +166,7 @@ def test_the_machine_and_the_commit_are_named() -> None:
 
 
 @pytest.mark.parametrize(("build", "names"), [(peers.monai, peers.MONAI), (peers.diffusers, peers.DIFFUSERS)])
-def test_the_peers_have_our_architecture(build, names, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_difference_finds_equal_and_different_architectures(build, names, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         sizes = [sum(parameter.numel() for parameter in make(128).parameters()) for make in (peers.ours, build)]
     assert sizes == [113_670_913] * 2
@@ -183,7 +183,7 @@ def test_the_peers_have_our_architecture(build, names, monkeypatch: pytest.Monke
     assert peers.largest_difference(build(32), names, 32) > run.SAME_OUTPUT
 
 
-def test_wrong_answers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disagreements_reports_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
     assert masks.disagreements(4) == []
     plain = masks.hd95_medpy_mm
     monkeypatch.setattr(masks, "hd95_medpy_mm", lambda first, second: plain(first, second) + 2e-9)
@@ -195,7 +195,7 @@ def test_wrong_answers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "random case 0: lesion recall, precision or F1 is not scipy's" in masks.disagreements(4)
 
 
-def test_the_timed_cases_are_what_they_are_called() -> None:
+def test_with_far_positives_adds_a_block_in_each_corner() -> None:
     near = np.zeros((40, 40, 12), dtype=bool)
     near[18:22, 18:22, 5:7] = True
     far = masks.with_far_positives(near)
@@ -207,7 +207,7 @@ def test_the_timed_cases_are_what_they_are_called() -> None:
 # -- What is timed ---------------------------------------------------------------------------------------------------
 
 
-def test_all_draw_five_members_of_the_slice() -> None:
+def test_all_libraries_sample_five_members_of_a_slice() -> None:
     image = torch.zeros(1, 2, 32, 32)
     ours = sampling.our_draw(peers.ours(32), image, 5, 2, "float32")
     monai = sampling.monai_draw(peers.monai(32), image, 5, 2)
@@ -217,21 +217,21 @@ def test_all_draw_five_members_of_the_slice() -> None:
     assert torch.equal(ours(), ours())
 
 
-def test_kernels_are_operations_other_than_views() -> None:
+def test_kernels_counts_operations_without_views() -> None:
     x = torch.ones(3, 4)
     assert sampling.kernels(lambda: x.T.reshape(2, 6)[0]) == 1  # the copy that the reshape needs
     assert sampling.kernels(lambda: x.view(4, 3).unsqueeze(0)[..., 1]) == 0
     assert sampling.kernels(lambda: (x + 1).mul_(2)) == 2
 
 
-def test_a_training_step_trains() -> None:
+def test_our_step_changes_the_loss() -> None:
     step = training.our_step("float32", 32, 1, (32, 32))
     first, second = (float(step()["loss"]) for _ in range(2))
     assert np.isfinite([first, second]).all()
     assert first != second
 
 
-def test_monai_s_tracking_is_as_it_was_after_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracking_is_restored_after_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     from monai.data import MetaTensor, get_track_meta
 
     assert get_track_meta()
@@ -247,9 +247,7 @@ def test_monai_s_tracking_is_as_it_was_after_a_measurement(monkeypatch: pytest.M
         assert seen[-1]["image"].shape == (2, 2, 16, 16)
 
 
-def test_the_scripts_of_the_overhead_s_measurement_only_touch_their_outputs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stand_in_for_run_only_touches_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Snakemake:
         output = (str(tmp_path / "one.csv"), str(tmp_path / "two.csv"))
 
@@ -261,13 +259,13 @@ def test_the_scripts_of_the_overhead_s_measurement_only_touch_their_outputs(
     assert (tmp_path / "log").read_text(encoding="utf-8") == "torch"  # which is imported here
 
 
-def test_the_number_of_jobs_is_read_from_snakemake_s_statistics() -> None:
+def test_job_count_reads_total_of_snakemake() -> None:
     assert workflow.job_count("job  count\n---\ntrain  5\ntotal   12\n\nmore") == 12
     with pytest.raises(workflow.WorkflowError, match="printed no number of jobs"):
         workflow.job_count("Nothing to be done")
 
 
-def test_a_workflow_that_fails_is_an_error(tmp_path: Path) -> None:
+def test_snakemake_raises_workflow_error_on_failure(tmp_path: Path) -> None:
     with pytest.raises(workflow.WorkflowError, match="ended with code 1"):
         workflow.snakemake(tmp_path, "-n")
 
@@ -275,7 +273,7 @@ def test_a_workflow_that_fails_is_an_error(tmp_path: Path) -> None:
 # -- The whole -------------------------------------------------------------------------------------------------------
 
 
-def test_a_very_small_run_writes_results_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_with_small_scale_writes_results_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document, results = tmp_path / "performance.md", tmp_path / "results.json"
     document.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")
     chosen = run.benchmarks(SMALL)
@@ -298,7 +296,7 @@ def test_a_very_small_run_writes_results_and_table(tmp_path: Path, capsys: pytes
     assert document.read_text(encoding="utf-8").count("\n| ") == len(whats) + 2  # head and rule
 
 
-def test_a_missed_target_and_a_wrong_answer_end_in_an_error(
+def test_main_returns_one_for_missed_target_or_wrong_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = tmp_path / "performance.md"
@@ -318,7 +316,7 @@ def test_a_missed_target_and_a_wrong_answer_end_in_an_error(
 # -- On a GPU --------------------------------------------------------------------------------------------------------
 
 
-def test_the_gpu_s_measurement_runs_on_a_small_network(configured) -> None:
+def test_all_precisions_measures_a_small_network(configured) -> None:
     network = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], crop=[16, 24], batch=2)
     method = configured("method", "ddpm")
     rows = gpu.all_formats(network, method, torch.device("cpu"), 3, 0.01, ["float32", "float16"])
@@ -331,7 +329,7 @@ def test_the_gpu_s_measurement_runs_on_a_small_network(configured) -> None:
     assert "float16" in rows[1]["missing"]
 
 
-def test_the_paper_s_denoiser_takes_186_gflop_for_an_image(configured) -> None:
+def test_forward_flops_of_the_papers_denoiser_are_186_gflop(configured) -> None:
     assert gpu.forward_flops(configured("network", "denoiser")) / 1e9 == pytest.approx(186.1, abs=0.05)
 
 
@@ -346,12 +344,12 @@ def test_the_paper_s_denoiser_takes_186_gflop_for_an_image(configured) -> None:
         ("NVIDIA A10", "tf32", None),
     ],
 )
-def test_the_peak_is_that_of_the_card(card: str, precision: str, peak: float | None) -> None:
+def test_peak_tflops_returns_peak_of_the_card(card: str, precision: str, peak: float | None) -> None:
     assert gpu.peak_tflops(card, precision) == peak
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_measurement_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_main_without_gpu_prints_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([]) == 1
     assert capsys.readouterr().err == (
         "error: PyTorch sees no CUDA device here; run `make bench-gpu` on a machine that has one.\n"

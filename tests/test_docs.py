@@ -33,12 +33,12 @@ def source(path: str, name: str) -> str | None:
     return ast.get_source_segment(text, found[0]) if found else None
 
 
-def test_every_fault_has_one_row() -> None:
+def test_faults_page_has_one_row_per_fault() -> None:
     assert sorted(int(row["#"]) for row in rows() if row["#"]) == list(range(1, 51))
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["#"] or row["input or fault"])
-def test_the_tests_of_a_fault_exist(row: dict[str, str]) -> None:
+def test_faults_row_names_existing_tests(row: dict[str, str]) -> None:
     assert row["what happens"]
     assert row["exit"] in ("0", "1", "137") or row["#"] in WITHOUT_A_TEST_OF_ITS_OWN
     assert named_tests(row) or row["test"] == "none"
@@ -50,6 +50,6 @@ def test_the_tests_of_a_fault_exist(row: dict[str, str]) -> None:
         assert any(ERROR.search(source(*test)) for test in named_tests(row)), "none of the tests is about an error"
 
 
-def test_most_faults_have_a_test_of_an_error() -> None:
+def test_most_faults_have_a_test_of_their_error() -> None:
     covered = [row["#"] for row in rows() if any(ERROR.search(source(*test)) for test in named_tests(row))]
     assert len({number for number in covered if number}) >= 40

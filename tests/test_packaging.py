@@ -43,14 +43,14 @@ def conda(environment: Path) -> tuple[list[str], list[str]]:
     return own, pip["pip"]
 
 
-def test_the_lock_file_holds_the_declared_versions() -> None:
+def test_lock_file_pins_the_declared_versions() -> None:
     locked = pins(text(ROOT / "requirements.lock").splitlines())
     assert {name: version for name, version in declared().items() if name != "torch"}.items() <= locked.items()
     assert "torch" not in locked, "torch is installed first and by itself: its build depends on the machine"
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
-def test_conda_environments_hold_the_declared_versions(environment: Path) -> None:
+def test_conda_environment_pins_the_declared_versions(environment: Path) -> None:
     own, pip = conda(environment)
     assert own == [f"python={python_version()}", "pip"]
     assert len(pins(pip)) == len(pip), "every package is pinned"
@@ -58,7 +58,7 @@ def test_conda_environments_hold_the_declared_versions(environment: Path) -> Non
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
-def test_containers_hold_the_declared_versions(recipe: Path) -> None:
+def test_container_recipe_pins_the_declared_versions(recipe: Path) -> None:
     content = text(recipe)
     assert re.findall(r"\bpython:([\d.]+)-", content) == [python_version()]
     assert re.findall(r"[\w-]+==[\w.]+", content) == [f"torch=={declared()['torch']}"]
@@ -71,7 +71,7 @@ def python_version() -> str:
     return project()["requires-python"].removeprefix(">=")
 
 
-def test_the_makefile_installs_the_declared_torch() -> None:
+def test_makefile_installs_the_declared_torch() -> None:
     assert re.findall(r"torch==[\w.]+", text(ROOT / "Makefile")) == [f"torch=={declared()['torch']}"]
 
 
@@ -106,14 +106,14 @@ def foreign_imports(script: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "workflow" / "scripts").glob("*.py")), ids=lambda path: path.stem)
-def test_a_jobs_environment_has_what_its_script_imports(script: Path) -> None:
+def test_environment_of_a_rule_has_the_imports_of_its_script(script: Path) -> None:
     environment = environments_of_scripts()[script.stem]
     needed = foreign_imports(script)
     assert needed <= pins(conda(ROOT / "envs" / f"{environment}.yaml")[1]).keys()
     assert environment == ("networks" if "torch" in needed else "scans-and-tables")
 
 
-def test_environments_hold_nothing_that_no_job_imports() -> None:
+def test_environments_have_no_unused_packages() -> None:
     needed: dict[str, set[str]] = {}
     for script, environment in environments_of_scripts().items():
         needed.setdefault(environment, set()).update(foreign_imports(ROOT / "workflow" / "scripts" / f"{script}.py"))

@@ -7,7 +7,7 @@ import pytest
 from workflow_runs import ROOT, error, jobs, snakemake
 
 
-def test_demo_is_what_a_bare_snakemake_plans(fresh: Path) -> None:
+def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
     run = snakemake(fresh, "-n")
     planned = jobs(run)
     assert planned["simulate_phantom"] == 1
@@ -24,7 +24,7 @@ def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
     return [str(Path(path).parent).split("/", 2)[2] for path in made if f"/{kind}/" in path]
 
 
-def test_the_slurm_profile_plans_the_paper_and_shares_what_can_be_shared(fresh: Path) -> None:
+def test_slurm_profile_plans_the_paper_and_trains_each_network_once(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
     planned = jobs(run)
     assert "simulate_phantom" not in planned
@@ -46,7 +46,7 @@ def test_the_slurm_profile_plans_the_paper_and_shares_what_can_be_shared(fresh: 
     assert {key for key in keys & own if key.strip() and not key.startswith("#")} == set()
 
 
-def test_no_limit_of_this_machine_cuts_what_a_cluster_is_asked_for(fresh: Path) -> None:
+def test_slurm_profile_requests_more_gpus_than_this_machine_has(fresh: Path) -> None:
     (fresh / "two.yaml").write_text("resources: {sample: {gpu: 2}}\n", encoding="utf-8")
     target = "results/phantom/scores/unet/split-0_seed-0.csv"
     arguments = ("--cores", "8", "--profile", "slurm", "--config", "scale=demo", "--configfile", "two.yaml")
@@ -54,13 +54,13 @@ def test_no_limit_of_this_machine_cuts_what_a_cluster_is_asked_for(fresh: Path) 
     assert "gpu=2, gpu_jobs=1" in run.stdout + run.stderr
 
 
-def test_scale_is_said_on_the_command_line_too(fresh: Path) -> None:
+def test_scale_on_command_line_overrides_profile(fresh: Path) -> None:
     assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", "--config", "scale=paper"))
     assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
 
 
 @pytest.mark.workflow  # five dry runs of the paper, 15 s
-def test_held_out_cases_are_locked_until_all_choices_are_made(fresh: Path) -> None:
+def test_held_out_cases_are_locked_until_evaluate_held_out_is_true(fresh: Path) -> None:
     for target in ("results/held_out.csv", "results/wmh-held-out/cases.csv", "results/wmh-held-out/exhibits/fig3_tprime.pdf"):
         message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
         assert "`datasets.wmh-held-out`: its cases are held out and locked" in message
@@ -78,7 +78,7 @@ def test_held_out_cases_are_locked_until_all_choices_are_made(fresh: Path) -> No
     assert "results/wmh-held-out/networks" not in run.stdout + run.stderr
 
 
-def test_a_second_cohort_is_tested_by_the_networks_of_the_first(fresh: Path) -> None:
+def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
     (fresh / "second.yaml").write_text(
         "datasets: {second: {like: phantom, folder: data/second, simulate: {seed: 7}, networks_of: phantom}}\n",
         encoding="utf-8",
@@ -102,7 +102,7 @@ def test_a_second_cohort_is_tested_by_the_networks_of_the_first(fresh: Path) -> 
         ("exhibits: {table1: [ddpm@variance=larg]}", ["ddpm@variance=larg", "'larg' is not valid"]),
     ],
 )
-def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: str, words: list[str]) -> None:
+def test_invalid_configuration_stops_before_any_job(fresh: Path, overlay: str, words: list[str]) -> None:
     (fresh / "wrong.yaml").write_text(overlay, encoding="utf-8")
     message = error(snakemake(fresh, "-n", "--configfile", "wrong.yaml"))
     for word in words:
@@ -110,7 +110,7 @@ def test_a_wrong_configuration_stops_before_anything_runs(fresh: Path, overlay: 
     assert "Traceback" not in message
 
 
-def test_a_method_that_cannot_be_is_refused_by_name(fresh: Path) -> None:
+def test_invalid_method_in_target_is_rejected(fresh: Path) -> None:
     target = "results/phantom/predictions/pd-ddpm@t_start=2000/split-0_seed-0/predictions.csv"
     assert "T' = 2000 is above T = 1000" in error(snakemake(fresh, "-n", target))
     target = "results/phantom/predictions/pd-ddpm@tstart=20/split-0_seed-0/predictions.csv"

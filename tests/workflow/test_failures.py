@@ -11,7 +11,7 @@ from workflow_runs import error, small_cohort, snakemake
 pytestmark = pytest.mark.workflow
 
 
-def test_the_missing_wmh_data_say_where_to_get_them(fresh: Path) -> None:
+def test_missing_wmh_data_names_their_source(fresh: Path) -> None:
     message = error(snakemake(fresh, "results/wmh/cases.csv", "--config", "scale=paper"))
     assert "datasets.wmh.folder" in message
     assert "10.34894/AECRSD" in message
@@ -29,7 +29,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_a_missing_scan_stops_the_run_and_is_named(fresh: Path) -> None:
+def test_missing_scan_stops_the_run_and_is_named(fresh: Path) -> None:
     small_cohort(fresh)
     (fresh / "scans/p3/T1.nii.gz").unlink()
     message = error(snakemake(fresh, "results/own/cases/prepared.csv", "--configfile", "own.yaml"))
@@ -37,7 +37,7 @@ def test_a_missing_scan_stops_the_run_and_is_named(fresh: Path) -> None:
     assert "Traceback" not in message
 
 
-def test_bad_scans_stop_the_run_and_are_all_named(fresh: Path) -> None:
+def test_invalid_scans_stop_the_run_and_are_all_named(fresh: Path) -> None:
     small_cohort(fresh)
     scans = fresh / "scans"
     flip_a_bit(scans / "p0/FLAIR.nii.gz")
@@ -76,7 +76,7 @@ os.replace = replace
 """
 
 
-def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry_goes_on(fresh: Path) -> None:
+def test_failed_training_keeps_its_state_and_its_retry_resumes(fresh: Path) -> None:
     small_cohort(fresh)
     (fresh / "training.yaml").write_text(SMALL_TRAINING + "retries: 1\n", encoding="utf-8")
     (fresh / "src" / "sitecustomize.py").write_text(FULL_ONCE, encoding="utf-8")
@@ -96,7 +96,7 @@ def test_a_training_that_fails_loses_its_outputs_but_not_its_state_and_the_retry
     assert len(list((fresh / "work/own" / run).glob("*/finished.json"))) == 1
 
 
-def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(fresh: Path) -> None:
+def test_missing_gpu_stops_before_data_are_prepared(fresh: Path) -> None:
     small_cohort(fresh)
     arguments = ("--configfile", "own.yaml", "--config", "device=cuda:7")
     message = error(snakemake(fresh, "results/own/networks/unet/split-0_seed-0/model.json", *arguments))

@@ -79,7 +79,7 @@ def images(folder):
 # Killed
 
 
-def test_sampling_that_is_killed_between_two_cases_keeps_the_first(tmp_path, sampling, script):
+def test_sampling_killed_between_two_cases_keeps_the_first(tmp_path, sampling, script):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     script("sample")(sampling(whole, 20))
     job = subprocess.Popen(command("sample", tmp_path / "log", {"job": sampling(parts, 20)}), stderr=subprocess.DEVNULL)
@@ -106,7 +106,7 @@ def test_sampling_that_is_killed_between_two_cases_keeps_the_first(tmp_path, sam
 
 
 @pytest.mark.parametrize("part", ["samples", "mask", "uncertainty"])
-def test_sampling_that_is_killed_while_it_writes_a_file_leaves_none_under_its_name(tmp_path, sampling, script, part):
+def test_sampling_killed_during_a_write_leaves_no_incomplete_file(tmp_path, sampling, script, part):
     parts = tmp_path / "parts"
     before = (
         "import os, signal, pathlib\n"
@@ -171,7 +171,7 @@ def state_in(folder):
     return state
 
 
-def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tmp_path, training, script, on_small_disk):
+def test_training_on_full_disk_keeps_its_states_and_resumes(tmp_path, training, script, on_small_disk):
     whole, disk = tmp_path / "whole", on_small_disk.disk
     script("train")(training(whole))
     state = state_in(whole).stat().st_size
@@ -195,7 +195,7 @@ def test_a_training_whose_disk_is_full_keeps_its_states_and_goes_on_from_them(tm
         assert file_sha256(second / name) == file_sha256(whole / name)
 
 
-def test_sampling_whose_disk_is_full_keeps_its_cases_and_goes_on_with_the_missing(tmp_path, sampling, script, on_small_disk):
+def test_sampling_on_full_disk_keeps_finished_cases_and_resumes(tmp_path, sampling, script, on_small_disk):
     whole, disk = tmp_path / "whole", on_small_disk.disk
     script("sample")(sampling(whole))
     page = os.sysconf("SC_PAGE_SIZE")
@@ -216,7 +216,7 @@ def test_sampling_whose_disk_is_full_keeps_its_cases_and_goes_on_with_the_missin
     assert (first / "four.json").read_text() == (second / "four.json").read_text()  # its time included
 
 
-def test_predictions_without_room_leave_the_finished_cases(tmp_path, sampling, script, monkeypatch):
+def test_sampling_with_failed_write_keeps_finished_cases(tmp_path, sampling, script, monkeypatch):
     """The same with a write that fails, where nothing can be mounted."""
     main = script("sample")
     replace = Path.replace
@@ -240,7 +240,7 @@ def test_predictions_without_room_leave_the_finished_cases(tmp_path, sampling, s
 # Out of memory
 
 
-def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_path, training):
+def test_training_out_of_memory_names_settings_to_reduce(tmp_path, training):
     """Really: the process may take 300 MB more than it has after its imports, and the batch takes 800 MB."""
     limit = (
         "import resource\n"
@@ -260,7 +260,7 @@ def test_a_training_that_does_not_fit_into_the_memory_says_what_to_lower(tmp_pat
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_cases(tmp_path, sampling, script, monkeypatch):
+def test_sampling_out_of_gpu_memory_names_batch_and_keeps_finished_cases(tmp_path, sampling, script, monkeypatch):
     main, segment = script("sample"), sample_cases.segment_case
 
     def full(segmenter, scan, *arguments, **options):
@@ -287,7 +287,7 @@ def test_sampling_without_gpu_memory_names_its_batch_and_keeps_the_finished_case
 # Environment
 
 
-def test_threads_and_device_are_recorded_with_the_weights(tmp_path, training, script, caplog):
+def test_training_records_threads_and_device(tmp_path, training, script, caplog):
     with caplog.at_level("INFO"):
         script("train")(on_compute(training(tmp_path / "out", steps=2, validate_every=2), device="auto", threads=2))
     card = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
@@ -297,7 +297,7 @@ def test_threads_and_device_are_recorded_with_the_weights(tmp_path, training, sc
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_stops_the_job_with_the_key_and_the_remedy(tmp_path, training):
+def test_training_without_gpu_names_key_and_remedy(tmp_path, training):
     arguments = {"job": on_compute(training(tmp_path / "out"), device="cuda")}
     job = subprocess.run(command("train", tmp_path / "log", arguments), capture_output=True, text=True)
     assert job.returncode == 1
@@ -315,7 +315,7 @@ def german(folder):
 
 
 @pytest.mark.parametrize("name", ["C", "German"])
-def test_numbers_and_text_are_the_same_under_any_locale(tmp_path, sampling, script, name):
+def test_sampling_in_any_locale_writes_identical_files(tmp_path, sampling, script, name):
     """Sampling into a folder with an umlaut: csv, json and images are those of this process, byte for byte."""
     locale = {"LC_ALL": "C"} if name == "C" else german(tmp_path)
     if locale is None:
@@ -339,7 +339,7 @@ def test_numbers_and_text_are_the_same_under_any_locale(tmp_path, sampling, scri
     assert text.count(",") == 3 * (len(ours.columns) - 1)
 
 
-def test_findings_are_printed_where_the_terminal_lacks_their_letters(tmp_path):
+def test_check_prints_non_ascii_names_on_ascii_terminal(tmp_path):
     table = tmp_path / "cases.csv"
     table.write_text("case,site,FLAIR,T1,mask\np0,Zürich,größe/a.nii.gz,b.nii.gz,c.nii.gz\n", encoding="utf-8")
     job = subprocess.run(

@@ -18,7 +18,7 @@ from pd_ddpm.config import load
 pytestmark = pytest.mark.workflow
 
 
-def test_members_of_the_pool_begin_with_those_of_the_tables(finished: Path, tmp_path: Path) -> None:
+def test_smaller_pool_has_the_first_members_of_a_larger_one(finished: Path, tmp_path: Path) -> None:
     """Fig. 4's pool of four is drawn once; its first two members are what a pool of two would hold."""
     folder = tmp_path / "smaller"
     shutil.copytree(finished, folder, symlinks=True)
@@ -33,7 +33,7 @@ def test_members_of_the_pool_begin_with_those_of_the_tables(finished: Path, tmp_
         np.testing.assert_array_equal(four[..., :2], two)
 
 
-def test_a_tenth_method_is_a_line_of_configuration(finished: Path, tmp_path: Path) -> None:
+def test_additional_method_requires_configuration_only(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tenth"
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "tenth.yaml").write_text(
@@ -52,11 +52,11 @@ def test_a_tenth_method_is_a_line_of_configuration(finished: Path, tmp_path: Pat
     assert table.loc["PD-DDPM (U-Net)", "network_evaluations"] == 3
 
 
-def test_a_second_run_finds_nothing_to_do(finished: Path) -> None:
+def test_second_run_has_nothing_to_do(finished: Path) -> None:
     assert jobs(snakemake(finished, "-n", "--configfile", "small.yaml")) == {}
 
 
-def test_comments_re_run_nothing_and_constants_what_uses_them(finished: Path, tmp_path: Path) -> None:
+def test_changed_comment_reruns_nothing_and_changed_constant_its_users(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(finished, folder, symlinks=True)
     for path in (
@@ -82,7 +82,7 @@ def case_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def test_a_lost_prediction_is_the_only_one_drawn_again(finished: Path, tmp_path: Path) -> None:
+def test_missing_predictions_table_is_restored_without_sampling(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lost"
     shutil.copytree(finished, folder, symlinks=True)
     drawn = folder / "results/phantom/predictions/ddpm/split-0_seed-0"
@@ -94,7 +94,7 @@ def test_a_lost_prediction_is_the_only_one_drawn_again(finished: Path, tmp_path:
     assert case_record(record) == before  # taken up, its time included
 
 
-def test_a_damaged_prediction_is_drawn_again(finished: Path, tmp_path: Path) -> None:
+def test_damaged_prediction_is_sampled_again(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder, symlinks=True)
     drawn = folder / "results/phantom/predictions/attunet/split-0_seed-0"
@@ -107,7 +107,7 @@ def test_a_damaged_prediction_is_drawn_again(finished: Path, tmp_path: Path) -> 
     assert mask.read_bytes() == whole
 
 
-def test_what_changes_no_result_re_runs_nothing_and_a_further_split_leaves_the_first(finished: Path, tmp_path: Path) -> None:
+def test_settings_without_effect_rerun_nothing_and_new_split_keeps_the_first(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "further"
     shutil.copytree(finished, folder, symlinks=True)
     for harmless in ("save_every_seconds: 9\n", "device: auto\n", "changed_training: restart\n"):
@@ -140,7 +140,7 @@ def test_changed_label_reruns_tables_and_figures_only(finished: Path, tmp_path: 
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "renamed.yaml")) == dict.fromkeys(expected, 1)
 
 
-def test_number_formats_are_tested_once_for_each_network_where_they_may_be_used(finished: Path, fresh: Path) -> None:
+def test_precision_gate_runs_once_per_network_if_precision_is_auto(finished: Path, fresh: Path) -> None:
     target = "results/table1.csv"
     planned = jobs(snakemake(finished, "-n", "--forceall", target, "--configfile", "small.yaml"))  # precision: float32
     assert "gate" not in planned
@@ -150,7 +150,7 @@ def test_number_formats_are_tested_once_for_each_network_where_they_may_be_used(
     assert "sample_shard" not in planned
 
 
-def test_cases_are_dealt_out_among_shards_and_another_number_re_runs_nothing(finished: Path, tmp_path: Path) -> None:
+def test_shards_write_identical_files_and_their_number_reruns_nothing(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "more.yaml").write_text("sampling: {shards: 3}\n", encoding="utf-8")
@@ -172,7 +172,7 @@ def test_cases_are_dealt_out_among_shards_and_another_number_re_runs_nothing(fin
         assert jobs(snakemake(folder, "-n", f"{drawn}/predictions.csv", *files)) == {}
 
 
-def test_an_edited_case_table_is_read_again(fresh: Path) -> None:
+def test_edited_case_table_reruns_check_and_split(fresh: Path) -> None:
     small_cohort(fresh)
     target = "results/own/splits.csv"
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0

@@ -214,9 +214,7 @@ FATES = ["cancelled", "requeued", "short of time", "preempted"]
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_a_training_that_is_broken_off_saves_and_ends_with_the_weights_of_the_unbroken_one(
-    broken: Broken, unbroken: Path, fate: str
-) -> None:
+def test_interrupted_training_ends_with_weights_of_uninterrupted_one(broken: Broken, unbroken: Path, fate: str) -> None:
     seed = broken.seeds[fate]
     for file in ("model.safetensors", "early.safetensors"):
         path = f"results/own/{training(seed)}/{file}"
@@ -231,7 +229,7 @@ def test_a_training_that_is_broken_off_saves_and_ends_with_the_weights_of_the_un
 
 
 @pytest.mark.parametrize("fate", ["cancelled", "short of time", "preempted"])
-def test_a_job_that_is_lost_is_sent_again_with_more_memory_and_time(cluster: Cluster, broken: Broken, fate: str) -> None:
+def test_failed_job_is_submitted_again_with_more_memory_and_time(cluster: Cluster, broken: Broken, fate: str) -> None:
     first, second = [job for job in cluster.jobs(broken.folder, "train") if seed_of(job) == broken.seeds[fate]]
     assert first["JobState"] == ("CANCELLED" if fate == "cancelled" else "FAILED")
     assert second["JobState"] == "COMPLETED"
@@ -240,12 +238,12 @@ def test_a_job_that_is_lost_is_sent_again_with_more_memory_and_time(cluster: Clu
     assert minutes(first["TimeLimit"]) == (4 if fate == "short of time" else 1440)
 
 
-def test_a_job_that_is_requeued_keeps_its_number(cluster: Cluster, broken: Broken) -> None:
+def test_requeued_job_keeps_its_id(cluster: Cluster, broken: Broken) -> None:
     (job,) = [job for job in cluster.jobs(broken.folder, "train") if seed_of(job) == broken.seeds["requeued"]]
     assert (job["JobState"], job["Restarts"], job["Requeue"]) == ("COMPLETED", "1", "1")
 
 
-def test_jobs_ask_for_the_gpus_and_cpus_that_the_configuration_names(cluster: Cluster, broken: Broken) -> None:
+def test_jobs_request_gpus_and_cpus_of_the_configuration(cluster: Cluster, broken: Broken) -> None:
     trainings = cluster.jobs(broken.folder, "train")
     assert {(job["Partition"], job["TresPerJob"]) for job in trainings} == {("gpu", "gres:gpu:test:1")}
     seen = {(broken.folder / f"gpus-of-{job['JobId']}").read_text(encoding="utf-8") for job in trainings}
@@ -257,7 +255,7 @@ def test_jobs_ask_for_the_gpus_and_cpus_that_the_configuration_names(cluster: Cl
     assert (preparation["NumCPUs"], megabytes(preparation), preparation["TimeLimit"]) == ("2", 6000, "02:00:00")
 
 
-def test_a_job_out_of_memory_is_sent_again_with_more_and_two_gpus_are_two(
+def test_job_out_of_memory_is_submitted_again_with_more_memory_and_two_gpus(
     cluster: Cluster, unbroken: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
@@ -285,7 +283,7 @@ def without_times(folder: Path) -> pd.DataFrame:
     return table[[column for column in table if "seconds" not in column]]
 
 
-def test_the_demo_on_the_cluster_has_the_scores_of_a_local_run(
+def test_demo_on_cluster_has_the_scores_of_a_local_run(
     cluster: Cluster, demo: tuple[Path, subprocess.Popen], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if not FULL and any("finished" in item.fixturenames for item in request.session.items):

@@ -21,7 +21,7 @@ def exhibit(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(folder / "results" / f"{name}.csv")
 
 
-def test_table1_has_a_row_per_method_beside_the_papers(finished: Path) -> None:
+def test_table1_has_a_row_per_method_and_the_printed_values(finished: Path) -> None:
     table = exhibit(finished, "table1").set_index("method")
     assert list(table.index) == ROWS
     assert table["dice"].between(0, 1).all()
@@ -54,7 +54,7 @@ def test_table2_starts_from_the_zero_mask_and_early_checkpoints(finished: Path) 
     assert [kept["level"] for kept in card["early"]] == [0.944, 0.964, 0.982]
 
 
-def test_early_checkpoints_are_other_weights_than_the_selected(finished: Path) -> None:
+def test_early_checkpoints_differ_from_selected_weights(finished: Path) -> None:
     from pd_ddpm.models.weights import load_weights
 
     folder = finished / "results/phantom/networks/attunet/split-0_seed-0"
@@ -66,7 +66,7 @@ def test_early_checkpoints_are_other_weights_than_the_selected(finished: Path) -
         assert same == (kept["step"] == card["selected_step"])
 
 
-def test_uncertainty_and_claims_are_reported_for_what_was_run(finished: Path) -> None:
+def test_uncertainty_and_claims_cover_all_methods(finished: Path) -> None:
     table = exhibit(finished, "uncertainty").set_index("method")
     assert list(table.index) == [*ROWS, "Inter-rater"]
     assert table.loc[STOCHASTIC, "error_auroc_variance"].between(0, 1).all()
@@ -82,7 +82,7 @@ def test_uncertainty_and_claims_are_reported_for_what_was_run(finished: Path) ->
     assert claims.set_index("claim")["effect"].drop("spread_shrinks_with_size").notna().all()
 
 
-def test_figures_come_with_the_numbers_that_they_show(finished: Path) -> None:
+def test_figures_have_tables_of_their_values(finished: Path) -> None:
     for name in ("fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"):
         assert (finished / "results" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / "results" / f"{name}.png").stat().st_size > 10_000
@@ -98,7 +98,7 @@ def test_figures_come_with_the_numbers_that_they_show(finished: Path) -> None:
     assert pixels["case"].nunique() == 2
 
 
-def test_every_network_prediction_and_table_says_how_it_came_about(finished: Path) -> None:
+def test_every_result_has_a_provenance_record(finished: Path) -> None:
     made = exhibit(finished, "provenance")
     shown = {path.stem for path in (finished / "results").glob("*.json")}
     assert set(made.loc[made["kind"] == "exhibit", "name"]) == shown
@@ -120,13 +120,13 @@ def test_every_network_prediction_and_table_says_how_it_came_about(finished: Pat
     assert "All of one configuration" in (finished / "results" / "provenance.html").read_text(encoding="utf-8")
 
 
-def test_figure_3_shows_the_grid_and_its_numbers(finished: Path) -> None:
+def test_figure_3_shows_the_configured_start_timesteps(finished: Path) -> None:
     numbers = exhibit(finished, "fig3_tprime")
     assert sorted(numbers["t_start"].dropna()) == [100, 300, 500, 1000]
     assert set(numbers.loc[numbers["t_start"].isna(), "label"]) == {"AttUNet", "Vanilla DDPM"}
 
 
-def test_predictions_lie_on_the_scans_own_grid(finished: Path) -> None:
+def test_predictions_are_on_the_grid_of_the_scan(finished: Path) -> None:
     splits = pd.read_csv(finished / "results/phantom/splits.csv")
     case = splits.query("role == 'test'")["case"].iloc[0]
     cases = pd.read_csv(finished / "results/phantom/cases.csv").set_index("case")
