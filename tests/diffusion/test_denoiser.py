@@ -1,4 +1,4 @@
-"""From what a network says to an estimate of the mask (below 1 s)."""
+"""Denoiser: from the network's output to an estimate of the mask (below 1 s)."""
 
 import math
 
@@ -15,8 +15,8 @@ from pd_ddpm.runtime.precision import PRECISIONS, autocast
 SCHEDULE = Schedule.cosine()
 
 
-class Given(nn.Module):
-    """Says what it was given, and remembers what it was told."""
+class FixedOutput(nn.Module):
+    """Returns a given output, and keeps its inputs."""
 
     divisor = 8
 
@@ -25,12 +25,12 @@ class Given(nn.Module):
         self.output = output
 
     def forward(self, x, t):
-        self.told = x, t
+        self.inputs = x, t
         return x[:, -1:] if self.output is None else self.output
 
 
 def denoiser(predicts, coding="signed", output=None, schedule=SCHEDULE):
-    return Denoiser(Given(output), schedule, CODINGS[coding], predicts)
+    return Denoiser(FixedOutput(output), schedule, CODINGS[coding], predicts)
 
 
 def normal(*shape, seed=0):
@@ -40,7 +40,7 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("size", [(6, 8), (4, 6, 8)])
 @pytest.mark.parametrize("t", [1, 50, 300, 700])
-def test_the_noise_in_x_t_gives_back_the_mask(coding, size, t):
+def test_denoiser_given_true_noise_returns_mask(coding, size, t):
     mask = (normal(3, 1, *size) > 0).float()
     noise, times = normal(3, 1, *size, seed=1), torch.full((3,), t)
     x_t = SCHEDULE.diffuse(CODINGS[coding].encode(mask), times, noise)
@@ -50,7 +50,7 @@ def test_the_noise_in_x_t_gives_back_the_mask(coding, size, t):
 
 
 @pytest.mark.parametrize(("coding", "low", "high"), [("signed", -1, 1), ("binary", 0, 1)])
-def test_mask_logits_become_the_expected_mask(coding, low, high):
+def test_denoiser_with_mask_logits_returns_expected_mask(coding, low, high):
     """p(lesion) high + p(background) low, whatever x_t and t are."""
     logits = torch.tensor([-300.0, -2.0, 0.0, 2.0, 300.0]).reshape(1, 1, 1, 5)
     probability = np.array([0, 1 / (1 + math.exp(2)), 0.5, 1 / (1 + math.exp(-2)), 1])
@@ -61,8 +61,8 @@ def test_mask_logits_become_the_expected_mask(coding, low, high):
 
 @pytest.mark.parametrize(("coding", "low", "high"), [("signed", -1, 1), ("binary", 0, 1)])
 @pytest.mark.parametrize("schedule", [SCHEDULE, Schedule.linear(), Schedule.cosine(4)])
-def test_estimates_from_noise_stay_on_the_masks_scale_at_every_time(coding, low, high, schedule):
-    """At t = T a small error of the noise is amplified 2e4 times; unclipped it would carry the chain away."""
+def test_denoiser_clips_estimates_at_every_timestep(coding, low, high, schedule):
+    """At t = T a small error of the noise is amplified 2e4 times; without clipping the chain would diverge."""
     for t in (1, schedule.T - 1, schedule.T):
         x_t = normal(2, 1, 16, 16)
         estimate = denoiser("noise", coding, 0.9 * x_t, schedule)(x_t, normal(2, 2, 16, 16), t)
@@ -70,20 +70,20 @@ def test_estimates_from_noise_stay_on_the_masks_scale_at_every_time(coding, low,
         assert low <= estimate.min() <= estimate.max() <= high
 
 
-def test_the_network_sees_the_image_first_and_the_noisy_mask_last():
-    """In training each item at a time of its own, in sampling all at one."""
+def test_denoiser_concatenates_image_first_and_noisy_mask_last():
+    """In training, each row has its own timestep; in sampling, all rows have the same."""
     x_t, image, t = normal(2, 1, 6, 8), normal(2, 2, 6, 8, seed=1), torch.tensor([3, 900])
     model = denoiser("noise")
     model.output(x_t, image, t)
-    seen, times = model.network.told
-    assert torch.equal(seen, torch.cat([image, x_t], dim=1))
+    x, times = model.network.inputs
+    assert torch.equal(x, torch.cat([image, x_t], dim=1))
     assert torch.equal(times, t)
     model(x_t, image, 900)
-    assert model.network.told[1].tolist() == [900, 900]
+    assert model.network.inputs[1].tolist() == [900, 900]
     assert model.divisor == 8
 
 
-def test_estimates_are_float32_when_the_network_is_not():
+def test_denoiser_with_bfloat16_network_returns_float32():
     model = Denoiser(nn.Module(), SCHEDULE, CODINGS["signed"], "noise")
     convolution = nn.Conv2d(3, 1, 1)
     model.network = nn.Module()

@@ -33,7 +33,7 @@ THEIR_NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 
 
 class FixedNoise:
-    """Gives the same noise at every draw."""
+    """Returns the same noise in every call."""
 
     def prefetch_normal(self, shape, device):
         pass
@@ -54,16 +54,16 @@ def members(count, label="member"):
     return MemberNoise([(label, number) for number in range(count)])
 
 
-# The times
+# Timesteps
 
 
-def test_times_of_full_truncated_and_respaced_chains():
+def test_reverse_times_of_full_truncated_and_respaced_chains():
     assert reverse_times(300, 300) == list(range(300, -1, -1))
     assert reverse_times(1000, 5) == [1000, 800, 600, 400, 200, 0]
     assert reverse_times(1, 1) == [1, 0]
 
 
-def test_times_fall_from_start_to_zero_in_near_equal_steps():
+def test_reverse_times_fall_to_zero_in_nearly_equal_steps():
     for t_start in (1, 2, 3, 10, 49, 97):
         for steps in range(1, t_start + 1):
             times = reverse_times(t_start, steps)
@@ -74,35 +74,35 @@ def test_times_fall_from_start_to_zero_in_near_equal_steps():
 
 
 @pytest.mark.parametrize(("t_start", "steps"), [(300, 301), (300, 0), (0, 1)])
-def test_impossible_chains_are_refused(t_start, steps):
+def test_reverse_times_rejects_impossible_chains(t_start, steps):
     with pytest.raises(ValueError, match=f"t = {t_start} takes"):
         reverse_times(t_start, steps)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("t_start", "steps"), CHAINS)
-def test_the_network_is_asked_once_per_step_at_times_above_zero(sampler, t_start, steps):
-    """T' steps down from T': times T', T' - 1, ..., 1 where nothing is left out (PD-DDPM Eq. 4)."""
-    asked = []
+def test_sampler_evaluates_denoiser_once_per_step(sampler, t_start, steps):
+    """Without respacing, the T' steps from T' have the timesteps T', T' - 1, ..., 1 (PD-DDPM Eq. 4)."""
+    timesteps = []
 
     def denoise(x, t):
-        asked.append(t)
+        timesteps.append(t)
         return x.clamp(-1, 1)
 
     SAMPLERS[sampler](denoise, normal(2, 1, 3), reverse_times(t_start, steps), schedule=COSINE, noise=members(2))
-    assert asked == reverse_times(t_start, steps)[:-1]
+    assert timesteps == reverse_times(t_start, steps)[:-1]
     if steps == t_start:
-        assert asked == list(range(t_start, 0, -1))
+        assert timesteps == list(range(t_start, 0, -1))
 
 
-# An oracle
+# Oracle denoiser
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("t_start", "steps"), CHAINS)
-def test_an_oracle_leads_to_the_exact_mask_from_anywhere(sampler, coding, schedule, t_start, steps):
+def test_sampler_with_oracle_returns_exact_mask(sampler, coding, schedule, t_start, steps):
     mask = CODINGS[coding].encode((normal(2, 1, 4, 5) > 0).float())
     start = 10 * normal(2, 1, 4, 5, seed=1)
     x0 = SAMPLERS[sampler](
@@ -113,38 +113,38 @@ def test_an_oracle_leads_to_the_exact_mask_from_anywhere(sampler, coding, schedu
 
 @pytest.mark.parametrize("sampler", ["ancestral, small", "ddim, eta 0", "ddim, eta 0.5", "ddim, eta 1"])
 @pytest.mark.parametrize(("t_start", "steps"), [(1000, 10), (300, 3)])
-def test_on_the_way_an_oracles_chain_has_the_forward_marginals(sampler, t_start, steps):
-    """x_s ~ N(sqrt(alpha_bar) x0, 1 - alpha_bar) at every stop; of "large" this is not so, which is its nature."""
+def test_sampler_with_oracle_keeps_forward_marginals(sampler, t_start, steps):
+    """x_s ~ N(sqrt(alpha_bar) x0, 1 - alpha_bar) at every timestep; by design this does not hold for "large"."""
     count = 100_000
-    x0, passed = torch.full((1, 1, count), -1.0), []
+    x0, states = torch.full((1, 1, count), -1.0), []
 
     def denoise(x, t):
-        passed.append((t, x))
+        states.append((t, x))
         return x0
 
     start = COSINE.diffuse(x0, torch.tensor([t_start]), normal(1, 1, count))
     SAMPLERS[sampler](denoise, start, reverse_times(t_start, steps), schedule=COSINE, noise=members(1))
-    for t, x in passed:
+    for t, x in states:
         variance = 1 - COSINE.signal(t)
         assert x.mean().item() == pytest.approx(-math.sqrt(COSINE.signal(t)), abs=4.5 * math.sqrt(variance / count))
         assert x.var().item() == pytest.approx(variance, rel=4.5 * math.sqrt(2 / count))
 
 
-# One step
+# Single steps
 
 
 @pytest.mark.parametrize(("t", "s"), [(1000, 999), (1000, 700), (300, 299), (300, 270), (2, 1)])
-def test_ddim_with_eta_1_is_ancestral_sampling_with_the_small_variance(t, s):
+def test_ddim_with_eta_1_equals_ancestral_with_small_variance(t, s):
     x, x0, noise = (normal(1, 1, 200, seed=seed).double() for seed in range(3))
-    one = ddim(lambda *_: x0, x, [t, s], COSINE, FixedNoise(noise), eta=1.0)
-    other = ancestral(lambda *_: x0, x, [t, s], COSINE, FixedNoise(noise), "small")
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    from_ddim = ddim(lambda *_: x0, x, [t, s], COSINE, FixedNoise(noise), eta=1.0)
+    from_ancestral = ancestral(lambda *_: x0, x, [t, s], COSINE, FixedNoise(noise), "small")
+    torch.testing.assert_close(from_ddim, from_ancestral, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("variance", ["large", "small"])
 @pytest.mark.parametrize(("t", "s"), [(1000, 999), (1000, 700), (300, 299), (300, 270), (2, 1)])
-def test_both_variances_of_ancestral_sampling(variance, t, s):
-    """Ho et al. 2020, Sec. 3.2: beta_t and beta_t (1 - alpha_bar_(t-1)) / (1 - alpha_bar_t), for a jump likewise."""
+def test_ancestral_step_has_variance_of_ho_et_al(variance, t, s):
+    """Ho et al. 2020, Sec. 3.2: beta_t and beta_t (1 - alpha_bar_(t-1)) / (1 - alpha_bar_t), and the same for jumps."""
     x, noise = normal(1, 1, 200).double(), normal(1, 1, 200, seed=1).double()
     step = partial(ancestral, lambda x, t: x.clamp(-1, 1), x, [t, s], COSINE, variance=variance)
     spread = ((step(noise=FixedNoise(noise)) - step(noise=FixedNoise(0 * noise))) / noise) ** 2
@@ -156,8 +156,8 @@ def test_both_variances_of_ancestral_sampling(variance, t, s):
 @pytest.mark.parametrize("variance", ["large", "small"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [1000, 50])
-def test_ancestral_steps_equal_those_of_diffusers(variance, schedule, steps):
-    """Same x, same estimate, same noise. Their time is our t - 1; their last step of a shortened "large" chain adds noise."""
+def test_ancestral_step_equals_diffusers(variance, schedule, steps):
+    """Timestep t - 1 in diffusers is our t. Its last step of a respaced "large" chain adds noise, ours does not."""
     theirs = DDPMScheduler(
         1000,
         beta_start=1e-4,
@@ -186,7 +186,7 @@ def test_ancestral_steps_equal_those_of_diffusers(variance, schedule, steps):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [1000, 20])
-def test_ddim_steps_equal_those_of_diffusers(eta, schedule, steps):
+def test_ddim_step_equals_diffusers(eta, schedule, steps):
     theirs = DDIMScheduler(
         1000,
         beta_start=1e-4,
@@ -216,7 +216,7 @@ def best_linear(schedule, deviation, t):
 
 
 def chain_moments(schedule, deviation, times, variance, mean=0.0, spread=1.0):
-    """Mean and variance of x0 that ancestral sampling with the best denoiser has from N(mean, spread)."""
+    """Return mean and variance of x0 after ancestral sampling with the best denoiser from N(mean, spread)."""
     for t, s in pairwise(times):
         offset, slope = best_linear(schedule, deviation, t)
         kept = schedule.signal(t) / schedule.signal(s)
@@ -228,7 +228,7 @@ def chain_moments(schedule, deviation, times, variance, mean=0.0, spread=1.0):
     return mean, spread
 
 
-def drawn(sampler, schedule, deviation, times, x):
+def sample_gaussian(sampler, schedule, deviation, times, x):
     def denoise(x, t):
         offset, slope = best_linear(schedule, deviation, t)
         return offset + slope * x
@@ -240,9 +240,9 @@ def drawn(sampler, schedule, deviation, times, x):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("deviation", [0.2, 1.0])
 @pytest.mark.parametrize(("t_start", "steps"), [(1000, 1000), (1000, 50), (300, 300)])
-def test_ancestral_sampling_of_a_gaussian_has_the_moments_of_the_closed_form(variance, schedule, deviation, t_start, steps):
+def test_ancestral_on_gaussian_has_moments_of_closed_form(variance, schedule, deviation, t_start, steps):
     count, schedule, times = 10_000, SCHEDULES[schedule](1000), reverse_times(t_start, steps)
-    x0 = drawn(SAMPLERS[f"ancestral, {variance}"], schedule, deviation, times, normal(1, 1, count)).double()
+    x0 = sample_gaussian(SAMPLERS[f"ancestral, {variance}"], schedule, deviation, times, normal(1, 1, count)).double()
     mean, spread = chain_moments(schedule, deviation, times, variance)
     assert x0.mean().item() == pytest.approx(mean, abs=4.5 * math.sqrt(spread / count))
     assert x0.var().item() == pytest.approx(spread, rel=4.5 * math.sqrt(2 / count))
@@ -251,8 +251,8 @@ def test_ancestral_sampling_of_a_gaussian_has_the_moments_of_the_closed_form(var
 @pytest.mark.parametrize("variance", ["large", "small"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("deviation", [0.2, 0.5, 1.0])
-def test_with_all_steps_the_samples_have_the_distribution_of_the_data(variance, schedule, deviation):
-    """Mean m and variance s^2, up to what 1,000 steps leave; "large" is exact for s = 1 (Ho et al. 2020, Sec. 3.2)."""
+def test_ancestral_with_all_steps_has_distribution_of_data(variance, schedule, deviation):
+    """Mean m and variance s^2, up to the error of 1,000 steps; "large" is exact for s = 1 (Ho et al. 2020, Sec. 3.2)."""
     schedule, times = SCHEDULES[schedule](1000), reverse_times(1000, 1000)
     mean, spread = chain_moments(schedule, deviation, times, variance)
     assert mean == pytest.approx(MEAN, abs=0.002)
@@ -262,16 +262,16 @@ def test_with_all_steps_the_samples_have_the_distribution_of_the_data(variance, 
         assert spread == pytest.approx(schedule.signal(1), rel=1e-6)
 
 
-def test_ddim_of_a_gaussian_carries_the_quantiles_of_the_noise_to_those_of_the_data():
+def test_ddim_on_gaussian_maps_quantiles_of_noise_to_data():
     """With eta 0 the chain follows the probability flow, which for Gaussians maps x_T to m + s x_T."""
     x_T = torch.linspace(-3, 3, 61).reshape(1, 1, -1)
-    x0 = drawn(ddim, COSINE, 0.5, reverse_times(1000, 1000), x_T)
+    x0 = sample_gaussian(ddim, COSINE, 0.5, reverse_times(1000, 1000), x_T)
     torch.testing.assert_close(x0, MEAN + 0.5 * x_T, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("variance", ["large", "small"])
-def test_from_a_true_x_t_any_truncation_has_the_distribution_of_the_data(variance):
-    """PD-DDPM with the ground truth's distribution for its pre-segmentation: no T' changes the result."""
+def test_truncated_chain_from_true_x_t_has_distribution_of_data(variance):
+    """If pre-segmentations have the distribution of the ground truth, no T' changes the result of PD-DDPM."""
     deviation = 0.5
     for t_start in (1, 50, 300, 700):
         signal = COSINE.signal(t_start)
@@ -287,7 +287,7 @@ def test_from_a_true_x_t_any_truncation_has_the_distribution_of_the_data(varianc
         assert math.sqrt(spread) == pytest.approx(deviation, rel=0.02)
 
 
-# Masks: each pixel is lesion with probability P on its own. The best denoiser is then a hyperbolic tangent.
+# Masks whose pixels are independently lesion with probability P. The best denoiser is then a hyperbolic tangent.
 
 P = 0.3
 
@@ -298,7 +298,7 @@ def lesion_probability(schedule, x, t):
     return expit(2 * math.sqrt(signal) * x / (1 - signal) + logit(P))
 
 
-def draw_masks(sampler, t_start, start, steps=None):
+def sample_masks(sampler, t_start, start, steps=None):
     def denoise(x, t):
         return torch.from_numpy(2 * lesion_probability(COSINE, x.double().numpy(), t) - 1).float()
 
@@ -310,45 +310,45 @@ def diffused(p, t, count, seed=0):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral, large", "ancestral, small", "ddim, eta 0", "ddim, eta 1"])
-def test_vanilla_sampling_draws_masks_with_their_probability(sampler):
+def test_vanilla_ddpm_samples_masks_with_their_probability(sampler):
     count = 4000
-    x0 = draw_masks(SAMPLERS[sampler], 1000, normal(1, 1, count))
+    x0 = sample_masks(SAMPLERS[sampler], 1000, normal(1, 1, count))
     assert (x0.abs() > 0.99).float().mean() > 0.99
     assert (x0 > 0).float().mean().item() == pytest.approx(P, abs=4.5 * math.sqrt(P * (1 - P) / count) + 0.01)
 
 
 @pytest.mark.parametrize("presegmented", [0.0, 1.0])
 @pytest.mark.parametrize("t_start", [100, 300, 600, 900])
-def test_pd_ddpm_draws_the_posterior_of_its_diffused_presegmentation(presegmented, t_start):
+def test_pd_ddpm_samples_posterior_of_diffused_presegmentation(presegmented, t_start):
     """P(lesion) = E[P(lesion | x_T')] over x_T' ~ q(x_T' | pre-segmentation), here by quadrature.
 
-    A small T' keeps a pixel of the pre-segmentation right or wrong, a large one lets the denoiser decide.
+    A small T' keeps the pre-segmentation, right or wrong; at a large T' the denoiser decides.
     """
     count, signal = 4000, COSINE.signal(t_start)
     density = stats.norm(math.sqrt(signal) * (2 * presegmented - 1), math.sqrt(1 - signal))
     expected = integrate.quad(
         lambda x: density.pdf(x) * lesion_probability(COSINE, x, t_start), density.ppf(1e-12), density.ppf(1 - 1e-12)
     )[0]
-    x0 = draw_masks(SAMPLERS["ancestral, large"], t_start, diffused(presegmented, t_start, count))
+    x0 = sample_masks(SAMPLERS["ancestral, large"], t_start, diffused(presegmented, t_start, count))
     error = math.sqrt(max(expected * (1 - expected), 1e-3) / count)
     assert (x0 > 0).float().mean().item() == pytest.approx(expected, abs=4.5 * error + 0.01)
 
 
 @pytest.mark.parametrize("sampler", ["ancestral, large", "ddim, eta 0"])
 def test_pd_ddpm_at_T_has_the_distribution_of_vanilla_ddpm(sampler):
-    """With the worst pre-segmentation there is: all lesion. At T' = 300 the same test sees the difference at once."""
+    """Even with the worst pre-segmentation, all lesion. At T' = 300 the same test finds a difference."""
     count = 3000
-    vanilla = draw_masks(SAMPLERS[sampler], 1000, normal(1, 1, count, seed=7), steps=200)
-    at_T = draw_masks(SAMPLERS[sampler], 1000, diffused(1.0, 1000, count, seed=8), steps=200)
-    at_300 = draw_masks(SAMPLERS[sampler], 300, diffused(1.0, 300, count, seed=8), steps=60)
+    vanilla = sample_masks(SAMPLERS[sampler], 1000, normal(1, 1, count, seed=7), steps=200)
+    at_T = sample_masks(SAMPLERS[sampler], 1000, diffused(1.0, 1000, count, seed=8), steps=200)
+    at_300 = sample_masks(SAMPLERS[sampler], 300, diffused(1.0, 300, count, seed=8), steps=60)
     assert stats.ks_2samp(vanilla.flatten(), at_T.flatten()).pvalue > 0.01
     assert stats.ks_2samp(vanilla.flatten(), at_300.flatten()).pvalue < 1e-12
 
 
 @pytest.mark.parametrize("sampler", ["ancestral, large", "ancestral, small"])
-def test_pd_ddpm_at_T_is_vanilla_ddpm_member_by_member(sampler):
-    """Both give a member the same noise, so that even the single samples agree."""
+def test_pd_ddpm_at_T_equals_vanilla_ddpm_per_member(sampler):
+    """Both use the same noise for a member, so even single samples agree."""
     count = 3000
-    vanilla = draw_masks(SAMPLERS[sampler], 1000, normal(1, 1, count), steps=200)
-    at_T = draw_masks(SAMPLERS[sampler], 1000, diffused(1.0, 1000, count), steps=200)
+    vanilla = sample_masks(SAMPLERS[sampler], 1000, normal(1, 1, count), steps=200)
+    at_T = sample_masks(SAMPLERS[sampler], 1000, diffused(1.0, 1000, count), steps=200)
     assert ((vanilla > 0) == (at_T > 0)).float().mean() > 0.999

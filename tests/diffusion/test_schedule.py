@@ -15,7 +15,7 @@ JUMPS = [(1, 0), (2, 1), (2, 0), (300, 299), (300, 270), (300, 0), (600, 123), (
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("T", [4, 50, 250, 1000, 4000])
-def test_time_0_is_the_clean_mask_and_the_signal_falls_to_nothing(name, T):
+def test_schedule_falls_from_clean_mask_to_noise(name, T):
     schedule = SCHEDULES[name](T)
     assert schedule.T == T
     assert schedule.alpha_bar.shape == (T + 1,)
@@ -30,23 +30,23 @@ def test_time_0_is_the_clean_mask_and_the_signal_falls_to_nothing(name, T):
 
 
 @pytest.mark.parametrize("T", [50, 1000])
-def test_cosine_is_equation_17_of_nichol_and_dhariwal(T):
+def test_cosine_equals_equation_17_of_nichol_and_dhariwal(T):
     schedule = Schedule.cosine(T)
 
     def f(t):
         return math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    for t in range(T):  # the last step alone is clipped
+    for t in range(T):  # only the last step is clipped
         assert schedule.signal(t) == pytest.approx(f(t) / f(0), rel=1e-9)
     assert schedule.signal(T) == pytest.approx(f(T - 1) / f(0) * 0.001, rel=1e-9)
 
 
 @pytest.mark.parametrize(("t", "expected"), [(1, 0.999958), (300, 0.786911), (500, 0.493844), (999, 2.428767e-06)])
-def test_cosine_at_times_worked_out_by_hand(t, expected):
+def test_cosine_equals_values_computed_by_hand(t, expected):
     assert Schedule.cosine().signal(t) == pytest.approx(expected, rel=1e-5)
 
 
-def test_linear_is_section_4_of_ho_et_al():
+def test_linear_equals_section_4_of_ho_et_al():
     schedule = Schedule.linear()
     log_signal = 0.0
     for t in range(1, 1001):
@@ -57,14 +57,14 @@ def test_linear_is_section_4_of_ho_et_al():
 
 @pytest.mark.parametrize(("name", "theirs"), [("cosine", "squaredcos_cap_v2"), ("linear", "linear")])
 def test_schedule_equals_that_of_diffusers(name, theirs):
-    """Their index t - 1 is our time t; they add up in float32."""
+    """Index t - 1 in diffusers is our timestep t; diffusers multiplies in float32."""
     reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule=theirs, beta_start=1e-4, beta_end=0.02)
     torch.testing.assert_close(SCHEDULES[name](1000).alpha_bar[1:].float(), reference.alphas_cumprod, rtol=2e-4, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("t", "s"), JUMPS)
-def test_posterior_is_bayes_rule(name, t, s):
+def test_posterior_equals_bayes_rule(name, t, s):
     """q(x_s | x_t, x_0) from the product of two Gaussian densities of x_s: its prior q(x_s | x_0) and q(x_t | x_s)."""
     schedule = SCHEDULES[name](1000)
     of_x0, of_x_t, variance = schedule.posterior(t, s)
@@ -78,8 +78,8 @@ def test_posterior_is_bayes_rule(name, t, s):
     assert of_x_t == pytest.approx(expected * math.sqrt(kept) / jump, rel=1e-9)
 
 
-def test_posterior_is_bayes_rule_on_a_grid():
-    """The same without algebra: densities multiplied and normalised numerically."""
+def test_posterior_equals_bayes_rule_on_a_grid():
+    """Multiply and normalise the densities numerically, without algebra."""
     schedule, t, s, x0, x_t = Schedule.cosine(), 600, 123, 0.7, -0.4
     x_s = np.linspace(-4, 4, 200_001)
     kept = schedule.signal(t) / schedule.signal(s)
@@ -93,8 +93,8 @@ def test_posterior_is_bayes_rule_on_a_grid():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_single_steps_have_the_coefficients_of_ho_et_al(name):
-    """Their Eqs. 6 and 7, as every DDPM code tabulates them, for all 1,000 steps."""
+def test_posterior_of_single_steps_equals_ho_et_al(name):
+    """Ho et al. 2020, Eqs. 6 and 7, for all 1,000 steps."""
     schedule = SCHEDULES[name](1000)
     signal = schedule.alpha_bar.numpy()
     before, after = signal[:-1], signal[1:]
@@ -113,7 +113,7 @@ def test_single_steps_have_the_coefficients_of_ho_et_al(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("t", "s", "r"), [(2, 1, 0), (300, 299, 298), (600, 123, 50), (1000, 999, 500), (1000, 400, 0)])
-def test_two_short_jumps_are_one_long_jump(name, t, s, r):
+def test_two_short_jumps_equal_one_long_jump(name, t, s, r):
     schedule = SCHEDULES[name](1000)
     # Forward: x_t from x_s from x_r.
     kept = schedule.signal(t) / schedule.signal(s)
@@ -136,7 +136,7 @@ def test_posterior_keeps_the_marginal(name, t, s):
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 6, 5), (4, 2, 3, 4, 5)])
-def test_diffuse_is_the_closed_form_with_a_time_for_each_item(shape):
+def test_diffuse_equals_closed_form_with_own_timestep_per_row(shape):
     random = np.random.default_rng(0)
     x0, noise = (torch.from_numpy(random.standard_normal(shape, dtype=np.float32)) for _ in range(2))
     schedule, times = Schedule.cosine(), [0, 1, 300, 1000]
@@ -149,7 +149,7 @@ def test_diffuse_is_the_closed_form_with_a_time_for_each_item(shape):
 
 
 @pytest.mark.parametrize("t", [1, 300, 700, 1000])
-def test_moments_of_diffuse(t):
+def test_diffuse_has_moments_of_closed_form(t):
     count, schedule = 200_000, Schedule.cosine()
     noise = torch.from_numpy(np.random.default_rng(t).standard_normal((1, 1, count), dtype=np.float32))
     x_t = schedule.diffuse(torch.full((1, 1, count), 0.6), torch.tensor([t]), noise).double()
@@ -158,7 +158,7 @@ def test_moments_of_diffuse(t):
     assert x_t.var().item() == pytest.approx(variance, rel=4.5 * math.sqrt(2 / count))
 
 
-def test_step_by_step_noising_of_equation_1_ends_where_diffuse_does():
+def test_diffuse_has_moments_of_step_by_step_noising():
     """x_t = sqrt(1 - beta_t) x_(t-1) + sqrt(beta_t) noise, T' = 50 times."""
     schedule, count = Schedule.cosine(), 100_000
     random = np.random.default_rng(0)
@@ -185,8 +185,8 @@ def test_binary_masks_at_300_are_as_noisy_as_signed_masks_at_509():
     assert nearest == 509
 
 
-def test_at_T_the_image_of_any_mask_is_noise():
-    """What makes PD-DDPM at T' = T the vanilla DDPM: no test can tell the two starts apart, not even on a whole patch.
+def test_diffuse_at_T_is_indistinguishable_from_noise():
+    """At T' = T, PD-DDPM is vanilla DDPM: no test can distinguish the two starts, not even on a whole patch.
 
     KL divergence of N(sqrt(a) x0, (1 - a) I) from N(0, I), and Pinsker's bound on the total variation.
     """

@@ -1,4 +1,4 @@
-"""The network of TDPM as denoiser and as generator (below 2 s)."""
+"""TDPM's model as denoiser and as generator (below 2 s)."""
 
 import math
 
@@ -39,7 +39,7 @@ SETTINGS = {
 
 
 class Linear(nn.Module):
-    """a * image + b * (what stands in the place of x_t) + c * t; it remembers the times."""
+    """Returns a * image + b * (last channel) + c * t, and keeps the timesteps."""
 
     divisor = 1
 
@@ -58,30 +58,30 @@ def truncated(network, head, coding="signed", predicts="mask", t_max=300, schedu
     )
 
 
-def drawing(*draws):
-    remaining = iter(draws)
+def noise_source(*samples):
+    remaining = iter(samples)
     return lambda shape: next(remaining)
 
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 @pytest.mark.parametrize("size", [(6, 8), (2, 6, 8)])
-def test_direct_the_networks_output_at_the_next_time_is_x(predicts, size):
+def test_sample_prior_with_direct_head_is_network_output_at_next_timestep(predicts, size):
     image, z = torch.randn(3, 2, *size), torch.randn(3, 1, *size)
     network = Linear(a=0.5, b=-2.0, c=0.01)
-    x = truncated(network, "direct", predicts=predicts).sample_prior(image, drawing(z))
+    x = truncated(network, "direct", predicts=predicts).sample_prior(image, noise_source(z))
     assert network.t.tolist() == [301] * 3
     torch.testing.assert_close(x, 0.5 * image[:, :1] - 2 * z + 3.01)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_mean_plus_noise_has_the_mean_and_the_variance_of_the_diffused_mask(coding):
-    """Over its second draw, for a mask given by the first; 40,000 draws."""
+def test_sample_prior_with_mean_plus_noise_head_has_moments_of_diffused_mask(coding):
+    """Over 40,000 samples of the second noise; the first noise determines the mask."""
     count = 40_000
     random = np.random.default_rng(0)
     z = torch.from_numpy(random.standard_normal((1, 1, 1, 3), dtype=np.float32)).expand(count, 1, 1, 3)
     fresh = torch.from_numpy(random.standard_normal((count, 1, 1, 3), dtype=np.float32))
     network = Linear(a=1.0, b=2.0)
-    x = truncated(network, "mean_plus_noise", coding).sample_prior(torch.full((count, 2, 1, 3), 0.3), drawing(z, fresh))
+    x = truncated(network, "mean_plus_noise", coding).sample_prior(torch.full((count, 2, 1, 3), 0.3), noise_source(z, fresh))
     assert network.t.tolist() == [301] * count
     signal = SCHEDULE.signal(300)
     low = CODINGS[coding].low
@@ -90,7 +90,7 @@ def test_mean_plus_noise_has_the_mean_and_the_variance_of_the_diffused_mask(codi
     torch.testing.assert_close(x.var(dim=0), torch.full((1, 1, 3), 1 - signal), rtol=0.05, atol=0)
 
 
-def test_up_to_t_max_it_is_the_denoiser_that_it_extends():
+def test_truncated_denoiser_up_to_t_max_equals_denoiser():
     torch.manual_seed(0)
     extended = build(SETTINGS, 2)
     for parameter in extended.network.last.parameters():
@@ -104,19 +104,19 @@ def test_up_to_t_max_it_is_the_denoiser_that_it_extends():
 
 
 @pytest.mark.parametrize("t_max", [0, 1001])
-def test_a_t_max_outside_of_the_schedule_is_an_error(t_max):
+def test_truncated_denoiser_rejects_t_max_outside_of_schedule(t_max):
     with pytest.raises(ValueError, match=f"`t_max` is {t_max}. It must be a timestep of the schedule, 1 to 1000"):
         truncated(Linear(), "direct", t_max=t_max)
 
 
-def test_an_unknown_head_is_an_error():
+def test_truncated_denoiser_rejects_unknown_head():
     with pytest.raises(ValueError, match=r"`head` is 'mean'\. It must be one of direct, mean_plus_noise"):
         truncated(Linear(), "mean")
 
 
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
-def test_members_are_the_same_in_every_batch_and_order(head):
-    """The whole method, from noise to mask: a member's mask belongs to its name."""
+def test_members_do_not_depend_on_batch_and_order(head):
+    """A member's mask depends on its name only, through the whole method from noise to mask."""
     torch.manual_seed(0)
     model = build(SETTINGS | {"head": head}, 2).eval()
     for parameter in model.network.last.parameters():
@@ -136,21 +136,21 @@ def test_members_are_the_same_in_every_batch_and_order(head):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (128, 192), (20, 17)])
-def test_the_discriminator_judges_patches_of_any_size(size):
-    judge = PatchDiscriminator(spatial_dims=2, in_channels=3, channels=2)
-    patches = judge(torch.zeros(2, 2, *size), torch.zeros(2, 1, *size))
+def test_discriminator_accepts_any_size(size):
+    discriminator = PatchDiscriminator(spatial_dims=2, in_channels=3, channels=2)
+    patches = discriminator(torch.zeros(2, 2, *size), torch.zeros(2, 1, *size))
     assert patches.shape == (2, 1, *(math.ceil(length / 16) for length in size))
     assert PatchDiscriminator(spatial_dims=3, in_channels=2, channels=2)(
         torch.zeros(1, 1, 16, 32, 16), torch.zeros(1, 1, 16, 32, 16)
     ).shape == (1, 1, 1, 2, 1)
 
 
-def test_a_judgement_depends_on_63_voxels_of_image_and_map():
+def test_discriminator_has_receptive_field_of_63_voxels():
     torch.manual_seed(0)
-    judge = PatchDiscriminator(spatial_dims=2, in_channels=3, channels=2).double()
+    discriminator = PatchDiscriminator(spatial_dims=2, in_channels=3, channels=2).double()
     image = torch.randn(1, 2, 128, 128, dtype=torch.float64, requires_grad=True)
     x = torch.randn(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
-    judge(image, x)[0, 0, 4, 4].backward()
+    discriminator(image, x)[0, 0, 4, 4].backward()
     for gradient in (image.grad[0], x.grad[0]):
         rows, columns = gradient.abs().sum(dim=0).nonzero().T
         assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (63, 63)

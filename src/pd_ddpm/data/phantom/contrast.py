@@ -24,7 +24,8 @@ def compose_flair(anatomy: Anatomy, lesions: Lesions, scanner: Scanner, random: 
         float32 (X, Y, Z) on the anatomy's lattice; white matter is 1.
     """
     lattice = anatomy.lattice
-    white, grey, fluid, distance = (anatomy[name] for name in ("white", "grey", "fluid", "ventricle"))
+    white, grey, fluid = (anatomy[name] for name in ("white", "grey", "fluid"))
+    distance = anatomy["ventricle"]
     fluid_level = scanner.flair_fluid + random.normal(0, 0.02)
     grey_level = scanner.flair_grey + random.normal(0, 0.02)
     lesion_level = scanner.flair_lesion + random.normal(0, 0.04)

@@ -156,10 +156,7 @@ def rough_ellipsoid(
     high = np.minimum(voxel + reach + 1, lattice.shape)
     box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
     x, y, z = np.meshgrid(
-        *[
-            (np.arange(start, stop) - centre - offset) * step
-            for start, stop, centre, offset, step in zip(low, high, voxel, jitter, lattice.spacing, strict=True)
-        ],
+        *[(np.arange(low[axis], high[axis]) - voxel[axis] - jitter[axis]) * lattice.spacing[axis] for axis in range(3)],
         indexing="ij",
     )
     x, y = x * np.cos(angles[0]) - y * np.sin(angles[0]), x * np.sin(angles[0]) + y * np.cos(angles[0])

@@ -1,4 +1,4 @@
-"""The coding of masks as numbers (below 1 s)."""
+"""Mask coding (below 1 s)."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from pd_ddpm.diffusion.mask_coding import CODINGS
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("signed", -1, 1), ("binary", 0, 1)])
-def test_a_mask_becomes_the_two_values_of_its_coding_and_comes_back(name, low, high):
+def test_encode_and_decode_are_inverse(name, low, high):
     coding = CODINGS[name]
     assert coding.encode(torch.tensor([0.0, 1.0])).tolist() == [low, high]
     probability = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -16,7 +16,7 @@ def test_a_mask_becomes_the_two_values_of_its_coding_and_comes_back(name, low, h
 
 
 @pytest.mark.parametrize("name", CODINGS)
-def test_what_no_mask_can_be_is_cut_off(name):
+def test_clip_and_decode_limit_values(name):
     coding = CODINGS[name]
     far = torch.tensor([-50.0, 50.0])
     assert coding.clip_(far.clone()).tolist() == [coding.low, coding.high]
