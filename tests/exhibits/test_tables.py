@@ -125,7 +125,7 @@ def test_differences_say_what_so_many_cases_cannot_show() -> None:
     many = shown(pd.concat([scores("unet", [0.6] * 30), scores("pd-ddpm", list(np.linspace(0.6, 0.7, 30)))]), TWO).markdown()
     assert "cannot give less" not in many
     assert "too narrow" not in many
-    assert "half-width of an interval of a Dice difference: 0.011" in many
+    assert "half-width of the interval of a Dice difference: 0.011" in many
 
 
 def test_without_the_compared_method_there_are_no_differences() -> None:
@@ -139,7 +139,7 @@ def test_a_single_case_has_no_deviation_and_an_undefined_score_says_so() -> None
     document = shown(frame, {"own": "Own", "pd-ddpm": "PD-DDPM"})
     assert document.parts[0].table.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["0.600", "undefined"]
     assert document.parts[1].table.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["−0.100", "undefined"]
-    assert "a single case has neither interval nor test" in document.markdown()
+    assert "a single case has neither an interval nor a test" in document.markdown()
 
 
 def test_a_method_that_the_paper_does_not_have_gets_no_printed_value() -> None:
@@ -251,7 +251,7 @@ def test_uncertainty_is_averaged_over_cases_and_raters_have_a_row() -> None:
     )
     assert "| U-Net | 3 | 1 | 4.00 ± 0.00 | 6.00 ± 0.00 |  | 0.950 ± 0.000 | 0.300 ± 0.141 |  | 0.700 ± 0.100 |" in page
     assert "Only 2 cases have more than one rater" in page
-    assert "5 mm around it" in page
+    assert "plus a margin of 5 mm" in page
 
 
 def test_one_rater_has_no_row() -> None:

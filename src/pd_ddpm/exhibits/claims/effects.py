@@ -65,7 +65,7 @@ def slope_over_presegmentations(evidence: Evidence) -> Effect:
         start_dice[row.method] = presegmentation_dice(evidence.cases, row.method, row.presegmentation).mean()
     start_dice = pd.Series(start_dice).sort_values()
     if np.ptp(start_dice) == 0:
-        raise NotRun("The pre-segmentations of Table 2 have one and the same Dice")
+        raise NotRun("All pre-segmentations of Table 2 have the same Dice")
     table = pd.DataFrame(dice).dropna()[start_dice.index]
     pairs = ", ".join(f"{number(start_dice[method], 3)} → {number(table[method].mean(), 3)}" for method in start_dice.index)
     return Effect(
@@ -108,8 +108,7 @@ def paper_best_over_end(evidence: Evidence, best: int, end: Callable[[Mapping[in
     return Effect(
         dice[best] - dice[end_t_start],
         f"Dice {number(dice[best].mean(), 3)} at T' = {best}, {number(dice[end_t_start].mean(), 3)} at T' = {end_t_start}; "
-        f"highest here at T' = {our_best} ({number(dice[our_best].mean(), 3)}), which is not tested: it was chosen by its "
-        "result.",
+        f"highest here at T' = {our_best} ({number(dice[our_best].mean(), 3)}), not tested because it is chosen by its result.",
     )
 
 
@@ -176,7 +175,7 @@ def spread_of_ensembles(evidence: Evidence) -> Effect:
         ratio,
         f"Standard deviation of a case's Dice: {number(spread[several].mean(), 4)} with {several} members, "
         f"{number(spread[1].mean(), 4)} with one, between ensembles that share no member of the pool of {pool}; 1/√{several} = "
-        f"{number(several**-0.5, 2)} would be arithmetic, were Dice linear in the members.",
+        f"{number(several**-0.5, 2)} would follow if Dice were linear in the members.",
     )
 
 

@@ -48,15 +48,15 @@ def claims_document(table: pd.DataFrame, caption_note: str) -> Document:
     tally = ", ".join(f"{verdict}: {counts.get(verdict, 0)}" for verdict in (HOLDS, FAILS, UNDECIDED, NOT_RUN))
     notes = [
         f"Of {len(table)} claims — {tally}.",
-        "A claim is one number per case, its effect. Holds: the whole 95 % interval of the mean effect lies on the claimed "
-        "side. Does not hold: all of it lies on the other side, or the claim says something else besides that is not so. "
-        "Undecided: the interval reaches over the bound; that does not mean that there is no effect, only that these cases "
-        "cannot tell. Not run: a method that the claim compares is not among those that were run, or has no scores. The bound "
-        "is zero (for a ratio: one) where the claim names no other.",
-        "The interval is Student's t over cases, not the bootstrap of the other tables: with a handful of cases the bootstrap "
-        "is too narrow. Cases vary in it, trainings do not; several seeds are averaged. Claims are not corrected for their "
-        "number: of 40 claims without any effect, one would be found to hold.",
-        "[paper's]: the same effect from the paper's printed means; it prints neither intervals nor scores of single cases.",
+        "The effect of a claim is one number per case. Holds: the whole 95 % interval of the mean effect lies on the claimed "
+        "side of the bound. Does not hold: the whole interval lies on the other side, or a second condition of the claim is "
+        "false. Undecided: the interval contains the bound, so these cases cannot decide whether there is an effect. Not run: "
+        "a method that the claim compares is not among those that were run, or has no scores. The bound is zero (for a ratio: "
+        "one) unless the claim names another.",
+        "The interval is Student's t over cases, not the bootstrap of the other tables, which is too narrow for a handful of "
+        "cases. It covers the variation between cases, not between trainings; seeds are averaged. Claims are not corrected for "
+        "their number: of 40 claims without any effect, one would be found to hold.",
+        "[paper's]: the same effect from the means in the paper, which has neither intervals nor scores of single cases.",
     ]
     left = ("Paper", "Verdict", "Unit", "What was compared")
     return Document("The paper's claims, tested", caption_note, [Part("Claims", cells, notes, left)])

@@ -14,12 +14,10 @@ PAPER_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", "
 NO_BREAK_SPACE = "\u00a0"
 
 METRICS_NOTE = (
-    "Metrics are the WMH challenge's, on the whole 3D case in millimetres on the scan's own grid; F1 is that of lesions. "
+    "Metrics follow the WMH challenge: whole 3D cases, in millimetres, on the grid of the scan; F1 counts lesions. "
     "Higher is better for Dice, Jaccard and F1, lower for HD95."
 )
-PAPER_VALUES_NOTE = (
-    "Mean ± standard deviation over test cases; [in brackets: what the paper prints for the WMH challenge data]."
-)
+PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases; [in brackets: the paper's value for the WMH challenge data]."
 
 
 def summary(values: pd.Series, name: str) -> dict[str, float]:
@@ -98,4 +96,4 @@ def missing_hd95_note(table: pd.DataFrame, name: str) -> str:
     """Return a note that counts, for each row (named in column `name`), the cases missing from the mean of HD95."""
     missing = table[table["cases_without_hd95"] > 0]
     listed = ", ".join(f"{row[name]} {row['cases_without_hd95']}" for _, row in missing.iterrows()) or "none"
-    return f"Cases whose HD95 is undefined and left out of its mean: {listed}. {EMPTY_MASK_POLICY}"
+    return f"Number of cases whose HD95 is undefined and left out of its mean: {listed}. {EMPTY_MASK_POLICY}"

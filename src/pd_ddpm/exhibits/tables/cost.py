@@ -19,14 +19,14 @@ from pd_ddpm.planning.jobs import Sampling
 from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_rates
 
 NOTES = (
-    "Hours are summed over jobs, whatever ran side by side. They are those of Snakemake's benchmark file, which holds the last "
-    "attempt of a job only, unless the job's own record is longer: the seconds that a network was trained, and those that the "
-    "cases of a method took, count all attempts. What a killed job did after its last saved state is in neither.",
-    "Evaluations and FLOPs are the planned ones: networks see the slices with brain of the test cases, padded to multiples of "
-    "their divisor; a training includes its validations. FLOP/s: these FLOPs over the hours, so that reading, writing and the "
-    "start of a job lower them.",
-    "Planned hours: at the rate that `make plan` or the start of a run measured on this device; empty where there is none. "
-    "GPU hours: hours times the GPUs of a job, where its network ran on one.",
+    "Hours are summed over jobs, including jobs that ran at the same time. They come from Snakemake's benchmark file, which "
+    "covers only the last attempt of a job, or from the job's own record if that is longer: the seconds of a training, and "
+    "those of the cases of a method, count all attempts. Work of a killed job after its last saved state is in neither.",
+    "Evaluations and FLOPs are planned values. Networks process the slices of the test cases that contain brain, padded to a "
+    "multiple of their divisor; a training includes its validations. FLOP/s are these FLOPs divided by the hours, which "
+    "include reading, writing and the start of a job.",
+    "Planned hours use the rate that `make plan` or the start of a run measured on this device; they are empty without a "
+    "measurement. GPU hours are hours times the number of GPUs of a job, for jobs whose network ran on a GPU.",
 )
 
 

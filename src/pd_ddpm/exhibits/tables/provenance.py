@@ -61,10 +61,10 @@ def provenance_document(records: Mapping[str, Mapping[str, Any]], titles: Mappin
     whole = summary(list(runs.values()))
     exhibits = [_exhibit(titles[exhibit], record) for exhibit, record in records.items()]
     notes = [
-        "Networks, predictions: how many runs the exhibit rests on. The columns up to the wall time tell of these; the wall "
-        "time is that of all of them together, whichever exhibit they were first made for. Commit, code: of the job that made "
-        "the exhibit itself. + after a commit: files of the checkout were changed. The json beside an exhibit lists every run.",
-        "The configuration's hash leaves out what changes no result: device, resources, batch, paths of data and the like.",
+        "Networks, predictions: number of runs that the exhibit rests on. The columns up to the wall time describe these runs. "
+        "The wall time is their sum; a run counts for every exhibit that uses it. Commit, code: of the job that made the "
+        "exhibit. + after a commit: the checkout had uncommitted changes. The json next to an exhibit lists every run.",
+        "The hash of the configuration ignores keys that change no result, such as device, resources, batch and paths of data.",
     ]
     parts = [Part("Exhibits", pd.DataFrame(exhibits), notes, left=["Seeds", "Devices", "Precision", "Differ in"])]
     for kind, heading in (("networks", "Networks"), ("predictions", "Methods")):
@@ -83,9 +83,9 @@ def _headline(whole: Mapping[str, Any]) -> str:
     else:
         text += "All of one configuration, commit, set of packages, device and precision."
     if whole["git_changed"]:
-        text += " Some were made from a checkout with changes that were not committed."
+        text += " Some were made from a checkout with uncommitted changes."
     if whole["without_record"]:
-        text += f" Of {whole['without_record']} there is no record of how they were made."
+        text += f" {whole['without_record']} have no record of how they were made."
     return text
 
 

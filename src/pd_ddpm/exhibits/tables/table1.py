@@ -154,8 +154,8 @@ def _scores_part(table: pd.DataFrame) -> Part:
     notes = [
         PAPER_VALUES_NOTE,
         METRICS_NOTE,
-        "K: members of the ensemble. Evaluations: network evaluations for one slice with all members, the "
-        "pre-segmentation's included. 95 % intervals of the means are in the csv.",
+        "K: number of ensemble members. Evaluations: network evaluations for one slice with all members, including those of "
+        "the pre-segmentation. The csv has 95 % intervals of the means.",
         missing_hd95_note(table, "method"),
     ]
     return Part("Scores and cost", cells, notes)
@@ -169,11 +169,11 @@ def _differences_part(table: pd.DataFrame, compared_with: str) -> Part:
         p_values = others[f"{metric}_p_holm"].map(p_value)
         cells[heading] = [f"{effect}, {p}" if p else effect for effect, p in zip(effects, p_values, strict=True)]
     notes = [
-        f"Mean over cases of (method − {compared_with}), paired: a negative Dice means that {compared_with} is better, a "
-        "negative HD95 that it is worse. In parentheses the 95 % percentile bootstrap interval over cases (10,000 resamples); "
-        "then p of Wilcoxon's signed-rank test after Holm's correction over the methods compared with "
-        f"{compared_with}, for each metric by itself. Cases vary in these intervals, trainings do not: another training run "
-        "may move a method by more.",
+        f"Mean over cases of (method − {compared_with}), paired. A negative Dice means that {compared_with} is better; a "
+        "negative HD95 means that it is worse. In parentheses: 95 % percentile bootstrap interval over cases (10,000 "
+        "resamples). Then: p-value of Wilcoxon's signed-rank test, after Holm's correction over the methods compared with "
+        f"{compared_with}, for each metric separately. The intervals cover the variation between cases, not between trainings: "
+        "another training run may change a method by more.",
         _power_note(others, compared_with),
     ]
     return Part(f"Difference to {compared_with}", cells, notes)
@@ -183,24 +183,25 @@ def _power_note(others: pd.DataFrame, compared_with: str) -> str:
     """Return a note on the differences that this number of cases can show."""
     cases, methods = int(others["cases"].min()), len(others)
     if cases < 2:
-        return "n = 1: a single case has neither interval nor test, and shows nothing of another case."
+        return "n = 1: a single case has neither an interval nor a test, and says nothing about other cases."
     smallest = smallest_wilcoxon_p(cases)
     corrected = min(methods * smallest, 1.0)
     text = f"n = {cases} cases. "
     if corrected >= 0.05:
+        comparisons = f"{methods} {'comparison' if methods == 1 else 'comparisons'}"
         text += (
-            f"The test cannot give less than p = {smallest:.2g}, or {corrected:.2g} after correction for {methods} "
-            f"{'comparison' if methods == 1 else 'comparisons'}: no difference can be significant here, however large. "
+            f"With so few cases the test cannot give less than p = {smallest:.2g}, or {corrected:.2g} after correction for "
+            f"{comparisons}: no difference can be significant, however large. "
         )
     if cases < 20:
         text += (
-            "With fewer than about 20 cases the bootstrap interval is too narrow (5 cases: it holds the true mean in 84 % of "
-            "samples instead of 95 %); the verdicts of the table of claims rest on Student's t instead. "
+            "Below about 20 cases the bootstrap interval is too narrow (5 cases: it contains the true mean in 84 % of samples "
+            "instead of 95 %). The verdicts in the table of claims use Student's t instead. "
         )
     half_width = ((others["dice_difference_high"] - others["dice_difference_low"]) / 2).median()
     return text + (
-        f"Typical half-width of an interval of a Dice difference: {number(half_width, 3)}. True differences to {compared_with} "
-        "that are smaller cannot be told from none, and an interval that holds zero does not show that two methods are equal."
+        f"Typical half-width of the interval of a Dice difference: {number(half_width, 3)}. Smaller true differences to "
+        f"{compared_with} cannot be detected. An interval that contains zero does not show that two methods are equal."
     )
 
 
@@ -216,8 +217,8 @@ def _groups_part(groups: pd.DataFrame, grouping: str) -> Part:
     note = "Mean ± standard deviation of Dice over the cases of a group."
     if grouping == "lesion load":
         note += (
-            " Groups: terciles of the reference's lesion volume over these test cases; bounds in ml. Dice tends to be lower "
-            "for small loads with any method, since a border of the same width is more of a small lesion: compare within a "
-            "column."
+            " Groups: terciles of the reference's lesion volume over these test cases; bounds in ml. Any method tends to have "
+            "a lower Dice for small loads, because a border of the same width is a larger part of a small lesion. Compare "
+            "within a column."
         )
     return Part(f"Dice by {grouping}", cells, [note])

@@ -100,10 +100,10 @@ def table2_document(table: pd.DataFrame, caption_note: str) -> Document:
     cells["Cases"] = table["cases"]
     notes = [
         PAPER_VALUES_NOTE,
-        "Its own Dice: what the pre-segmentation itself reaches on the same test cases; the empty mask has Dice 1 where the "
-        "reference is empty and 0 elsewhere. The paper does not say how its weaker pre-segmentations were made.",
-        "Gain: PD-DDPM's Dice minus its pre-segmentation's, paired, with the 95 % percentile bootstrap interval over cases "
-        "(too narrow for fewer than about 20 cases).",
+        "Its own Dice: Dice of the pre-segmentation itself on the same test cases. The empty mask has Dice 1 if the reference "
+        "is empty, and 0 otherwise. The paper does not say how its weaker pre-segmentations were made.",
+        "Gain: Dice of PD-DDPM minus Dice of its pre-segmentation, paired, with the 95 % percentile bootstrap interval over "
+        "cases (too narrow below about 20 cases).",
         METRICS_NOTE,
         missing_hd95_note(table, "presegmentation"),
     ]

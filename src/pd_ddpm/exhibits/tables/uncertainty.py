@@ -65,25 +65,27 @@ def uncertainty_document(table: pd.DataFrame, margin_mm: float, caption_note: st
         rows = [row for _, row in (table[[name, f"{name}_sd"]] * scale).iterrows()]
         cells[heading + unit] = ["" if pd.isna(row[name]) else mean_and_deviation(row, name, digits) for row in rows]
     notes = [
-        "Mean ± standard deviation over test cases; empty: undefined for this row. The paper prints none of these but the "
+        "Mean ± standard deviation over test cases; undefined values are empty. Of these measures the paper has only the "
         "uncertainty, in its Figure 3.",
-        f"Region of the first four: the brain mask and {margin_mm:g} mm around it, without label 2 (other pathology). Nearly "
-        "all of its voxels are easy background, which makes ECE and Brier small and AUROC high: compare the rows with each "
-        "other, not with other work.",
-        f"ECE, expected calibration error: how far the mean probability is from the share of lesion, in {bins} bins of equal "
-        "width, averaged over voxels. Brier: mean squared difference of probability and truth. Lower is better for both.",
-        "Error AUROC: the chance that a wrong voxel of the mask is given more uncertainty than a right one; 0.5 is chance, 1 "
-        "perfect. By the variance of the members, which needs two or more; and by p(1−p) of the mean probability p, which "
-        "every method has: only the latter compares a single network with an ensemble.",
-        "GED², squared generalised energy distance (Kohl et al. 2018) between the members, each cut at 0.5, and all raters, "
-        "with distance 1 − Jaccard: 0 if the members vary as the raters do. It is taken over all pairs of K members, a member "
-        "with itself included, which adds the mean distance between members divided by K: the smaller K, the larger GED². ECE, "
-        "too, is larger for few members that are nearly binary (K + 1 levels of probability). Compare rows of equal K only.",
-        "Uncertainty: variance of the members, mean over the brain. It is not better when high or low.",
-        f"{INTER_RATER}: Dice between raters, mean over their pairs: how well the raters agree with each other. It is no "
-        "upper bound of a method's Dice, since methods learn from, and are scored against, one reference only.",
+        f"The first four measures are computed in the brain mask plus a margin of {margin_mm:g} mm, without label 2 (other "
+        "pathology). Nearly all of these voxels are easy background, which makes ECE and Brier small and AUROC high. Compare "
+        "the rows with each other, not with other work.",
+        f"ECE, expected calibration error: difference between mean probability and fraction of lesion voxels, in {bins} bins "
+        "of equal width, averaged over voxels. Brier: mean squared difference between probability and ground truth. Lower is "
+        "better for both.",
+        "Error AUROC: probability that a wrong voxel of the mask has a higher uncertainty than a correct one; 0.5 is chance, "
+        "1 is perfect. The first uncertainty is the variance over members, which needs two or more. The second is p(1−p) of "
+        "the mean probability p, which every method has: only this one compares a single network with an ensemble.",
+        "GED², squared generalised energy distance (Kohl et al. 2018) between the members, thresholded at 0.5, and all raters, "
+        "with the distance 1 − Jaccard; 0 if the members vary like the raters. It is computed over all pairs of K members, "
+        "including each member with itself. This adds the mean distance between members divided by K, so GED² is larger for "
+        "small K. ECE, too, is larger for few nearly binary members (K + 1 levels of probability). Compare only rows with "
+        "equal K.",
+        "Uncertainty: variance over members, mean over the brain. Neither a high nor a low value is better.",
+        f"{INTER_RATER}: Dice between raters, mean over their pairs. It is no upper bound of a method's Dice, since methods "
+        "are trained and scored with one reference only.",
     ]
     counts = table.loc[table["method"] == INTER_RATER, "cases"]
     if len(counts) and counts.item() != table["cases"].max():
-        notes.append(f"Only {counts.item()} cases have more than one rater: their Dice and GED² are those of these cases.")
+        notes.append(f"Only {counts.item()} cases have more than one rater. Inter-rater Dice and GED² use these cases.")
     return Document("Uncertainty, calibration and agreement with raters", caption_note, [Part("Per method", cells, notes)])
