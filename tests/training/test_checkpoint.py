@@ -45,7 +45,7 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path, damage):
     path = tmp_path / "state.pt"
     save_state(path, {"model": WEIGHTS, "progress": PROGRESS})
     path.write_bytes(damage(path.read_bytes()))
-    words = r"state\.pt cannot be read: .*was cut short, or is a foreign file.*; delete it to restart this training"
+    words = r"state\.pt: it cannot be read: .*was cut short, or is a foreign file.*\. Delete it to restart this training"
     with pytest.raises(CheckpointError, match=words):
         load_state(path)
 
@@ -100,7 +100,7 @@ def test_instead_of_a_damaged_state_the_one_before_is_taken_and_that_is_said(tmp
     with caplog.at_level("WARNING"):
         found, file = last_good_state(path)
     assert (found["progress"]["step"], file) == (1, previous_path(path))
-    said = "" if damage == "gone" else f"{path} cannot be read"
+    said = "" if damage == "gone" else f"{path}: it cannot be read"
     assert said in caplog.text
     assert ("The state before it is used instead" in caplog.text) == bool(said)
 
@@ -114,10 +114,10 @@ def test_where_no_state_can_be_read_both_are_named(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         last_good_state(path)
     for words in (
-        "no state of this training can be read",
-        f"{path} cannot be read",
-        f"{previous_path(path)} cannot be read",
-        "delete",
+        "no saved state of this training can be read",
+        f"{path}: it cannot be read",
+        f"{previous_path(path)}: it cannot be read",
+        "Delete",
     ):
         assert words in str(caught.value)
 

@@ -80,7 +80,7 @@ def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
     again = folder_trainer(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
     assert [early.step for early in again.early] == [1]
     (states_of(tmp_path) / "early" / "step-1.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"step-1\.safetensors cannot be read .*; delete its folder and train again"):
+    with pytest.raises(CheckpointError, match=r"step-1\.safetensors: it cannot be read .*\. Delete its folder and train again"):
         folder_trainer(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
 
 

@@ -162,7 +162,7 @@ def test_after_damage_to_the_last_state_the_one_before_leads_to_the_same_end(tmp
     with caplog.at_level("INFO"):
         assert_same(folder_trainer(Scale(), counted).fit(tmp_path), whole)
     assert counted.calls == 12
-    assert f"{path} cannot be read" in caplog.text
+    assert f"{path}: it cannot be read" in caplog.text
     assert f"The state before it is used instead: {states_of(tmp_path) / 'state.previous.pt'}" in caplog.text
     assert "resuming after step 8 of 20" in caplog.text
 
@@ -171,7 +171,9 @@ def test_without_a_state_that_can_be_read_the_training_stops(tmp_path):
     with pytest.raises(Interrupted):
         folder_trainer(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
     (states_of(tmp_path) / "state.pt").write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"no state of this training can be read.*\n.*delete it to restart this training"):
+    with pytest.raises(
+        CheckpointError, match=r"no saved state of this training can be read.*\n.*Delete it to restart this training"
+    ):
         folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path)
     assert (states_of(tmp_path) / "state.pt").read_bytes() == b"half"
 

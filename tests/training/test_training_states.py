@@ -163,7 +163,7 @@ def test_a_damaged_state_stops_whatever_the_settings(states):
     states(OLD).path.write_bytes(states(OLD).path.read_bytes()[:-1])
     for inputs in (OLD, NEW):
         for changed in ("stop", "restart"):
-            with pytest.raises(CheckpointError, match="delete it to restart this training"):
+            with pytest.raises(CheckpointError, match="Delete it to restart this training"):
                 states(inputs).load_resumable(changed)
 
 

@@ -10,6 +10,7 @@ import torch
 from pd_ddpm.models.weights import CheckpointError, tensor_bytes
 from pd_ddpm.runtime.files import atomic_write
 from pd_ddpm.runtime.memory import is_shortage
+from pd_ddpm.runtime.problem import Problem
 from pd_ddpm.runtime.progress import log
 
 # A state ends with this and the SHA-256 of everything before it. Readers of zip files ignore it.
@@ -61,14 +62,15 @@ def load_state(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); check the disk and the permissions of the file") from error
+        raise _unreadable(path, f"it cannot be read ({error})", "Check the disk and the permissions of the file") from error
     except Exception as error:
         if is_shortage(error):
             raise
-        raise CheckpointError(
-            f"{path} cannot be read: its hash is right, but it holds other things than tensors and plain values, so it is "
-            "foreign, perhaps malicious, and nothing in it was executed; find out who put it there, and delete it to restart "
-            "this training"
+        raise _unreadable(
+            path,
+            "it cannot be read: its hash is right, but it holds other things than tensors and plain values, so it is foreign, "
+            "perhaps malicious, and nothing in it was executed",
+            "Find out who put it there, and delete it to restart this training",
         ) from error
 
 
@@ -78,19 +80,19 @@ def last_good_state(path: Path) -> tuple[dict[str, Any], Path] | None:
     Raises:
         CheckpointError: if there are states and none can be read.
     """
-    problems = []
+    problems: list[Problem] = []
     for file in (path, previous_path(path)):
         if file.exists():
             try:
                 state = load_state(file)
             except CheckpointError as error:
-                problems.append(str(error))
+                problems += error.problems
                 continue
             for problem in problems:
-                log.warning("%s. The state before it is used instead: %s", problem.rpartition(";")[0], file)
+                log.warning("%s: %s. The state before it is used instead: %s", problem.location, problem.problem, file)
             return state, file
     if problems:
-        raise CheckpointError("no state of this training can be read:\n" + "\n".join(problems))
+        raise CheckpointError(*problems, heading="no saved state of this training can be read")
     return None
 
 
@@ -104,15 +106,22 @@ def _verify(path: Path) -> None:
             remaining -= len(block)
         seal = file.read()
     if not seal.startswith(_SEAL):
-        raise CheckpointError(
-            f"{path} cannot be read: it was cut short, or is a foreign file or one of an earlier version, and nothing in it "
-            "was executed; delete it to restart this training"
+        raise _unreadable(
+            path,
+            "it cannot be read: it was cut short, or is a foreign file or one of an earlier version, and nothing in it was "
+            "executed",
+            "Delete it to restart this training",
         )
     if seal != _SEAL + content.hexdigest().encode():
-        raise CheckpointError(
-            f"{path} cannot be read: it was altered or damaged after it was written (its SHA-256 differs); delete it to "
-            "restart this training"
+        raise _unreadable(
+            path,
+            "it cannot be read: it was altered or damaged after it was written (its SHA-256 differs)",
+            "Delete it to restart this training",
         )
+
+
+def _unreadable(path: Path, problem: str, remedy: str) -> CheckpointError:
+    return CheckpointError(Problem(str(path), problem, remedy))
 
 
 class _HashingFile:
