@@ -708,7 +708,7 @@ def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, 
     monkeypatch.setattr(predict_scan, "segment_case", second_fails)
     code, printed = predict()
     assert code == 1
-    for words in ("FLAIR: out of memory", "lower '--batch' (8)", "is kept in", "run the command again"):
+    for words in ("FLAIR: out of memory", "Reduce `--batch` (8)", "is kept in", "run the command again"):
         assert words in printed
     assert not (tmp_path / "out" / "mask.nii.gz").exists()
     monkeypatch.undo()

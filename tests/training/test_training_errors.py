@@ -117,8 +117,8 @@ def test_out_of_memory_names_what_to_lower_and_keeps_the_last_state(tmp_path, er
     with pytest.raises(MemoryShortageError) as caught:
         folder_trainer(Scale(), At(CrossEntropy(0.0), 4, fail), save_every_seconds=1e-9).fit(tmp_path, "unet, split 0, seed 1")
     assert str(caught.value) == (
-        f"unet, split 0, seed 1, step 4 of 20: out of memory ({str(error).splitlines()[0]}); lower 'batch' (2) or 'crop' "
-        "([16, 24]), set 'precision' to 'bfloat16' where it is not (float32 here), or give the job more memory. A saved "
+        f"unet, split 0, seed 1, step 4 of 20: out of memory ({str(error).splitlines()[0]}). Reduce `batch` (2) or `crop` "
+        "([16, 24]), use `precision: bfloat16` (currently float32), or request more memory. A saved "
         "state is kept, and resumes with the present values only"
     )
     whole = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")

@@ -252,8 +252,8 @@ def test_training_out_of_memory_names_settings_to_reduce(tmp_path, training):
     assert job.returncode == 1
     sentence = job.stderr[job.stderr.index("MemoryShortageError") :]
     assert re.match(
-        r"MemoryShortageError: denoiser, split 0, seed 3, step 1 of 12: out of memory \(.*can't allocate memory.*\); lower "
-        r"'batch' \(100\) or 'crop' \(\[1000, 1000\]\), set 'precision' to 'bfloat16' where it is not \(float32 here\)",
+        r"MemoryShortageError: denoiser, split 0, seed 3, step 1 of 12: out of memory \(.*can't allocate memory.*\)\. Reduce "
+        r"`batch` \(100\) or `crop` \(\[1000, 1000\]\), use `precision: bfloat16` \(currently float32\)",
         sentence,
     ), sentence
     assert "Traceback" not in job.stderr
@@ -272,7 +272,7 @@ def test_sampling_out_of_gpu_memory_names_batch_and_keeps_finished_cases(tmp_pat
     with pytest.raises(MemoryShortageError) as caught:
         main(sampling(tmp_path / "parts"))
     assert str(caught.value).startswith(
-        "ddpm, case five: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower 'sampling.batch' (12), set "
+        "ddpm, case five: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.). Reduce `sampling.batch` (12), use "
     )
     assert str(caught.value).endswith("Finished cases are kept, and a lower batch changes no result")
     before = (tmp_path / "parts" / "four.json").stat().st_mtime_ns

@@ -120,7 +120,7 @@ def _segment(
 
     from pd_ddpm.deployment.predict_scan import draw_members
     from pd_ddpm.runtime.code_version import code_version
-    from pd_ddpm.runtime.memory import enough_memory
+    from pd_ddpm.runtime.memory import explain_memory_shortage
     from pd_ddpm.runtime.precision import choose_device, device_name
     from pd_ddpm.runtime.run_record import run_record
 
@@ -130,7 +130,7 @@ def _segment(
     used = ready[-1].precision
     scan = folder.read(bundle)
     kept = f"What has been drawn is kept in {folder.unfinished}: run the command again, with a lower --batch"
-    with enough_memory(folder.name, {"--batch": given.batch}, used, kept):
+    with explain_memory_shortage(folder.name, {"--batch": given.batch}, used, kept):
         members, cost = draw_members(
             ready,
             scan,

@@ -19,7 +19,7 @@ from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.models.factory import load_model
 from pd_ddpm.runtime.files import file_sha256, fingerprint
-from pd_ddpm.runtime.memory import enough_memory
+from pd_ddpm.runtime.memory import explain_memory_shortage
 from pd_ddpm.runtime.precision import Precision, choose_device, device_name, prepare_for_inference
 from pd_ddpm.runtime.progress import progress
 from pd_ddpm.runtime.run_record import run_record
@@ -62,7 +62,7 @@ class CaseSampler:
         started = time.perf_counter()
         scan, starts = read_scan(self.job.cases.parent, case), self.presegmentations
         batch = self.job.compute.batch
-        with enough_memory(f"{self.job.run.name}, case {case}", {"sampling.batch": batch}, self.precision, _KEPT):
+        with explain_memory_shortage(f"{self.job.run.name}, case {case}", {"sampling.batch": batch}, self.precision, _KEPT):
             presegmentation = starts and starts.read(case, scan.brain.shape, self.segmenter.num_members)
             result = segment_case(
                 self.segmenter,

@@ -1,7 +1,7 @@
-"""Which code a result depends on. Pure Python: Snakemake reads this at every start.
+"""Hash the code that a result depends on. Pure Python, since Snakemake imports this module at every start.
 
-Snakemake does not see changes in imported modules, and takes a script's time stamp for a change. Rules therefore carry
-`code_version(script)` as a parameter: comments and docstrings do not count, constants do.
+Snakemake does not notice changes in imported modules, and treats a newer time stamp of a script as a change. Rules therefore
+have `code_version(script)` as a parameter. Comments and docstrings do not affect it; constants do.
 """
 
 import ast
@@ -13,15 +13,15 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def code_version(script: str | Path) -> str:
-    """Hash of a script and of all modules of this package that it imports, directly or not."""
-    seen: dict[Path, str] = {}
-    waiting = [Path(script)]
-    while waiting:
-        path = waiting.pop()
-        if path not in seen:
-            seen[path], imported = _read(path, path.stat().st_mtime_ns)
-            waiting.extend(imported)
-    combined = "".join(seen[path] for path in sorted(seen, key=lambda path: path.name + seen[path]))
+    """Return a hash of a script and of all modules of this package that it imports, directly or indirectly."""
+    code: dict[Path, str] = {}
+    pending = [Path(script)]
+    while pending:
+        path = pending.pop()
+        if path not in code:
+            code[path], imported = _read(path, path.stat().st_mtime_ns)
+            pending.extend(imported)
+    combined = "".join(code[path] for path in sorted(code, key=lambda path: path.name + code[path]))
     return hashlib.sha256(combined.encode()).hexdigest()[:12]
 
 
@@ -44,7 +44,7 @@ def _read(path: Path, modified_ns: int) -> tuple[str, tuple[Path, ...]]:
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a module of this package; None for anything else."""
+    """Return the file of a module of this package, or None for any other module."""
     first, *rest = module.split(".")
     if first != PACKAGE.name:
         return None

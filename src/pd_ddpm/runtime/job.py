@@ -1,4 +1,4 @@
-"""Run a script as a workflow job: log file, one-sentence errors, exit code."""
+"""Run a script as a workflow job: log file, one-line errors, exit code."""
 
 import logging
 import sys
@@ -12,9 +12,15 @@ from pd_ddpm.runtime.progress import log
 
 
 def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
-    """Call `main` as a workflow job: messages to the console and to the log file, an error as one sentence and exit code 1.
+    """Call the main function of a script as a workflow job.
 
-    The sentence names the file that holds the whole traceback.
+    Messages go to the console and to the log file. An error becomes one message that names the log file, which holds the
+    traceback. The process then exits with code 1.
+
+    Args:
+        main: the main function.
+        log_file: log file of the job.
+        **arguments: arguments of `main`.
     """
     Path(log_file).write_text("", encoding="utf-8")
     logging.basicConfig(
@@ -27,7 +33,7 @@ def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
     try:
         main(**arguments)
     except Exception as error:
-        # A full disk must not hide what it has led to.
+        # A full disk must not hide the original error.
         with suppress(OSError), Path(log_file).open("a", encoding="utf-8", errors="backslashreplace") as traceback_file:
             traceback.print_exc(file=traceback_file)
         log.error("%s: %s\n  (traceback: %s)", type(error).__name__, error, log_file)

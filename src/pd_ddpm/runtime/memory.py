@@ -1,4 +1,4 @@
-"""Want of memory, of a GPU or of the machine, told in one sentence with what to lower."""
+"""Turn out-of-memory errors of CPU or GPU into one message with the keys to reduce."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -6,58 +6,67 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# The words of PyTorch's allocators, of cuBLAS and of cuDNN. A GPU's has a class of its own besides.
-_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+# Messages of PyTorch's allocators, cuBLAS and cuDNN. For GPUs, PyTorch also has an error class.
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 class MemoryShortageError(RuntimeError):
-    """The memory does not suffice; the message names the keys that take it, with their values."""
+    """Raised if the memory does not suffice. The message names the keys that determine its use, with their values."""
 
 
 @contextmanager
-def enough_memory(what: str, keys: Mapping[str, Any], precision: Any, kept: str) -> Iterator[None]:
-    """Raise MemoryShortageError where the block fails for want of memory, and leave other errors as they are.
+def explain_memory_shortage(task: str, keys: Mapping[str, Any], precision: Any, kept: str) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into MemoryShortageError. Other errors pass unchanged.
 
-    keys: configuration keys to lower, with their present values; kept: a sentence on what is not lost.
+    Args:
+        task: what the block does, such as a network and its step, for the message.
+        keys: configuration keys to reduce, with their present values.
+        precision: present precision of the network.
+        kept: sentence on which results are kept.
+
+    Raises:
+        MemoryShortageError: the memory does not suffice.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        lower = " or ".join(f"'{key}' ({value})" for key, value in keys.items())
-        said = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        reduce = " or ".join(f"`{key}` ({value})" for key, value in keys.items())
+        first_line, *_ = str(error).strip().splitlines() or [type(error).__name__]
         raise MemoryShortageError(
-            f"{what}: out of memory ({said[0]}); lower {lower}, set 'precision' to 'bfloat16' where it is not ({precision} "
-            f"here), or give the job more memory. {kept}"
+            f"{task}: out of memory ({first_line}). Reduce {reduce}, use `precision: bfloat16` (currently {precision}), or "
+            f"request more memory. {kept}"
         ) from error
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(word in str(error) for word in _WORDS)
+    """Return whether an error was caused by a lack of memory."""
+    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_memory_error or any(message in str(error) for message in _MESSAGES)
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of main memory that this process may still take: the least of what the machine, its control group and Slurm leave.
+    """Return the bytes of main memory that this process may still allocate.
 
-    root: where /proc and /sys lie.
+    This is the least of what the machine, its control groups and Slurm leave.
+
+    root: folder that holds proc/ and sys/.
     """
-    left = [_machine_leaves(root), *_groups_leave(root)]
+    limits = [_machine_available(root), *_cgroup_available(root)]
     used = int((root / "proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if megabytes := _slurm_gives(os.environ):
-        left.append(megabytes * 2**20 - used)
-    return max(min(left), 0)
+    if megabytes := _slurm_limit_mb(os.environ):
+        limits.append(megabytes * 2**20 - used)
+    return max(min(limits), 0)
 
 
-def _machine_leaves(root: Path) -> int:
+def _machine_available(root: Path) -> int:
     lines = (line.split() for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines())
     return next(int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:")
 
 
-def _groups_leave(root: Path) -> Iterator[int]:
-    """What the limits of the control groups of this process leave, of version 2 and of version 1."""
+def _cgroup_available(root: Path) -> Iterator[int]:
+    """Yield what each control group of this process leaves, of version 2 and of version 1."""
     for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers == "":
@@ -67,15 +76,15 @@ def _groups_leave(root: Path) -> Iterator[int]:
         else:
             continue
         inner = folder / group.lstrip("/")
-        for place in (inner, *(parent for parent in inner.parents if parent.is_relative_to(folder))):
-            # A container sees its own group as the root; "max" is no number, and no limit.
+        for group_folder in (inner, *(parent for parent in inner.parents if parent.is_relative_to(folder))):
+            # A container sees its own group as the root. "max" means no limit, and int() refuses it.
             with suppress(OSError, ValueError):
-                limit, used = (int((place / file).read_text(encoding="utf-8")) for file in files)
+                limit, used = (int((group_folder / file).read_text(encoding="utf-8")) for file in files)
                 yield limit - used
 
 
-def _slurm_gives(environment: Mapping[str, str]) -> int:
-    """Megabytes of this job's allocation on this node; 0 where there is none or it has no limit."""
+def _slurm_limit_mb(environment: Mapping[str, str]) -> int:
+    """Return the megabytes of this job's allocation on this node, or 0 if there is no allocation or no limit."""
     if whole := int(environment.get("SLURM_MEM_PER_NODE", 0)):
         return whole
     return int(environment.get("SLURM_MEM_PER_CPU", 0)) * int(environment.get("SLURM_CPUS_ON_NODE", 1))

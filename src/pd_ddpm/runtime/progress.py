@@ -12,7 +12,7 @@ log = logging.getLogger("pd_ddpm")
 
 
 class _Lines:
-    """tqdm redraws one line with carriage returns; jobs that run side by side need whole lines instead."""
+    """A file that logs whole lines. tqdm redraws one line, which parallel jobs would garble."""
 
     def write(self, text: str) -> None:
         text = text.strip("\r\n ")
@@ -24,7 +24,14 @@ class _Lines:
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
-    """Iterate and say every few seconds how far it is: share, count, elapsed and remaining time."""
+    """Iterate over items and log the progress every ten seconds: percentage, count, elapsed and remaining time.
+
+    Args:
+        items: what to iterate over.
+        description: prefix of the messages.
+        total: number of items, if `items` has no length.
+        done: number of items that were finished before.
+    """
     bar = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
     yield from tqdm(
         items,

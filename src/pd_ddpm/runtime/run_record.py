@@ -1,7 +1,7 @@
-"""How a result came about: configuration, code, commit, versions, device, precision, seed and wall time, in a json beside it.
+"""Run records: configuration, code, commit, versions, device, precision, seed and wall time of a result, as json.
 
-A record names no person, no machine and no path outside the folder of the results. What a result was made from is gathered
-from the records beside those files, so that one file tells of all networks and predictions that a table rests on.
+A record names no person, no machine and no path outside the results folder. The records of the inputs are collected, so that
+the record of a table lists all networks and predictions that it is based on.
 """
 
 import json
@@ -20,65 +20,66 @@ from pd_ddpm.runtime.files import fingerprint
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "pandas", "snakemake", "pd-ddpm")
 
-# Keys of the configuration that change no result: where data lie and how they get there, what a job may use, how often it
-# saves. "*" stands for any name. Two runs that differ in these alone have the same hash.
+# Configuration keys that do not affect any result: location and download of data, resources, saving intervals. "*" matches any
+# name. Runs that differ only in these keys have the same configuration hash.
 WITHOUT_EFFECT = (
     *(("device",), ("resources",), ("retries",), ("save_every_seconds",), ("changed_training",), ("evaluate_held_out",)),
     *(("sampling", "batch"), ("sampling", "shards"), ("datasets", "*", "folder"), ("datasets", "*", "table")),
     *(("datasets", "*", "download", key) for key in ("accept_licence", "server", "source", "connections")),
 )
 
-# In which of these the runs behind a result should agree; where they do not, it is a mixture.
-ALIKE = ("config", "git_commit", "versions", "device", "precision")
+# All runs behind a result should agree in these. Otherwise the result is a mixture.
+MUST_AGREE = ("config", "git_commit", "versions", "device", "precision")
 
 _STARTED = time.monotonic()
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of an active configuration without what changes no result; the order of keys does not count."""
-    return fingerprint(_with_effect(config))
+    """Return a hash of the settings that affect results, independent of the order of keys."""
+    return fingerprint(_effective(config))
 
 
-def _with_effect(value: Any, without: Sequence[Sequence[str]] = WITHOUT_EFFECT) -> Any:
+def _effective(value: Any, without: Sequence[Sequence[str]] = WITHOUT_EFFECT) -> Any:
+    """Return a configuration without the keys that do not affect any result."""
     if not isinstance(value, Mapping):
         return value
     kept = {}
     for key, inner in value.items():
         below = [path[1:] for path in without if path[0] in (key, "*")]
         if () not in below:
-            kept[key] = _with_effect(inner, below)
+            kept[key] = _effective(inner, below)
     return kept
 
 
 @cache
 def git_state(folder: Path = PACKAGE) -> tuple[str, bool] | None:
-    """The commit of the checkout that holds this code and whether any file of it has been changed since.
+    """Return the commit of the checkout that holds this code, and whether any of its files has changed since.
 
-    None outside a checkout, for a package installed into some other repository's folder, and without git.
+    Return None outside of a checkout, without git, and for a package that is installed in the folder of another repository.
     """
-    # A container's user does not own the clone that is mounted into it; jobs side by side must not wait for git's lock.
+    # In a container, another user owns the clone. Parallel jobs must not wait for git's lock.
     git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(folder)]
 
-    def ask(*words: str) -> str:
-        return subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    def output(*arguments: str) -> str:
+        return subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     try:
-        ask("ls-files", "--error-unmatch", "--", "__init__.py")
-        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--untracked-files=no"))
+        output("ls-files", "--error-unmatch", "--", "__init__.py")
+        return output("rev-parse", "HEAD"), bool(output("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Python and those installed packages on which numbers depend; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that affect numbers."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def run_record(
@@ -91,15 +92,19 @@ def run_record(
     seconds: float | None = None,
     made_from: Iterable[str | Path | None] = (),
 ) -> dict[str, Any]:
-    """What a result's json says under "provenance", and under "made_from" of the networks and predictions behind it, if any.
+    """Return the run record of a result: "provenance" and, if it was made from other results, "made_from".
 
-    config: the active configuration; code: `provenance.code_version` of the script. device: the name of the GPU; None is the
-    processor's. precision: number format of the networks, such as "float32"; None where there are none.
-    seconds: wall time; None is that of this process until now. made_from: files that have a record beside them; None is passed
-    over.
+    Args:
+        config: the active configuration.
+        code: `code_version` of the script.
+        seed: random seed, if there is one.
+        device: name of the GPU; None stands for the processor.
+        precision: precision of the networks, if there are any.
+        seconds: wall time; None stands for that of this process until now.
+        made_from: input files that have a run record next to them. None entries are skipped.
     """
     commit = git_state()
-    own = {
+    provenance = {
         "config": config_hash(config),
         "code": code,
         "git_commit": commit and commit[0],
@@ -110,54 +115,57 @@ def run_record(
         "seed": seed,
         "seconds": round(time.monotonic() - _STARTED if seconds is None else seconds, 1),
     }
-    behind = [file for file in made_from if file is not None]
-    return {"provenance": own} | ({"made_from": collect_provenance(behind)} if behind else {})
+    inputs = [file for file in made_from if file is not None]
+    return {"provenance": provenance} | ({"made_from": collect_provenance(inputs)} if inputs else {})
 
 
 def collect_provenance(files: Iterable[str | Path]) -> dict[str, Any]:
-    """All networks and predictions that these files are or were made from, and in short what is common to them.
+    """Collect the records of all networks and predictions that these files are, or were made from.
 
-    runs: one record each, with its file below the folder of all results; versions: what their hashes of versions stand for. A
-    file without a record is a run of which nothing but its name is known.
+    Returns:
+        "runs": one record per network or prediction, with its file relative to the folder of all results. "versions": the
+        package versions that the records refer to by their hash. "summary": see `summary`. A file without a record becomes a
+        run with nothing but its name.
     """
     runs: dict[str, dict[str, Any]] = {}
-    known: dict[str, dict[str, str]] = {}
-    for source in files:
-        beside = record_beside(Path(source))
-        content = _read(beside)
-        before = content.get("made_from") or {"runs": [], "versions": {}}
-        runs |= {run["file"]: run for run in before["runs"]}
-        known |= before["versions"]
-        if not content or "settings" in content:  # a network or a prediction; scores only pass on what they are made from
-            own = dict(content.get("provenance") or {})
-            if own:
-                name = fingerprint(own["versions"])
-                known[name], own["versions"] = own["versions"], name
+    known_versions: dict[str, dict[str, str]] = {}
+    for file in files:
+        path = record_path(Path(file))
+        content = _read(path)
+        upstream = content.get("made_from") or {"runs": [], "versions": {}}
+        runs |= {run["file"]: run for run in upstream["runs"]}
+        known_versions |= upstream["versions"]
+        # Networks and predictions have settings. Scores and tables only pass on what they were made from.
+        if not content or "settings" in content:
+            run = dict(content.get("provenance") or {})
+            if run:
+                versions_hash = fingerprint(run["versions"])
+                known_versions[versions_hash], run["versions"] = run["versions"], versions_hash
             # {dataset}/{networks or predictions}/{name}/split-{i}_seed-{j}/{json}, wherever the results lie.
-            file = "/".join(beside.parts[-5:])
-            runs[file] = {"file": file} | own
-    listed = [runs[file] for file in sorted(runs)]
-    return {"summary": summary(listed), "versions": known, "runs": listed}
+            name = "/".join(path.parts[-5:])
+            runs[name] = {"file": name} | run
+    listed = [runs[name] for name in sorted(runs)]
+    return {"summary": summary(listed), "versions": known_versions, "runs": listed}
 
 
-def record_beside(file: Path) -> Path:
-    """The json with the record of a file: that of its own name, and the method's for a table of predictions."""
+def record_path(file: Path) -> Path:
+    """Return the json with the run record of a result; a table of predictions shares that of its method."""
     return file.with_name("method.json") if file.name == "predictions.csv" else file.with_suffix(".json")
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What these runs have in common: of each part of their records the values that occur, and their wall time together.
+    """Summarise run records: the values that occur in each of their fields, and the total wall time.
 
-    mixed: the parts in which they should agree and do not. Kinds of runs have code of their own and are not compared in it.
+    "mixed" lists the fields of `MUST_AGREE` in which the runs differ. The code differs by kind of run and is not compared.
     """
     known = [run for run in runs if "config" in run]
     return {
         "runs": len(runs),
         "without_record": len(runs) - len(known),
-        **{part: sorted({run[part] for run in known} - {None}) for part in (*ALIKE, "code", "seed")},
+        **{field: sorted({run[field] for run in known} - {None}) for field in (*MUST_AGREE, "code", "seed")},
         "git_changed": any(run["git_changed"] for run in known),
         "seconds": round(sum(run["seconds"] for run in known), 1),
-        "mixed": [part for part in ALIKE if len({run[part] for run in known}) > 1],
+        "mixed": [field for field in MUST_AGREE if len({run[field] for run in known}) > 1],
     }
 
 

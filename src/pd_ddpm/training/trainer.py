@@ -21,7 +21,7 @@ from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models import weights
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.files import lock_folder, remove_partial_files, write_json
-from pd_ddpm.runtime.memory import enough_memory
+from pd_ddpm.runtime.memory import explain_memory_shortage
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
 from pd_ddpm.training.early_checkpoints import early_path, load_early_checkpoints
@@ -291,7 +291,7 @@ class Trainer:
     def _explain_memory_shortage(self, title: str, step: int) -> AbstractContextManager:
         keys = {"batch": self.settings.batch, "crop": list(self.settings.patches.crop)}
         kept = "A saved state is kept, and resumes with the present values only"
-        return enough_memory(f"{title}, step {step} of {self.settings.steps}", keys, self.backend.precision, kept)
+        return explain_memory_shortage(f"{title}, step {step} of {self.settings.steps}", keys, self.backend.precision, kept)
 
     @contextmanager
     def _explain_non_finite(self, folder: Path) -> Iterator[None]:
