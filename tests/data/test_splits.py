@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from pd_ddpm.data.cases.table import write_table
-from pd_ddpm.data.splits import cases_by_role, check_no_leakage, make_splits, make_test_only_splits
+from pd_ddpm.data.prepared import cases_by_role
+from pd_ddpm.data.splits import check_no_leakage, make_splits, make_test_only_splits
 
 
 def cohort(**counts: int) -> pd.DataFrame:

@@ -1,11 +1,13 @@
-"""Read prepared cases as arrays. The ground truth has a reader of its own, which no sampler calls."""
+"""Read prepared cases and their roles. The ground truth has a reader of its own, which no sampler calls."""
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pd_ddpm.data.nifti.read import read_array, read_image, read_labels
 from pd_ddpm.data.scan import Scan
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 
 def read_scan(folder: Path, case: str) -> Scan:
@@ -24,3 +26,18 @@ def read_ground_truth(folder: Path, case: str) -> np.ndarray:
 def read_observer_masks(folder: Path, case: str) -> list[np.ndarray]:
     """Read the labels (X, Y, Z) uint8 of the second and further observers of a case, if there are any."""
     return [read_labels(path)[0] for path in sorted(folder.glob(f"{case}_observer-*.nii.gz"))]
+
+
+def cases_by_role(csv_path: str | Path, split: int) -> dict[str, list[str]]:
+    """Read one split of a written table of splits: role -> names of its cases.
+
+    Raises:
+        ProblemError: the table does not have this split.
+    """
+    table = pd.read_csv(csv_path, dtype={"case": str})
+    if split not in set(table["split"]):
+        problem = (
+            f"has no split {split}, only {sorted(set(table['split']))}, since roles in a table of cases make the one split 0"
+        )
+        raise ProblemError(Problem(csv_path, problem, "Set `splits` to [0]"))
+    return table[table["split"] == split].groupby("role")["case"].apply(list).to_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -62,21 +61,6 @@ def make_splits(
 def make_test_only_splits(cases: pd.DataFrame, splits: Sequence[int]) -> pd.DataFrame:
     """Return a table of splits in which every case is tested in every split, by the networks of another dataset."""
     return _sorted(pd.concat(_with_patients(cases).assign(split=split, role="test", fold=pd.NA) for split in splits))
-
-
-def cases_by_role(csv_path: str | Path, split: int) -> dict[str, list[str]]:
-    """Read one split of a written table of splits: role -> names of its cases.
-
-    Raises:
-        SplitError: the table does not have this split.
-    """
-    table = pd.read_csv(csv_path, dtype={"case": str})
-    if split not in set(table["split"]):
-        problem = (
-            f"has no split {split}, only {sorted(set(table['split']))}, since roles in a table of cases make the one split 0"
-        )
-        raise SplitError(Problem(csv_path, problem, "Set `splits` to [0]"))
-    return table[table["split"] == split].groupby("role")["case"].apply(list).to_dict()
 
 
 def check_no_leakage(splits: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.config.run import Run
-from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.data.prepared import cases_by_role
 from pd_ddpm.deployment import bundle as bundles
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage
 from pd_ddpm.deployment.model_card import INTENDED_USE, model_card, summarise_scores, summarise_training

@@ -3,8 +3,7 @@
 import time
 from typing import Any
 
-from pd_ddpm.data.prepared import read_scan
-from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.data.prepared import cases_by_role, read_scan
 from pd_ddpm.inference.job import GateJob
 from pd_ddpm.runtime.cpu_info import only_float32
 from pd_ddpm.runtime.progress import log

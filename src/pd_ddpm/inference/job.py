@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pd_ddpm.config.run import Run, Shard
-from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.data.prepared import cases_by_role
 from pd_ddpm.runtime.compute import Compute
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pd_ddpm.data.splits import cases_by_role
+from pd_ddpm.data.prepared import cases_by_role
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.models.weights import architecture_settings, assign_weights, load_weights, save_early, save_metadata, save_weights
