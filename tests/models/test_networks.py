@@ -49,7 +49,7 @@ def normal(*shape, seed=0):
 
 
 def perturbed(network, seed=0):
-    """The network with every parameter moved at random, so that no branch is zero any more."""
+    """Perturb every parameter of a network at random, so that no branch is zero."""
     random = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -80,7 +80,7 @@ def monai_denoiser(**settings):
     return DiffusionModelUNet(**{**defaults, **settings})
 
 
-def test_the_paper_s_denoiser_has_the_published_size_as_monai_s_has():
+def test_denoising_unet_of_paper_has_published_size():
     with torch.device("meta"):
         ours = denoising_unet(PAPER)
         theirs = monai_denoiser(
@@ -94,7 +94,7 @@ def test_the_paper_s_denoiser_has_the_published_size_as_monai_s_has():
 
 
 @pytest.mark.parametrize(("skip", "size"), [("average", 24_260_299), ("concatenate", 32_331_927)])
-def test_patch_ddm_s_denoiser_has_the_size_of_its_authors_code(skip, size):
+def test_denoising_unet_of_patch_ddm_has_size_of_authors_code(skip, size):
     with torch.device("meta"):
         assert count(denoising_unet(PATCH_DDPM | {"skip": skip})) == size
 
@@ -102,8 +102,8 @@ def test_patch_ddm_s_denoiser_has_the_size_of_its_authors_code(skip, size):
 @pytest.mark.parametrize(
     ("spatial_dims", "multipliers", "size", "heads"), [(2, (1, 1, 2), (8, 12), 2), (3, (1, 2), (4, 2, 6), 1)]
 )
-def test_with_monai_s_weights_the_output_is_monai_s(spatial_dims, multipliers, size, heads):
-    # Width 128, where MONAI's fixed 32 groups are also what we choose at every layer.
+def test_denoising_unet_with_weights_of_monai_equals_monai(spatial_dims, multipliers, size, heads):
+    # At width 128 our number of groups is 32 in every layer, as always in MONAI.
     torch.manual_seed(0)
     theirs = perturbed(
         monai_denoiser(
@@ -112,7 +112,7 @@ def test_with_monai_s_weights_the_output_is_monai_s(spatial_dims, multipliers, s
             num_res_blocks=1,
             channels=[128 * multiplier for multiplier in multipliers],
             attention_levels=[i == len(multipliers) - 2 for i in range(len(multipliers))],
-            # The number of heads is MONAI's channels over the channels of a head, here given level by level.
+            # MONAI takes the channels of a head per level, in place of the number of heads.
             num_head_channels=[128 * multiplier // heads for multiplier in multipliers],
         )
     )
@@ -134,7 +134,7 @@ def test_with_monai_s_weights_the_output_is_monai_s(spatial_dims, multipliers, s
 
 
 @pytest.mark.parametrize("width", [8, 29])
-def test_the_time_s_sinusoids_match_their_closed_form(width):
+def test_sinusoids_equal_closed_form(width):
     times = [0.0, 1.0, 12.5, 1000.0]
     half = width // 2
     angle = np.outer(times, 10_000.0 ** (-np.arange(half) / half))
@@ -142,7 +142,7 @@ def test_the_time_s_sinusoids_match_their_closed_form(width):
     np.testing.assert_allclose(sinusoids(torch.tensor(times), width), expected, atol=1e-4)
 
 
-def test_attention_matches_the_written_out_formula():
+def test_attention_block_equals_explicit_formula():
     block = perturbed(AttentionBlock(channels=8, heads=2))
     x = normal(2, 8, 3, 5)
     tokens = block.norm(x).reshape(2, 8, 15).permute(0, 2, 1)
@@ -157,11 +157,11 @@ def test_attention_matches_the_written_out_formula():
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(2, 1), (8, 2), (16, 4), (24, 2), (29, 1), (66, 2), (128, 32), (384, 32)])
-def test_a_group_holds_four_channels_or_more_and_the_paper_s_widths_have_32_groups(channels, groups):
+def test_group_norm_chooses_number_of_groups(channels, groups):
     assert group_norm(channels).num_groups == groups
 
 
-def test_skips_are_joined_as_named():
+def test_join_skip_concatenates_or_averages():
     h, skip = normal(1, 4, 2, 2, seed=1), normal(1, 4, 2, 2, seed=2)
     assert torch.equal(join_skip(h, skip, "concatenate"), torch.cat([h, skip], dim=1))
     torch.testing.assert_close(join_skip(h, skip, "average"), 0.5 * h + 0.5 * skip)
@@ -182,7 +182,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
-def test_the_gradient_reaches_every_parameter_and_the_size_is_kept(changes):
+def test_gradient_reaches_every_parameter_and_size_is_kept(changes):
     network = small(**changes)
     assert network.divisor == 4
     x = normal(2, 3, *[8, 12, 4][: network.first.weight.ndim - 2])
@@ -194,7 +194,7 @@ def test_the_gradient_reaches_every_parameter_and_the_size_is_kept(changes):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_output_starts_at_zero_and_the_first_gradient_is_not():
+def test_untrained_output_is_zero_and_its_gradient_is_not():
     network = denoising_unet(SMALL)
     output = network(normal(2, 3, 8, 8), torch.tensor([1, 9]))
     assert torch.equal(output, torch.zeros(2, 1, 8, 8))
@@ -203,7 +203,7 @@ def test_the_output_starts_at_zero_and_the_first_gradient_is_not():
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])
-def test_time_changes_the_output_and_may_be_whole_or_not(scale_shift):
+def test_output_depends_on_integer_or_float_timestep(scale_shift):
     network = small(scale_shift=scale_shift)
     x = normal(1, 3, 8, 8).expand(3, -1, -1, -1)
     output = network(x, torch.tensor([10, 10, 900]))
@@ -213,7 +213,7 @@ def test_time_changes_the_output_and_may_be_whole_or_not(scale_shift):
     assert (network(x[:1], torch.tensor([10.5])) - output[:1]).abs().max() > 1e-5
 
 
-def test_one_element_s_output_does_not_depend_on_the_rest_of_its_batch():
+def test_output_does_not_depend_on_other_rows():
     network = small()
     x, t = normal(4, 3, 8, 12), torch.tensor([1, 50, 300, 1000])
     together = network(x, t)
@@ -221,30 +221,30 @@ def test_one_element_s_output_does_not_depend_on_the_rest_of_its_batch():
         torch.testing.assert_close(network(x[i : i + 1], t[i : i + 1]), together[i : i + 1], rtol=1e-5, atol=1e-5)
 
 
-def test_attention_sits_at_the_named_factors_only():
+def test_attention_is_at_configured_factors_only():
     network = small(channels=4, multipliers=(1, 1, 2, 2), residual_blocks=2, attention_at=[2, 8])
-    found = {name.removesuffix(".attention") for name, m in network.named_modules() if isinstance(m, AttentionBlock)}
-    assert found == {
+    blocks = {name.removesuffix(".attention") for name, m in network.named_modules() if isinstance(m, AttentionBlock)}
+    assert blocks == {
         *(f"down.factor_{factor}_block_{i}" for factor in (2, 8) for i in (1, 2)),
         *(f"up.factor_{factor}_block_{i}" for factor in (2, 8) for i in (1, 2, 3)),
         "middle.block_1",
     }
 
 
-def test_the_paper_s_network_attends_in_five_blocks_and_in_the_middle():
+def test_denoising_unet_of_paper_has_six_attention_blocks():
     with torch.device("meta"):
         network = denoising_unet(PAPER)
     assert network.divisor == 32
     assert sum(isinstance(module, AttentionBlock) for module in network.modules()) == 6
 
 
-def test_attention_lets_every_position_see_every_other_and_without_it_the_view_is_local():
+def test_attention_connects_all_positions_and_convolutions_are_local():
     x = normal(1, 3, 64, 4)
     changed = x.clone()
     changed[..., -1, :] += 1
     reach = {}
     for name, attention_at in (("local", []), ("global", [2])):
-        # Normalisation spreads over the whole image too: it is taken out to see the convolutions' reach alone.
+        # Normalisation also spreads over the whole image, so it is removed to test the convolutions only.
         network = small(multipliers=(1, 1), attention_at=attention_at, middle_attention=False)
         for module in list(network.modules()):
             for child_name, child in module.named_children():
@@ -257,7 +257,7 @@ def test_attention_lets_every_position_see_every_other_and_without_it_the_view_i
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_bfloat16_autocast_trains_and_stays_near_float32(channels_last):
+def test_bfloat16_autocast_trains_and_is_near_float32(channels_last):
     network = small()
     x, t, target = normal(4, 3, 16, 16), torch.tensor([1, 20, 300, 900]), normal(4, 1, 16, 16, seed=1)
     reference = network(x, t).detach()
@@ -280,7 +280,7 @@ def test_bfloat16_autocast_trains_and_stays_near_float32(channels_last):
     assert losses[-1] < losses[0]
 
 
-def test_weights_in_bfloat16_still_tell_neighbouring_times_apart():
+def test_bfloat16_weights_distinguish_neighbouring_timesteps():
     network = small().to(torch.bfloat16)
     x = normal(1, 3, 8, 8).to(torch.bfloat16).expand(2, -1, -1, -1)
     with torch.inference_mode():
@@ -289,7 +289,7 @@ def test_weights_in_bfloat16_still_tell_neighbouring_times_apart():
     assert not torch.equal(output[0], output[1])
 
 
-def test_weights_survive_the_round_trip_and_the_network_prints_as_a_table():
+def test_state_dict_restores_network_and_repr_names_blocks():
     network, other = small(seed=1), small(seed=2)
     x, t = normal(1, 3, 8, 8), torch.tensor([7])
     assert not torch.equal(network(x, t), other(x, t))
@@ -298,7 +298,7 @@ def test_weights_survive_the_round_trip_and_the_network_prints_as_a_table():
     assert "(factor_4_block_1): ResidualBlock(" in repr(network)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_in_training_only():
     network = small(dropout=0.5)
     x, t = normal(1, 3, 8, 8), torch.tensor([7])
     torch.manual_seed(0)
@@ -317,12 +317,12 @@ def test_dropout_acts_in_training_only():
         ({"groups": 5}, "`groups` is 5, which does not divide"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(changes, message):
+def test_denoising_unet_rejects_invalid_settings_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         denoising_unet(SMALL | changes)
 
 
-def test_a_size_that_cannot_be_halved_often_enough_is_refused():
+def test_denoising_unet_rejects_indivisible_size():
     with pytest.raises(ValueError, match="8 x 10 is not a multiple of 4"):
         small()(normal(1, 3, 8, 10), torch.tensor([1]))
 
@@ -334,7 +334,7 @@ WIDTHS = (4, 8, 8, 16, 16)
 
 @pytest.mark.parametrize("factory", [unet, attention_unet, unet_plus_plus])
 @pytest.mark.parametrize("size", [(32, 48), (16, 32, 16)], ids=["slice", "volume"])
-def test_a_supervised_network_gives_one_logit_per_position_and_trains(factory, size):
+def test_supervised_network_returns_one_logit_per_position_and_trains(factory, size):
     network = factory(spatial_dims=len(size), in_channels=2, channels=WIDTHS)
     assert network.divisor == 16
     logits = network(normal(2, 2, *size))
@@ -349,48 +349,48 @@ def test_a_supervised_network_gives_one_logit_per_position_and_trains(factory, s
 
 
 @pytest.mark.parametrize("factory", [unet, attention_unet, unet_plus_plus])
-def test_a_supervised_network_refuses_odd_sizes(factory):
+def test_supervised_network_rejects_indivisible_size(factory):
     with pytest.raises(ValueError, match="32 x 40 is not a multiple of 16"):
         factory(spatial_dims=2, in_channels=2, channels=WIDTHS)(normal(2, 2, 32, 40))
 
 
 @pytest.mark.parametrize("factory", [unet, unet_plus_plus])
-def test_batch_normalisation_is_what_follows_the_convolutions(factory):
+def test_supervised_network_uses_batch_normalisation(factory):
     kinds = {type(module) for module in factory(spatial_dims=2, in_channels=2, channels=WIDTHS).modules()}
     assert torch.nn.BatchNorm2d in kinds
     assert not kinds & {torch.nn.InstanceNorm2d, torch.nn.GroupNorm}
 
 
 @pytest.mark.parametrize("size", [(32, 48), (16, 32, 16)], ids=["slice", "volume"])
-def test_the_u_net_s_dropout_sits_at_eight_places_and_in_training_only(size):
+def test_unet_dropout_is_in_eight_places_and_active_in_training_only(size):
     plain = unet(spatial_dims=len(size), in_channels=2, channels=WIDTHS)
     bayesian = unet(spatial_dims=len(size), in_channels=2, channels=WIDTHS, dropout=0.25)
     bayesian.load_state_dict(plain.state_dict())
     assert not [module for module in plain.modules() if isinstance(module, Dropout)]
-    x, seen = normal(2, 2, *size), {}
+    x, activations = normal(2, 2, *size), {}
     for name, module in bayesian.named_modules():
         if isinstance(module, Dropout):
             assert module.probability == 0.25
-            module.register_forward_hook(lambda module, args, output, name=name: seen.update({name: (args[0], output)}))
+            module.register_forward_hook(lambda module, args, output, name=name: activations.update({name: (args[0], output)}))
     assert torch.equal(plain.eval()(x), bayesian.eval()(x))
     bayesian.train()
     torch.manual_seed(0)
     assert not torch.equal(bayesian(x), bayesian(x))
-    poolings, joinings = (
-        [name for name in seen if bayesian.get_submodule(name).whole_channels is whole] for whole in (True, False)
+    poolings, concatenations = (
+        [name for name in activations if bayesian.get_submodule(name).whole_channels is whole] for whole in (True, False)
     )
-    # After each pooling come the channels of the level above; after each joining the encoder's and those from below.
-    assert [seen[name][0].shape[1] for name in poolings] == [4, 8, 8, 16]
-    assert [seen[name][0].shape[2] for name in poolings] == [size[0] // factor for factor in (2, 4, 8, 16)]
-    assert [seen[name][0].shape[1] for name in joinings] == [16 + 8, 8 + 8, 8 + 4, 4 + 8]
-    assert [seen[name][0].shape[2] for name in joinings] == [size[0] // factor for factor in (8, 4, 2, 1)]
-    for name, (_, output) in seen.items():
+    # A pooling keeps the channels of the finer level; a skip concatenation has those of the encoder and of the coarser level.
+    assert [activations[name][0].shape[1] for name in poolings] == [4, 8, 8, 16]
+    assert [activations[name][0].shape[2] for name in poolings] == [size[0] // factor for factor in (2, 4, 8, 16)]
+    assert [activations[name][0].shape[1] for name in concatenations] == [16 + 8, 8 + 8, 8 + 4, 4 + 8]
+    assert [activations[name][0].shape[2] for name in concatenations] == [size[0] // factor for factor in (8, 4, 2, 1)]
+    for name, (_, output) in activations.items():
         dropped = (output == 0).flatten(2)
         assert dropped.any(), name
-        assert (dropped.any(2) & ~dropped.all(2)).any() == (name in joinings), name
+        assert (dropped.any(2) & ~dropped.all(2)).any() == (name in concatenations), name
 
 
-def test_supervised_networks_refuse_a_wrong_number_of_levels():
+def test_supervised_networks_reject_wrong_number_of_levels():
     with pytest.raises(ValueError, match="five levels"):
         unet(spatial_dims=2, in_channels=2, channels=(8, 16, 32))
     with pytest.raises(ValueError, match=r"U-Net\+\+ has five levels"):
@@ -401,7 +401,7 @@ def test_supervised_networks_refuse_a_wrong_number_of_levels():
 
 
 @pytest.mark.parametrize(("factory", "size"), [(unet, 31_112_641), (attention_unet, 31_739_761), (unet_plus_plus, 36_450_753)])
-def test_supervised_networks_keep_their_size_at_the_usual_widths(factory, size):
-    # As counted with MONAI 1.6.1: a release that builds them otherwise would silently change every result.
+def test_supervised_networks_have_fixed_size_at_default_widths(factory, size):
+    # Counted with MONAI 1.6.1. A release with other networks would silently change every result.
     with torch.device("meta"):
         assert count(factory(spatial_dims=2, in_channels=2)) == size

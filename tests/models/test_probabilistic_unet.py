@@ -1,4 +1,4 @@
-"""The Probabilistic U-Net's parts against their written-out formulas (about 3 s)."""
+"""The Probabilistic U-Net's parts against explicit formulas (about 3 s)."""
 
 import math
 from itertools import pairwise
@@ -21,7 +21,7 @@ def normal(*shape, seed=0):
 
 
 def small(spatial_dims=2, seed=0, **changes):
-    """A small network with every parameter moved, so that no bias is zero."""
+    """Return a small network whose parameters are perturbed, so that no bias is zero."""
     torch.manual_seed(seed)
     network = ProbabilisticUNet(
         **{"spatial_dims": spatial_dims, "in_channels": 2, "channels": (4, 6, 8), "latent": 3} | changes
@@ -35,8 +35,8 @@ def mask_of(size, seed=9):
     return (normal(2, 1, *size, seed=seed) > 0.5).float()
 
 
-def test_it_has_the_size_of_the_public_port():
-    """5.0 million parameters for two image channels, of which the two encoders differ in the mask's channel alone."""
+def test_probabilistic_unet_has_size_of_public_port():
+    """5.0 million parameters with two image channels. The encoders differ in the mask's channel only."""
     with torch.device("meta"):
         network = ProbabilisticUNet(spatial_dims=2, in_channels=2)
 
@@ -57,8 +57,8 @@ def test_it_has_the_size_of_the_public_port():
     assert network.divisor == 8
 
 
-def written_out(network, image):
-    """Features of a network of three levels, from its weights in the order in which data pass through them."""
+def explicit_features(network, image):
+    """Compute the features of a network of three levels explicitly from its weights."""
     dims = image.ndim - 2
     convolve = {2: functional.conv2d, 3: functional.conv3d}[dims]
     pool = {2: functional.avg_pool2d, 3: functional.avg_pool3d}[dims]
@@ -72,8 +72,8 @@ def written_out(network, image):
     middle = block(pool(fine, 2), network.down.blocks[1])
     coarse = block(pool(middle, 2), network.down.blocks[2])
 
-    def doubled(x):
-        """Linear interpolation along one axis after the other: weights 3/4 and 1/4, the border repeated."""
+    def upsample(x):
+        """Interpolate linearly along each axis with weights 3/4 and 1/4 and a repeated border."""
         for axis in range(2, x.ndim):
             first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
             before = torch.cat([first, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
@@ -82,23 +82,23 @@ def written_out(network, image):
             x = pairs.flatten(axis, axis + 1)
         return x
 
-    middle = block(torch.cat([doubled(coarse), middle], 1), network.up[1])
-    return block(torch.cat([doubled(middle), fine], 1), network.up[0]), coarse
+    middle = block(torch.cat([upsample(coarse), middle], 1), network.up[1])
+    return block(torch.cat([upsample(middle), fine], 1), network.up[0]), coarse
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_features_are_those_written_out(spatial_dims):
+def test_features_equal_explicit_formula(spatial_dims):
     network, image = small(spatial_dims), normal(2, 2, *SIZES[spatial_dims])
     features = network.features(image)
     assert features.shape == (2, 4, *SIZES[spatial_dims])
-    torch.testing.assert_close(features, written_out(network, image)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, explicit_features(network, image)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_a_gaussian_s_parameters_come_from_the_spatial_mean(spatial_dims):
+def test_prior_equals_explicit_formula_of_spatial_mean(spatial_dims):
     network, image = small(spatial_dims), normal(2, 2, *SIZES[spatial_dims])
     network.down = network.prior_encoder.down
-    _, coarse = written_out(network, image)
+    _, coarse = explicit_features(network, image)
     head = network.prior_encoder.parameters_of_z
     expected = coarse.mean(tuple(range(2, image.ndim))) @ head.weight.T + head.bias
     prior = network.prior(image)
@@ -107,7 +107,7 @@ def test_a_gaussian_s_parameters_come_from_the_spatial_mean(spatial_dims):
     assert (prior.batch_shape, prior.event_shape) == ((2,), (3,))
 
 
-def test_the_posterior_sees_image_and_centred_mask():
+def test_posterior_uses_image_and_centred_mask():
     network, image, mask = small(), normal(2, 2, 16, 24), mask_of((16, 24))
     posterior = network.posterior(image, mask)
     direct = network.posterior_encoder(torch.cat([image, mask - 0.5], 1))
@@ -115,12 +115,12 @@ def test_the_posterior_sees_image_and_centred_mask():
     assert torch.equal(posterior.stddev, direct.stddev)
     assert (network.posterior(image, 1 - mask).mean - posterior.mean).abs().max() > 1e-3
     with torch.no_grad():
-        network.posterior_encoder.down.blocks[0][0].weight[:, 2] = 0  # blind for the mask
+        network.posterior_encoder.down.blocks[0][0].weight[:, 2] = 0  # ignore the mask
     assert torch.equal(network.posterior(image, mask).mean, network.posterior(image, 1 - mask).mean)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_z_joins_every_position_alike(spatial_dims):
+def test_decode_adds_z_to_every_position(spatial_dims):
     network, z = small(spatial_dims), normal(2, 3)
     features = normal(2, 4, *SIZES[spatial_dims])
     logits = network.decode(features, z)
@@ -135,7 +135,7 @@ def test_z_joins_every_position_alike(spatial_dims):
     assert (network.decode(features, z.flip(0)) - logits).abs().max() > 1e-3
 
 
-def test_a_pass_is_a_draw_from_the_prior():
+def test_forward_is_sample_from_prior():
     network, image, noise = small(), normal(2, 2, 16, 24), normal(2, 3, seed=1)
     prior = network.prior(image)
     expected = network.decode(network.features(image), prior.mean + prior.stddev * noise)
@@ -143,7 +143,7 @@ def test_a_pass_is_a_draw_from_the_prior():
     torch.testing.assert_close(network(image, 0 * noise), network.decode(network.features(image), prior.mean))
 
 
-def test_one_image_does_not_depend_on_the_rest_of_its_batch():
+def test_forward_does_not_depend_on_other_rows():
     network, image, noise = small(), normal(4, 2, 16, 24), normal(4, 3, seed=1)
     together = network(image, noise)
     for n in range(4):
@@ -152,32 +152,32 @@ def test_one_image_does_not_depend_on_the_rest_of_its_batch():
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("order", [[0, 0, 0], [0, 0, 1, 1, 1, 0, 2], [2, 1, 0]])
-def test_draws_of_one_image_share_its_features_and_its_prior(spatial_dims, order):
-    """Each row is what it is alone, and only rows that differ from the one before are evaluated."""
+def test_forward_evaluates_equal_consecutive_images_once(spatial_dims, order):
+    """Rows equal those of single evaluations; only rows that differ from the previous one are evaluated."""
     network, image, noise = small(spatial_dims), normal(3, 2, *SIZES[spatial_dims]), normal(len(order), 3, seed=1)
     image[1] = image[0]
-    image[1, 1, ..., -1] += 1  # the second image differs from the first at one border alone
+    image[1, 1, ..., -1] += 1  # the second image differs from the first at one border only
     rows = image[order]
     alone = torch.cat([network(rows[n : n + 1], noise[n : n + 1]) for n in range(len(order))])
-    shown = {"features": [], "prior": []}
+    inputs_of = {"features": [], "prior": []}
     for name, module in (("features", network.down), ("prior", network.prior_encoder)):
-        module.register_forward_pre_hook(lambda _, inputs, name=name: shown[name].append(inputs[0]))
+        module.register_forward_pre_hook(lambda _, inputs, name=name: inputs_of[name].append(inputs[0]))
     torch.testing.assert_close(network(rows, noise), alone, rtol=1e-4, atol=1e-5)
-    expected = image[[place for n, place in enumerate(order) if n == 0 or place != order[n - 1]]]
-    for inputs in shown.values():
+    expected = image[[index for n, index in enumerate(order) if n == 0 or index != order[n - 1]]]
+    for inputs in inputs_of.values():
         assert len(inputs) == 1
         assert torch.equal(inputs[0], expected)
 
 
-def test_features_do_not_change_with_the_size_of_the_image():
-    """Far from the border a patch has the features that it has in the whole slice."""
+def test_features_do_not_depend_on_image_size():
+    """Far from its border, a patch has the features of the whole slice."""
     network, image = small(channels=(4, 6)), normal(1, 2, 96, 64)
     whole, patch = network.features(image), network.features(image[:, :, 16:80])
     torch.testing.assert_close(whole[:, :, 36:60], patch[:, :, 20:44], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [-1000.0, 1000.0])
-def test_the_divergence_stays_finite_where_a_deviation_would_not(bias):
+def test_kl_divergence_stays_finite_for_extreme_deviations(bias):
     network, image, mask = small(), normal(2, 2, 16, 24), mask_of((16, 24))
     with torch.no_grad():
         network.prior_encoder.parameters_of_z.bias[3:] = bias
@@ -192,7 +192,7 @@ def test_the_divergence_stays_finite_where_a_deviation_would_not(bias):
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_the_gradient_reaches_every_parameter(spatial_dims):
+def test_gradient_reaches_every_parameter(spatial_dims):
     network, size = small(spatial_dims), SIZES[spatial_dims]
     image, mask = normal(2, 2, *size), mask_of(size)
     posterior = network.posterior(image, mask)
@@ -203,7 +203,7 @@ def test_the_gradient_reaches_every_parameter(spatial_dims):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_signal_neither_fades_nor_grows_at_the_start():
+def test_untrained_network_keeps_scale_of_signal():
     torch.manual_seed(0)
     network = ProbabilisticUNet(spatial_dims=2, in_channels=2)
     image = normal(2, 2, 64, 64)
@@ -216,7 +216,7 @@ def test_the_signal_neither_fades_nor_grows_at_the_start():
         assert 0.1 < gaussian.stddev.min() < gaussian.stddev.max() < 10
 
 
-def test_bfloat16_autocast_stays_near_float32_and_the_gaussians_in_float32():
+def test_bfloat16_autocast_is_near_float32_and_keeps_gaussians_in_float32():
     network, image, noise = small(), normal(2, 2, 16, 24), normal(2, 3, seed=1)
     with torch.inference_mode():
         reference = network(image, noise)
@@ -227,7 +227,7 @@ def test_bfloat16_autocast_stays_near_float32_and_the_gaussians_in_float32():
     assert (output.float() - reference).abs().max() < 0.05 * reference.abs().max()
 
 
-def test_weights_survive_the_round_trip():
+def test_state_dict_restores_network():
     network, other = small(seed=1), small(seed=2)
     image, noise = normal(1, 2, 16, 24), normal(1, 3)
     assert not torch.equal(network(image, noise), other(image, noise))
@@ -235,7 +235,7 @@ def test_weights_survive_the_round_trip():
     assert torch.equal(network(image, noise), other(image, noise))
 
 
-def test_the_settings_give_this_network():
+def test_build_model_returns_probabilistic_unet():
     settings = {"architecture": "probabilistic_unet", "spatial_dims": 2, "channels": [4, 6], "latent": 2, "kl_weight": 1.0}
     network = build_model(settings, image_channels=3)
     assert isinstance(network, ProbabilisticUNet)
@@ -244,7 +244,7 @@ def test_the_settings_give_this_network():
     assert network.down.blocks[0][0].in_channels == 3
 
 
-def test_what_does_not_fit_is_refused():
+def test_probabilistic_unet_rejects_invalid_settings_and_sizes():
     with pytest.raises(ValueError, match="at least two widths"):
         small(channels=(8,))
     with pytest.raises(ValueError, match="`spatial_dims` is 4"):
