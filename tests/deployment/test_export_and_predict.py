@@ -117,17 +117,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     table.to_csv(results / "cases.csv", index=False)
     preparation = {"interpolator": "linear", "normalisation": "zscore_brain", "orientation": "LPS"}
     cases, splits = results / "cases" / "prepared.csv", results / "splits.csv"
-    script("prepare")(
-        table=str(results / "cases.csv"),
-        cases=str(cases),
-        card=str(results / "cases" / "preparation.json"),
-        channels=["FLAIR", "T1"],
-        settings=preparation,
-        dataset={"name": "own", "simulated": False, "licence": None},
-        code="",
-        config={},
-        processes=1,
+    job = SimpleNamespace(
+        wildcards=SimpleNamespace(dataset="own"),
+        input=SimpleNamespace(table=str(results / "cases.csv")),
+        output=SimpleNamespace(cases=str(cases), card=str(results / "cases" / "preparation.json")),
+        params=SimpleNamespace(channels=["FLAIR", "T1"], settings=preparation, code=""),
+        config={"datasets": {"own": {}}},
+        threads=1,
     )
+    script("prepare")(job)
     script("split")(str(results / "cases.csv"), str(splits), {"count": 5, "seed": 0, "stratify_by_site": True}, False)
     for name in NETWORKS:
         train(results / "networks" / name / RUN, name)

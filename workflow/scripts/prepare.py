@@ -1,4 +1,4 @@
-"""Resample, normalise and store every case on its FLAIR's grid."""
+"""Resample and normalise every case on its FLAIR's grid."""
 
 from pathlib import Path
 
@@ -9,36 +9,18 @@ from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.run_record import run_record
 
 
-def main(
-    table: str,
-    cases: str,
-    card: str,
-    channels: list[str],
-    settings: dict,
-    dataset: dict,
-    processes: int,
-    code: str,
-    config: dict,
-) -> None:
-    manifest = prepare_cohort(read_table(table), channels, Path(cases).parent, **settings, processes=processes)
-    write_json(Path(card), {"channels": channels} | settings | {"dataset": dataset} | run_record(config, code))
-    manifest.to_csv(cases, index=False)
+def main(job) -> None:
+    name, channels, settings = job.wildcards.dataset, job.params.channels, job.params.settings
+    manifest = prepare_cohort(
+        read_table(job.input.table), channels, Path(job.output.cases).parent, **settings, processes=job.threads
+    )
+    source = job.config["datasets"][name]
+    licence = (source.get("download") or {}).get("licence")
+    dataset = {"name": name, "simulated": "simulate" in source, "licence": licence}
+    record = run_record(job.config, job.params.code)
+    write_json(Path(job.output.card), {"channels": channels} | settings | {"dataset": dataset} | record)
+    manifest.to_csv(job.output.cases, index=False)
 
 
 if __name__ == "__main__":
-    parameters = snakemake.params
-    name = snakemake.wildcards.dataset
-    source = snakemake.config["datasets"][name]
-    about = {"name": name, "simulated": "simulate" in source, "licence": (source.get("download") or {}).get("licence")}
-    run(
-        main,
-        snakemake.log[0],
-        table=snakemake.input.table,
-        **snakemake.output,
-        channels=parameters.channels,
-        settings=parameters.settings,
-        dataset=about,
-        processes=snakemake.threads,
-        code=parameters.code,
-        config=snakemake.config,
-    )
+    run(main, snakemake.log[0], job=snakemake)

@@ -216,7 +216,8 @@ def _network_problems(config: Config, name: str, settings: dict[str, Any], train
 
 def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[KeyProblem]:
     """Yield what is wrong with the reverse chain of a diffusion method."""
-    path, model, t_start, T = ("methods", name, "t_start"), settings["network"], settings["t_start"], trained["T"]
+    path, model = ("methods", name, "t_start"), settings["network"]
+    t_start, T = settings["t_start"], trained["T"]
     has_prior = trained["architecture"] == "truncated_denoising_unet"
     if t_start > T:
         yield KeyProblem(path, f"T' = {t_start} is above T = {T} of '{model}'", f"Set a whole number from 1 to {T}")

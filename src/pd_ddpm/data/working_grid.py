@@ -50,8 +50,7 @@ class WorkingGrid:
 
     def slices(self, volume: np.ndarray) -> Tensor:
         """(X, Y, Z) or (X, Y, Z, M) to (Z, M, height, width) float32, with anti-aliasing where it shrinks."""
-        first_x, end_x, first_y, end_y = self.box
-        inside = volume[first_x:end_x, first_y:end_y].astype(np.float32)
+        inside = volume[self._inside].astype(np.float32)
         inside = inside[..., None] if inside.ndim == 3 else inside
         return self._resample(torch.from_numpy(np.ascontiguousarray(inside.transpose(2, 3, 0, 1))), self.size)
 
@@ -65,11 +64,14 @@ class WorkingGrid:
 
     def volume(self, slices: Tensor) -> np.ndarray:
         """(Z, C, height, width) back to (X, Y, Z, C) float32 on the scan's grid; zero outside the box."""
-        first_x, end_x, first_y, end_y = self.box
-        native = self._resample(slices, (end_x - first_x, end_y - first_y))
+        native = self._resample(slices, (self.box[1] - self.box[0], self.box[3] - self.box[2]))
         volume = np.zeros((*self.shape, *slices.shape[:2]), dtype=np.float32)
-        volume[first_x:end_x, first_y:end_y] = native.permute(2, 3, 0, 1).numpy()
+        volume[self._inside] = native.permute(2, 3, 0, 1).numpy()
         return volume
+
+    @property
+    def _inside(self) -> tuple[slice, slice]:
+        return slice(self.box[0], self.box[1]), slice(self.box[2], self.box[3])
 
     @staticmethod
     def _resample(slices: Tensor, size: tuple[int, int]) -> Tensor:
