@@ -30,11 +30,11 @@ from pd_ddpm.training.resume import TrainingStates
         ([0.0], [0.5, 0.9], [0, 0]),
     ],
 )
-def test_the_record_that_comes_nearest_to_each_level_is_chosen(dice, levels, chosen):
+def test_nearest_records_chooses_record_nearest_to_each_level(dice, levels, chosen):
     assert nearest_records(dice, levels) == chosen
 
 
-def test_early_checkpoints_are_the_weights_of_their_validation(tmp_path):
+def test_early_checkpoints_hold_weights_of_their_validation(tmp_path):
     objective = Scripted([0, 0.3, 1, 0, 1])
     shares = {2: 0.0, 4: 0.4, 6: 0.6, 8: 0.2, 10: 1.0}
 
@@ -58,7 +58,7 @@ def test_early_checkpoints_are_the_weights_of_their_validation(tmp_path):
     assert {path.name for path in (states_of(tmp_path) / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
 
 
-def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
+def test_early_checkpoints_with_too_few_records_repeat_with_warning(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         result = folder_trainer(
             Scale(), Scripted([1, 0]), validation=VALIDATION[:1], steps=4, validate_every=2, early_levels=[0.9, 0.95]
@@ -68,7 +68,7 @@ def test_too_few_records_are_repeated_and_reported(tmp_path, caplog):
     assert "Reduce `validate_every`" in caplog.text
 
 
-def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
+def test_early_checkpoints_of_other_finished_training_are_removed(tmp_path):
     changes = {"validation": VALIDATION[:1], "steps": 2, "validate_every": 1, "save_every_seconds": 1e-9}
     folder_trainer(Scale(), Scripted([0, 1]), fingerprint_inputs=OTHER_INPUTS, early_levels=[0.9], **changes).fit(tmp_path)
     TrainingStates(tmp_path, OTHER_INPUTS).mark_complete()
@@ -84,12 +84,12 @@ def test_early_checkpoints_of_other_dependencies_are_cleared(tmp_path):
         folder_trainer(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
 
 
-def test_nothing_is_kept_early_without_levels(tmp_path):
+def test_fit_without_levels_keeps_no_early_checkpoints(tmp_path):
     assert folder_trainer(Scale(), CrossEntropy(0.0), steps=2, validate_every=1).fit(tmp_path).early == []
     assert not list(tmp_path.rglob("early"))
 
 
-def test_without_validation_cases_nothing_is_kept_early_and_that_is_reported(tmp_path, caplog):
+def test_fit_without_validation_cases_warns_about_early_checkpoints(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         result = folder_trainer(Scale(), CrossEntropy(0.0), validation=[], steps=2, early_levels=[0.9]).fit(tmp_path)
     assert result.early == []

@@ -20,7 +20,7 @@ def example(size=(6, 7), seed=0):
 
 
 @pytest.mark.parametrize("size", [(6, 7), (3, 6, 7)])
-def test_losses_equal_the_libraries_over_the_voxels_that_count(size):
+def test_losses_equal_libraries_outside_ignored_pixels(size):
     logits, mask, loss_mask = example(size)
     kept = loss_mask > 0
     expected = functional.binary_cross_entropy_with_logits(logits[kept], mask[kept])
@@ -32,7 +32,7 @@ def test_losses_equal_the_libraries_over_the_voxels_that_count(size):
     torch.testing.assert_close(soft_dice_loss(logits.sigmoid(), mask, loss_mask), dice(*flat))
 
 
-def test_closed_forms():
+def test_losses_equal_closed_forms():
     half = torch.full((2, 1, 4, 4), 0.5)
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, 0, :2] = 1  # 8 of 32
@@ -50,7 +50,7 @@ def test_closed_forms():
 @pytest.mark.parametrize(
     "loss", [cross_entropy, squared_error, lambda x, mask, loss_mask: soft_dice_loss(x.sigmoid(), mask, loss_mask)]
 )
-def test_what_does_not_count_has_no_influence(loss):
+def test_losses_do_not_depend_on_ignored_pixels(loss):
     """Neither its mask nor its prediction changes the loss, and its gradient is exactly zero."""
     logits, mask, loss_mask = example()
     logits.requires_grad_()
@@ -62,7 +62,7 @@ def test_what_does_not_count_has_no_influence(loss):
     assert loss(*changed, loss_mask).item() == value.item()
 
 
-def test_a_batch_without_lesion_and_one_without_anything_are_defined():
+def test_soft_dice_loss_is_defined_for_empty_batches():
     logits, mask, loss_mask = example()
     for loss in (cross_entropy, squared_error):
         assert loss(logits, mask, torch.zeros_like(loss_mask)).item() == 0
@@ -73,7 +73,7 @@ def test_a_batch_without_lesion_and_one_without_anything_are_defined():
     assert false_alarm == pytest.approx(1 - 1 / (1 + 0.1 * mask.numel()))
 
 
-def test_gradients_agree_with_finite_differences():
+def test_loss_gradients_agree_with_finite_differences():
     logits, mask, loss_mask = example()
     logits.requires_grad_()
     for loss in (cross_entropy, squared_error, lambda x, m, c: soft_dice_loss(x.sigmoid(), m, c)):

@@ -62,7 +62,7 @@ def all_objectives(shape):
 
 
 @pytest.mark.parametrize("size", [(6, 8), (3, 6, 8)])
-def test_label_2_is_ignored_in_every_loss(size):
+def test_losses_ignore_label_2(size):
     """The gradient of the network's output there is exactly zero, and nowhere else."""
     examples, labels = batch(size)
     for objective, model in all_objectives((4, 1, *size)):
@@ -72,14 +72,14 @@ def test_label_2_is_ignored_in_every_loss(size):
         assert (parameter.grad[labels != 2] != 0).all()
 
 
-def test_label_2_is_neither_lesion_nor_counted():
+def test_as_batch_masks_label_2():
     examples, labels = batch()
     assert torch.equal(examples.mask, (labels == 1).float())
     assert torch.equal(examples.loss_mask == 0, labels == 2)
 
 
 @pytest.mark.parametrize("dice_weight", [0.0, 0.5, 1.0])
-def test_cross_entropy_and_dice_add_up(dice_weight):
+def test_cross_entropy_objective_adds_weighted_dice(dice_weight):
     examples, labels = batch()
     model = Free((4, 1, 6, 8))
     parts = CrossEntropy(dice_weight).loss(model, examples, stream("test"))
@@ -95,7 +95,7 @@ def test_cross_entropy_and_dice_add_up(dice_weight):
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_the_target_of_noise_prediction_is_the_noise_in_x_t(coding):
+def test_noise_prediction_target_is_noise_in_x_t(coding):
     """A network that finds the noise has no loss, and one that says zero the noise's mean square."""
     examples, _ = batch(count=64)
     examples = examples._replace(image=CODINGS[coding].encode(examples.mask))
@@ -109,7 +109,7 @@ def test_the_target_of_noise_prediction_is_the_noise_in_x_t(coding):
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_the_target_of_mask_prediction_is_the_mask_in_its_coding(coding):
+def test_mask_prediction_target_is_encoded_mask(coding):
     examples, labels = batch()
     kept = labels != 2
     model = Denoiser(Free((4, 1, 6, 8)), SCHEDULE, CODINGS[coding], "mask")
@@ -122,7 +122,7 @@ def test_the_target_of_mask_prediction_is_the_mask_in_its_coding(coding):
 
 
 @pytest.mark.parametrize("t_max", [1, 7, 300])
-def test_times_are_uniform_from_1_to_t_max(t_max):
+def test_denoising_timesteps_are_uniform_from_1_to_t_max(t_max):
     """t = 0, the clean mask, is never shown, and t_max is."""
     count = 70 * 300
     examples = as_batch(torch.zeros(count, 1, 1, 1), torch.zeros(count, 2, 1, 1))
@@ -137,7 +137,7 @@ def test_times_are_uniform_from_1_to_t_max(t_max):
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_the_network_sees_the_diffused_mask_of_its_own_time(coding):
+def test_network_input_is_mask_diffused_to_its_timestep(coding):
     examples, _ = batch(count=3)
     model = Denoiser(Free((3, 1, 6, 8)), SCHEDULE, CODINGS[coding], "noise")
     times = torch.tensor([1, 400, 1000])
@@ -150,7 +150,7 @@ def test_the_network_sees_the_diffused_mask_of_its_own_time(coding):
     assert torch.equal(model.network.x[:, :2], examples.image)
 
 
-def test_losses_depend_on_their_stream_alone():
+def test_losses_depend_on_their_generator_alone():
     examples, _ = batch()
     for objective, model in all_objectives((4, 1, 6, 8)):
         values = [objective.loss(model, examples, stream("test", n))["loss"].item() for n in (0, 0, 1)]
@@ -159,7 +159,7 @@ def test_losses_depend_on_their_stream_alone():
             assert values[0] != values[2]
 
 
-def test_validation_of_a_denoiser_looks_at_five_noise_levels():
+def test_denoising_estimates_cover_five_noise_levels():
     examples, _ = batch()
     seen = []
 

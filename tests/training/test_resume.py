@@ -39,7 +39,7 @@ from pd_ddpm.training.resume import OtherTrainingError, TrainingStates
 from pd_ddpm.training.saved_state import last_good_state, load_state
 
 
-def test_several_optimisers_and_early_checkpoints_are_resumed(tmp_path):
+def test_fit_resumes_several_optimisers_and_early_checkpoints(tmp_path):
     def job(action=lambda: None):
         objective = Phases("second", {"name": "third", "every": 3, "optimiser": "second"})
         first = objective.loss
@@ -72,7 +72,7 @@ def test_several_optimisers_and_early_checkpoints_are_resumed(tmp_path):
     ids=["noise, dropout", "mask", "attention_unet"],
 )
 @pytest.mark.parametrize("weights", ["raw", "ema"])
-def test_20_steps_are_10_steps_and_10_steps_more(tmp_path, make, objective, weights):
+def test_fit_interrupted_at_step_10_and_resumed_equals_unbroken_run(tmp_path, make, objective, weights):
     """Asked to end at step 10, between two validations; continued by a new process's objects."""
     whole = folder_trainer(make(), objective, weights=weights).fit(tmp_path / "whole")
     with pytest.raises(Interrupted, match="Step 10 of 20 is saved in"):
@@ -86,7 +86,7 @@ def test_20_steps_are_10_steps_and_10_steps_more(tmp_path, make, objective, weig
     assert len(whole.history) == 3
 
 
-def test_interrupted_at_the_last_step_and_at_every_step(tmp_path):
+def test_fit_interrupted_at_every_step_equals_unbroken_run(tmp_path):
     objective = CrossEntropy(1.0)
     whole = folder_trainer(Scale(), objective, steps=6, validate_every=2).fit(tmp_path / "whole")
     for _ in range(6):
@@ -97,7 +97,7 @@ def test_interrupted_at_the_last_step_and_at_every_step(tmp_path):
     assert_same(parts, whole)
 
 
-def test_sigterm_means_what_it_meant_after_the_training(tmp_path):
+def test_fit_restores_sigterm_handler(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     folder_trainer(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -106,13 +106,13 @@ def test_sigterm_means_what_it_meant_after_the_training(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_two_trainings_do_not_share_a_folder(tmp_path):
+def test_fit_refuses_folder_in_use(tmp_path):
     with lock_folder(tmp_path), pytest.raises(BusyError, match=rf"locked by another run \(process {os.getpid()} on"):
         folder_trainer(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
     assert not list(tmp_path.rglob("state.pt"))
 
 
-def test_an_unfinished_training_of_other_settings_stops_the_job_and_is_kept(tmp_path):
+def test_fit_with_other_unfinished_training_stops_and_keeps_it(tmp_path):
     whole = folder_trainer(Scale(), CrossEntropy(0.0), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
         folder_trainer(Scale(), At(CrossEntropy(0.0), 4, ask_to_end), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path)
@@ -123,7 +123,7 @@ def test_an_unfinished_training_of_other_settings_stops_the_job_and_is_kept(tmp_
     assert_same(folder_trainer(Scale(), CrossEntropy(0.0), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path), whole)
 
 
-def test_a_changed_training_restarts_where_that_is_asked_for(tmp_path):
+def test_fit_with_changed_settings_restarts_if_requested(tmp_path):
     whole = folder_trainer(Scale(), CrossEntropy(0.0), early_levels=[0.5]).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
         folder_trainer(Scale(), At(CrossEntropy(0.0), 8, ask_to_end), fingerprint_inputs=OTHER_INPUTS, early_levels=[0.5]).fit(
@@ -140,7 +140,7 @@ def test_a_changed_training_restarts_where_that_is_asked_for(tmp_path):
     assert_same(old, whole)  # the settings are the same but for their name
 
 
-def test_between_the_last_step_and_the_outcome_nothing_is_lost(tmp_path):
+def test_fit_after_last_step_returns_result_without_training(tmp_path):
     first = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path)
     counted = At(CrossEntropy(0.0), 0, None)
     assert_same(folder_trainer(Scale(), counted).fit(tmp_path), first)
@@ -150,7 +150,7 @@ def test_between_the_last_step_and_the_outcome_nothing_is_lost(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit"])
-def test_after_damage_to_the_last_state_the_one_before_leads_to_the_same_end(tmp_path, damage, caplog):
+def test_fit_with_damaged_last_state_resumes_from_previous_state(tmp_path, damage, caplog):
     whole = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
         folder_trainer(Scale(), At(CrossEntropy(0.0), 9, ask_to_end), save_every_seconds=1e-9).fit(tmp_path)
@@ -167,7 +167,7 @@ def test_after_damage_to_the_last_state_the_one_before_leads_to_the_same_end(tmp
     assert "resuming after step 8 of 20" in caplog.text
 
 
-def test_without_a_state_that_can_be_read_the_training_stops(tmp_path):
+def test_fit_without_readable_state_stops(tmp_path):
     with pytest.raises(Interrupted):
         folder_trainer(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
     (states_of(tmp_path) / "state.pt").write_bytes(b"half")
@@ -178,7 +178,7 @@ def test_without_a_state_that_can_be_read_the_training_stops(tmp_path):
     assert (states_of(tmp_path) / "state.pt").read_bytes() == b"half"
 
 
-def test_a_disk_that_is_full_leaves_the_last_state_and_the_training_goes_on_from_it(tmp_path, monkeypatch):
+def test_fit_on_full_disk_keeps_last_state_and_resumes(tmp_path, monkeypatch):
     whole = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
     write, path = saved_state._HashingFile.write, states_of(tmp_path) / "state.pt"
 
@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_leaves_the_last_state_and_the_training_goes_on_from
     assert counted.calls == 16
 
 
-def test_what_a_killed_training_left_half_written_is_swept(tmp_path):
+def test_fit_removes_partial_files_of_killed_run(tmp_path):
     for folder in (states_of(tmp_path), states_of(tmp_path) / "early"):
         folder.mkdir()
         (folder / ".partial.state.pt").write_bytes(b"half")
@@ -208,7 +208,7 @@ def test_what_a_killed_training_left_half_written_is_swept(tmp_path):
     assert not list(tmp_path.rglob(".partial.*"))
 
 
-def test_a_training_killed_at_any_moment_and_continued_equals_the_unbroken_one(tmp_path, train_job, script, configured):
+def test_training_killed_and_resumed_equals_unbroken_run(tmp_path, train_job, script, configured):
     """The script itself: killed without warning, then asked to end, then finished. Files agree to the last byte."""
     settings = configured(
         "network",

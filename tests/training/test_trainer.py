@@ -56,7 +56,7 @@ from pd_ddpm.training.trainer import learning_rate
     ],
     ids=["unet", "attention_unet", "noise", "noise, binary", "mask, squared error", "mask, cross-entropy and Dice"],
 )
-def test_networks_learn_to_segment(tmp_path, make, objective, steps, chain, least_dice):
+def test_fit_teaches_networks_to_segment(tmp_path, make, objective, steps, chain, least_dice):
     """The loss falls, and whole slices of new cases are segmented: a denoiser's from pure noise."""
     model, patches = make(), PatchSettings((16, 32), 1.0, (), 0.0)
     result = folder_trainer(
@@ -79,7 +79,7 @@ def test_networks_learn_to_segment(tmp_path, make, objective, steps, chain, leas
     assert 2 * (predicted & lesion).sum() / (predicted.sum() + lesion.sum()) > least_dice
 
 
-def test_a_training_is_adam_on_the_batches_of_its_streams(tmp_path):
+def test_fit_equals_plain_pytorch_loop(tmp_path):
     """The loop once more in plain PyTorch: L2 penalty, clipping, falling learning rate and moving average."""
     model = denoiser("noise")
     reference = copy.deepcopy(model)
@@ -110,7 +110,7 @@ def test_a_training_is_adam_on_the_batches_of_its_streams(tmp_path):
     assert result.history[1]["loss"] == pytest.approx(losses[7], rel=1e-3)
 
 
-def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp_path):
+def test_float16_gradient_scale_changes_nothing_and_is_resumed(tmp_path):
     """Gradients are scaled back before they are clipped; this model has no operation that runs in float16 itself."""
     changes = {"weight_decay": 0.1, "gradient_clip": 0.01, "learning_rate": 0.05, "select": "last"}
     reference = folder_trainer(Scale(), CrossEntropy(0.0), **changes).fit(tmp_path / "float32")
@@ -125,14 +125,14 @@ def test_scaled_gradients_of_float16_change_nothing_and_the_scale_is_resumed(tmp
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 10])
-def test_learning_rates(step):
+def test_learning_rate_follows_cosine_or_stays_constant(step):
     settings = TrainingSettings(**SETTINGS | {"steps": 10, "learning_rate": 0.5})
     assert learning_rate(settings, step) == pytest.approx(0.5 * math.cos(math.pi / 2 * (step - 1) / 10) ** 2)
     constant = TrainingSettings(**SETTINGS | {"learning_rate": 0.5, "learning_rate_decay": "none"})
     assert learning_rate(constant, step) == 0.5
 
 
-def test_moving_average_follows_weights_and_takes_over_statistics(tmp_path):
+def test_update_ema_averages_weights_and_copies_buffers(tmp_path):
     model, seen = Scale(), []
     job = folder_trainer(model, CrossEntropy(0.0), validation=[], steps=12, ema_decay=0.6, learning_rate=0.1)
     update = job._update_ema
@@ -158,7 +158,7 @@ def test_moving_average_follows_weights_and_takes_over_statistics(tmp_path):
 
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 @pytest.mark.parametrize("select", ["best", "last"])
-def test_the_weights_of_the_best_validation_are_selected(tmp_path, weights, select):
+def test_fit_selects_weights_of_best_validation(tmp_path, weights, select):
     objective = Scripted([0, 1, 1, 0])  # the first of two equal ones
     job = folder_trainer(
         Scale(),
@@ -179,7 +179,7 @@ def test_the_weights_of_the_best_validation_are_selected(tmp_path, weights, sele
     assert objective.evaluated[3] == (average if weights == "ema" else raw)
 
 
-def test_without_validation_cases_the_last_weights_are_selected(tmp_path):
+def test_fit_without_validation_cases_selects_last_weights(tmp_path):
     job = folder_trainer(Scale(), CrossEntropy(0.0), validation=[], steps=3)
     result = job.fit(tmp_path)
     assert result.selected_step == 3
@@ -188,7 +188,7 @@ def test_without_validation_cases_the_last_weights_are_selected(tmp_path):
     assert result.early == []
 
 
-def test_validation_dice_is_that_of_the_voxels_that_count():
+def test_validator_dice_equals_value_by_hand_outside_ignored_pixels():
     """By hand: per case, over its evenly spaced slices, mean over cases; label 2 is left out although it is as bright."""
     brighter = [one._replace(image=one.image + 4 * one.label_fractions[:, 1:]) for one in VALIDATION]
     job = folder_trainer(Scale(), CrossEntropy(0.0), validation=brighter, validation_slices=4)
@@ -203,7 +203,7 @@ def test_validation_dice_is_that_of_the_voxels_that_count():
     assert job.validator.dice(job.eval_model) == pytest.approx(np.mean(expected), rel=1e-6)
 
 
-def test_validation_draws_the_same_noise_every_time():
+def test_validator_uses_same_noise_every_time():
     job = folder_trainer(denoiser("noise"), Denoising(1000, "squared_error"))
     assert job.validator.dice(job.eval_model) == job.validator.dice(job.eval_model)
 
@@ -231,7 +231,7 @@ class Waits(TorchDispatchMode):
     ],
     ids=["unet", "noise", "mask, bfloat16", "float16"],
 )
-def test_no_step_waits_for_the_device(make, objective, precision):
+def test_run_step_never_waits_for_device(make, objective, precision):
     patches = PatchSettings((16, 32), 0.5, (), 0.0)
     job = folder_trainer(make(), objective, precision=PRECISIONS[precision], patches=patches)
     with Waits() as waits:
@@ -247,7 +247,7 @@ def test_no_step_waits_for_the_device(make, objective, precision):
     assert waits.count == 1
 
 
-def test_losses_that_are_looked_at_seldom_are_the_same(tmp_path):
+def test_fit_with_rarely_collected_losses_gives_same_result(tmp_path):
     """As on a GPU: the history, the weights, the step that is named and the state that stays."""
 
     def job(objective, every):
@@ -267,7 +267,7 @@ def test_losses_that_are_looked_at_seldom_are_the_same(tmp_path):
 # Phases
 
 
-def test_each_phase_is_an_adam_of_its_own_on_the_same_batch(tmp_path):
+def test_phases_have_own_optimisers_and_share_the_batch(tmp_path):
     """The loop once more in plain PyTorch: which parameters, how fast, with which moments, how often and from when on."""
     objective = Phases(learning_rate_factor=3.0, betas=(0.0, 0.9), every=2, start_fraction=0.3)
     result = folder_trainer(Two(), objective, steps=10, select="last", weights="raw", validate_every=5, gradient_clip=None).fit(
@@ -331,7 +331,7 @@ class Warming(Phases):
         ([1, 1, 1, 1, 0], 0.9, 10, 10),  # no validation but the last
     ],
 )
-def test_no_weights_of_the_warm_up_are_selected_or_kept_early(tmp_path, shares, start_fraction, selected, early):
+def test_fit_never_selects_weights_of_the_warm_up(tmp_path, shares, start_fraction, selected, early):
     objective = Warming(shares, start_fraction)
     result = folder_trainer(
         Two(),
@@ -348,7 +348,7 @@ def test_no_weights_of_the_warm_up_are_selected_or_kept_early(tmp_path, shares, 
     assert result.early[0].weights["one"].item() == objective.evaluated[early // 2 - 1]
 
 
-def test_without_a_validation_after_the_warm_up_the_last_weights_are_selected(tmp_path, caplog):
+def test_fit_without_validation_after_warm_up_selects_last_weights(tmp_path, caplog):
     changes = {"validation": VALIDATION[:1], "steps": 4, "validate_every": 2, "early_levels": [0.9]}
     with caplog.at_level("WARNING"):
         job = folder_trainer(Two(), Warming([1, 0], 1.0), **changes)
@@ -359,7 +359,7 @@ def test_without_a_validation_after_the_warm_up_the_last_weights_are_selected(tm
     assert "no early checkpoints are kept, since no validation came after the warm-up." in caplog.text
 
 
-def test_a_phase_may_go_on_with_the_adam_of_another(tmp_path):
+def test_phase_can_share_the_optimiser_of_another(tmp_path):
     """Two half-rate phases of one Adam are one phase at every step."""
     changes = {"steps": 6, "validate_every": 6}
     once = folder_trainer(Two(), Phases(), **changes)

@@ -26,7 +26,7 @@ from pd_ddpm.training.saved_state import load_state
 
 
 @pytest.mark.parametrize("name", ["second", "third"])
-def test_the_phase_whose_loss_is_no_number_is_named(tmp_path, name):
+def test_fit_with_non_finite_loss_names_the_phase(tmp_path, name):
     objective = Phases("second", {"name": "third", "every": 2})
     other = objective.other
     objective.other = lambda phase: (
@@ -37,7 +37,7 @@ def test_the_phase_whose_loss_is_no_number_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_names_its_slices_and_keeps_the_last_state(tmp_path, value):
+def test_fit_with_non_finite_loss_names_slices_and_keeps_last_state(tmp_path, value):
     seen = []
 
     class Watched(Broken):
@@ -72,7 +72,7 @@ class Steep(At):
         return {"loss": parts["loss"] + (model.factor - model.factor.detach()) * 1e36}
 
 
-def test_weights_that_are_no_numbers_do_not_replace_a_good_state(tmp_path):
+def test_fit_with_non_finite_weights_keeps_good_state(tmp_path):
     class NotANumber(Steep):
         def loss(self, model, batch, rng):
             parts = super().loss(model, batch, rng)
@@ -84,7 +84,7 @@ def test_weights_that_are_no_numbers_do_not_replace_a_good_state(tmp_path):
     assert load_state(states_of(tmp_path) / "state.pt")["progress"]["step"] == 3
 
 
-def test_float16_passes_over_a_step_whose_gradient_overflows_but_not_over_a_loss(tmp_path):
+def test_float16_skips_gradient_overflow_but_rejects_non_finite_loss(tmp_path):
     """The scale of the gradients is halved, which is how it finds its size; a loss that is no number stays an error."""
     factors = []
 
@@ -110,7 +110,7 @@ def test_float16_passes_over_a_step_whose_gradient_overflows_but_not_over_a_loss
     ],
     ids=["GPU", "CPU", "numpy"],
 )
-def test_out_of_memory_names_what_to_lower_and_keeps_the_last_state(tmp_path, error):
+def test_fit_out_of_memory_names_settings_and_keeps_last_state(tmp_path, error):
     def fail():
         raise error
 
@@ -127,7 +127,7 @@ def test_out_of_memory_names_what_to_lower_and_keeps_the_last_state(tmp_path, er
     assert counted.calls == 17
 
 
-def test_another_error_is_not_taken_for_want_of_memory(tmp_path):
+def test_fit_passes_on_other_errors(tmp_path):
     def fail():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 

@@ -40,14 +40,14 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("changed", ["stop", "restart"])
-def test_a_training_of_the_same_dependencies_goes_on(states, changed):
+def test_load_resumable_returns_state_of_same_fingerprint(states, changed):
     assert states(OLD).load_resumable(changed) is None
     save(states(OLD), 4)
     assert step_of(states(OLD).load_resumable(changed)) == 4
     assert step_of(states(OLD | {"crop": [128, 192]}).load_resumable(changed)) == 4  # a list, as the configuration has it
 
 
-def test_an_unfinished_training_of_others_stops_and_names_what_differs_what_is_kept_and_both_ways_on(states):
+def test_load_resumable_names_differences_and_remedies_of_other_training(states):
     save(states(OLD), 4)
     before = states(OLD).path.read_bytes()
     with pytest.raises(OtherTrainingError) as caught:
@@ -65,7 +65,7 @@ def test_an_unfinished_training_of_others_stops_and_names_what_differs_what_is_k
 
 
 @pytest.mark.parametrize(("step", "finished"), [(9, False), (10, False), (10, True)])
-def test_only_a_training_whose_outcome_is_written_is_finished(states, step, finished):
+def test_only_mark_complete_finishes_a_training(states, step, finished):
     """At its last step it is not yet: a job may be killed before the weights are written."""
     save(states(OLD), step)
     if finished:
@@ -77,7 +77,7 @@ def test_only_a_training_whose_outcome_is_written_is_finished(states, step, fini
             states(NEW).load_resumable("stop")
 
 
-def test_that_another_training_was_finished_frees_no_state_of_this(states):
+def test_finished_other_training_does_not_free_unfinished_state(states):
     save(states(OLD), 10)
     states(OLD).mark_complete()
     states(OLD).path.unlink()
@@ -86,7 +86,7 @@ def test_that_another_training_was_finished_frees_no_state_of_this(states):
         states(OLD).load_resumable("stop")
 
 
-def test_a_training_that_begins_anew_is_no_longer_finished(states):
+def test_begin_removes_finished_mark(states):
     save(states(OLD), 10)
     states(OLD).mark_complete()
     states(OLD).path.unlink()
@@ -97,7 +97,7 @@ def test_a_training_that_begins_anew_is_no_longer_finished(states):
         states(NEW).load_resumable("stop")
 
 
-def test_what_finishes_leaves_one_state(states):
+def test_mark_complete_keeps_only_last_state(states):
     save(states(OLD), 5)
     save(states(OLD), 10)
     assert previous_path(states(OLD).path).exists()
@@ -106,7 +106,7 @@ def test_what_finishes_leaves_one_state(states):
     assert states(OLD).path.exists()
 
 
-def test_a_restart_leaves_the_other_state_untouched_and_it_comes_back_with_its_settings(states, caplog):
+def test_restart_keeps_other_state_which_resumes_with_its_settings(states, caplog):
     save(states(OLD), 4)
     save(states(OLD), 5)
     before = contents(states(OLD).folder)
@@ -125,7 +125,7 @@ def test_a_restart_leaves_the_other_state_untouched_and_it_comes_back_with_its_s
     assert all(str(states(one).path) in str(caught.value) for one in (OLD, NEW))
 
 
-def test_a_new_training_removes_finished_ones_of_others_and_keeps_unfinished_ones(states):
+def test_begin_removes_other_finished_trainings_and_keeps_unfinished_ones(states):
     third = OLD | {"batch": 3}
     save(states(OLD), 10)
     states(OLD).mark_complete()
@@ -136,7 +136,7 @@ def test_a_new_training_removes_finished_ones_of_others_and_keeps_unfinished_one
 
 
 @pytest.mark.parametrize("done", range(3))
-def test_clearing_that_is_broken_off_leaves_no_unfinished_training(states, monkeypatch, done):
+def test_begin_killed_midway_leaves_no_unfinished_training(states, monkeypatch, done):
     save(states(OLD), 5)
     save(states(OLD), 10)
     previous = previous_path(states(OLD).path).read_bytes()
@@ -158,7 +158,7 @@ def test_clearing_that_is_broken_off_leaves_no_unfinished_training(states, monke
     states(NEW).begin()
 
 
-def test_a_damaged_state_stops_whatever_the_settings(states):
+def test_load_resumable_rejects_damaged_state_with_any_settings(states):
     save(states(OLD), 4)
     states(OLD).path.write_bytes(states(OLD).path.read_bytes()[:-1])
     for inputs in (OLD, NEW):
@@ -167,7 +167,7 @@ def test_a_damaged_state_stops_whatever_the_settings(states):
                 states(inputs).load_resumable(changed)
 
 
-def test_the_state_that_can_be_read_is_named_and_comes_back(states, caplog):
+def test_load_resumable_names_readable_previous_state(states, caplog):
     save(states(OLD), 4)
     save(states(OLD), 5)
     states(OLD).path.write_bytes(b"")
@@ -177,7 +177,7 @@ def test_the_state_that_can_be_read_is_named_and_comes_back(states, caplog):
     assert step_of(states(OLD).load_resumable("stop")) == 4
 
 
-def test_differences_are_told_key_by_key():
+def test_differences_lists_each_changed_key():
     assert list(differences(OLD, OLD)) == []
     assert list(differences({"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": (1,)}, "e": None})) == [
         "a.b was 1, is 2",

@@ -54,7 +54,7 @@ POSTERIOR = gaussian([[1.0, 1.0], [0.5, 3.0]], [[2.0, 1.0], [2.0, 1.0]])
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 10.0])
-def test_the_bound_of_a_tiny_batch_is_that_by_hand(kl_weight):
+def test_elbo_of_tiny_batch_equals_value_by_hand(kl_weight):
     """Probabilities 1/2 and 3/4 of lesion, 1/4 of none; divergences 2 - ln 2 (mean 1, deviation 2) and 9/2 (mean 3)."""
     model = Stub(PRIOR, POSTERIOR)
     parts = {key: value.item() for key, value in EvidenceLowerBound(kl_weight).loss(model, TINY, stream("test")).items()}
@@ -67,7 +67,7 @@ def test_the_bound_of_a_tiny_batch_is_that_by_hand(kl_weight):
     assert torch.equal(model.seen, TINY.mask * TINY.loss_mask)
 
 
-def test_the_divergence_is_the_closed_form():
+def test_kl_equals_closed_form():
     """log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2, summed over the dimensions."""
     random = np.random.default_rng(0)
     means, sigmas = random.normal(size=(2, 3, 6)), np.exp(random.normal(size=(2, 3, 6)))
@@ -83,7 +83,7 @@ def test_the_divergence_is_the_closed_form():
     np.testing.assert_allclose(sampled.numpy(), expected, rtol=0.05)
 
 
-def test_beta_has_the_same_weight_in_every_batch_size():
+def test_elbo_weights_kl_equally_for_any_batch_size():
     model, twice = Stub(PRIOR, POSTERIOR), Batch(*(torch.cat([part, part]) for part in TINY))
     double = [gaussian((2 * g.mean.tolist()), (2 * g.stddev.tolist())) for g in (PRIOR, POSTERIOR)]
     once = EvidenceLowerBound(3.0).loss(model, TINY, stream("test"))
@@ -92,7 +92,7 @@ def test_beta_has_the_same_weight_in_every_batch_size():
         torch.testing.assert_close(again[key], value)
 
 
-def test_z_is_drawn_from_the_posterior_by_the_stream_and_gradients_go_through_it():
+def test_elbo_samples_z_from_posterior_with_gradients():
     mean, sigma = torch.zeros(2, 2, requires_grad=True), torch.ones(2, 2, requires_grad=True)
     model = Stub(PRIOR, Independent(Normal(2 + mean, 3 * sigma), 1), gain=1.0)
     EvidenceLowerBound(0.0).loss(model, TINY, stream("draw"))["loss"].backward()
@@ -102,7 +102,7 @@ def test_z_is_drawn_from_the_posterior_by_the_stream_and_gradients_go_through_it
     torch.testing.assert_close(sigma.grad, 3 * noise * mean.grad)
 
 
-def test_validation_looks_at_the_prior_s_mean_and_two_draws_from_it():
+def test_elbo_estimates_are_prior_mean_and_two_samples():
     estimates = EvidenceLowerBound(1.0).estimates(Stub(PRIOR, None, gain=1.0), TINY, stream("draw"))
     noise = torch.from_numpy(stream("draw").standard_normal((2, 2, 2), dtype=np.float32))
     vectors = [PRIOR.mean, *(PRIOR.mean + PRIOR.stddev * one for one in noise)]
@@ -116,7 +116,7 @@ def network(seed=0):
     return ProbabilisticUNet(spatial_dims=2, in_channels=1, channels=(8, 12), latent=2)
 
 
-def test_label_2_changes_nothing():
+def test_elbo_ignores_label_2():
     """Neither what the mask says there, nor, through the loss, what the logits say there."""
     random = np.random.default_rng(0)
     mask, loss_mask = (torch.from_numpy(random.random((3, 1, 8, 8)) < 0.5).float() for _ in range(2))
@@ -145,7 +145,7 @@ def two_minded(random, count=16):
     return Batch(image, squares * called, torch.ones_like(squares)), squares
 
 
-def test_training_explains_an_ambiguous_mask_and_the_prior_covers_both_readings():
+def test_elbo_training_makes_prior_cover_both_readings():
     model, bound = network(seed=3), EvidenceLowerBound(1.0)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
@@ -172,5 +172,5 @@ def test_training_explains_an_ambiguous_mask_and_the_prior_covers_both_readings(
     assert (inside < 0.2).float().mean() > 0.25
 
 
-def test_the_settings_choose_it():
+def test_build_objective_returns_elbo_for_probabilistic_unet():
     assert build_objective({"architecture": "probabilistic_unet", "kl_weight": 0.5}) == EvidenceLowerBound(0.5)

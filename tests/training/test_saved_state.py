@@ -20,7 +20,7 @@ WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3
 PROGRESS = {"dependencies": "abc", "step": 3, "losses": [0.5, 0.25], "history": [{"step": 3, "dice": float("nan")}], "best": {}}
 
 
-def test_a_state_comes_back(tmp_path):
+def test_load_state_returns_saved_state(tmp_path):
     optimiser = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))], fused=True)
     save_state(tmp_path / "state.pt", {"model": WEIGHTS, "optimiser": optimiser.state_dict(), "progress": PROGRESS})
     state = load_state(tmp_path / "state.pt")
@@ -41,7 +41,7 @@ def test_a_state_comes_back(tmp_path):
     ],
     ids=["half", "a byte less", "a byte more", "empty", "text"],
 )
-def test_a_state_that_is_not_whole_is_refused(tmp_path, damage):
+def test_load_state_rejects_incomplete_file(tmp_path, damage):
     path = tmp_path / "state.pt"
     save_state(path, {"model": WEIGHTS, "progress": PROGRESS})
     path.write_bytes(damage(path.read_bytes()))
@@ -50,7 +50,7 @@ def test_a_state_that_is_not_whole_is_refused(tmp_path, damage):
         load_state(path)
 
 
-def test_one_flipped_bit_anywhere_in_a_state_is_noticed(tmp_path):
+def test_load_state_detects_any_flipped_bit(tmp_path):
     """In 300 places, and in each byte of the seal itself. Read without it, most of them pass."""
     path = tmp_path / "state.pt"
     save_state(path, {"model": {"weights": torch.arange(1000.0)}, "progress": PROGRESS})
@@ -77,7 +77,7 @@ def state(step):
     return {"model": WEIGHTS, "progress": PROGRESS | {"step": step}}
 
 
-def test_the_state_before_is_kept_beside_the_last(tmp_path):
+def test_save_state_keeps_previous_state(tmp_path):
     path = tmp_path / "state.pt"
     assert last_good_state(path) is None
     for step in (1, 2, 3):
@@ -88,7 +88,7 @@ def test_the_state_before_is_kept_beside_the_last(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
-def test_instead_of_a_damaged_state_the_one_before_is_taken_and_that_is_said(tmp_path, damage, caplog):
+def test_last_good_state_falls_back_to_previous_state_with_warning(tmp_path, damage, caplog):
     path = tmp_path / "state.pt"
     for step in (1, 2):
         save_state(path, state(step))
@@ -105,7 +105,7 @@ def test_instead_of_a_damaged_state_the_one_before_is_taken_and_that_is_said(tmp
     assert ("The state before it is used instead" in caplog.text) == bool(said)
 
 
-def test_where_no_state_can_be_read_both_are_named(tmp_path):
+def test_last_good_state_names_both_unreadable_states(tmp_path):
     path = tmp_path / "state.pt"
     for step in (1, 2):
         save_state(path, state(step))
@@ -123,7 +123,7 @@ def test_where_no_state_can_be_read_both_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("call", range(3))
-def test_killed_at_any_rename_there_is_a_good_state(tmp_path, call):
+def test_save_state_killed_at_any_rename_leaves_good_state(tmp_path, call):
     """The process dies before its first, second or third rename since the first state was written."""
     path = tmp_path / "state.pt"
     code = (
@@ -157,7 +157,7 @@ class Malicious:
 
 @pytest.mark.parametrize("sealed", [False, True], ids=["as it is", "with a right hash"])
 @pytest.mark.parametrize("how", ["torch.save", "old torch.save", "pickle", "inside the zip"])
-def test_nothing_in_a_state_is_executed(tmp_path, how, sealed):
+def test_load_state_executes_nothing(tmp_path, how, sealed):
     path, victim = tmp_path / "state.pt", tmp_path / "executed"
     evil = {"model": WEIGHTS, "progress": PROGRESS | {"best": Malicious(victim)}}
     if how == "inside the zip":

@@ -29,7 +29,7 @@ def numbered(case, size, slices=3, lesions=(1,)):
 CASES = [numbered("a", (16, 20)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))]
 
 
-def test_a_batch_depends_on_its_stream_alone():
+def test_sample_batch_depends_on_its_generator_alone():
     settings = PatchSettings((8, 12), 0.5, (0, 1), 0.1)
     fresh, used = TrainingSlices(CASES), TrainingSlices(CASES)
     for step in range(5):
@@ -44,7 +44,7 @@ def test_a_batch_depends_on_its_stream_alone():
 
 
 @pytest.mark.parametrize("flip", [(), (0,), (1,), (0, 1)])
-def test_image_mask_and_ignored_voxels_stay_together(flip):
+def test_sample_batch_keeps_image_mask_and_loss_mask_aligned(flip):
     settings = PatchSettings((8, 12), 0.7, flip, 0.0)
     batch = TrainingSlices(CASES).sample_batch(stream("x", 0), 40, settings)
     assert batch.image.shape == (40, 2, 8, 12)
@@ -54,7 +54,7 @@ def test_image_mask_and_ignored_voxels_stay_together(flip):
 
 
 @pytest.mark.parametrize("crop", [(8, 12), (16, 20), (3, 5)])
-def test_patches_are_windows_of_the_slices_and_all_windows_occur(crop):
+def test_sample_batch_takes_all_windows_of_the_slices(crop):
     case = numbered("a", (16, 20))
     settings = PLAIN if crop == (8, 12) else PatchSettings(crop, None, (), 0.0)
     batch = TrainingSlices([case]).sample_batch(stream("x", 0), 600, settings)
@@ -69,7 +69,7 @@ def test_patches_are_windows_of_the_slices_and_all_windows_occur(crop):
 
 
 @pytest.mark.parametrize("crop", [(16, 20), (21, 13), (12, 30)])
-def test_slices_that_are_too_small_are_widened_evenly(crop):
+def test_sample_batch_pads_small_slices_evenly(crop):
     """The image's edge is repeated; what is added is background and has no label."""
     case = numbered("a", (11, 13), slices=2, lesions=(0, 1))
     batch = TrainingSlices([case]).sample_batch(stream("x", 0), 4, PatchSettings(crop, None, (), 0.0))
@@ -86,7 +86,7 @@ def test_slices_that_are_too_small_are_widened_evenly(crop):
         )
 
 
-def test_flips_mirror_half_of_the_patches_along_the_axes_that_are_named():
+def test_flip_mirrors_half_of_patches_along_chosen_axes():
     case = numbered("a", (8, 12), slices=2)
     for flip, axis in (((0,), 1), ((1,), 2)):
         batch = TrainingSlices([case]).sample_batch(stream("x", 0), 400, PatchSettings((8, 12), None, flip, 0.0))
@@ -98,7 +98,7 @@ def test_flips_mirror_half_of_the_patches_along_the_axes_that_are_named():
         assert mirrored == pytest.approx(200, abs=4.5 * 10)
 
 
-def test_jitter_is_a_gain_and_an_offset_for_each_channel_and_leaves_the_labels():
+def test_jitter_applies_gain_and_offset_per_channel_and_keeps_labels():
     case = numbered("a", (8, 12), slices=1, lesions=(0,))
     batch = TrainingSlices([case]).sample_batch(stream("x", 0), 2000, PatchSettings((8, 12), None, (), 0.1))
     gains, offsets = [], []
@@ -119,7 +119,7 @@ def test_jitter_is_a_gain_and_an_offset_for_each_channel_and_leaves_the_labels()
 
 
 @pytest.mark.parametrize(("share", "expected"), [(None, 3 / 5), (0.0, 3 / 5), (0.75, 0.75 + 0.25 * 3 / 5), (1.0, 1.0)])
-def test_the_share_of_slices_with_lesion(share, expected):
+def test_sample_sources_respects_lesion_share(share, expected):
     """The rest is drawn from all slices, with lesion or without."""
     slices = TrainingSlices(CASES)
     settings = PatchSettings((8, 12), share, (), 0.0)
@@ -130,17 +130,17 @@ def test_the_share_of_slices_with_lesion(share, expected):
         assert set(names) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
 
 
-def test_cases_without_any_lesion_cannot_be_trained_on():
+def test_training_slices_reject_cases_without_lesion():
     with pytest.raises(ValueError, match=r"none of the training cases \(a, ccc\) has a pixel of label 1\. Check the masks"):
         TrainingSlices([numbered("a", (8, 12), lesions=()), numbered("ccc", (8, 12), lesions=())])
 
 
-def test_a_batch_goes_to_a_device_whole():
+def test_batch_to_moves_all_parts():
     batch = as_batch(CASES[0].image, CASES[0].label_fractions)
     assert [part.device.type for part in batch.to(torch.device("meta"))] == ["meta"] * 3
 
 
-def test_slices_know_where_they_lie_in_the_scan(prepared):
+def test_read_slices_numbers_slices_by_position_in_scan(prepared):
     """Two outer slices hold no brain; an error that names a slice must name the scan's."""
     read = read_slices(prepared, "two", GridSettings(None, "slice", 0.0, 0.5))
     assert list(read.slice_numbers) == [1, 2, 3, 4]

@@ -113,7 +113,7 @@ def softplus(x):
 
 
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
-def test_losses_of_the_game(head):
+def test_tdpm_losses_equal_closed_forms(head):
     batch, game, model = examples(), objective(), truncated(Judge(), head)
     real, fake = by_hand(batch, stream("test"), head)
     image = batch.image[:, :1].numpy()
@@ -127,7 +127,7 @@ def test_losses_of_the_game(head):
 
 
 @pytest.mark.parametrize("every", [1, 16])
-def test_gradient_penalty_of_linear_discriminators(every):
+def test_penalty_of_linear_discriminator_equals_closed_form(every):
     """gamma / 2 |w|^2 for one logit per image, and the same for one logit per voxel, whose gradient is its slope."""
     batch, game = examples(labels=(0, 1)), objective(penalty_every=every)
     judge = Whole()
@@ -139,7 +139,7 @@ def test_gradient_penalty_of_linear_discriminators(every):
     assert loss.item() == pytest.approx(0.2 * every * 1.5**2, rel=1e-5)
 
 
-def test_the_penalty_is_computed_in_float32_under_autocast():
+def test_penalty_under_autocast_is_computed_in_float32():
     batch = examples(labels=(0, 1))
     judge = nn.Conv2d(3, 1, 1)
     wrapped = truncated(type("Joined", (nn.Module,), {"forward": lambda self, image, x: judge(torch.cat([image, x], dim=1))})())
@@ -148,7 +148,7 @@ def test_the_penalty_is_computed_in_float32_under_autocast():
     assert loss.item() == pytest.approx(0.2 * 16 * judge.weight[0, 2].item() ** 2, rel=1e-5)
 
 
-def test_what_tells_a_collapsed_generator():
+def test_penalty_reports_signs_of_collapsed_generator():
     """Two chains of one step by hand: empty masks, and how two samples of an image differ."""
 
     class Estimates(TruncatedDenoiser):
@@ -175,7 +175,7 @@ def test_what_tells_a_collapsed_generator():
 
 
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
-def test_label_2_counts_in_no_loss_of_the_game(head):
+def test_tdpm_losses_ignore_label_2(head):
     """Neither the mask nor the generated map there changes a loss, and no gradient comes from there."""
     batch = examples()
     ignored = batch.loss_mask == 0
@@ -203,7 +203,7 @@ def test_label_2_counts_in_no_loss_of_the_game(head):
 # Phases
 
 
-def test_denoising_sees_no_time_beyond_t_max_and_the_generator_only_the_next():
+def test_tdpm_denoises_up_to_t_max_and_generates_at_next_timestep():
     network = Linear()
     model, game = truncated(Judge(), network=network), objective()
     batch = examples(count=400, labels=(0, 1))
@@ -219,7 +219,7 @@ def test_denoising_sees_no_time_beyond_t_max_and_the_generator_only_the_next():
     assert torch.equal(game.loss(model, batch, stream("test"))["loss"], denoising)
 
 
-def test_estimates_are_the_methods_own_and_those_of_five_noise_levels():
+def test_tdpm_estimates_are_generated_ones_and_five_noise_levels():
     network = Linear()
     model, game, batch = truncated(Judge(), network=network), objective(), examples()
     estimates = game.estimates(model, batch, stream("test"))
@@ -299,7 +299,7 @@ def trainer(network=None, **changes):
     )
 
 
-def test_each_phase_changes_its_own_parameters():
+def test_run_phase_changes_only_parameters_of_the_phase():
     job = trainer()
     for phase, part in zip(job.phases, ["network", "network", "discriminator", "discriminator"], strict=True):
         before = copy.deepcopy(job.model.state_dict())
@@ -314,7 +314,7 @@ def test_each_phase_changes_its_own_parameters():
         assert {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])} == {part}, phase.name
 
 
-def test_warm_up_and_the_rate_of_penalties_and_the_rates_of_learning():
+def test_tdpm_phases_follow_warm_up_penalty_rate_and_learning_rates():
     job, run = trainer(steps=20), []
     run_phase = job._run_phase
 
@@ -338,7 +338,7 @@ def test_warm_up_and_the_rate_of_penalties_and_the_rates_of_learning():
 
 
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
-def test_tdpm_is_resumed_bit_for_bit_and_keeps_what_sampling_needs(tmp_path, head):
+def test_tdpm_resumes_bit_for_bit_and_keeps_weights_for_sampling(tmp_path, head):
     changes = {"head": head}
     whole = trainer(changes).fit(tmp_path / "whole")
     broken = trainer(changes)
@@ -365,7 +365,7 @@ def test_tdpm_is_resumed_bit_for_bit_and_keeps_what_sampling_needs(tmp_path, hea
     assert list(whole.history[1])[5:] == [*columns, "empty_masks", "true_empty_masks", "generated_variance", "penalty_loss"]
 
 
-def test_the_game_is_learnt(tmp_path):
+def test_tdpm_learns_to_segment(tmp_path):
     """Denoising improves through the game, and new cases are segmented, from noise as well as from diffused masks."""
     fitted = trainer({"dropout": 0.0}, steps=240, batch=8, validate_every=40, learning_rate_decay="cosine").fit(tmp_path)
     rows = fitted.history
@@ -373,7 +373,7 @@ def test_the_game_is_learnt(tmp_path):
     assert rows[-1]["validation_dice"] > 0.8
 
 
-def test_a_discriminator_alone_learns_and_then_a_generator_alone_fools_it():
+def test_discriminator_and_generator_each_learn_alone():
     job = trainer({"warm_up": 0.0, "head": "direct"})
     for chosen in ("discriminator", "generator"):
         (phase,) = (phase for phase in job.phases if phase.name == chosen)
@@ -387,7 +387,7 @@ def test_a_discriminator_alone_learns_and_then_a_generator_alone_fools_it():
 # Starting from another network's weights
 
 
-def test_it_starts_from_a_plain_denoisers_weights():
+def test_tdpm_starts_from_weights_of_plain_denoiser():
     torch.manual_seed(1)
     plain = build(NETWORK | {"architecture": "denoising_unet"}, 2).state_dict()
     model = build(NETWORK, 2)
@@ -397,7 +397,7 @@ def test_it_starts_from_a_plain_denoisers_weights():
     assert all(torch.equal(model.discriminator.state_dict()[name], judge[name]) for name in judge)
 
 
-def test_what_does_not_fit_is_named():
+def test_assign_weights_names_tensors_that_do_not_fit():
     source = "denoiser/model.safetensors"
     plain = build(NETWORK | {"architecture": "denoising_unet"}, 2)
     with pytest.raises(CheckpointError, match=r"denoiser/model\.safetensors: it does not fit .*discriminator.*\. Give both"):
