@@ -1,4 +1,4 @@
-"""Verdicts on made-up scores in which each effect is planted, absent or reversed (about 2 s)."""
+"""Verdicts on synthetic scores in which each effect is planted, absent or reversed (about 2 s)."""
 
 from itertools import combinations
 from pathlib import Path
@@ -38,13 +38,13 @@ def scores(
     method: str, dice: np.ndarray, evaluations: int = 16, seconds: float = 2.0, uncertainty: float = np.nan
 ) -> pd.DataFrame:
     cases = [f"{number:02d}" for number in range(len(dice))]
-    made = {"method": method, "split": 0, "seed": 0, "case": cases, "samples": 5, "dice": dice, "lesion_f1": dice - 0.1}
-    made |= {"hd95_mm": np.nan, "reference_voxels": 100, "uncertainty": uncertainty}
-    return pd.DataFrame(made | {"network_evaluations": evaluations, "seconds": seconds * (1 + np.arange(len(dice)) / 100)})
+    rows = {"method": method, "split": 0, "seed": 0, "case": cases, "samples": 5, "dice": dice, "lesion_f1": dice - 0.1}
+    rows |= {"hd95_mm": np.nan, "reference_voxels": 100, "uncertainty": uncertainty}
+    return pd.DataFrame(rows | {"network_evaluations": evaluations, "seconds": seconds * (1 + np.arange(len(dice)) / 100)})
 
 
 def world(shift: float, cases: int = 5, evaluations: int = 16) -> pd.DataFrame:
-    """Scores in which PD-DDPM leads all others by `shift`, with noise; negative: it lags behind."""
+    """Return scores in which PD-DDPM is better than all others by `shift`, with noise; worse if it is negative."""
     base, noise = BASE[:cases], NOISE[:cases]
     return pd.concat(
         [
@@ -64,13 +64,13 @@ def world(shift: float, cases: int = 5, evaluations: int = 16) -> pd.DataFrame:
 
 
 def members(quality: np.ndarray, gain: float) -> pd.DataFrame:
-    """Ensemble rows of a pool: a subset's Dice is the mean of its members' (cases, N) plus `gain` for several members."""
+    """Return ensemble rows of a pool: the Dice of a subset is the mean of its members (cases, N), plus `gain` for several."""
     rows = []
-    for case, of_case in enumerate(quality):
+    for case, member_dice in enumerate(quality):
         for size in (1, 2, 3, 5):
-            for subset in combinations(range(len(of_case)), size):
-                dice = of_case[list(subset)].mean() + gain * (size > 1)
-                identity = {"method": "pd", "split": 0, "seed": 0, "case": f"{case:02d}", "pool": len(of_case)}
+            for subset in combinations(range(len(member_dice)), size):
+                dice = member_dice[list(subset)].mean() + gain * (size > 1)
+                identity = {"method": "pd", "split": 0, "seed": 0, "case": f"{case:02d}", "pool": len(member_dice)}
                 rows.append(identity | {"size": size, "subset": "+".join(map(str, subset)), "dice": dice})
     return pd.DataFrame(rows)
 
@@ -79,7 +79,7 @@ def verdicts(frame: pd.DataFrame, ensembles: pd.DataFrame = NO_ENSEMBLES, roles:
     return claims_table(frame, ensembles, roles, PRINTED).set_index("claim")
 
 
-OF_DICE = [
+DICE_CLAIMS = [
     "better_and_cheaper_than_vanilla",
     "better_than_presegmentation",
     "better_lesion_f1_than_presegmentation",
@@ -91,14 +91,14 @@ OF_DICE = [
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.02, HOLDS), (0.0, UNDECIDED), (-0.02, FAILS)])
-def test_planted_absent_and_reversed_effects_are_told_apart(shift: float, verdict: str) -> None:
+def test_verdict_follows_planted_absent_and_reversed_effects(shift: float, verdict: str) -> None:
     table = verdicts(world(shift))
-    assert table.loc[OF_DICE, "verdict"].to_dict() == dict.fromkeys(OF_DICE, verdict)
-    assert table.loc[OF_DICE, "effect"].to_numpy() == pytest.approx(shift, abs=0.002)
-    assert (table.loc[OF_DICE, "cases"] == 5).all()
+    assert table.loc[DICE_CLAIMS, "verdict"].to_dict() == dict.fromkeys(DICE_CLAIMS, verdict)
+    assert table.loc[DICE_CLAIMS, "effect"].to_numpy() == pytest.approx(shift, abs=0.002)
+    assert (table.loc[DICE_CLAIMS, "cases"] == 5).all()
 
 
-def test_effects_and_intervals_are_those_of_a_paired_t_test() -> None:
+def test_effect_and_interval_equal_paired_t_test() -> None:
     frame = world(0.003)
     row = verdicts(frame).loc["better_than_es_ddpm"]
     dice = frame.set_index(["method", "case"])["dice"]
@@ -107,7 +107,7 @@ def test_effects_and_intervals_are_those_of_a_paired_t_test() -> None:
     assert row["effect"] == pytest.approx((dice["pd"] - dice["es"]).mean())
 
 
-def test_effects_of_the_paper_stand_beside_ours() -> None:
+def test_effect_paper_follows_from_printed_values() -> None:
     paper = verdicts(world(0.02))["effect_paper"]
     assert paper["better_and_cheaper_than_vanilla"] == 0.016
     assert paper["better_than_presegmentation"] == 0.013
@@ -118,14 +118,14 @@ def test_effects_of_the_paper_stand_beside_ours() -> None:
     assert np.isnan(paper["uncertainty_grows"])
 
 
-def test_better_than_vanilla_must_also_be_cheaper() -> None:
+def test_better_than_vanilla_fails_without_fewer_evaluations() -> None:
     row = verdicts(world(0.02, evaluations=50)).loc["better_and_cheaper_than_vanilla"]
     assert row["verdict"] == FAILS
     assert row["effect_low"] > 0
     assert "Network evaluations per slice: 50 against 50" in row["detail"]
 
 
-def test_speed_is_a_ratio() -> None:
+def test_faster_than_vanilla_is_a_ratio() -> None:
     row = verdicts(world(0.0)).loc["faster_than_vanilla"]
     assert (row["effect"], row["verdict"]) == (pytest.approx(4.0), HOLDS)
     slower = pd.concat([scores("pd", BASE, seconds=8.0), scores("ddpm", BASE, seconds=2.0)])
@@ -133,14 +133,14 @@ def test_speed_is_a_ratio() -> None:
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.02, HOLDS), (-0.02, FAILS)])
-def test_quality_of_the_presegmentation(shift: float, verdict: str) -> None:
+def test_better_presegmentation_slope_of_two_rows_is_exact(shift: float, verdict: str) -> None:
     row = verdicts(world(shift)).loc["better_from_better_presegmentation"]
     dice = world(shift).groupby("method")["dice"].mean()
     assert row["effect"] == pytest.approx((dice["pd"] - dice["pd-early"]) / (dice["attunet"] - dice["early"]))
     assert row["verdict"] == verdict
 
 
-def test_slope_over_several_presegmentations_is_that_of_least_squares() -> None:
+def test_better_presegmentation_slope_equals_least_squares() -> None:
     generator = np.random.default_rng(3)
     dice = {name: generator.uniform(0.5, 0.9, 5) for name in ("a", "b", "c", "pd-a", "pd-b", "pd-c", "pd")}
     roles = Roles("pd", table2=[Table2Row(name, f"pd-{name}", name, None) for name in "abc"])
@@ -151,7 +151,7 @@ def test_slope_over_several_presegmentations_is_that_of_least_squares() -> None:
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.06, HOLDS), (0.0, UNDECIDED), (-0.01, FAILS)])
-def test_far_worse_means_by_more_than_its_bound(shift: float, verdict: str) -> None:
+def test_far_worse_from_empty_mask_compares_with_its_bound(shift: float, verdict: str) -> None:
     row = verdicts(world(shift)).loc["far_worse_from_empty_mask"]
     assert row["verdict"] == verdict
     assert row["effect"] == pytest.approx(0.1 + 5 * shift, abs=0.001)
@@ -179,13 +179,13 @@ def uncertain(curve: dict[int, float], noise: float = 0.05) -> pd.DataFrame:
         ({50: 0.01, 300: 0.02, 500: 0.03, 800: 0.01, 1000: 0.002}, HOLDS, FAILS),  # collapses
     ],
 )
-def test_growth_and_saturation_of_uncertainty(curve: dict[int, float], grows: str, saturates: str) -> None:
+def test_uncertainty_claims_follow_the_shape_of_the_curve(curve: dict[int, float], grows: str, saturates: str) -> None:
     table = verdicts(uncertain(curve))
     assert table.loc["uncertainty_grows", "verdict"] == grows
     assert table.loc["uncertainty_saturates", "verdict"] == saturates
 
 
-def test_growth_is_relative_to_the_case() -> None:
+def test_uncertainty_growth_is_relative_to_the_mean_of_the_case() -> None:
     linear = uncertain({50: 0.5, 300: 3.0, 500: 5.0, 1000: 10.0}, noise=0.0)
     table = verdicts(linear)
     mean_until_500, mean_of_all = (0.5 + 3 + 5) / 3, (0.5 + 3 + 5 + 10) / 4
@@ -196,8 +196,8 @@ def test_growth_is_relative_to_the_case() -> None:
     assert falling.loc["uncertainty_saturates", "effect"] == pytest.approx((0.6 - 0.5) / mean_of_all)
 
 
-def test_changes_of_either_sign_around_none_are_no_change() -> None:
-    """Their sizes, case by case, would on average be more than half of the growth."""
+def test_uncertainty_saturates_ignores_changes_of_opposite_sign() -> None:
+    """The absolute changes of single cases would on average exceed half of the growth."""
     beyond = np.array([0.8, -0.8, 0.8, -0.8, 0.0])
     frame = pd.concat(
         [
@@ -209,8 +209,8 @@ def test_changes_of_either_sign_around_none_are_no_change() -> None:
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.01, HOLDS), (0.0, UNDECIDED), (-0.01, FAILS)])
-def test_ensembles_against_members(gain: float, verdict: str) -> None:
-    # Of equal members an ensemble is as good as each; noise per case comes from the size-5 subsets of a pool of 6.
+def test_ensemble_better_than_member_follows_the_gain(gain: float, verdict: str) -> None:
+    # An ensemble of equal members is as good as each of them. The size-5 subsets of a pool of 6 add noise per case.
     quality = BASE[:, None] + np.random.default_rng(0).normal(0, 0.02, (5, 6))
     rows = members(quality, gain)
     rows.loc[rows["size"] == 5, "dice"] += rows.loc[rows["size"] == 5, "case"].map(
@@ -222,8 +222,8 @@ def test_ensembles_against_members(gain: float, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(("pool", "several"), [(5, 2), (6, 3), (10, 5)])
-def test_spread_of_a_linear_score_shrinks_with_the_root_of_the_size(pool: int, several: int) -> None:
-    """After the correction for the finite pool exactly so, whatever the members are."""
+def test_spread_of_linear_score_shrinks_with_root_of_size(pool: int, several: int) -> None:
+    """This is exact for any members, because only subsets without a common member are compared."""
     rows = members(BASE[:, None] + np.random.default_rng(pool).normal(0, 0.02, (5, pool)), 0.0)
     row = verdicts(world(0.0), rows).loc["spread_shrinks_with_size"]
     assert row["effect"] == pytest.approx(several**-0.5)
@@ -232,7 +232,7 @@ def test_spread_of_a_linear_score_shrinks_with_the_root_of_the_size(pool: int, s
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(2.5, FAILS), (1.414, UNDECIDED)])
-def test_spread_that_does_not_shrink(factor: float, verdict: str) -> None:
+def test_spread_that_does_not_shrink_fails_or_is_undecided(factor: float, verdict: str) -> None:
     rows = members(BASE[:, None] + np.random.default_rng(1).normal(0, 0.02, (5, 5)), 0.0)
     middle = rows.groupby(["case", "size"])["dice"].transform("mean")
     widened = (rows["dice"] - middle) * factor * rows["case"].map(lambda case: 1 + 10 * NOISE[int(case)])
@@ -240,8 +240,8 @@ def test_spread_that_does_not_shrink(factor: float, verdict: str) -> None:
     assert verdicts(world(0.0), rows).loc["spread_shrinks_with_size", "verdict"] == verdict
 
 
-def test_a_pool_is_that_of_one_seed() -> None:
-    """Two seeds of very different quality: pooled, their subsets would spread more, and a case would count twice."""
+def test_ensemble_claims_use_one_pool_per_seed() -> None:
+    """Subsets of two very different seeds would spread more if they were pooled, and each case would count twice."""
     first = members(BASE[:, None] + np.random.default_rng(2).normal(0, 0.02, (5, 6)), 0.01)
     second = members(BASE[:, None] - 0.3 + np.random.default_rng(3).normal(0, 0.02, (5, 6)), 0.01).assign(seed=1)
     table = verdicts(world(0.0), pd.concat([first, second]))
@@ -249,13 +249,13 @@ def test_a_pool_is_that_of_one_seed() -> None:
     assert table.loc["ensemble_better_than_member", ["effect", "cases"]].tolist() == [pytest.approx(0.01), 5]
 
 
-def test_seeds_are_averaged() -> None:
+def test_claims_average_over_seeds() -> None:
     frame = pd.concat([world(0.03), world(0.01).assign(seed=1)])
     row = verdicts(frame).loc["better_than_tdpm"]
     assert (row["effect"], row["cases"]) == (pytest.approx(0.02), 5)
 
 
-def test_a_single_case_decides_nothing() -> None:
+def test_claims_of_single_case_are_undecided() -> None:
     rows = members(np.array([[0.6, 0.62, 0.58, 0.61, 0.6]]), 0.01)
     table = verdicts(world(0.02, cases=1), rows)
     assert (table["verdict"] == UNDECIDED).all()
@@ -265,7 +265,7 @@ def test_a_single_case_decides_nothing() -> None:
     assert "| 0.016 | [0.016] | Dice | 1 |" in claims_document(table.reset_index(), "One case.").markdown()
 
 
-def test_what_was_not_scored_is_not_run() -> None:
+def test_claims_without_scores_are_not_run() -> None:
     table = verdicts(scores("pd", BASE), roles=Roles("pd", tdpm="tdpm", grid={300: "pd"}))
     assert (table["verdict"] == NOT_RUN).all()
     assert table.loc["better_than_tdpm", "detail"] == "TDPM was not scored."
@@ -273,9 +273,9 @@ def test_what_was_not_scored_is_not_run() -> None:
     assert (table["cases"] == 0).all()
 
 
-def test_parts_that_no_method_plays_are_not_run() -> None:
-    ours = Roles("pd", presegmentation="attunet", grid=GRID, table2=TABLE2, ensemble="pd")
-    table = verdicts(world(0.02), roles=ours)
+def test_claims_without_a_role_are_not_run() -> None:
+    roles = Roles("pd", presegmentation="attunet", grid=GRID, table2=TABLE2, ensemble="pd")
+    table = verdicts(world(0.02), roles=roles)
     missing = {
         "better_and_cheaper_than_vanilla": "Vanilla DDPM",
         "faster_than_vanilla": "Vanilla DDPM",
@@ -291,31 +291,31 @@ def test_parts_that_no_method_plays_are_not_run() -> None:
     assert "Not run: a method that the claim compares is not among those that were run" in page
 
 
-def test_a_pool_as_large_as_the_ensemble_and_one_member_only() -> None:
-    of_three = members(BASE[:, None] + np.random.default_rng(2).normal(0, 0.02, (5, 3)), 0.01)
-    table = verdicts(world(0.0), of_three)
+def test_ensemble_claims_of_small_pools() -> None:
+    three_members = members(BASE[:, None] + np.random.default_rng(2).normal(0, 0.02, (5, 3)), 0.01)
+    table = verdicts(world(0.0), three_members)
     assert table.loc["ensemble_better_than_member", "verdict"] == HOLDS
     assert table.loc["spread_shrinks_with_size", "verdict"] == NOT_RUN
-    alone = verdicts(world(0.0), of_three[of_three["size"] == 1])
+    alone = verdicts(world(0.0), three_members[three_members["size"] == 1])
     assert alone.loc["ensemble_better_than_member", "verdict"] == NOT_RUN
 
 
-def test_uncertainty_without_members_is_not_run() -> None:
+def test_uncertainty_claims_without_members_are_not_run() -> None:
     table = verdicts(uncertain({50: np.nan, 300: np.nan, 500: np.nan, 1000: np.nan}))
     assert table.loc[["uncertainty_grows", "uncertainty_saturates"], "verdict"].tolist() == [NOT_RUN, NOT_RUN]
 
 
-def test_few_cases_seldom_find_an_effect_that_is_not_there() -> None:
-    """Of claims without any effect about one in forty holds, with five cases, as the page says."""
+def test_claims_without_effect_hold_at_the_nominal_rate() -> None:
+    """With five cases, about one in forty claims without any effect holds, as the document states."""
     generator = np.random.default_rng(0)
-    found = 0
+    holds = 0
     for _ in range(120):
         frame = pd.concat([scores(name, generator.normal(0.8, 0.02, 5)) for name in ("pd", "ddpm", "tdpm", "es", "attunet")])
-        found += (verdicts(frame).loc[["better_than_tdpm", "better_than_es_ddpm"], "verdict"] == HOLDS).sum()
-    assert found / 240 == pytest.approx(0.025, abs=0.025)
+        holds += (verdicts(frame).loc[["better_than_tdpm", "better_than_es_ddpm"], "verdict"] == HOLDS).sum()
+    assert holds / 240 == pytest.approx(0.025, abs=0.025)
 
 
-def test_the_page_counts_the_verdicts() -> None:
+def test_claims_document_counts_the_verdicts() -> None:
     page = claims_document(verdicts(world(0.02)).reset_index(), "Demo scale.").markdown()
     assert "Of 14 claims — holds: 12, does not hold: 0, undecided at this scale: 0, not run: 2." in page
     assert "| PD-DDPM has a higher Dice than TDPM | Table 1, Sec. 4 | holds | 0.020 (0.016" in page

@@ -1,4 +1,4 @@
-"""What a run took, from made-up benchmark files and cards (below 1 s)."""
+"""Table of the cost, from synthetic benchmark and metadata files (below 1 s)."""
 
 import json
 from dataclasses import asdict
@@ -21,13 +21,13 @@ HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load
 
 
 def benchmark(path: Path, seconds: float, memory: float | str) -> Path:
-    """A file as Snakemake writes it."""
+    """Write a benchmark file in the format of Snakemake."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{HEADER}{seconds}\t0:00:00\t{memory}\t1\t1\t1\t0\t0\t99\t{seconds}\n", encoding="utf-8")
     return path
 
 
-def test_shards_are_summed_and_the_peak_is_that_of_the_largest(tmp_path: Path) -> None:
+def test_read_benchmarks_sums_shards_and_keeps_the_highest_memory(tmp_path: Path) -> None:
     for shard, (seconds, memory) in enumerate([(10, 300), (20, 500), (5, "-")]):
         benchmark(tmp_path / "sample" / "wmh" / "ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", seconds, memory)
     benchmark(tmp_path / "sample" / "wmh" / "ddpm" / "split-1_seed-0.tsv", 7, 100)
@@ -39,7 +39,7 @@ def test_shards_are_summed_and_the_peak_is_that_of_the_largest(tmp_path: Path) -
     assert np.isnan(none).all()
 
 
-def test_other_rules_are_read_for_what_is_planned_only(tmp_path: Path) -> None:
+def test_other_jobs_skips_runs_that_are_not_planned(tmp_path: Path) -> None:
     benchmark(tmp_path / "prepare" / "wmh.tsv", 60, 900)
     benchmark(tmp_path / "prepare" / "phantom.tsv", 1, 1)
     benchmark(tmp_path / "cost" / "wmh.tsv", 1, 1)
@@ -50,7 +50,7 @@ def test_other_rules_are_read_for_what_is_planned_only(tmp_path: Path) -> None:
     assert [(job.rule, job.seconds) for job in jobs] == [("prepare", 60), ("score", 3), ("score", 3)]
 
 
-def test_the_table_sums_jobs_and_compares_with_the_plan() -> None:
+def test_cost_table_sums_jobs_and_compares_with_the_plan() -> None:
     gpu = {"gpus": 2, "device": "cuda:0", "precision": "bfloat16"}
     cpu = {"device": "cpu", "precision": "float32"}
 
@@ -80,7 +80,7 @@ def test_the_table_sums_jobs_and_compares_with_the_plan() -> None:
     assert denoiser["teraflops_per_second"] == pytest.approx(144e15 / 10800 / 1e12)
     assert (denoiser["peak_memory_mb"], denoiser["device"], denoiser["number_format"]) == (6000, "cuda:0", "bfloat16")
     training = table.loc[("rule", "train", "")]
-    # The job without a time counts as such, and is in no ratio.
+    # The job without a time is counted, but is in no ratio.
     assert (training["jobs"], training["jobs_without_time"], training["hours"]) == (3, 1, 3.0)
     assert training["planned_over_real"] == pytest.approx(2 / 3)
     ddpm = table.loc[("method", "sample", "ddpm")]
@@ -95,7 +95,7 @@ def test_the_table_sums_jobs_and_compares_with_the_plan() -> None:
     assert "| Total | 5 | 3.517 (1 jobs without time) |" in page
 
 
-def test_the_rate_of_the_same_kind_of_device_is_taken() -> None:
+def test_measured_seconds_uses_the_latest_rate_of_the_device() -> None:
     rates = [
         Rate("CPU", "float32", 1e10, 2e10, True),
         Rate("NVIDIA A", "bfloat16", 1e14, 2e14, True),
@@ -107,20 +107,20 @@ def test_the_rate_of_the_same_kind_of_device_is_taken() -> None:
     assert np.isnan(cost.measured_seconds(rates, 1, "train", False, "bfloat16"))
 
 
-def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One training that was resumed, one method in two shards; FLOPs are set, so that no network is built."""
+def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has one resumed training and one method in two shards. FLOPs are set, so that no network is built."""
     config = load.read(None, {"scale": "demo"})
     config = validate(config)
     monkeypatch.chdir(tmp_path)
-    results, kept = tmp_path / "phantom", tmp_path / "work" / "plan"
+    results, plan = tmp_path / "phantom", tmp_path / "work" / "plan"
     case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
     cohort = CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)
     monkeypatch.setattr(cost, "cohort_sizes", lambda *_: cohort)
     monkeypatch.setattr(PlannedFlops, "training", lambda self, training: 36 * 10**12)
     monkeypatch.setattr(PlannedFlops, "sampling", lambda self, sampling: 10**12 * sampling.members)
-    kept.mkdir(parents=True)
+    plan.mkdir(parents=True)
     rate = Rate("CPU", "float32", 1e10, 1e10, True)
-    (kept / "rates.json").write_text(json.dumps({"one": asdict(rate)}), encoding="utf-8")
+    (plan / "rates.json").write_text(json.dumps({"one": asdict(rate)}), encoding="utf-8")
     made = {"device": "some CPU", "precision": "float32"}
     card = {"split": 0, "seed": 0, "device_type": "cpu"}
     network = results / "networks" / "denoiser" / "split-0_seed-0" / "model.json"
@@ -143,7 +143,7 @@ def test_the_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, m
     )
     script("cost")(job)
     table = pd.read_csv(files["table"]).set_index("level")
-    # The benchmark of the training holds its last minute only; its card knows of two hours.
+    # The benchmark of the training has only its last minute; the metadata has two hours.
     assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 1, 700]
     assert table.loc["method", ["hours", "planned_evaluations"]].tolist() == [1, 4 * 8 * 2]  # two reverse steps
     assert table.loc["total", "hours"] == 3

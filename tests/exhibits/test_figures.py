@@ -1,4 +1,4 @@
-"""The numbers of the figures against plain computation, and the figures against their numbers. About 15 seconds."""
+"""Numbers of the figures against plain computation, and figures against their numbers (about 15 s)."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
 from pd_ddpm.exhibits.figures.pareto import pareto, pareto_front, pareto_numbers
 from pd_ddpm.exhibits.figures.style import METHODS, SPARE, looks
 
-REMARK = "made up, test scale"
+NOTE = "synthetic, test scale"
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def _close_figures():
     plt.close("all")
 
 
-def drawn(figure: Figure) -> bytes:
-    """The figure as PDF, checked for fonts that stay text; it is drawn as PNG, too, and may not warn."""
+def render(figure: Figure) -> bytes:
+    """Return the figure as PDF, and check that its text stays text and that PNG and PDF raise no warning."""
     figure.savefig(io.BytesIO(), format="png", dpi=60)
     pdf = io.BytesIO()
     figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
@@ -47,44 +47,44 @@ def through_csv(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(numbers.to_csv(index=False, float_format="%.6g")), dtype={"case": str})
 
 
-def test_methods_differ_in_print_without_colour() -> None:
+def test_looks_differ_in_colour_marker_and_line() -> None:
     all_looks = [*METHODS.values(), *SPARE]
     for aspect in ("colour", "marker", "line"):
         assert len({getattr(look, aspect) for look in all_looks}) == len(all_looks), aspect
 
 
-def test_methods_that_the_paper_does_not_have_look_like_none_of_its_own_and_differ() -> None:
-    """Each choice of five labels out of forty, by the dozen: the same look alone, and never one twice in a figure."""
+def test_looks_of_other_methods_are_spare_and_differ() -> None:
+    """Any five labels have different looks in one figure, and the first has the same look as alone."""
     names = [f"PD-DDPM ({n})" for n in range(40)]
     assert {look for name in names for look in looks([name]).values()} == set(SPARE)
     random = np.random.default_rng(0)
     for _ in range(12):
         chosen = random.choice(names, len(SPARE), replace=False).tolist()
-        found = looks(["U-Net", *chosen, chosen[0], "PD-DDPM"])
-        assert list(found) == ["U-Net", *chosen, "PD-DDPM"]
-        assert {found[name] for name in chosen} == set(SPARE)
-        assert found[chosen[0]] == looks(chosen[:1])[chosen[0]]
-        assert (found["U-Net"], found["PD-DDPM"]) == (METHODS["U-Net"], METHODS["PD-DDPM"])
+        chosen_looks = looks(["U-Net", *chosen, chosen[0], "PD-DDPM"])
+        assert list(chosen_looks) == ["U-Net", *chosen, "PD-DDPM"]
+        assert {chosen_looks[name] for name in chosen} == set(SPARE)
+        assert chosen_looks[chosen[0]] == looks(chosen[:1])[chosen[0]]
+        assert (chosen_looks["U-Net"], chosen_looks["PD-DDPM"]) == (METHODS["U-Net"], METHODS["PD-DDPM"])
     assert set(looks(names).values()) == set(SPARE)
 
 
-def test_figures_tell_two_further_methods_apart() -> None:
+def test_figures_distinguish_two_other_methods_with_equal_first_look() -> None:
     one, *others = [f"PD-DDPM ({n})" for n in range(40)]
     other = next(name for name in others if looks([name])[name] == looks([one])[one])
     rows = ensembles({(0, 0): [np.linspace(0.5, 0.6, 3), np.linspace(0.6, 0.8, 3)]}, 3)
     both = pd.concat([rows.assign(method=name) for name in (one, other)])
-    right = fig4_ensemble(fig4_numbers(both, {one: one, other: other}), REMARK, 3).axes[1]
+    right = fig4_ensemble(fig4_numbers(both, {one: one, other: other}), NOTE, 3).axes[1]
     lines = {line.get_label(): line for line in right.lines}
     curves = [lines[f"{name}: independent ensembles"] for name in (one, other)]
     assert curves[0].get_color() != curves[1].get_color()
     assert curves[0].get_marker() != curves[1].get_marker()
     described = pd.DataFrame({"method": [one, other], "label": [one, other], "t_start": 300, "reverse_steps": 30})
-    points = pareto(pareto_numbers(both, described.assign(sampler="ancestral"), [1, 3]), REMARK)
+    points = pareto(pareto_numbers(both, described.assign(sampler="ancestral"), [1, 3]), NOTE)
     (legend,) = [legend for legend in points.legends if {text.get_text() for text in legend.get_texts()} == {one, other}]
     assert len({handle.get_color() for handle in legend.legend_handles}) == 2
     tables = [scores(name, [0.6, 0.7], uncertainty=1e-3) for name in ("pd", one, other)]
     levels = fig3_numbers(pd.concat(tables), {"pd": 300}, {"pd": "PD-DDPM", one: one, other: other})
-    lines = {line.get_label(): line for line in fig3_tprime(levels, REMARK, 300).axes[0].lines}
+    lines = {line.get_label(): line for line in fig3_tprime(levels, NOTE, 300).axes[0].lines}
     assert len({lines[name].get_color() for name in ("PD-DDPM", one, other)}) == 3
     assert len({str(lines[name]._unscaled_dash_pattern) for name in ("PD-DDPM", one, other)}) == 3
 
@@ -92,16 +92,16 @@ def test_figures_tell_two_further_methods_apart() -> None:
 # Figure 2
 
 
-def shown_case(
+def figure_case(
     axes: str = "LPS",
     spacing: tuple[float, float, float] = (1.0, 1.0, 3.0),
     name: str = "01",
     labels: np.ndarray | None = None,
     methods: dict[str, MethodResult] | None = None,
 ) -> FigureCase:
-    """A case whose arrays (20 to the left, 30 to posterior, 5 to superior) are turned into the axes of a file.
+    """Return a case whose arrays (20 to the left, 30 to posterior, 5 to superior) are turned into the axes of a file.
 
-    The brain fills [4:16, 6:26, 1:4], the largest lesion is the block [12:14, 8:12] in slice 3: left and anterior.
+    The brain is [4:16, 6:26, 1:4]. The largest lesion is [12:14, 8:12] in slice 3, at the left and anterior.
     """
     brain = np.zeros((20, 30, 5), dtype=bool)
     brain[4:16, 6:26, 1:4] = True
@@ -112,7 +112,7 @@ def shown_case(
         labels[6, 22, 3] = 2
     if methods is None:
         variance = np.linspace(0, 0.2, brain.size).reshape(brain.shape).astype(np.float32)
-        predicted = labels > 0  # label 2 among them, which is not scored
+        predicted = labels > 0  # includes label 2, which is not scored
         predicted[12, 8, 3] = False
         predicted[15, 25, 3] = True
         methods = {"PD-DDPM": MethodResult(predicted, variance, 0.9), "U-Net": MethodResult(labels == 1, None, 1.0)}
@@ -127,14 +127,16 @@ def shown_case(
     assert "".join(nib.aff2axcodes(affine)) == axes
     scan = Scan(name, np.stack([as_stored(flair), as_stored(flair) * 0], axis=-1), as_stored(brain), image)
     stored = {
-        label: MethodResult(as_stored(of.mask), None if of.variance is None else as_stored(of.variance), of.dice)
-        for label, of in methods.items()
+        label: MethodResult(
+            as_stored(result.mask), None if result.variance is None else as_stored(result.variance), result.dice
+        )
+        for label, result in methods.items()
     }
     return FigureCase(scan, as_stored(labels), "Utrecht", float((labels == 1).sum() * np.prod(spacing) / 1000), stored)
 
 
-def test_figure_2_is_cut_from_the_slice_with_the_largest_lesion() -> None:
-    case = shown_case()
+def test_fig2_numbers_crop_the_slice_with_the_largest_lesion() -> None:
+    case = figure_case()
     numbers = fig2_numbers([case], margin_mm=2.0)
     assert numbers["slice"].unique() == [3]
     window = (slice(2, 18), slice(4, 28), 3)
@@ -153,17 +155,17 @@ def test_figure_2_is_cut_from_the_slice_with_the_largest_lesion() -> None:
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "LAS", "RPI", "PSR", "ASL", "IRP"])
-def test_left_is_on_the_right_and_anterior_is_up(axes: str) -> None:
-    numbers = fig2_numbers([shown_case(axes, (1.0, 2.0, 3.0))])
-    expected = fig2_numbers([shown_case(spacing=(1.0, 2.0, 3.0))])
+def test_fig2_is_in_radiological_convention(axes: str) -> None:
+    numbers = fig2_numbers([figure_case(axes, (1.0, 2.0, 3.0))])
+    expected = fig2_numbers([figure_case(spacing=(1.0, 2.0, 3.0))])
     pd.testing.assert_frame_equal(numbers.drop(columns="slice"), expected.drop(columns="slice"))
     assert numbers["slice"].unique() == [1 if "I" in axes else 3]
     middle = numbers[["x_mm", "y_mm"]].mean()
     lesion = numbers[numbers["reference"] == 1]
     assert (lesion["x_mm"] > middle["x_mm"]).all()
     assert (lesion["y_mm"] < middle["y_mm"]).all()
-    # On the drawn page: the picture's first row is at the top, and its axis runs to the right.
-    panel = fig2_uncertainty(numbers, REMARK).axes[1]
+    # In the figure, the first row of the picture is at the top, and its axis runs to the right.
+    panel = fig2_uncertainty(numbers, NOTE).axes[1]
     assert panel.get_ylim()[0] > panel.get_ylim()[1]
     assert panel.get_xlim()[0] < panel.get_xlim()[1]
     rows, columns = np.nonzero((panel.images[0].get_array() == to_rgb(fig2.TRUE_POSITIVE)).all(axis=-1))
@@ -177,8 +179,8 @@ def test_left_is_on_the_right_and_anterior_is_up(axes: str) -> None:
     assert sides["R"] < 0.5 < sides["L"]
 
 
-def test_panels_keep_the_proportions_in_mm() -> None:
-    figure = fig2_uncertainty(fig2_numbers([shown_case(spacing=(1.0, 2.0, 3.0))], margin_mm=2.0), REMARK)
+def test_fig2_panels_keep_proportions_in_mm() -> None:
+    figure = fig2_uncertainty(fig2_numbers([figure_case(spacing=(1.0, 2.0, 3.0))], margin_mm=2.0), NOTE)
     panel = figure.axes[0]
     left, right, bottom, top = panel.images[0].get_extent()
     assert (right - left, bottom - top) == (16.0, 44.0)  # (12 + 2 * 2) x 1 mm, (20 + 2 * 1) x 2 mm
@@ -187,15 +189,15 @@ def test_panels_keep_the_proportions_in_mm() -> None:
     assert scale[0] == pytest.approx(scale[1])
 
 
-def test_masks_are_coloured_by_how_they_compare() -> None:
-    numbers = fig2_numbers([shown_case()], margin_mm=2.0)
-    figure = fig2_uncertainty(numbers, REMARK)
+def test_fig2_masks_are_coloured_by_comparison_with_ground_truth() -> None:
+    numbers = fig2_numbers([figure_case()], margin_mm=2.0)
+    figure = fig2_uncertainty(numbers, NOTE)
     panel = figure.axes[2].images[0].get_array()
     picture = {
         name: (panel == to_rgb(getattr(fig2, name))).all(axis=-1)
         for name in ("TRUE_POSITIVE", "FALSE_POSITIVE", "FALSE_NEGATIVE")
     }
-    assert {name: int(found.sum()) for name, found in picture.items()} == {
+    assert {name: int(mask.sum()) for name, mask in picture.items()} == {
         "TRUE_POSITIVE": 7,
         "FALSE_POSITIVE": 1,
         "FALSE_NEGATIVE": 1,
@@ -205,45 +207,45 @@ def test_masks_are_coloured_by_how_they_compare() -> None:
     np.testing.assert_allclose(panel[22 - 4, 6 - 2], figure.axes[0].images[0].get_array()[22 - 4, 6 - 2] * fig2.SCAN_BRIGHTNESS)
 
 
-def test_figure_2_draws_the_same_from_its_file() -> None:
-    numbers = fig2_numbers([shown_case(), shown_case("RAS", (0.9583, 1.2, 3.0), name="2")])
-    first, second = (fig2_uncertainty(table, REMARK) for table in (numbers, through_csv(numbers)))
+def test_fig2_is_equal_when_drawn_from_its_csv() -> None:
+    numbers = fig2_numbers([figure_case(), figure_case("RAS", (0.9583, 1.2, 3.0), name="2")])
+    first, second = (fig2_uncertainty(table, NOTE) for table in (numbers, through_csv(numbers)))
     assert len(first.axes) == len(second.axes) == 2 * (2 + 2 * 2) + 1
     for one, other in zip(first.axes, second.axes, strict=True):
         for a, b in zip(one.images, other.images, strict=True):
             np.testing.assert_allclose(a.get_array(), b.get_array(), atol=0.01)
             np.testing.assert_allclose(a.get_extent(), b.get_extent(), rtol=1e-4)
-    drawn(second)
+    render(second)
 
 
 def edge_case(kind: str) -> list[FigureCase]:
     empty = np.zeros((20, 30, 5), dtype=np.uint8)
     flat = MethodResult(empty > 0, empty.astype(np.float32), 1.0)
     if kind == "one member everywhere":
-        return [shown_case(methods={"U-Net": MethodResult(empty > 0, None, 0.0)})]
+        return [figure_case(methods={"U-Net": MethodResult(empty > 0, None, 0.0)})]
     if kind == "no lesion, no variance":
-        return [shown_case(labels=empty, methods={"PD-DDPM": flat})]
+        return [figure_case(labels=empty, methods={"PD-DDPM": flat})]
     if kind == "no brain":
-        case = shown_case(labels=empty, methods={"PD-DDPM": flat})
+        case = figure_case(labels=empty, methods={"PD-DDPM": flat})
         case.scan.brain[:] = False
         return [case]
-    return [shown_case(name="a long name of a case " * 3, methods={f"Method {n} (a=b)": flat for n in range(11)})]
+    return [figure_case(name="a long name of a case " * 3, methods={f"Method {n} (a=b)": flat for n in range(11)})]
 
 
 @pytest.mark.parametrize("kind", ["one member everywhere", "no lesion, no variance", "no brain", "many methods"])
-def test_figure_2_of_unusual_cases(kind: str) -> None:
-    figure = fig2_uncertainty(fig2_numbers(edge_case(kind)), REMARK)
-    drawn(figure)
+def test_fig2_draws_unusual_cases(kind: str) -> None:
+    figure = fig2_uncertainty(fig2_numbers(edge_case(kind)), NOTE)
+    render(figure)
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
     assert ("one member" in texts) == (kind == "one member everywhere")
 
 
-def test_cases_with_other_methods_are_refused() -> None:
+def test_fig2_numbers_reject_cases_with_different_methods() -> None:
     with pytest.raises(ValueError, match="02: its methods"):
-        fig2_numbers([shown_case(), shown_case(name="02", methods={})])
+        fig2_numbers([figure_case(), figure_case(name="02", methods={})])
 
 
-def test_the_cases_of_figure_2_spread_over_the_lesion_load() -> None:
+def test_choose_cases_spreads_over_the_lesion_load() -> None:
     loads = {"a": 5.0, "b": 0.0, "c": 1.0, "d": 9.0, "e": 5.0, "f": 30.0}
     scores = pd.DataFrame(
         [{"case": case, "method": method, "reference_volume_ml": load} for case, load in loads.items() for method in "xy"]
@@ -263,7 +265,7 @@ def scores(method: str, dice: list[float], uncertainty: float = np.nan) -> pd.Da
     return pd.DataFrame(rows | {"network_evaluations": 1501})
 
 
-def test_figure_3_draws_its_numbers() -> None:
+def test_fig3_draws_its_numbers() -> None:
     curve = {"pd-ddpm@t_start=50": 50, "pd-ddpm": 300}
     labels = {"pd-ddpm@t_start=50": "PD-DDPM", "pd-ddpm": "PD-DDPM", "attunet": "AttUNet", "ddpm": "Vanilla DDPM"}
     rows = [
@@ -275,7 +277,7 @@ def test_figure_3_draws_its_numbers() -> None:
     numbers = fig3_numbers(pd.concat(rows), curve, labels)
     assert numbers.set_index("method").loc["pd-ddpm", "dice"] == pytest.approx(0.85)
     assert numbers.set_index("method").loc["pd-ddpm", "dice_standard_error"] == pytest.approx(0.05)
-    figure = fig3_tprime(numbers, REMARK, 300)
+    figure = fig3_tprime(numbers, NOTE, 300)
     dice, uncertain = figure.axes
     assert list(dice.lines[0].get_xdata()) == [50, 300]
     assert list(dice.lines[0].get_ydata()) == pytest.approx([0.65, 0.85])
@@ -283,12 +285,12 @@ def test_figure_3_draws_its_numbers() -> None:
     assert len({str(line._unscaled_dash_pattern) for line in dice.lines[:3]}) == 3
     assert "AttUNet" not in {line.get_label() for line in uncertain.lines}  # one mask has no spread
     assert list(uncertain.lines[0].get_ydata()) == pytest.approx([1.0, 2.0])
-    drawn(figure)
+    render(figure)
 
 
-def test_figure_3_of_one_case_and_one_member() -> None:
+def test_fig3_draws_one_case_with_one_member() -> None:
     numbers = fig3_numbers(scores("pd-ddpm", [0.6]), {"pd-ddpm": 300}, {"pd-ddpm": "PD-DDPM"})
-    drawn(fig3_tprime(numbers, REMARK, 300))
+    render(fig3_tprime(numbers, NOTE, 300))
 
 
 # Figure 4
@@ -297,14 +299,14 @@ FOUR = {"pd-ddpm": "PD-DDPM"}
 
 
 def ensembles(tests: dict[tuple[int, int], list[np.ndarray]], pool: int, first_case: int = 0) -> pd.DataFrame:
-    """Rows of all subsets: (split, seed) -> for each case the value (members,) that averages to its "Dice"."""
+    """Return ensemble rows of all subsets, from (split, seed) -> for each case the Dice of its members (members,)."""
     chosen = [subset for size in range(1, pool + 1) for subset in combinations(range(pool), size)]
     belongs = np.array([[member in subset for member in range(pool)] for subset in chosen], dtype=float)
     subsets = pd.DataFrame({"size": belongs.sum(axis=1).astype(int), "subset": ["+".join(map(str, s)) for s in chosen]})
     cases = [
         (split, seed, f"{split}-{number}", values)
-        for (split, seed), of_test in tests.items()
-        for number, values in enumerate(of_test, start=first_case)
+        for (split, seed), test_cases in tests.items()
+        for number, values in enumerate(test_cases, start=first_case)
     ]
     table = pd.concat([subsets] * len(cases), ignore_index=True)
     for column, name in enumerate(("split", "seed", "case")):
@@ -314,7 +316,7 @@ def ensembles(tests: dict[tuple[int, int], list[np.ndarray]], pool: int, first_c
     return table.assign(method="pd-ddpm", pool=pool, seconds=2.0 * table["size"], network_evaluations=evaluations)
 
 
-def test_figure_4_against_plain_computation() -> None:
+def test_fig4_numbers_equal_plain_computation() -> None:
     random = np.random.default_rng(0)
     # Split 0 has two cases and two seeds, split 1 has one case and two seeds.
     tests = {(0, 0): 2, (0, 1): 2, (1, 0): 1, (1, 1): 1}
@@ -326,8 +328,8 @@ def test_figure_4_against_plain_computation() -> None:
         assert row["dice"] == pytest.approx(np.mean(by_case))
         assert (row["cases"], row["tests"], row["pool"], row["subsets"]) == (3, 4, 4, math.comb(4, size))
         means, pairs = [], []
-        for of_test in values.values():
-            subset_mean = {s: np.mean([np.mean(case[list(s)]) for case in of_test]) for s in combinations(range(4), size)}
+        for test_cases in values.values():
+            subset_mean = {s: np.mean([np.mean(case[list(s)]) for case in test_cases]) for s in combinations(range(4), size)}
             means.append(np.var(list(subset_mean.values())))
             pairs.append(
                 [(subset_mean[a] - subset_mean[b]) ** 2 / 2 for a, b in combinations(subset_mean, 2) if not set(a) & set(b)]
@@ -343,8 +345,8 @@ def test_figure_4_against_plain_computation() -> None:
     assert numbers.loc[3, "dice_sd_bound"] == pytest.approx(2 * numbers.loc[3, "dice_sd_raw"])
 
 
-def test_the_correction_for_the_pool_is_exact_for_an_average_over_members() -> None:
-    """Independent ensembles of n members with deviation s have s / sqrt(n); subsets of a pool look steadier than that."""
+def test_fig4_bound_is_exact_for_an_average_over_members() -> None:
+    """Independent ensembles of n members with deviation s have s / sqrt(n); subsets of a pool have less."""
     random = np.random.default_rng(1)
     pools = {(split, 0): [random.normal(0.7, 0.1, 6)] for split in range(400)}
     numbers = fig4_numbers(ensembles(pools, 6), FOUR).set_index("size")
@@ -356,10 +358,10 @@ def test_the_correction_for_the_pool_is_exact_for_an_average_over_members() -> N
             assert numbers.loc[size, "dice_sd_independent"] == pytest.approx(truth, rel=0.06)
 
 
-def test_raw_and_bound_enclose_the_deviation_of_a_vote() -> None:
-    """A score of a thresholded mean, like Dice, is no average over members: the correction alone would be wrong.
+def test_fig4_raw_and_bound_enclose_the_deviation_of_a_vote() -> None:
+    """The score of a thresholded mean, like Dice, is no average over members, so the correction alone would be wrong.
 
-    Each of 30 voxels is lesion in a member with probability 0.4; the score is the share of voxels that the vote finds, whose
+    Each of 30 voxels is lesion in a member with probability 0.4. The score is the fraction of voxels that the vote marks. Its
     variance over independent ensembles follows from the binomial distribution.
     """
     random, voxels, pool = np.random.default_rng(2), 30, 6
@@ -369,8 +371,8 @@ def test_raw_and_bound_enclose_the_deviation_of_a_vote() -> None:
     mean = np.einsum("rvm,rm->rv", votes[rows["split"]], belongs) / belongs.sum(axis=1, keepdims=True)
     numbers = fig4_numbers(rows.assign(dice=(mean >= 0.5).mean(axis=1)), FOUR).set_index("size")
     for size in (1, 2, 3, 5):
-        found = stats.binom.sf(math.ceil(size / 2) - 1, size, 0.4)
-        truth = math.sqrt(found * (1 - found) / voxels)
+        probability = stats.binom.sf(math.ceil(size / 2) - 1, size, 0.4)
+        truth = math.sqrt(probability * (1 - probability) / voxels)
         assert numbers.loc[size, "dice_sd_raw"] < 0.98 * truth
         assert numbers.loc[size, "dice_sd_bound"] > 0.97 * truth
         if size <= 3:
@@ -378,15 +380,15 @@ def test_raw_and_bound_enclose_the_deviation_of_a_vote() -> None:
     assert numbers.loc[5, "dice_sd_bound"] > 1.2 * truth
 
 
-def test_a_random_choice_of_subsets_estimates_the_deviation_over_all() -> None:
+def test_fig4_raw_from_random_subsets_estimates_all_subsets() -> None:
     rows = ensembles({(0, 0): [np.linspace(0.4, 0.9, 8)]}, 8)
-    of_three = rows[rows["size"] == 3]
-    everything = fig4_numbers(of_three, FOUR)["dice_sd_raw"].item()
-    some = [fig4_numbers(of_three.sample(20, random_state=seed), FOUR)["dice_sd_raw"].item() for seed in range(60)]
+    three_members = rows[rows["size"] == 3]
+    everything = fig4_numbers(three_members, FOUR)["dice_sd_raw"].item()
+    some = [fig4_numbers(three_members.sample(20, random_state=seed), FOUR)["dice_sd_raw"].item() for seed in range(60)]
     assert math.sqrt(np.mean(np.square(some))) == pytest.approx(everything, rel=0.05)
 
 
-def test_figure_4_refuses_what_it_cannot_average() -> None:
+def test_fig4_numbers_reject_unequal_pools_and_subsets() -> None:
     rows = ensembles({(0, 0): [np.array([0.5, 0.6, 0.7])] * 2}, 3)
     with pytest.raises(ValueError, match="different subsets"):
         fig4_numbers(rows.drop(index=1), FOUR)
@@ -396,30 +398,30 @@ def test_figure_4_refuses_what_it_cannot_average() -> None:
         fig4_numbers(rows.assign(pool=np.where(rows["case"] == "0-0", 3, 4)), FOUR)
 
 
-def test_figure_4_draws_its_numbers() -> None:
+def test_fig4_draws_its_numbers() -> None:
     random = np.random.default_rng(3)
     numbers = fig4_numbers(ensembles({(0, 0): [random.uniform(0.5, 0.9, 5) for _ in range(3)]}, 5), FOUR)
-    figure = fig4_ensemble(through_csv(numbers), REMARK, 3)
+    figure = fig4_ensemble(through_csv(numbers), NOTE, 3)
     left, right = figure.axes
     assert list(left.containers[0].lines[0].get_ydata()) == pytest.approx(numbers["dice"].tolist(), rel=1e-5)
     assert right.lines[2].get_ydata()[-1] == 0
     assert list(right.lines[1].get_ydata()) == pytest.approx((1000 * numbers["dice_sd_bound"]).tolist(), rel=1e-5, nan_ok=True)
-    drawn(figure)
+    render(figure)
 
 
 @pytest.mark.parametrize(("cases", "pool"), [(1, 1), (1, 3), (2, 1)])
-def test_figure_4_of_one_case_or_one_member(cases: int, pool: int) -> None:
+def test_fig4_draws_one_case_or_one_member(cases: int, pool: int) -> None:
     numbers = fig4_numbers(ensembles({(0, 0): [np.linspace(0.5, 0.6, pool)] * cases}, pool), FOUR)
     assert math.isnan(numbers["dice_sd_independent"].iloc[-1])
-    drawn(fig4_ensemble(numbers, REMARK, 5))
+    render(fig4_ensemble(numbers, NOTE, 5))
 
 
-def test_figure_4_of_one_subset_of_each_size() -> None:
+def test_fig4_draws_one_subset_of_each_size() -> None:
     rows = ensembles({(0, 0): [np.linspace(0.5, 0.6, 3)]}, 3)
     numbers = fig4_numbers(rows[rows["subset"].isin(["0", "0+1", "0+1+2"])], FOUR).set_index("size")
     assert numbers.loc[[1, 2], "dice_sd_raw"].isna().all()
     assert numbers.loc[3, "dice_sd_raw"] == 0
-    drawn(fig4_ensemble(numbers.reset_index(), REMARK, 5))
+    render(fig4_ensemble(numbers.reset_index(), NOTE, 5))
 
 
 # Cost against quality
@@ -429,7 +431,7 @@ def dominated(cost: float, quality: float, others: list[tuple[float, float]]) ->
     return any(c <= cost and q >= quality and (c < cost or q > quality) for c, q in others)
 
 
-def test_the_front_against_plain_comparison_of_all_pairs() -> None:
+def test_pareto_front_equals_plain_comparison_of_all_pairs() -> None:
     random = np.random.default_rng(4)
     for count in (1, 2, 5, 40):
         cost, quality = random.integers(0, 6, count).astype(float), random.integers(0, 6, count).astype(float)  # many ties
@@ -437,7 +439,7 @@ def test_the_front_against_plain_comparison_of_all_pairs() -> None:
         assert pareto_front(cost, quality).tolist() == [not dominated(c, q, points) for c, q in points]
 
 
-def test_equal_points_are_on_the_front_together_and_undefined_ones_never() -> None:
+def test_pareto_front_keeps_equal_points_and_drops_nan() -> None:
     front = pareto_front(np.array([1.0, 1.0, 1.0, 2.0, 3.0, 0.5]), np.array([0.7, 0.7, 0.6, 0.7, 0.9, np.nan]))
     assert front.tolist() == [True, True, False, False, True, False]
 
@@ -461,7 +463,7 @@ def costed() -> pd.DataFrame:
     return pd.concat([chain, once.assign(network_evaluations=1, seconds=0.1)])
 
 
-def test_the_points_of_cost_and_quality() -> None:
+def test_pareto_numbers_average_subsets_and_seeds() -> None:
     numbers = pareto_numbers(costed(), DESCRIPTION, [1, 3, 5])
     assert numbers[["method", "members", "cases"]].to_numpy().tolist() == [["pd-ddpm", 1, 2], ["pd-ddpm", 3, 2], ["unet", 1, 2]]
     assert numbers["dice"].tolist() == pytest.approx([0.65, 0.65, 0.65])
@@ -471,26 +473,26 @@ def test_the_points_of_cost_and_quality() -> None:
     assert numbers["on_front_seconds"].tolist() == numbers["on_front_evaluations"].tolist() == [False, False, True]
 
 
-def test_a_method_without_an_ensemble_of_these_sizes_is_named() -> None:
+def test_pareto_numbers_name_a_method_without_ensembles() -> None:
     with pytest.raises(ValueError, match="unet"):
         pareto_numbers(costed(), DESCRIPTION, [2, 3])
 
 
-def test_the_front_is_drawn_as_steps_through_its_points() -> None:
+def test_pareto_draws_the_front_as_steps() -> None:
     numbers = pareto_numbers(costed(), DESCRIPTION, [1, 2, 3])
     numbers["dice"] = [0.7, 0.72, 0.71, 0.6]
     numbers["on_front_seconds"] = pareto_front(numbers["seconds"].to_numpy(), numbers["dice"].to_numpy())
     numbers["on_front_evaluations"] = pareto_front(numbers["network_evaluations"].to_numpy(), numbers["dice"].to_numpy())
-    figure = pareto(through_csv(numbers), REMARK)
+    figure = pareto(through_csv(numbers), NOTE)
     steps = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
     assert list(steps.get_xdata()[:3]) == pytest.approx([0.1, 2, 4])
     assert list(steps.get_ydata()) == pytest.approx([0.6, 0.7, 0.72, 0.72])
     assert figure.axes[0].get_xscale() == "log"
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
-    drawn(figure)
+    render(figure)
 
 
 @pytest.mark.parametrize("method", ["unet", "pd-ddpm"])
-def test_cost_and_quality_of_one_point(method: str) -> None:
+def test_pareto_draws_a_single_point(method: str) -> None:
     alone = DESCRIPTION[DESCRIPTION["method"] == method]
-    drawn(pareto(through_csv(pareto_numbers(costed(), alone, [1])), REMARK))
+    render(pareto(through_csv(pareto_numbers(costed(), alone, [1])), NOTE))

@@ -1,4 +1,4 @@
-"""Table 1, its groups, Table 2 and the table of uncertainty from made-up scores whose answers are known (about 2 s)."""
+"""Table 1, its groups, Table 2 and the table of uncertainty from synthetic scores with known answers (about 2 s)."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from pd_ddpm.exhibits.tables.uncertainty import uncertainty_document, uncertaint
 
 LABELS = {"unet": "U-Net", "attunet": "AttUNet", "pd-ddpm": "PD-DDPM"}
 PRINTED = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv")
-REMARK = "Demo scale."
+NOTE = "Demo scale."
 
 
 def scores(method: str, dice: list[float], **columns: object) -> pd.DataFrame:
-    """Score rows of one method, a case for each Dice; columns: what is not as here."""
+    """Return score rows of one method, one case for each Dice; `columns` override the defaults."""
     rows = len(dice)
-    made = {
+    defaults = {
         "dataset": "d",
         "method": method,
         "split": 0,
@@ -50,18 +50,18 @@ def scores(method: str, dice: list[float], **columns: object) -> pd.DataFrame:
         "network_evaluations": 1501,
         "seconds": 2.0,
     }
-    return pd.DataFrame(made | columns)
+    return pd.DataFrame(defaults | columns)
 
 
 BOTH = pd.concat([scores("unet", [0.6, 0.8]), scores("pd-ddpm", [0.7, 0.9], hd95_mm=[2.0, np.nan])])
 TWO = {"unet": "U-Net", "pd-ddpm": "PD-DDPM"}
 
 
-def shown(frame: pd.DataFrame, labels: dict[str, str], compared_with: str | None = "pd-ddpm") -> Document:
-    return table1_document(table1(frame, labels, PRINTED, compared_with), table1_groups(frame, labels), "PD-DDPM", REMARK)
+def document_of(frame: pd.DataFrame, labels: dict[str, str], compared_with: str | None = "pd-ddpm") -> Document:
+    return table1_document(table1(frame, labels, PRINTED, compared_with), table1_groups(frame, labels), "PD-DDPM", NOTE)
 
 
-def test_mean_deviation_and_interval_are_over_cases() -> None:
+def test_table1_has_mean_deviation_and_interval_over_cases() -> None:
     table = table1(BOTH, TWO, PRINTED, "pd-ddpm").set_index("method")
     assert table.loc["U-Net", "dice"] == pytest.approx(0.7)
     assert table.loc["U-Net", "dice_sd"] == pytest.approx(0.2 / np.sqrt(2))
@@ -73,19 +73,21 @@ def test_mean_deviation_and_interval_are_over_cases() -> None:
     assert list(table.index) == ["U-Net", "PD-DDPM"]
 
 
-def test_differences_are_paired_and_corrected_over_the_other_methods() -> None:
+def test_table1_differences_are_paired_and_corrected() -> None:
     generator = np.random.default_rng(0)
-    ours = generator.uniform(0.6, 0.9, 12)
-    others = {"unet": ours - generator.normal(0.02, 0.01, 12), "attunet": ours + generator.normal(0, 0.02, 12)}
-    # The rows of a method may stand in any order: the case decides.
-    frame = pd.concat([scores("pd-ddpm", list(ours)).iloc[::-1], *(scores(name, list(dice)) for name, dice in others.items())])
+    pd_ddpm = generator.uniform(0.6, 0.9, 12)
+    others = {"unet": pd_ddpm - generator.normal(0.02, 0.01, 12), "attunet": pd_ddpm + generator.normal(0, 0.02, 12)}
+    # The rows of a method may be in any order, because pairs follow from the case.
+    frame = pd.concat(
+        [scores("pd-ddpm", list(pd_ddpm)).iloc[::-1], *(scores(name, list(dice)) for name, dice in others.items())]
+    )
     table = table1(frame, LABELS, PRINTED, "pd-ddpm").set_index("method")
     p_values = []
     for name, dice in others.items():
         row = table.loc[LABELS[name]]
-        assert row["dice_difference"] == pytest.approx((dice - ours).mean())
-        assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx(bootstrap_interval(dice - ours))
-        p_values.append(stats.wilcoxon(dice - ours).pvalue)
+        assert row["dice_difference"] == pytest.approx((dice - pd_ddpm).mean())
+        assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx(bootstrap_interval(dice - pd_ddpm))
+        p_values.append(stats.wilcoxon(dice - pd_ddpm).pvalue)
         assert row["dice_p"] == pytest.approx(p_values[-1])
     assert table.loc[["U-Net", "AttUNet"], "dice_p_holm"].to_numpy() == pytest.approx(holm(p_values))
     compared = [column for column in table if "difference" in column or column.endswith(("_p", "_p_holm"))]
@@ -94,21 +96,21 @@ def test_differences_are_paired_and_corrected_over_the_other_methods() -> None:
     assert table["lesion_f1_p"].isna().all()  # all differences are zero
 
 
-def test_a_case_without_hd95_leaves_its_pair() -> None:
+def test_table1_difference_drops_pairs_without_hd95() -> None:
     frame = pd.concat([scores("unet", [0.6] * 3, hd95_mm=[np.nan, 5.0, 7.0]), scores("pd-ddpm", [0.7] * 3, hd95_mm=4.0)])
     table = table1(frame, TWO, PRINTED, "pd-ddpm").set_index("method")
     assert table.loc["U-Net", ["hd95_mm", "hd95_mm_difference"]].tolist() == [6.0, 2.0]
 
 
-def test_seeds_are_averaged_before_cases_are_counted() -> None:
+def test_table1_averages_seeds_before_it_counts_cases() -> None:
     frame = pd.concat([scores("unet", [0.6, 0.8]), scores("unet", [0.7, 0.9], seed=1), scores("pd-ddpm", [0.7, 0.8])])
     table = table1(frame, TWO, PRINTED, "pd-ddpm").set_index("method")
     assert table.loc["U-Net", "cases"] == 2
     assert table.loc["U-Net", "dice_difference"] == pytest.approx(0.0)
 
 
-def test_the_page_tells_what_is_the_papers_and_what_is_left_out() -> None:
-    document = shown(pd.concat([scores("unet", [0.6, 0.8], hd95_mm=[np.nan, 3.0]), scores("pd-ddpm", [0.7, 0.9])]), TWO)
+def test_table1_document_has_paper_values_and_missing_cases() -> None:
+    document = document_of(pd.concat([scores("unet", [0.6, 0.8], hd95_mm=[np.nan, 3.0]), scores("pd-ddpm", [0.7, 0.9])]), TWO)
     page = document.markdown()
     assert "| U-Net | 0.700 ± 0.141 [0.787] |" in page
     assert "left out of its mean: U-Net 1." in page
@@ -116,42 +118,46 @@ def test_the_page_tells_what_is_the_papers_and_what_is_left_out() -> None:
     assert "<td>0.700 ± 0.141 [0.787]</td>" in document.html()
 
 
-def test_differences_say_what_so_many_cases_cannot_show() -> None:
-    five = shown(pd.concat([scores("unet", [0.6] * 5), scores("attunet", [0.7] * 5), scores("pd-ddpm", [0.7] * 5)]), LABELS)
+def test_table1_document_states_the_power_of_few_and_many_cases() -> None:
+    five = document_of(
+        pd.concat([scores("unet", [0.6] * 5), scores("attunet", [0.7] * 5), scores("pd-ddpm", [0.7] * 5)]), LABELS
+    )
     assert "## Difference to PD-DDPM" in five.markdown()
     assert (
         "less than p = 0.062, or 0.12 after correction for 2 comparisons: no difference can be significant" in five.markdown()
     )
-    many = shown(pd.concat([scores("unet", [0.6] * 30), scores("pd-ddpm", list(np.linspace(0.6, 0.7, 30)))]), TWO).markdown()
+    many = document_of(
+        pd.concat([scores("unet", [0.6] * 30), scores("pd-ddpm", list(np.linspace(0.6, 0.7, 30)))]), TWO
+    ).markdown()
     assert "cannot give less" not in many
     assert "too narrow" not in many
     assert "half-width of the interval of a Dice difference: 0.011" in many
 
 
-def test_without_the_compared_method_there_are_no_differences() -> None:
+def test_table1_document_without_compared_method_has_no_differences() -> None:
     for compared_with in (None, "ddpm"):
-        document = shown(scores("unet", [0.6, 0.8]), {"unet": "U-Net"}, compared_with)
+        document = document_of(scores("unet", [0.6, 0.8]), {"unet": "U-Net"}, compared_with)
         assert [part.heading for part in document.parts] == ["Scores and cost", "Dice by lesion load", "Dice by site"]
 
 
-def test_a_single_case_has_no_deviation_and_an_undefined_score_says_so() -> None:
+def test_table1_document_of_single_case_has_no_deviation() -> None:
     frame = pd.concat([scores("own", [0.6], hd95_mm=np.nan), scores("pd-ddpm", [0.7])])
-    document = shown(frame, {"own": "Own", "pd-ddpm": "PD-DDPM"})
+    document = document_of(frame, {"own": "Own", "pd-ddpm": "PD-DDPM"})
     assert document.parts[0].table.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["0.600", "undefined"]
     assert document.parts[1].table.loc[0, ["Dice", "HD95 [mm]"]].tolist() == ["−0.100", "undefined"]
     assert "a single case has neither an interval nor a test" in document.markdown()
 
 
-def test_a_method_that_the_paper_does_not_have_gets_no_printed_value() -> None:
-    assert "| Own | 0.700 ± 0.141 |" in shown(scores("own", [0.6, 0.8]), {"own": "Own"}).markdown()
+def test_table1_document_of_other_method_has_no_paper_value() -> None:
+    assert "| Own | 0.700 ± 0.141 |" in document_of(scores("own", [0.6, 0.8]), {"own": "Own"}).markdown()
 
 
-def test_a_method_without_scores_is_named() -> None:
+def test_table1_names_a_method_without_scores() -> None:
     with pytest.raises(ValueError, match="no score of ddpm"):
         table1(BOTH, TWO | {"ddpm": "Vanilla DDPM"}, PRINTED, "pd-ddpm")
 
 
-def test_lesion_loads_are_terciles_of_the_reference_volume() -> None:
+def test_table1_groups_are_terciles_of_the_reference_volume() -> None:
     volumes = [9.0, 1.0, 5.0, 2.0, 30.0, 4.0]
     sites = ["a", "b", "a", "b", "b", "b"]
     frame = scores("unet", [0.9, 0.1, 0.5, 0.2, 0.8, 0.4], reference_volume_ml=volumes, site=sites)
@@ -163,19 +169,19 @@ def test_lesion_loads_are_terciles_of_the_reference_volume() -> None:
     by_site = table.query("grouping == 'site' and method == 'U-Net'").set_index("group")
     assert by_site["cases"].to_dict() == {"a": 2, "b": 4}
     assert by_site.loc["a", "dice"] == pytest.approx(0.7)
-    page = shown(pd.concat([frame, frame.assign(method="pd-ddpm")]), TWO).markdown()
+    page = document_of(pd.concat([frame, frame.assign(method="pd-ddpm")]), TWO).markdown()
     assert "low, 1.0–3.3 ml (n = 2)" in page
     assert "b (n = 4)" in page
 
 
 @pytest.mark.parametrize(("cases", "groups"), [(1, ["all"]), (2, ["all"]), (3, ["low", "medium", "high"])])
-def test_few_cases_are_one_group(cases: int, groups: list[str]) -> None:
+def test_table1_groups_of_few_cases_are_one_group(cases: int, groups: list[str]) -> None:
     table = table1_groups(scores("unet", [0.5] * cases), {"unet": "U-Net"})
     assert table.query("grouping == 'lesion load'")["group"].tolist() == groups
     assert table.query("grouping == 'lesion load'")["cases"].sum() == cases
 
 
-def test_equal_lesion_loads_leave_no_empty_group() -> None:
+def test_table1_groups_of_equal_loads_are_not_empty() -> None:
     table = table1_groups(scores("unet", [0.5] * 4, reference_volume_ml=7.0), {"unet": "U-Net"})
     assert table.query("grouping == 'lesion load'")["cases"].tolist() == [4]
 
@@ -199,7 +205,7 @@ def table2_scores() -> pd.DataFrame:
     )
 
 
-def test_table_2_sets_beside_pd_ddpm_what_it_starts_from() -> None:
+def test_table2_compares_pd_ddpm_with_its_presegmentation() -> None:
     table = table2(table2_scores(), ROWS, PRINTED).set_index("presegmentation")
     assert table["presegmentation_dice"].to_dict() == pytest.approx({"Zero": 1 / 3, "Early": 0.7, "AttUNet": 0.8})
     assert table["presegmentation_dice_paper"].tolist()[:2] == [0.0, 0.754]
@@ -209,18 +215,18 @@ def test_table_2_sets_beside_pd_ddpm_what_it_starts_from() -> None:
     assert table.loc["AttUNet", "gain"] == pytest.approx(0.0)
     assert table.loc["Zero", "gain"] == pytest.approx(0.5 / 3)
     assert table["cases_without_hd95"].tolist() == [2, 0, 0]
-    page = table2_document(table.reset_index(), REMARK).markdown()
+    page = table2_document(table.reset_index(), NOTE).markdown()
     assert "| Early | 0.700 ± 0.100 [0.754] | 0.733 ± 0.091 [0.790] |" in page
     assert "+0.033 (+0.020 to +0.050)".replace(" to ", "\u00a0to\u00a0") in page
     assert "left out of its mean: Zero 2." in page
 
 
-def test_table_2_names_a_presegmentation_without_scores() -> None:
+def test_table2_names_a_presegmentation_without_scores() -> None:
     with pytest.raises(ValueError, match="no score of early"):
         table2(table2_scores().query("method != 'early'"), ROWS, PRINTED)
 
 
-def test_printed_values_are_the_papers_tables() -> None:
+def test_printed_values_equal_the_tables_of_the_paper() -> None:
     printed = PRINTED.query("exhibit == 'table1'").pivot(index="row", columns="metric", values="value")
     assert printed.shape == (9, 4)
     assert printed.loc["PD-DDPM"].to_dict() == {"dice": 0.812, "hd95_mm": 3.494, "jaccard": 0.689, "lesion_f1": 0.800}
@@ -235,7 +241,7 @@ def test_printed_values_are_the_papers_tables() -> None:
     assert second.loc["0.770", "lesion_f1"] == 0.770
 
 
-def test_uncertainty_is_averaged_over_cases_and_raters_have_a_row() -> None:
+def test_uncertainty_table_averages_cases_and_has_a_row_of_raters() -> None:
     rated = {"raters": [2, 2, 1], "ged_squared": [0.2, 0.4, np.nan], "interrater_dice": [0.7, 0.9, np.nan]}
     alone = {"samples": 1, "error_auroc_variance": np.nan, "uncertainty": np.nan}
     frame = pd.concat([scores("pd-ddpm", [0.7, 0.8, 0.9], **rated), scores("unet", [0.6, 0.7, 0.8], **rated, **alone)])
@@ -245,7 +251,7 @@ def test_uncertainty_is_averaged_over_cases_and_raters_have_a_row() -> None:
     assert table["samples"].tolist()[:2] == [1, 5]
     assert np.isnan(table.loc["U-Net", "error_auroc_variance"])
     assert table.loc["Inter-rater", ["cases", "raters", "dice"]].tolist() == [2, 2, pytest.approx(0.8)]
-    page = uncertainty_document(table.reset_index(), 5, REMARK).markdown()
+    page = uncertainty_document(table.reset_index(), 5, NOTE).markdown()
     assert (
         "| PD-DDPM | 3 | 5 | 4.00 ± 0.00 | 6.00 ± 0.00 | 0.900 ± 0.000 | 0.950 ± 0.000 | 0.300 ± 0.141 | 2.00 ± 0.00 |" in page
     )
@@ -254,13 +260,13 @@ def test_uncertainty_is_averaged_over_cases_and_raters_have_a_row() -> None:
     assert "plus a margin of 5 mm" in page
 
 
-def test_one_rater_has_no_row() -> None:
+def test_uncertainty_table_of_one_rater_has_no_row_of_raters() -> None:
     table = uncertainty_table(scores("pd-ddpm", [0.7, 0.8]), {"pd-ddpm": "PD-DDPM"})
     assert table["method"].tolist() == ["PD-DDPM"]
-    assert "Only" not in uncertainty_document(table, 5, REMARK).markdown()
+    assert "Only" not in uncertainty_document(table, 5, NOTE).markdown()
 
 
-def test_pages_escape_what_their_language_would_read() -> None:
+def test_document_escapes_markup_of_each_format() -> None:
     table = pd.DataFrame({"Method": ["a|b & <c> 5 % −1 ±"], "p_value": ["0.5"]})
     document = Document("T", "R_1.", [Part("H", table, ["100 % of #1"])])
     assert r"| a\|b & <c> 5 % −1 ± | 0.5 |" in document.markdown()
@@ -269,6 +275,6 @@ def test_pages_escape_what_their_language_would_read() -> None:
     assert r"a|b \& $<$c$>$ 5 \% $-$1 $\pm$ & 0.5 \\" in latex
     assert r"\begin{tabular}{lr}" in latex
     assert r"p\_value" in latex
-    assert r"\footnotesize R\_1. 100" in latex  # a table of a page stands alone, so that the note goes with it
+    assert r"\footnotesize R\_1. 100" in latex  # each table stands alone in LaTeX and repeats the note
     assert r"100 \% of \#1" in latex
     assert latex.count(r"\begin{") == latex.count(r"\end{")

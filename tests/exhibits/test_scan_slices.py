@@ -1,4 +1,4 @@
-"""The slices that the quality page shows, and which way round they are. About 3 s."""
+"""Choice and orientation of the slices on the review page (about 3 s)."""
 
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -13,14 +13,14 @@ SHAPE = (24, 30, 12)
 
 
 def volume(areas: list[int]) -> np.ndarray:
-    """(10, 10, Z) with so many voxels in each slice."""
-    made = np.zeros((10, 10, len(areas)), dtype=bool)
+    """Return (10, 10, Z) bool with this number of voxels in each slice."""
+    mask = np.zeros((10, 10, len(areas)), dtype=bool)
     for z, area in enumerate(areas):
-        made[..., z] = (np.arange(100) < area).reshape(10, 10)
-    return made
+        mask[..., z] = (np.arange(100) < area).reshape(10, 10)
+    return mask
 
 
-def test_slices_are_spread_over_those_with_lesion_and_hold_the_largest():
+def test_choose_slices_spreads_over_lesion_slices_with_the_largest():
     mask = volume([0, 1, 1, 9, 1, 1, 1, 1, 0, 0])
     brain = volume([50] * 10)
     assert choose_slices(mask, brain, 3) == [1, 3, 7]  # in place of 4
@@ -28,14 +28,14 @@ def test_slices_are_spread_over_those_with_lesion_and_hold_the_largest():
     assert len(choose_slices(mask, brain, 4)) == 4
 
 
-def test_without_lesion_slices_are_spread_over_the_brain():
+def test_choose_slices_without_lesion_spreads_over_the_brain():
     assert choose_slices(volume([0] * 6), volume([0, 10, 60, 100, 60, 10]), 2) == [2, 4]
     assert choose_slices(volume([0] * 6), volume([0] * 6), 2) == [3]
 
 
 @pytest.fixture
 def scan() -> Scan:
-    """Voxel axes to left, anterior, superior; a bright spot at the patient's left front, in slice 7 of 12."""
+    """Return a scan with axes to left, anterior and superior, and a bright spot at the left front in slice 7 of 12."""
     random = np.random.default_rng(0)
     affine = np.diag([-2.0, 2.0, 4.0, 1.0])
     image = random.normal(0, 0.1, (*SHAPE, 2)).astype(np.float32)
@@ -46,7 +46,7 @@ def scan() -> Scan:
 
 
 def pictures(figure: plt.Figure) -> list[np.ndarray]:
-    """The pictures of all panels, in order."""
+    """Return the pictures of all panels, in order."""
     return [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
 
 
@@ -54,23 +54,23 @@ def texts(figure: plt.Figure) -> list[str]:
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 
 
-def test_slices_are_in_radiological_convention_and_numbered_as_the_file_does(scan):
+def test_slices_figure_is_radiological_and_numbered_as_the_file(scan):
     members = np.zeros((*SHAPE, 2), dtype=np.float32)
     members[17:20, 22:25, 7, 0] = 1
     members[17:20, 22:25, 7, 1] = 0.5
     figure = slices_figure(scan, Segmentation.from_members(members))
-    shown, overlaid, variance = pictures(figure)[:3]
-    row, column = np.unravel_index(shown.argmax(), shown.shape)
-    assert row < shown.shape[0] / 2  # anterior is up
-    assert column > shown.shape[1] / 2  # the patient's left is on the right
-    np.testing.assert_array_equal(shown, overlaid)
+    plain, overlaid, variance = pictures(figure)[:3]
+    row, column = np.unravel_index(plain.argmax(), plain.shape)
+    assert row < plain.shape[0] / 2  # anterior is up
+    assert column > plain.shape[1] / 2  # the patient's left is on the right
+    np.testing.assert_array_equal(plain, overlaid)
     assert variance.max() == pytest.approx(0.125)
-    np.testing.assert_array_equal(variance > 0, shown >= 0.99)
+    np.testing.assert_array_equal(variance > 0, plain >= 0.99)
     assert texts(figure) == ["R", "L", "slice 7"]
     plt.close(figure)
 
 
-def test_one_member_has_no_map_and_no_lesion_is_no_error(scan):
+def test_slices_figure_of_one_member_has_no_map(scan):
     figure = slices_figure(scan, Segmentation.from_members(np.zeros((*SHAPE, 1), dtype=np.float32)), count=4)
     assert len(pictures(figure)) == 2 * 4
     plt.close(figure)
@@ -79,7 +79,7 @@ def test_one_member_has_no_map_and_no_lesion_is_no_error(scan):
     plt.close(figure)
 
 
-def test_all_channels_are_shown_side_by_side(scan):
+def test_registration_figure_shows_all_channels(scan):
     figure = registration_figure(scan, ["FLAIR", "T1"], count=2)
     assert [text.split(",")[0] for text in texts(figure)] == ["FLAIR", "T1", "FLAIR", "T1"]
     assert len(pictures(figure)) == 4
