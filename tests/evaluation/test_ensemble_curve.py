@@ -29,7 +29,7 @@ def reference(labels: np.ndarray) -> ReferenceMask:
 
 
 @pytest.mark.parametrize(("pool", "per_size"), [(1, 1), (4, 6), (7, 20), (10, 30), (20, 12)])
-def test_subsets_are_distinct_and_as_many_as_asked_for(pool: int, per_size: int) -> None:
+def test_subsets_are_distinct_and_at_most_per_size(pool: int, per_size: int) -> None:
     chosen = subsets(pool, per_size, stream())
     assert list(chosen) == list(range(1, pool + 1))
     for size, of_size in chosen.items():
@@ -48,7 +48,7 @@ def test_equal_streams_give_equal_subsets() -> None:
     assert subsets(10, 25, stream()) != subsets(10, 25, np.random.default_rng(1))
 
 
-def test_members_are_drawn_alike() -> None:
+def test_subsets_sample_all_members_equally_often() -> None:
     counts = np.zeros(12)
     for seed in range(60):
         for subset in subsets(12, 20, np.random.default_rng(seed))[4]:
@@ -57,19 +57,19 @@ def test_members_are_drawn_alike() -> None:
     assert np.abs(counts - expected).max() < 5 * math.sqrt(expected)
 
 
-def test_some_subsets_of_half_the_pool_share_no_member() -> None:
+def test_subsets_of_half_the_pool_include_disjoint_pairs() -> None:
     of_half = [set(subset) for subset in subsets(20, 12, stream())[10]]
     assert sum(first.isdisjoint(second) for first, second in combinations(of_half, 2)) >= 6
 
 
 @pytest.mark.parametrize(("pool", "per_size"), [(0, 3), (3, 0)])
-def test_subsets_of_nothing_are_refused(pool: int, per_size: int) -> None:
+def test_subsets_reject_an_empty_pool(pool: int, per_size: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
         subsets(pool, per_size, stream())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dice_is_that_of_the_subsets_ensemble_to_the_last_bit(dtype: type) -> None:
+def test_curve_equals_the_score_of_each_subset_exactly(dtype: type) -> None:
     samples = pool_of(6).astype(dtype)
     truth = reference(np.random.default_rng(2).choice(3, samples.shape[:3], p=(0.6, 0.3, 0.1)))
     chosen = subsets(6, 100, stream())
@@ -84,21 +84,21 @@ def test_dice_is_that_of_the_subsets_ensemble_to_the_last_bit(dtype: type) -> No
     assert len(expected) == 63
 
 
-def test_a_tie_is_lesion() -> None:
+def test_curve_counts_a_tie_as_lesion() -> None:
     samples = pool_of(2)[:3, :3, :2]
     truth = reference(np.ones(samples.shape[:3]))
     assert curve(samples, truth, {2: [(0, 1)]})["dice"].item() == 1
     assert curve(samples, truth, {1: [(0,)]})["dice"].item() == 0
 
 
-def test_empty_masks_agree() -> None:
+def test_curve_of_empty_masks_follows_the_policy() -> None:
     nothing = np.zeros((4, 4, 2, 3), dtype=np.float32)
     assert curve(nothing, reference(np.zeros((4, 4, 2))), subsets(3, 5, stream()))["dice"].eq(1).all()
     assert curve(nothing + 1, reference(np.zeros((4, 4, 2))), subsets(3, 5, stream()))["dice"].eq(0).all()
     assert curve(nothing + 1, reference(np.full((4, 4, 2), 2)), subsets(3, 5, stream()))["dice"].eq(1).all()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_curve_rejects_unknown_members_and_other_shapes() -> None:
     truth = reference(np.zeros((4, 4, 2)))
     with pytest.raises(ValueError, match="only members 0 to 1"):
         curve(np.zeros((4, 4, 2, 2)), truth, {1: [(2,)]})

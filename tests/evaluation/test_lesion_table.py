@@ -29,7 +29,7 @@ LARGE, SMALL = np.s_[2:6, 2:6, 2:5], np.s_[14:16, 2:4, 6:7]
 BRAIN = np.ones(SHAPE, dtype=bool)
 
 
-def test_volumes_intervals_and_places_of_two_lesions():
+def test_lesion_table_has_volumes_ranges_and_locations():
     samples = members([(LARGE, 1.0), (SMALL, 1.0)], [(LARGE, 0.8), (np.s_[6:7, 2:6, 2:5], 0.6)], [(LARGE, 0.7), (SMALL, 0.9)])
     table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)
     assert list(table.columns) == COLUMNS
@@ -51,14 +51,14 @@ def test_volumes_intervals_and_places_of_two_lesions():
     assert table["side"].tolist() == ["right", "left"]
 
 
-def test_totals_are_those_of_the_masks():
+def test_total_volume_is_that_of_the_masks():
     samples = members([(LARGE, 1.0)], [(LARGE, 0.8), (SMALL, 0.6)], [])
     volume, low, high = total_volume_ml(Segmentation.from_members(samples), SPACING)
     assert (volume, low, high) == pytest.approx((48 * ML, 0.0, 52 * ML))
     assert num_minority_lesions(Segmentation.from_members(samples), SPACING) == 1
 
 
-def test_what_a_member_joins_belongs_to_the_nearer_lesion():
+def test_joined_component_counts_towards_the_nearest_lesion():
     """Two lesions at i = 2..3 and 10..11; the second member fills what lies between."""
     one, other = np.s_[2:4, 4:8, 3:4], np.s_[10:12, 4:8, 3:4]
     samples = members([(one, 1.0), (other, 1.0)], [(np.s_[2:12, 4:8, 3:4], 0.6)], [(one, 0.9), (other, 0.9)])
@@ -69,14 +69,14 @@ def test_what_a_member_joins_belongs_to_the_nearer_lesion():
     assert num_minority_lesions(Segmentation.from_members(samples), SPACING) == 0
 
 
-def test_a_far_piece_of_a_member_is_no_part_of_a_lesion():
+def test_separate_component_counts_towards_no_lesion():
     samples = members([(LARGE, 1.0)], [(LARGE, 1.0), (SMALL, 1.0)], [(LARGE, 1.0)])
     table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)
     np.testing.assert_allclose(table["volume_high_ml"], [48 * ML])
     assert num_minority_lesions(Segmentation.from_members(samples), SPACING) == 1
 
 
-def test_one_member_has_no_interval_and_no_lesion_makes_an_empty_table():
+def test_lesion_table_of_one_member_and_of_no_lesion():
     table = lesion_table(Segmentation.from_members(members([(SMALL, 0.7)])), BRAIN, AFFINE, SPACING)
     assert table["volume_low_ml"].isna().all()
     assert table["members_finding"].tolist() == [1]
@@ -85,7 +85,7 @@ def test_one_member_has_no_interval_and_no_lesion_makes_an_empty_table():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_lesions_of_random_members_are_those_of_scipy(seed):
+def test_lesion_table_of_random_members_equals_scipy(seed):
     random = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(random.normal(size=(*SHAPE, 4)), (1.5, 1.5, 1.0, 0.3))
     samples = (smooth > smooth.std()).astype(np.float32) * random.uniform(0.5, 1, (*SHAPE, 4)).astype(np.float32)

@@ -63,14 +63,14 @@ def single_voxels(shape: tuple[int, ...], *places: tuple[int, ...]) -> np.ndarra
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_equals_the_published_definitions_on_simpleitk(seed):
+def test_score_equals_the_challenge_definitions_on_simpleitk(seed):
     labels, prediction, spacing = phantom(seed)
     ours = scores(labels, prediction, spacing)
     for name, expected in scores_on_simpleitk(as_image(labels, spacing), as_image(prediction, spacing)).items():
         assert ours[name] == pytest.approx(expected, rel=1e-12, abs=1e-9), name
 
 
-def test_the_phantoms_are_not_all_easy():
+def test_phantom_cases_cover_borders_and_label_2():
     cases = [phantom(seed) for seed in range(24)]
     border_touched = [(labels == 1)[[0, -1]].any() or (labels == 1)[:, [0, -1]].any() for labels, _, _ in cases]
     covers_other = [(prediction & (labels == 2)).any() for labels, prediction, _ in cases]
@@ -84,7 +84,7 @@ def test_the_phantoms_are_not_all_easy():
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_equals_medpy(seed):
+def test_score_equals_medpy(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from medpy.metric import binary
@@ -104,7 +104,7 @@ def test_equals_medpy(seed):
 
 
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.3, 0.6, 1.0])
-def test_lesions_in_noise_equal_scipy(density):
+def test_lesions_of_random_masks_equal_scipy(density):
     mask = np.random.default_rng(7).random((23, 31, 17)) < density
     expected, count = ndimage.label(mask, np.ones((3, 3, 3)))
     lesions = MaskGeometry(mask, (1.0, 1.0, 1.0)).lesions
@@ -112,7 +112,7 @@ def test_lesions_in_noise_equal_scipy(density):
     assert lesions.count == count == pairs.shape[1]
 
 
-def test_two_voxels_three_millimetres_apart():
+def test_score_of_two_voxels_three_millimetres_apart():
     result = scores(single_voxels((5, 5, 4), (2, 2, 1)), single_voxels((5, 5, 4), (2, 2, 2)), (0.96, 0.96, 3.0))
     assert result == {
         "dice": 0.0,
@@ -134,7 +134,7 @@ def test_two_voxels_three_millimetres_apart():
     assert all(type(value) is float for value in result.values())
 
 
-def test_percentiles_are_directed_in_one_column_and_pooled_in_the_other():
+def test_hd95_percentiles_are_directed_and_those_of_medpy_pooled():
     """Distances 0 and 10 mm one way, 0 the other: 9.5 is their directed, 9.0 the pooled 95th percentile."""
     truth = single_voxels((14, 3, 3), (1, 1, 1))
     result = scores(truth, single_voxels((14, 3, 3), (1, 1, 1), (11, 1, 1)))
@@ -147,7 +147,7 @@ def test_percentiles_are_directed_in_one_column_and_pooled_in_the_other():
     assert result["lesion_f1"] == pytest.approx(2 / 3)
 
 
-def test_surfaces_of_a_box():
+def test_surfaces_of_a_box_have_the_expected_sizes():
     """5 x 5 x 5 voxels: in the plane 16 of 25 in each slice, in space all but the inner 3 x 3 x 3."""
     mask = np.zeros((9, 9, 9), dtype=bool)
     mask[2:7, 2:7, 2:7] = True
@@ -156,13 +156,13 @@ def test_surfaces_of_a_box():
     assert geometry.surface.n == 125 - 27
 
 
-def test_the_in_plane_border_counts_diagonal_neighbours():
+def test_in_plane_surface_includes_voxels_with_diagonal_background():
     mask = np.ones((7, 7, 1), dtype=bool)
     mask[3, 3] = False
     assert MaskGeometry(mask, (1.0, 1.0, 1.0)).in_plane_surface.n == 8
 
 
-def test_the_image_border_is_foreground_in_one_definition_and_background_in_the_other():
+def test_image_border_is_foreground_for_hd95_and_background_for_medpy():
     mask = np.zeros((6, 6, 3), dtype=bool)
     mask[:3] = True
     geometry = MaskGeometry(mask, (1.0, 1.0, 1.0))
@@ -170,7 +170,7 @@ def test_the_image_border_is_foreground_in_one_definition_and_background_in_the_
     assert geometry.surface.n == 3 * 6 * 3 - 1 * 4 * 1
 
 
-def test_a_mask_that_fills_its_slices_has_no_in_plane_surface():
+def test_hd95_of_a_mask_that_fills_its_slices_is_undefined():
     truth = np.zeros((6, 6, 4), dtype=bool)
     truth[:, :, 1:3] = True
     prediction = np.zeros_like(truth)
@@ -181,7 +181,7 @@ def test_a_mask_that_fills_its_slices_has_no_in_plane_surface():
     assert result["dice"] == pytest.approx(2 / 3)
 
 
-def test_lesions_need_not_match_one_to_one():
+def test_lesion_detection_allows_many_to_one_overlap():
     truth = single_voxels((12, 5, 5), (2, 2, 2), (8, 2, 2))
     prediction = np.zeros_like(truth)
     prediction[1:10, 2, 2] = True
@@ -190,20 +190,20 @@ def test_lesions_need_not_match_one_to_one():
     assert (result["lesion_recall"], result["lesion_precision"], result["lesion_f1"]) == (1.0, 1.0, 1.0)
 
 
-def test_voxels_that_meet_at_a_corner_are_one_lesion():
+def test_voxels_that_share_a_corner_are_one_lesion():
     mask = single_voxels((8, 8, 8), (1, 1, 1), (2, 2, 2), (2, 2, 4), (7, 0, 0), (0, 7, 7))
     result = scores(mask, mask)
     assert result["reference_lesions"] == result["predicted_lesions"] == 4.0
 
 
-def test_rows_and_planes_do_not_join_across_the_image_edge():
+def test_lesions_do_not_join_across_the_image_border():
     """Neighbours in memory, not in space."""
     assert MaskGeometry(single_voxels((3, 4, 5), (0, 0, 4), (0, 1, 0)), (1.0, 1.0, 1.0)).lesions.count == 2
     assert MaskGeometry(single_voxels((3, 4, 5), (0, 3, 4), (1, 0, 0)), (1.0, 1.0, 1.0)).lesions.count == 2
     assert MaskGeometry(single_voxels((3, 4, 5), (0, 3, 2), (1, 0, 2), (2, 0, 0)), (1.0, 1.0, 1.0)).lesions.count == 3
 
 
-def test_label_2_leaves_the_prediction_before_anything_is_counted():
+def test_score_removes_label_2_from_the_prediction_first():
     labels = np.zeros((12, 6, 6), dtype=np.uint8)
     labels[1:4, 2, 2] = 1
     labels[4:7, 2, 2] = 2
@@ -233,7 +233,7 @@ FRACTIONS = ("dice", "jaccard", "lesion_recall", "lesion_precision", "lesion_f1"
     ],
     ids=["both", "prediction", "reference"],
 )
-def test_empty_masks(truth, prediction, fractions, difference):
+def test_score_of_empty_masks_follows_the_policy(truth, prediction, fractions, difference):
     result = scores(truth, prediction)
     assert tuple(result[name] for name in FRACTIONS) == fractions
     assert result["avd_percent"] == pytest.approx(difference, nan_ok=True)
@@ -243,14 +243,14 @@ def test_empty_masks(truth, prediction, fractions, difference):
     assert EMPTY_MASK_POLICY.startswith("Empty masks: ")
 
 
-def test_a_prediction_inside_label_2_only_is_empty():
+def test_prediction_inside_label_2_only_counts_as_empty():
     labels = np.where(FULL, 2, 0)
     result = scores(labels, FULL)
     assert (result["dice"], result["predicted_voxels"], result["reference_voxels"]) == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_translation_changes_nothing(seed):
+def test_score_does_not_change_with_translation(seed):
     """The air around the lesions is wide enough that nothing meets the image border."""
     labels, prediction, spacing = phantom(seed)
     results = []
@@ -261,7 +261,7 @@ def test_translation_changes_nothing(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_swapped_axes_with_swapped_spacing(seed):
+def test_score_does_not_change_with_swapped_axes_and_spacing(seed):
     """Slices are seen by the in-plane surface alone: all else may swap any axes, that one only the two in the slice."""
     labels, prediction, spacing = phantom(seed)
     plain = scores(labels, prediction, spacing)
@@ -287,19 +287,19 @@ def test_distances_are_symmetric_and_scale_with_the_spacing():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float32", "float64"])
-def test_the_type_of_the_labels_changes_nothing(dtype):
+def test_score_does_not_depend_on_the_label_dtype(dtype):
     labels, prediction, spacing = phantom(5)
     assert scores(labels.astype(dtype), prediction, spacing) == scores(labels, prediction, spacing)
 
 
-def test_rounded_labels_and_a_boolean_reference():
+def test_labels_may_be_rounded_or_boolean():
     labels, prediction, spacing = phantom(6)
     assert scores(labels - np.float32(1e-4), prediction, spacing) == scores(labels, prediction, spacing)
     lesions_only = np.where(labels == 2, 0, labels)
     assert scores(labels == 1, prediction, spacing) == scores(lesions_only, prediction, spacing)
 
 
-def test_memory_layout_changes_nothing_and_the_inputs_stay_as_they_were():
+def test_score_does_not_depend_on_memory_layout_and_keeps_its_inputs():
     labels, prediction, spacing = phantom(8)
     plain = scores(labels, prediction, spacing)
     assert scores(np.asfortranarray(labels), np.asfortranarray(prediction), spacing) == plain
@@ -307,7 +307,7 @@ def test_memory_layout_changes_nothing_and_the_inputs_stay_as_they_were():
     assert scores(labels, prediction, spacing) == plain
 
 
-def test_one_reference_serves_many_predictions():
+def test_reference_mask_can_score_many_predictions():
     labels, prediction, spacing = phantom(9)
     reference = ReferenceMask.from_labels(labels, spacing)
     first = score(reference, prediction)
@@ -321,20 +321,20 @@ def test_one_reference_serves_many_predictions():
         (np.zeros((4, 4)), r"site-1: labels must be a volume .* shape \(4, 4\)"),
         (np.full((2, 2, 2), np.nan), r"site-1: .* 8 NaN or infinite voxels, the first at \(0, 0, 0\)"),
         (np.full((2, 2, 2), np.inf), "site-1: .* NaN or infinite"),
-        (np.full((2, 2, 2), 255, np.uint8), "site-1: labels must be 0 .* 8 voxels hold 255; recode"),
-        (np.full((2, 2, 2), -1, np.int16), "site-1: .* hold -1; recode"),
-        (np.full((2, 2, 2), 0.4999, np.float32), "site-1: .* hold 0.4999; recode"),
-        (np.arange(3, 11).reshape(2, 2, 2), r"site-1: .* hold 3, 4, 5, 6, 7, \.\.\.; recode"),
+        (np.full((2, 2, 2), 255, np.uint8), "site-1: labels must be 0 .* 8 voxels have 255. Recode"),
+        (np.full((2, 2, 2), -1, np.int16), "site-1: .* have -1. Recode"),
+        (np.full((2, 2, 2), 0.4999, np.float32), "site-1: .* have 0.4999. Recode"),
+        (np.arange(3, 11).reshape(2, 2, 2), r"site-1: .* have 3, 4, 5, 6, 7, \.\.\.\. Recode"),
         (np.full((2, 2, 2), "1"), "site-1: labels must be numbers"),
     ],
 )
-def test_labels_that_cannot_be_scored(labels, message):
+def test_reference_mask_rejects_invalid_labels(labels, message):
     with pytest.raises(ValueError, match=message):
         ReferenceMask.from_labels(labels, (1.0, 1.0, 3.0), name="site-1")
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, -1, 3), (1, 1, math.nan), (1, 1, math.inf), 1.0, "abc"])
-def test_spacing_that_is_none(spacing):
+def test_reference_mask_rejects_invalid_spacing(spacing):
     with pytest.raises(ValueError, match="reference: the spacing must be three positive numbers in mm"):
         ReferenceMask.from_labels(EMPTY, spacing)
 
@@ -346,16 +346,16 @@ def test_spacing_that_is_none(spacing):
             np.zeros((4, 5, 7), dtype=bool),
             r"reference: the prediction has shape \(4, 5, 7\), the reference \(4, 5, 6\)",
         ),
-        (np.zeros((4, 5, 6), dtype=np.uint8), "must be a boolean mask, not uint8; threshold it"),
-        (np.full((4, 5, 6), np.nan), "must be a boolean mask, not float64 with NaN; threshold it"),
+        (np.zeros((4, 5, 6), dtype=np.uint8), "must be a boolean mask, not uint8. Threshold it"),
+        (np.full((4, 5, 6), np.nan), "must be a boolean mask, not float64 with NaN. Threshold it"),
     ],
 )
-def test_predictions_that_cannot_be_scored(prediction, message):
+def test_score_rejects_invalid_predictions(prediction, message):
     reference = ReferenceMask.from_labels(EMPTY, (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match=message):
         score(reference, prediction)
 
 
-def test_masks_of_different_shapes_have_no_overlap():
+def test_dice_rejects_masks_of_different_shapes():
     with pytest.raises(ValueError, match=r"shapes \(4, 5, 6\) and \(1, 5, 6\)"):
         dice(EMPTY, EMPTY[:1])

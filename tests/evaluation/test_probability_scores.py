@@ -26,7 +26,7 @@ def case(seed: int, members: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.96, 1.2, 3.0)])
 @pytest.mark.parametrize("margin", [0.0, 2.0, 3.0, 50.0])
-def test_band_holds_what_is_near_the_brain(spacing: tuple[float, float, float], margin: float) -> None:
+def test_band_equals_brute_force_distances(spacing: tuple[float, float, float], margin: float) -> None:
     brain = np.zeros((9, 11, 7), dtype=bool)
     brain[0:2, 5:8, 3] = brain[6, 2, 4] = True
     places = np.argwhere(np.ones_like(brain)) * spacing
@@ -34,7 +34,7 @@ def test_band_holds_what_is_near_the_brain(spacing: tuple[float, float, float], 
     np.testing.assert_array_equal(band(brain, spacing, margin), distance <= margin)
 
 
-def test_band_refuses_nothing_and_a_negative_margin() -> None:
+def test_band_rejects_an_empty_brain_and_a_negative_margin() -> None:
     with pytest.raises(ValueError, match="brain mask is empty"):
         band(np.zeros(SHAPE, dtype=bool), (1, 1, 1), 2)
     with pytest.raises(ValueError, match="negative"):
@@ -42,7 +42,7 @@ def test_band_refuses_nothing_and_a_negative_margin() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_scikit_learn(seed: int) -> None:
+def test_probability_scores_equal_scikit_learn(seed: int) -> None:
     samples, labels, region = case(seed)
     counted = region & (labels != 2)
     truth, probability = (labels == 1)[counted], samples.mean(axis=-1, dtype=float)[counted]
@@ -55,7 +55,7 @@ def test_equals_scikit_learn(seed: int) -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
-def test_calibration_error_bin_by_bin(bins: int) -> None:
+def test_calibration_error_equals_a_sum_over_bins(bins: int) -> None:
     samples, labels, _ = case(7, members=1)
     level = np.round(samples[..., 0].ravel() * 255).astype(int)
     truth = (labels == 1).ravel()
@@ -68,7 +68,7 @@ def test_calibration_error_bin_by_bin(bins: int) -> None:
     assert expected_calibration_error(samples[..., 0].ravel(), truth, bins) == pytest.approx(expected, abs=1e-6)
 
 
-def test_calibration_error_of_a_calibrated_and_of_a_certain_wrong_probability() -> None:
+def test_calibration_error_of_calibrated_and_of_wrong_probabilities() -> None:
     truth = np.arange(1000) % 4 == 0
     assert expected_calibration_error(np.full(1000, 0.25), truth) == pytest.approx(0.0)
     assert expected_calibration_error(np.ones(1000), np.zeros(1000, dtype=bool)) == pytest.approx(1.0)
@@ -80,7 +80,7 @@ def test_auroc_counts_ties_half() -> None:
     assert auroc(np.ones(6), np.arange(6) < 2) == 0.5
 
 
-def test_auroc_needs_right_and_wrong_voxels() -> None:
+def test_auroc_is_undefined_without_both_classes() -> None:
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[3:5] = 1
     perfect = np.repeat((labels == 1)[..., None].astype(np.float32), 2, axis=-1)
@@ -92,20 +92,20 @@ def test_auroc_needs_right_and_wrong_voxels() -> None:
     assert probability_scores(perfect, labels, everywhere)["brier"] == 0.0
 
 
-def test_a_single_member_has_no_variance_but_a_predictive_one() -> None:
+def test_single_member_has_only_the_predictive_auroc() -> None:
     found = probability_scores(*case(1, members=1))
     assert math.isnan(found["error_auroc_variance"])
     assert 0.5 < found["error_auroc_predictive"] < 1
 
 
-def test_other_pathology_and_what_is_outside_the_region_count_nowhere() -> None:
+def test_probability_scores_ignore_label_2_and_voxels_outside_the_region() -> None:
     samples, labels, region = case(2)
     changed = samples.copy()
     changed[(labels == 2) | ~region] = 1.0
     assert probability_scores(changed, labels, region) == probability_scores(samples, labels, region)
 
 
-def test_unusable_input_is_refused() -> None:
+def test_probability_scores_reject_invalid_input() -> None:
     samples, labels, region = case(3)
     with pytest.raises(ValueError, match="no voxel to score"):
         probability_scores(samples, np.full(SHAPE, 2, dtype=np.uint8), region)
@@ -113,7 +113,7 @@ def test_unusable_input_is_refused() -> None:
         probability_scores(samples * 255, labels, region)
     with pytest.raises(ValueError, match="without NaN"):
         probability_scores(np.full_like(samples, np.nan), labels, region)
-    with pytest.raises(ValueError, match="onto one grid"):
+    with pytest.raises(ValueError, match="to one grid"):
         probability_scores(samples, labels[:-1], region)
     with pytest.raises(ValueError, match=r"\(X, Y, Z, K\)"):
         rater_scores(samples[..., 0], [labels, labels])
@@ -134,7 +134,7 @@ def brute_force_ged(samples: np.ndarray, raters: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize(("members", "raters"), [(1, 2), (5, 2), (4, 3)])
-def test_energy_distance_and_agreement_are_those_of_all_pairs(members: int, raters: int) -> None:
+def test_rater_scores_equal_means_over_all_pairs(members: int, raters: int) -> None:
     samples = case(11, members)[0]
     maps = [case(20 + number)[1] for number in range(raters)]
     counted = ~np.any([labels == 2 for labels in maps], axis=0)
@@ -145,12 +145,12 @@ def test_energy_distance_and_agreement_are_those_of_all_pairs(members: int, rate
     assert found["interrater_dice"] == pytest.approx(agreement)
 
 
-def test_energy_distance_is_zero_for_members_that_are_the_raters() -> None:
+def test_energy_distance_is_zero_if_members_equal_raters() -> None:
     maps = [(case(seed)[1] == 1).astype(np.uint8) for seed in (1, 2)]
     assert rater_scores(np.stack(maps, axis=-1).astype(np.float32), maps)["ged_squared"] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_two_empty_masks_agree() -> None:
+def test_rater_scores_of_empty_masks() -> None:
     nothing = np.zeros(SHAPE, dtype=np.uint8)
     something = nothing.copy()
     something[0, 0, 0] = 1
@@ -161,7 +161,7 @@ def test_two_empty_masks_agree() -> None:
     assert rater_scores(none, [nothing, something])["interrater_dice"] == 0.0
 
 
-def test_few_members_put_their_mean_distance_over_k_on_top() -> None:
+def test_energy_distance_bias_is_the_mean_distance_over_k() -> None:
     """The bias that the docstring states, with members that are single voxels at random places (distance 0 or 1)."""
     generator = np.random.default_rng(0)
     maps = [np.zeros((6, 1, 1), dtype=np.uint8) for _ in range(2)]
@@ -176,7 +176,7 @@ def test_few_members_put_their_mean_distance_over_k_on_top() -> None:
     assert mean[2] - mean[8] == pytest.approx(5 / 6 * (1 / 2 - 1 / 8), abs=0.03)
 
 
-def test_one_rater_is_no_distribution() -> None:
+def test_rater_scores_of_a_single_rater_are_undefined() -> None:
     samples, labels, _ = case(5)
     found = rater_scores(samples, [labels])
     assert found["raters"] == 1
@@ -184,7 +184,7 @@ def test_one_rater_is_no_distribution() -> None:
     assert math.isnan(found["interrater_dice"])
 
 
-def test_a_whole_case_takes_well_under_a_second() -> None:
+def test_scores_of_a_whole_case_take_less_than_a_second() -> None:
     shape = (240, 240, 48)
     x, y, z = np.ogrid[:240, :240, :48]
     brain = ((x - 120) / 70) ** 2 + ((y - 120) / 90) ** 2 + ((z - 24) / 26) ** 2 < 1

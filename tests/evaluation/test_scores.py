@@ -13,21 +13,21 @@ def scores(method: str, dice: list[float], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"method": method, "split": 0, "seed": seed, "case": cases, "site": "s", "dice": dice})
 
 
-def test_seeds_are_averaged_before_cases_are_counted() -> None:
+def test_average_over_seeds_counts_each_case_once() -> None:
     two_seeds = pd.concat([scores("unet", [0.6, 0.8], seed=0), scores("unet", [0.7, 0.9], seed=1)])
     assert average_over_seeds(two_seeds)["dice"].tolist() == pytest.approx([0.65, 0.85])
 
 
-def test_case_names_of_digits_keep_their_zeros(tmp_path: Path) -> None:
+def test_read_scores_keeps_leading_zeros_of_case_names(tmp_path: Path) -> None:
     scores("unet", [0.6, 0.8]).to_csv(tmp_path / "s.csv", index=False)
     assert list(read_scores([tmp_path / "s.csv"])["case"]) == ["00", "01"]
 
 
-def test_subsets_of_one_member_stay_text(tmp_path: Path) -> None:
+def test_read_scores_keeps_subsets_as_text(tmp_path: Path) -> None:
     scores("unet", [0.6]).assign(subset="0").to_csv(tmp_path / "e.csv", index=False)
     assert read_scores([tmp_path / "e.csv"])["subset"].tolist() == ["0"]
 
 
-def test_a_method_without_scores_is_named() -> None:
-    with pytest.raises(ValueError, match="no score of ddpm, only of unet"):
+def test_select_method_names_a_method_without_scores() -> None:
+    with pytest.raises(ValueError, match="ddpm: has no scores, unlike unet"):
         select_method(average_over_seeds(scores("unet", [0.6])), "ddpm")

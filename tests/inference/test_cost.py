@@ -5,7 +5,7 @@ import pandas as pd
 from pd_ddpm.inference.cost import Cost
 
 
-def test_a_chain_of_members_from_one_shared_mask() -> None:
+def test_total_cost_counts_a_shared_presegmentation_once() -> None:
     """PD-DDPM at T' = 300 with five members: 1500 steps, and the pre-segmentation once."""
     chain = Cost(evaluations_per_member=300, seconds_shared=0.5, seconds_per_member=10.0)
     presegmentation = Cost(evaluations_shared=1, seconds_shared=0.2)
@@ -13,7 +13,7 @@ def test_a_chain_of_members_from_one_shared_mask() -> None:
     assert whole == {"network_evaluations": 1501, "seconds": 50.7}
 
 
-def test_a_cost_survives_its_table(tmp_path) -> None:
+def test_cost_from_record_restores_a_cost_from_csv(tmp_path) -> None:
     cost = Cost(1, 300, 0.25, 1.5)
     pd.DataFrame([{"case": "a", **vars(cost), "stamp": "x"}]).to_csv(tmp_path / "predictions.csv", index=False)
     for _, record in pd.read_csv(tmp_path / "predictions.csv").iterrows():

@@ -13,7 +13,7 @@ from pd_ddpm.inference.prediction_store import PredictionFolder
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
-def test_mask_and_variance_are_those_of_the_members_at_each_voxel(members):
+def test_segmentation_equals_statistics_of_each_voxel(members):
     samples = np.random.default_rng(0).random((4, 3, 2, members)).astype(np.float32)
     mask, variance = ensemble_mask(samples), member_variance(samples)
     assert mask.dtype == bool
@@ -25,26 +25,26 @@ def test_mask_and_variance_are_those_of_the_members_at_each_voxel(members):
         assert variance[place] == pytest.approx(expected, rel=1e-5)
 
 
-def test_members_vote_with_their_probabilities():
+def test_ensemble_mask_averages_probabilities_instead_of_masks():
     """Two sure members outvote three doubtful ones: probabilities are averaged, not masks."""
     samples = np.array([1.0, 1.0, 0.4, 0.4, 0.4]).reshape(1, 1, 1, 5)
     assert ensemble_mask(samples).all()
 
 
-def test_members_that_agree_have_no_uncertainty_and_those_that_do_not_have_the_most():
+def test_member_variance_is_zero_if_members_agree_and_largest_if_they_split():
     assert not member_variance(np.full((2, 2, 2, 5), 0.7, dtype=np.float32)).any()
     split = member_variance(np.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 1, 4))
     assert split.item() == pytest.approx(1 / 3)
 
 
-def test_variance_does_not_grow_or_shrink_with_the_size_of_the_ensemble():
+def test_member_variance_does_not_depend_on_ensemble_size():
     samples = np.random.default_rng(0).random((50, 50, 8, 20))
     assert member_variance(samples[..., :2]).mean() == pytest.approx(1 / 12, rel=0.05)
     assert member_variance(samples).mean() == pytest.approx(1 / 12, rel=0.02)
 
 
 @pytest.mark.parametrize("members", [2, 4])
-def test_a_tie_is_lesion_also_after_storing(members, tmp_path):
+def test_tie_is_lesion_before_and_after_storing(members, tmp_path):
     """A stored 1 reads as a rounding error less, which must not decide."""
     samples = np.zeros((2, 2, 2, members), dtype=np.float32)
     samples[..., : members // 2] = 1

@@ -43,7 +43,7 @@ def gate(settings=CHAIN, **changes):
     return Gate(lambda built: build_segmenter(settings, built), GridSettings(**GRID), CPU, **limits)
 
 
-def test_bfloat16_is_measured_against_float32_and_against_another_seed(network, scans):
+def test_gate_compares_bfloat16_with_float32_and_with_another_seed(network, scans):
     found = gate().compare(network, scans, [BFLOAT16])["bfloat16"]
     assert 1e-4 < found["forward_error"] < 2e-2
     assert 0 <= found["flipped_voxels"] < found["flipped_between_seeds"]
@@ -61,25 +61,25 @@ def test_bfloat16_is_measured_against_float32_and_against_another_seed(network, 
         ({"flipped_share": 1.0, "forward_error": {"bfloat16": 1e-5}}, False),
     ],
 )
-def test_both_limits_count(network, scans, changes, passed):
+def test_gate_requires_both_limits(network, scans, changes, passed):
     assert gate(**changes).compare(network, scans, [BFLOAT16])["bfloat16"]["passed"] is passed
 
 
-def test_a_format_in_which_numbers_are_lost_fails(network, scans, monkeypatch):
+def test_gate_fails_a_precision_with_nan_output(network, scans, monkeypatch):
     """As float16 does beyond 65,504: the network gives NaN in the short format alone."""
     monkeypatch.setattr(precision_gate, "_output", lambda built, inputs: torch.full_like(inputs[0][:, :1], float("nan")))
     found = gate(flipped_share=1.0).compare(network, scans, [BFLOAT16])["bfloat16"]
     assert (found["forward_error"], found["passed"]) == (float("inf"), False)
 
 
-def test_a_network_of_one_mask_is_judged_by_its_output(configured, scans):
+def test_gate_tests_a_deterministic_network_by_its_output(configured, scans):
     built = build_model(configured("network", "attunet", channels=[4, 8]), 2)
     found = gate({"segmenter": "deterministic"}).compare(built, scans, [BFLOAT16])["bfloat16"]
     assert found["flipped_between_seeds"] is None
     assert found["passed"] == (found["forward_error"] <= 2e-2)
 
 
-def test_formats_that_the_device_lacks_are_not_measured(network, scans, monkeypatch):
+def test_gate_skips_unsupported_precisions(network, scans, monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
     assert gate().test(network, scans) == {}
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
@@ -109,7 +109,7 @@ def verdict(passed=True, device="cpu"):
         ),
     ],
 )
-def test_a_format_is_used_only_if_it_has_passed_on_such_a_device(monkeypatch, caplog, name, given, reason):
+def test_gated_precision_requires_a_passed_test_on_this_device_type(monkeypatch, caplog, name, given, reason):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     with caplog.at_level(logging.WARNING):
         assert gated_precision(name, CPU, given) == (BFLOAT16 if reason is None else FLOAT32, reason)
@@ -117,7 +117,7 @@ def test_a_format_is_used_only_if_it_has_passed_on_such_a_device(monkeypatch, ca
     assert gated_precision("float32", CPU, None) == (FLOAT32, None)
 
 
-def test_a_format_that_the_device_lacks_is_refused_whatever_the_verdict(monkeypatch):
+def test_gated_precision_rejects_an_unsupported_precision(monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
     assert gated_precision("auto", CPU, verdict()) == (FLOAT32, None)
     with pytest.raises(ValueError, match="cpu does not compute in it natively"):

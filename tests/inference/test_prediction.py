@@ -78,7 +78,7 @@ def chain(num_members=3, network=None, **settings):
     return build_segmenter(settings, Denoiser(network or Pointwise(), schedule, CODINGS["signed"], "noise"))
 
 
-def test_each_voxel_comes_back_to_its_place():
+def test_segment_case_returns_each_voxel_to_its_position():
     segmenter = Recording(lambda image, *_: image[:, :1].sigmoid())
     probability = segment(segmenter)
     assert probability.shape == (*SHAPE, 1)
@@ -88,7 +88,7 @@ def test_each_voxel_comes_back_to_its_place():
         np.testing.assert_allclose(probability[:, :, z, 0], expected[:, :, z] if z in WITH_BRAIN else 0, atol=1e-6)
 
 
-def test_slices_without_brain_are_empty_and_never_shown():
+def test_segment_case_skips_slices_without_brain():
     segmenter = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
     probability = segment(segmenter, batch=4)
     shown = torch.cat(segmenter.images)
@@ -100,7 +100,7 @@ def test_slices_without_brain_are_empty_and_never_shown():
     assert not np.delete(probability, WITH_BRAIN, axis=2).any()
 
 
-def test_a_case_without_brain_is_empty():
+def test_segment_case_without_brain_is_empty():
     segmenter = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
     probability = segment(segmenter, brain=np.zeros(SHAPE, bool), grid=GridSettings(2.0, "brain_box", 8.0, 1.0))
     assert probability.shape == (*SHAPE, 2)
@@ -108,7 +108,7 @@ def test_a_case_without_brain_is_empty():
     assert not segmenter.images
 
 
-def test_members_lie_along_the_last_axis():
+def test_segment_case_returns_members_along_the_last_axis():
     segmenter = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), num_members=3)
     probability = segment(segmenter)
     assert probability.shape == (*SHAPE, 3)
@@ -118,7 +118,7 @@ def test_members_lie_along_the_last_axis():
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("given", [1, 3])
-def test_the_presegmentation_arrives_in_its_place(given, batch):
+def test_segment_case_passes_the_presegmentation_of_each_member(given, batch):
     """One for all members, or each member's own."""
     before = RANDOM.random((*SHAPE, given)).astype(np.float32)
     segmenter = Recording(lambda _, presegmentation, __: presegmentation, num_members=3)
@@ -128,7 +128,7 @@ def test_the_presegmentation_arrives_in_its_place(given, batch):
 
 
 @pytest.mark.parametrize("value", [1.0, 0.9])
-def test_a_presegmentation_arrives_on_the_working_grid(value):
+def test_segment_case_resamples_the_presegmentation_to_the_working_grid(value):
     """A hard mask arrives as partial volumes, as the masks that the denoiser was trained on."""
     before = np.zeros((*SHAPE, 1), np.float32)
     before[8:19, 6:14] = value
@@ -144,7 +144,7 @@ def test_a_presegmentation_arrives_on_the_working_grid(value):
 
 @pytest.mark.parametrize("start", ["presegmentation", "noise"])
 @pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 4.0, 1.0)])
-def test_batch_size_changes_nothing(start, grid):
+def test_segment_case_does_not_depend_on_batch_size(start, grid):
     before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
     segmenter = chain(start=start, t_start=300 if start == "presegmentation" else 1000)
     results = [segment(segmenter, grid=grid, presegmentation=before, batch=batch) for batch in (1, 2, 5, 100)]
@@ -153,7 +153,7 @@ def test_batch_size_changes_nothing(start, grid):
         assert np.array_equal(result, results[0])
 
 
-def test_a_real_network_agrees_over_batch_sizes(configured):
+def test_segment_case_with_a_real_network_agrees_over_batch_sizes(configured):
     settings = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], residual_blocks=1)
     torch.manual_seed(0)
     network = build_model(settings, 2).network.eval()
@@ -166,7 +166,7 @@ def test_a_real_network_agrees_over_batch_sizes(configured):
         np.testing.assert_allclose(result, results[0], atol=1e-3)
 
 
-def test_members_and_slices_do_not_depend_on_the_others():
+def test_segment_case_members_and_slices_are_independent():
     before = (RANDOM.random((*SHAPE, 1)) > 0.5).astype(np.float32)
     five, two = (segment(chain(num_members), presegmentation=before) for num_members in (5, 2))
     assert np.array_equal(five[..., :2], two)
@@ -177,7 +177,7 @@ def test_members_and_slices_do_not_depend_on_the_others():
     assert not last[:, :, :4].any()
 
 
-def test_members_slices_cases_and_seeds_differ():
+def test_segment_case_members_slices_cases_and_seeds_differ():
     constant, before = np.zeros_like(IMAGE), np.zeros((*SHAPE, 1), np.float32)
     first = segment(chain(2), image=constant, presegmentation=before)
     assert not np.array_equal(first[..., 0], first[..., 1])

@@ -23,7 +23,7 @@ def drawn(tmp_path):
     return tmp_path / "predictions.csv"
 
 
-def test_the_whole_pool_is_stored_and_the_mask_is_that_of_the_ensemble(drawn):
+def test_prediction_folder_stores_the_pool_and_the_mask_of_the_ensemble(drawn):
     np.testing.assert_allclose(read_samples(drawn.parent, "a")[0, 0, 0], MEMBERS, atol=1 / 255)
     assert not nib.load(drawn.parent / "a_mask.nii.gz").get_fdata().any()
     variance = nib.load(drawn.parent / "a_uncertainty.nii.gz").get_fdata()
@@ -33,32 +33,32 @@ def test_the_whole_pool_is_stored_and_the_mask_is_that_of_the_ensemble(drawn):
 
 
 @pytest.mark.parametrize(("harden", "expected"), [(True, 0.0), (False, 0.4)])
-def test_a_shared_start_is_the_mean_of_the_ensemble(drawn, harden, expected):
+def test_presegmentation_mean_is_that_of_the_ensemble(drawn, harden, expected):
     given = Presegmentations(drawn, "mean", harden).read("a", SHAPE, num_members=2)
     assert given.shape == (*SHAPE, 1)
     np.testing.assert_allclose(given, expected, atol=1 / 255)
 
 
-def test_each_member_may_start_from_its_own(drawn):
+def test_presegmentation_each_is_one_mask_per_member(drawn):
     soft = Presegmentations(drawn, "each", harden=False).read("a", SHAPE, num_members=4)
     np.testing.assert_allclose(soft[1, 1, 1], MEMBERS, atol=1 / 255)
     hard = Presegmentations(drawn, "each", harden=True).read("a", SHAPE, num_members=3)
     assert hard[1, 1, 1].tolist() == [0, 0, 1]
 
 
-def test_no_manifest_is_no_lesion_anywhere():
+def test_presegmentation_without_manifest_is_empty():
     given = Presegmentations(None, "mean", harden=True)
     assert given.read("a", SHAPE, num_members=5).shape == (*SHAPE, 1)
     assert not given.read("a", SHAPE, num_members=5).any()
     assert given.cost("a") == Cost()
 
 
-def test_a_start_costs_once_where_it_is_shared_and_each_time_where_it_is_not(drawn):
+def test_presegmentation_cost_is_shared_for_mean_and_per_member_for_each(drawn):
     assert Presegmentations(drawn, "mean", True).cost("a") == Cost(evaluations_shared=7, seconds_shared=1.25)
     assert Presegmentations(drawn, "each", True).cost("a") == Cost(1, 2, 0.5, 0.25)
 
 
-def test_the_version_tells_other_masks_but_not_another_time(drawn):
+def test_presegmentation_version_depends_on_fingerprints_and_not_on_times(drawn):
     before = Presegmentations(drawn, "mean", True).version()
     table = pd.read_csv(drawn)
     table.assign(seconds_per_member=9.0).to_csv(drawn, index=False)

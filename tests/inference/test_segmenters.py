@@ -81,7 +81,7 @@ def tiny_network(seed=0):
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize(("start", "t_start"), [("noise", 1000), ("presegmentation", 1), ("presegmentation", 300)])
-def test_an_oracle_gives_the_mask_from_any_start(size, coding, predicts, sampler, start, t_start):
+def test_diffusion_segmenter_with_an_oracle_returns_the_mask(size, coding, predicts, sampler, start, t_start):
     """Also from a pre-segmentation that is wrong everywhere."""
     mask = (normal(4, 1, *size) > 0.5).float()
     image = torch.cat([normal(4, 1, *size, seed=1), mask], dim=1)
@@ -94,7 +94,7 @@ def test_an_oracle_gives_the_mask_from_any_start(size, coding, predicts, sampler
 
 
 @pytest.mark.parametrize(("start", "t_start"), [("noise", 1000), ("presegmentation", 300), ("presegmentation", 1)])
-def test_pd_ddpm_asks_the_network_t_start_times(start, t_start):
+def test_pd_ddpm_evaluates_the_network_t_start_times(start, t_start):
     """Times T', T' - 1, ..., 1 (PD-DDPM Eq. 4), and the evaluations that are reported are those that are made."""
     network = Oracle("mask", "signed")
     draw = build_segmenter(
@@ -108,7 +108,7 @@ def test_pd_ddpm_asks_the_network_t_start_times(start, t_start):
 
 
 @pytest.mark.parametrize(("t_start", "reverse_steps", "steps"), [(1000, 10, 10), (300, 10, 3), (300, 1000, 300), (50, 10, 1)])
-def test_shortened_chains_keep_their_share_of_the_steps(t_start, reverse_steps, steps):
+def test_respaced_chain_keeps_its_fraction_of_the_steps(t_start, reverse_steps, steps):
     settings = METHOD | {"start": "presegmentation", "t_start": t_start, "reverse_steps": reverse_steps}
     draw = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
     assert draw.steps == steps
@@ -118,7 +118,7 @@ def test_shortened_chains_keep_their_share_of_the_steps(t_start, reverse_steps, 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize("presegmented", [True, False])
-def test_a_member_does_not_depend_on_the_others(predicts, sampler, presegmented):
+def test_diffusion_members_are_independent(predicts, sampler, presegmented):
     """Alone, in another order or beside others, to the last bit."""
     settings = METHOD | {"sampler": sampler, "eta": 0.5, "reverse_steps": 100}
     settings |= {"start": "presegmentation", "t_start": 500} if presegmented else {"start": "noise", "t_start": 1000}
@@ -132,7 +132,7 @@ def test_a_member_does_not_depend_on_the_others(predicts, sampler, presegmented)
 
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
-def test_a_member_of_a_real_network_does_not_depend_on_the_others(predicts):
+def test_diffusion_members_of_a_real_network_are_independent(predicts):
     """Up to the rounding of convolutions, which compute batches of different sizes in different orders."""
     settings = METHOD | {"start": "presegmentation", "t_start": 300, "reverse_steps": 50}
     draw = build_segmenter(settings, Denoiser(tiny_network(), SCHEDULE, CODINGS["signed"], predicts))
@@ -148,7 +148,7 @@ def test_a_member_of_a_real_network_does_not_depend_on_the_others(predicts):
 
 @pytest.mark.parametrize("variance", ["large", "small"])
 @pytest.mark.parametrize("t_start", [1000, 300])
-def test_whole_chains_from_predicted_noise_equal_those_of_diffusers(variance, t_start):
+def test_whole_chain_equals_diffusers(variance, t_start):
     """Same network, clipping and noise, over all steps from T' to 0."""
     theirs = DDPMScheduler(
         1000, beta_schedule="squaredcos_cap_v2", variance_type=f"fixed_{variance}", clip_sample=True, clip_sample_range=1.0
@@ -173,14 +173,14 @@ def test_whole_chains_from_predicted_noise_equal_those_of_diffusers(variance, t_
     torch.testing.assert_close(actual, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=2e-3)
 
 
-def test_the_start_is_what_the_settings_say():
+def test_build_segmenter_uses_the_start_of_the_settings():
     model = Denoiser(Pointwise(), SCHEDULE, CODINGS["binary"], "noise")
     assert build_segmenter(METHOD | {"start": "noise", "t_start": 1000}, model).start == NoiseStart(1000)
     start = build_segmenter(METHOD | {"start": "presegmentation", "t_start": 300}, model).start
     assert start == PresegmentationStart(300, SCHEDULE, CODINGS["binary"])
 
 
-def test_a_segmentation_network_gives_one_member_without_noise():
+def test_deterministic_segmenter_has_one_member():
     class Logits(nn.Module):
         divisor = 16
 
@@ -220,7 +220,7 @@ def drawing(name):
 
 
 @both
-def test_drawn_members_differ_and_reproduce(name):
+def test_stochastic_members_differ_and_are_reproducible(name):
     draw = drawing(name)
     assert isinstance(draw, DRAWN[name][0])
     assert (draw.num_members, draw.divisor) == (4, draw.network.divisor)
@@ -238,7 +238,7 @@ def test_drawn_members_differ_and_reproduce(name):
 
 
 @both
-def test_a_drawn_member_does_not_depend_on_the_others(name):
+def test_stochastic_members_are_independent(name):
     """Alone, in another order or beside other slices, up to the rounding of convolutions."""
     draw, images = drawing(name), normal(4, 2, 32, 48)
     with torch.inference_mode():
@@ -252,7 +252,7 @@ def test_a_drawn_member_does_not_depend_on_the_others(name):
 
 
 @both
-def test_drawing_leaves_the_network_and_the_global_generator_as_they_were(name):
+def test_sampling_changes_neither_network_nor_global_generator(name):
     draw, image = drawing(name), normal(4, 2, 32, 48)
     before = {key: tensor.clone() for key, tensor in draw.network.state_dict().items()}
     state = torch.get_rng_state()
@@ -264,7 +264,7 @@ def test_drawing_leaves_the_network_and_the_global_generator_as_they_were(name):
 
 
 @both
-def test_drawn_members_under_autocast_stay_near_those_in_float32(name):
+def test_stochastic_members_under_autocast_are_close_to_float32(name):
     draw, image = drawing(name), normal(4, 2, 32, 48)
     with torch.inference_mode():
         expected = draw(image, None, MemberNoise(NAMES))
@@ -274,7 +274,7 @@ def test_drawn_members_under_autocast_stay_near_those_in_float32(name):
     assert (members - expected).abs().mean() < 0.05 * expected.std()
 
 
-def test_the_bayesian_u_net_without_a_draw_is_the_plain_one():
+def test_bayesian_u_net_outside_sampling_has_no_dropout():
     draw, plain, image = drawing("dropout"), bayesian(dropout=0.0), normal(4, 2, 32, 48)
     plain.load_state_dict(draw.network.state_dict())
     draw(image, None, MemberNoise(NAMES))
@@ -283,14 +283,14 @@ def test_the_bayesian_u_net_without_a_draw_is_the_plain_one():
         DropoutSegmenter(plain, 4)(image, None, MemberNoise(NAMES))
 
 
-def test_a_latent_member_is_the_pass_with_its_own_noise():
+def test_latent_member_uses_its_own_noise():
     draw, image = drawing("latent"), normal(4, 2, 32, 48)
     expected = draw.network(image, MemberNoise(NAMES).sample_normal((3,))).sigmoid()
     assert torch.equal(draw(image, None, MemberNoise(NAMES)), expected)
 
 
 @both
-def test_as_many_slices_are_evaluated_as_are_counted(name):
+def test_reported_evaluations_equal_those_of_the_network(name):
     """By the first convolution: each slice once, or once for each member."""
     draw, image, rows = drawing(name), normal(2, 2, 32, 48).repeat_interleave(4, dim=0), []
     first = next(module for module in draw.network.modules() if isinstance(module, nn.Conv2d))

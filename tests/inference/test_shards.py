@@ -108,7 +108,7 @@ class Layers(nn.Module):
 
 
 @pytest.mark.parametrize(("free", "rows"), [(40_000, 1), (160_000, 6), (1_000_000, 20), (0, 1)])
-def test_on_a_cpu_as_many_rows_are_taken_as_the_memory_holds(monkeypatch, free, rows):
+def test_find_batch_size_on_a_cpu_fills_the_free_memory(monkeypatch, free, rows):
     """A row of 32 x 32 float32 is 4,096 bytes, and the layers give out four of them."""
     monkeypatch.setattr(batch_size, "available_memory", lambda: free)
     network = Layers()
@@ -118,7 +118,7 @@ def test_on_a_cpu_as_many_rows_are_taken_as_the_memory_holds(monkeypatch, free, 
 
 
 @pytest.mark.parametrize(("free", "held", "rows"), [(500, 0, 16), (100, 400, 16), (10, 0, 1), (10**6, 0, 128)])
-def test_on_a_gpu_the_peaks_of_two_batches_tell_what_a_row_takes(monkeypatch, free, held, rows):
+def test_find_batch_size_on_a_gpu_uses_the_peaks_of_two_batches(monkeypatch, free, held, rows):
     """Made-up counters: 70 bytes whatever the batch is, and 17 for each row."""
     taken = []
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
@@ -147,7 +147,7 @@ def test_on_a_gpu_the_peaks_of_two_batches_tell_what_a_row_takes(monkeypatch, fr
         ),
     ],
 )
-def test_free_memory_is_the_least_that_anyone_leaves(tmp_path, monkeypatch, group, files_of_the_group, expected):
+def test_available_memory_is_the_smallest_limit(tmp_path, monkeypatch, group, files_of_the_group, expected):
     for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
         monkeypatch.delenv(name, raising=False)
     content = {"proc/meminfo": "MemTotal: 9999 kB\nMemAvailable: 7813 kB\n", "proc/self/statm": "900 250 0 0 0 0 0"}

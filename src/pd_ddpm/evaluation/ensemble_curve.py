@@ -1,4 +1,7 @@
-"""Dice against the size of the ensemble, from one pool of members of one case (PD-DDPM Sec. 3.5 and Fig. 4)."""
+"""Dice against ensemble size, from one pool of members per case.
+
+Reference: PD-DDPM, Sec. 3.5 and Fig. 4.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,59 +17,93 @@ Subset = tuple[int, ...]
 
 
 def subsets(pool: int, per_size: int, stream: np.random.Generator) -> dict[int, list[Subset]]:
-    """Which members make the ensembles of each size 1..pool: size -> ascending tuples of members, in sorted order.
+    """Choose the subsets of members that form the ensembles of each size.
 
-    All subsets where there are at most `per_size`, else that many distinct ones, the first members (0, ..., size - 1) always
-    among them. These are drawn by cutting random orders of the pool into pieces, because only subsets that share no member are
-    independent, and chance alone hardly finds such pairs. Nothing depends on a case: give every case the subsets of an equally
-    seeded stream, so that a subset has a mean over the test set. Raises ValueError unless pool and per_size are at least 1.
+    If a size has at most `per_size` subsets, all are used. Otherwise `per_size` distinct subsets are sampled, always including
+    the first members (0, ..., size - 1). Random permutations of the pool are split into disjoint subsets. Only disjoint
+    subsets are independent, and independent sampling would rarely give such pairs.
+
+    Use an equally seeded generator for every case. All cases then have the same subsets, and each subset has a mean over the
+    test set.
+
+    Args:
+        pool: the number of members.
+        per_size: largest number of subsets per ensemble size.
+        stream: random generator.
+
+    Returns:
+        Ensemble size 1..pool -> ascending tuples of members, in sorted order.
+
+    Raises:
+        ValueError: pool or per_size is less than 1.
     """
     if pool < 1 or per_size < 1:
-        raise ValueError(f"subsets need at least one member and one subset per size, not {pool} and {per_size}")
-    chosen = {}
+        raise ValueError(
+            f"subsets: pool ({pool}) and subsets per size ({per_size}) must be at least one. Correct the settings."
+        )
+    subsets_by_size = {}
     for size in range(1, pool + 1):
         if math.comb(pool, size) <= per_size:
-            chosen[size] = list(combinations(range(pool), size))
+            subsets_by_size[size] = list(combinations(range(pool), size))
             continue
-        drawn: set[Subset] = set()
+        sampled: set[Subset] = set()
         order = list(range(pool))
-        while len(drawn) < per_size:
-            pieces = [tuple(sorted(order[first : first + size])) for first in range(0, pool - size + 1, size)]
-            drawn.update(pieces[: per_size - len(drawn)])
+        while len(sampled) < per_size:
+            disjoint = [tuple(sorted(order[first : first + size])) for first in range(0, pool - size + 1, size)]
+            sampled.update(disjoint[: per_size - len(sampled)])
             order = stream.permutation(pool).tolist()
-        chosen[size] = sorted(drawn)
-    return chosen
+        subsets_by_size[size] = sorted(sampled)
+    return subsets_by_size
 
 
 def curve(samples: np.ndarray, reference: ReferenceMask, subsets: Mapping[int, Sequence[Subset]]) -> pd.DataFrame:
-    """Dice of the ensemble of every subset: columns size, subset (text such as "0+3+4") and dice.
+    """Compute the Dice of the ensemble of every subset, equal to `metrics.score` of its `ensemble_mask`.
 
-    samples: the pool of one case, (X, Y, Z, N) in [0, 1]. Each Dice is that of `metrics.score` for the `ensemble_mask`
-    of the subset's members. Raises ValueError if the shapes differ or the pool lacks a member that a subset names.
+    Args:
+        samples: (X, Y, Z, N) the pool of one case, in [0, 1].
+        reference: the ground truth of the case.
+        subsets: subsets from `subsets`.
+
+    Returns:
+        Columns size, subset (text such as "0+3+4") and dice.
+
+    Raises:
+        ValueError: the shapes differ, or a subset names a member that the pool does not have.
     """
     pool = samples.shape[-1]
-    if (highest := max(member for of_size in subsets.values() for subset in of_size for member in subset)) >= pool:
-        raise ValueError(f"{reference.name}: a subset names member {highest}, but the pool has only members 0 to {pool - 1}")
-    # Where no member alone is lesion no mean of members is, so that all but a few voxels are background in every ensemble.
+    if (highest := max(member for same_size in subsets.values() for subset in same_size for member in subset)) >= pool:
+        raise ValueError(
+            f"{reference.name}: a subset names member {highest}, but the pool has only members 0 to {pool - 1}. "
+            "Use subsets of the pool."
+        )
+    # A voxel that no member marks as lesion is background in every ensemble. Few voxels remain.
     relevant = reference.geometry.mask.copy()
     for member in range(pool):
         relevant |= reference.scored_part(ensemble_mask(samples[..., member, None]))
-    truth = reference.geometry.mask[relevant]
+    ground_truth = reference.geometry.mask[relevant]
     members = np.ascontiguousarray(samples[relevant].T, dtype=np.float64)
     rows = [
-        {"size": size, "subset": "+".join(map(str, subset)), "dice": dice(truth, ensemble_mask(members[list(subset)].T))}
-        for size, of_size in subsets.items()
-        for subset in of_size
+        {"size": size, "subset": "+".join(map(str, subset)), "dice": dice(ground_truth, ensemble_mask(members[list(subset)].T))}
+        for size, same_size in subsets.items()
+        for subset in same_size
     ]
     return pd.DataFrame(rows)
 
 
 def variance_of_disjoint(dice: pd.Series) -> float:
-    """Variance of Dice over independent ensembles of one size, from subsets of one pool; the index names their members.
+    """Estimate the variance of Dice over independent ensembles of one size, from subsets of one pool.
 
-    Half the mean square difference between subsets that share no member, which is unbiased for any score. A variance over
-    all subsets is too low, because they share members: by (N - n)/N for n of N where the score is an average over members
-    (Hoeffding 1948), which Dice is not. NaN where no two subsets are disjoint, as for more than half of the pool.
+    The estimate is half the mean squared difference between disjoint subsets, which is unbiased for any score. The variance
+    over all subsets is too low, because they share members. For a score that is an average over members, it is too low by the
+    factor (N - n)/N for n of N members. Dice is no such average.
+
+    Args:
+        dice: Dice of each subset; the index names its members, such as "0+3+4".
+
+    Returns:
+        The variance; NaN if no two subsets are disjoint, as for more than half of the pool.
+
+    Reference: Hoeffding 1948.
     """
     members = dice.index.to_series().astype(str).str.get_dummies("+").to_numpy()
     first, second = np.nonzero(np.triu(members @ members.T == 0, k=1))

@@ -1,20 +1,22 @@
-"""How much the members of an ensemble and their mean probability are worth, beyond the one mask that is cut from them.
+"""Scores of probabilities and of uncertainty: calibration, error detection, agreement with several raters.
 
-In a region around the brain, voxel by voxel, with p the mean of the members and y = 1 for lesion:
+Scores of voxels in a region around the brain, where p is the mean of the members and y = 1 for lesion:
 
 * Brier score: mean of (p - y)^2. 0 is perfect.
-* Expected calibration error (Naeini et al. 2015, Guo et al. 2017; here of the lesion's probability, not of the winning
-  class): bins of equal width in p; the mean over voxels of |mean p - share of lesion| of a voxel's bin. A bin holds its lower
-  edge, the last one both.
-* Error detection: AUROC of an uncertainty as a marker of the voxels where the mask is wrong, once with the variance of the
-  members, once with p (1 - p), which one mask alone has, too. 0.5 is chance. A wider region holds more easy voxels.
+* Expected calibration error, of the lesion probability instead of the winning class: p is divided into bins of equal width.
+  The score is the mean over voxels of |mean p - fraction of lesion| in the voxel's bin. A bin includes its lower edge; the
+  last bin includes both edges.
+* Error detection: AUROC of the uncertainty as a marker of voxels where the mask is wrong. It is computed for the variance of
+  the members and for p (1 - p), which a single member also has. 0.5 is chance level. A larger region has more easy voxels.
 
-Against several raters, on the whole case:
+Score of the whole case against several raters:
 
-* Generalised energy distance, squared (Kohl et al. 2018, Sec. 3), of members S and raters Y with d = 1 - Jaccard:
+* Generalised energy distance, squared, of members S and raters Y, where d = 1 - Jaccard:
   2 E[d(S, Y)] - E[d(S, S')] - E[d(Y, Y')]. 0 if the members vary as the raters do.
 
-Voxels of other pathology (label 2) count nowhere.
+Voxels with label 2 (other pathology) are ignored everywhere.
+
+Reference: Naeini et al. 2015 and Guo et al. 2017 (calibration); Kohl et al. 2018, Sec. 3 (energy distance).
 """
 
 from collections.abc import Sequence
@@ -30,63 +32,101 @@ CALIBRATION_BINS = 15  # as Guo et al. 2017
 
 
 def band(brain: np.ndarray, spacing_mm: Sequence[float], margin_mm: float) -> np.ndarray:
-    """The brain mask (X, Y, Z) bool and all voxels whose centre lies at most `margin_mm` from that of a brain voxel.
+    """Dilate the brain mask by a margin.
 
-    Raises ValueError if the brain mask is empty or the margin negative.
+    Args:
+        brain: (X, Y, Z) bool.
+        spacing_mm: voxel size along X, Y, Z.
+        margin_mm: largest distance between the centres of a voxel and of a brain voxel.
+
+    Returns:
+        (X, Y, Z) bool.
+
+    Raises:
+        ValueError: the brain mask is empty or the margin is negative.
     """
     if not brain.any():
-        raise ValueError("the brain mask is empty, so that there is no region to score; check how it was made")
+        raise ValueError("the brain mask is empty, so there is no region to score. Check the preprocessing.")
     if margin_mm < 0:
-        raise ValueError(f"the margin around the brain must not be negative, but is {margin_mm} mm")
-    reach = np.floor(margin_mm / np.asarray(spacing_mm, dtype=float)).astype(int)
+        raise ValueError(
+            f"the margin around the brain ({margin_mm} mm) must not be negative. Set `evaluation.band_mm` to 0 or more."
+        )
+    margin = np.floor(margin_mm / np.asarray(spacing_mm, dtype=float)).astype(int)
     box = tuple(
-        slice(max(part.start - more, 0), part.stop + more)
-        for part, more in zip(ndimage.find_objects(brain.astype(np.uint8))[0], reach, strict=True)
+        slice(max(part.start - size, 0), part.stop + size)
+        for part, size in zip(ndimage.find_objects(brain.astype(np.uint8))[0], margin, strict=True)
     )
-    widened = np.zeros(brain.shape, dtype=bool)
-    widened[box] = ndimage.distance_transform_edt(~brain[box], sampling=spacing_mm) <= margin_mm + 1e-6
-    return widened
+    region = np.zeros(brain.shape, dtype=bool)
+    region[box] = ndimage.distance_transform_edt(~brain[box], sampling=spacing_mm) <= margin_mm + 1e-6
+    return region
 
 
 def probability_scores(
     samples: np.ndarray, labels: np.ndarray, region: np.ndarray, bins: int = CALIBRATION_BINS
 ) -> dict[str, float]:
-    """Calibration error, Brier score and error detection of one case, defined as in the module docstring.
+    """Return calibration error, Brier score and error detection of one case; the module docstring defines them.
 
-    samples: members (X, Y, Z, K) in [0, 1]; labels: reference (X, Y, Z) of 0, 1, 2; region: (X, Y, Z) bool.
-    The AUROC by variance is NaN for a single member; both are NaN where all voxels are right or all wrong.
-    Raises ValueError on shapes that differ, on samples outside [0, 1] and on a region without a voxel to count.
+    Args:
+        samples: (X, Y, Z, K) members in [0, 1].
+        labels: (X, Y, Z) ground truth with the values 0, 1, 2.
+        region: (X, Y, Z) bool, the voxels to score.
+        bins: number of bins of the calibration error.
+
+    Returns:
+        Name -> score. The AUROC of the variance is NaN for a single member. Both AUROCs are NaN if all voxels are correct
+        or all are wrong.
+
+    Raises:
+        ValueError: the shapes differ, samples are outside [0, 1], or the region has no voxel to score.
     """
     _check_shapes(samples, labels, region)
-    counted = region & (labels != OTHER_PATHOLOGY)
-    if not counted.any():
-        raise ValueError("the region holds no voxel to score: it is empty, or all of it is label 2")
-    members, lesion = samples[counted], labels[counted] == LESION
+    scored_voxels = region & (labels != OTHER_PATHOLOGY)
+    if not scored_voxels.any():
+        raise ValueError("the region has no voxel to score: it is empty or has label 2 only. Check brain mask and labels.")
+    members, lesion = samples[scored_voxels], labels[scored_voxels] == LESION
     if not (members.min() >= 0 and members.max() <= 1):
-        raise ValueError("samples must be probabilities in [0, 1], without NaN")
+        raise ValueError("samples must be probabilities in [0, 1], without NaN. Sample the case again.")
     scored = Segmentation.from_members(members)
     probability, wrong = scored.mean, scored.mask != lesion
     return {
         "ece": expected_calibration_error(probability, lesion, bins),
         "brier": float(np.mean((probability - lesion) ** 2)),
         "error_auroc_variance": np.nan if scored.num_members == 1 else auroc(scored.variance, wrong),
-        # float32, as the variance is: equal values that differ by rounding must tie.
+        # float32, as the variance: values that differ by rounding only must be ties.
         "error_auroc_predictive": auroc((probability * (1 - probability)).astype(np.float32), wrong),
     }
 
 
-def expected_calibration_error(probability: np.ndarray, truth: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Mean over voxels (N,) of |mean probability - share that is true| in the bin of the voxel; truth is boolean."""
-    # Multiples of 1/255 lie on the edges of 15 bins, and come back from a file a rounding error too low.
-    bin_of = np.minimum(((probability + 1e-6) * bins).astype(np.intp), bins - 1)
-    excess = np.bincount(bin_of, weights=probability - truth, minlength=bins)
+def expected_calibration_error(probability: np.ndarray, ground_truth: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Return the mean over voxels of |mean probability - fraction of lesion| in the bin of the voxel.
+
+    Args:
+        probability: (N,) in [0, 1].
+        ground_truth: (N,) bool.
+        bins: number of bins of equal width.
+
+    Returns:
+        The error, in [0, 1].
+
+    Reference: Guo et al. 2017, Eq. 3.
+    """
+    # Multiples of 1/255 are on the edges of 15 bins, and are read from a file with a small rounding error.
+    bin_index = np.minimum(((probability + 1e-6) * bins).astype(np.intp), bins - 1)
+    excess = np.bincount(bin_index, weights=probability - ground_truth, minlength=bins)
     return float(np.abs(excess).sum() / probability.size)
 
 
 def auroc(marker: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that the marker (N,) is higher at a positive than at another voxel, ties counting half (Mann-Whitney).
+    """Return the probability that the marker is higher in a positive than in a negative voxel; ties count half.
 
-    NaN where all voxels are positive or none is.
+    Args:
+        marker: (N,) any real values.
+        positive: (N,) bool.
+
+    Returns:
+        The AUROC, NaN if all voxels are positive or all are negative.
+
+    Reference: Mann & Whitney 1947 (the U statistic).
     """
     positives = np.count_nonzero(positive)
     negatives = positive.size - positives
@@ -97,40 +137,49 @@ def auroc(marker: np.ndarray, positive: np.ndarray) -> float:
 
 
 def rater_scores(samples: np.ndarray, raters: Sequence[np.ndarray]) -> dict[str, float]:
-    """Number of raters, squared generalised energy distance to them, and the mean Dice over pairs of raters.
+    """Return the number of raters, the squared generalised energy distance to them, and the mean Dice of pairs of raters.
 
-    samples: members (X, Y, Z, K), each cut at 0.5; raters: their label maps (X, Y, Z) of 0, 1, 2. What any rater labels 2
-    counts nowhere. Two empty masks have distance 0 and Dice 1. Both scores are NaN with fewer than two raters.
+    Expectations are means over all pairs, including pairs of a mask with itself (the estimator of Kohl et al. 2018). With K
+    members this makes the distance too large by E[d(S, S')] / K, and likewise for the raters. Compare equal K only.
 
-    Expectations are means over all pairs, a mask with itself included (the estimator of Kohl et al. 2018). With K members
-    that puts E[d(S, S')] / K too much on the distance, and likewise with the raters: compare equal K only.
-    Raises ValueError on shapes that differ.
+    Args:
+        samples: (X, Y, Z, K) members, each thresholded at 0.5.
+        raters: label maps (X, Y, Z) with the values 0, 1, 2. Voxels to which any rater gives label 2 are ignored.
+
+    Returns:
+        Name -> score. Two empty masks have distance 0 and Dice 1. Both scores are NaN with fewer than two raters.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     _check_shapes(samples, *raters)
     if len(raters) < 2:
         return {"raters": len(raters), "ged_squared": np.nan, "interrater_dice": np.nan}
     members = samples.shape[-1]
     masks = np.concatenate([threshold(samples), np.stack([labels == LESION for labels in raters], axis=-1)], axis=-1)
-    counted = masks.any(axis=-1) & ~np.any([labels == OTHER_PATHOLOGY for labels in raters], axis=0)
-    chosen = masks[counted].astype(np.float64)
-    shared = chosen.T @ chosen
-    total = np.add.outer(shared.diagonal(), shared.diagonal())
-    # Where both masks are empty, 0 / 0: they agree.
-    distance = 1 - np.divide(shared, total - shared, out=np.ones_like(shared), where=total > 0)
-    dice = np.divide(2 * shared, total, out=np.ones_like(shared), where=total > 0)
-    between, within, spread = distance[:members, members:], distance[:members, :members], distance[members:, members:]
+    scored_voxels = masks.any(axis=-1) & ~np.any([labels == OTHER_PATHOLOGY for labels in raters], axis=0)
+    voxels = masks[scored_voxels].astype(np.float64)
+    overlap = voxels.T @ voxels
+    total = np.add.outer(overlap.diagonal(), overlap.diagonal())
+    # Two empty masks (0 / 0) agree.
+    distance = 1 - np.divide(overlap, total - overlap, out=np.ones_like(overlap), where=total > 0)
+    dice = np.divide(2 * overlap, total, out=np.ones_like(overlap), where=total > 0)
+    between, within, raters_within = distance[:members, members:], distance[:members, :members], distance[members:, members:]
     return {
         "raters": len(raters),
-        "ged_squared": float(2 * between.mean() - within.mean() - spread.mean()),
+        "ged_squared": float(2 * between.mean() - within.mean() - raters_within.mean()),
         "interrater_dice": float(dice[members:, members:][np.triu_indices(len(raters), k=1)].mean()),
     }
 
 
 def _check_shapes(samples: np.ndarray, *volumes: np.ndarray) -> None:
+    """Raise ValueError unless samples are (X, Y, Z, K) and all volumes (X, Y, Z)."""
     if samples.ndim != 4 or not samples.shape[-1]:
-        raise ValueError(f"samples must be members of a volume (X, Y, Z, K), not an array of shape {samples.shape}")
+        raise ValueError(
+            f"samples must be members of a volume (X, Y, Z, K), not an array of shape {samples.shape}. Sample the case again."
+        )
     for volume in volumes:
         if volume.shape != samples.shape[:-1]:
             raise ValueError(
-                f"samples have the grid {samples.shape[:-1]}, a label map or region {volume.shape}; bring both onto one grid"
+                f"samples have the grid {samples.shape[:-1]}, a label map or region {volume.shape}. Resample them to one grid."
             )

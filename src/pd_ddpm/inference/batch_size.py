@@ -1,4 +1,4 @@
-"""How many rows may go through a network at once: found from the memory that is free."""
+"""Find the largest batch that fits into the free memory."""
 
 from collections.abc import Callable
 
@@ -8,51 +8,58 @@ from torch import Tensor, nn
 from pd_ddpm.runtime.memory import available_memory
 from pd_ddpm.runtime.progress import log
 
-LARGEST = {"cpu": 20, "cuda": 128}  # more make neither a core nor a GPU faster
-SHARE = 0.7  # of the free memory; the rest is for what fragments leave unused and for whoever else computes here
-_PROBED = 2, 6
+LARGEST = {"cpu": 20, "cuda": 128}  # larger batches make neither a core nor a GPU faster
+USED_FRACTION = 0.7  # of the free memory; the rest is for fragmentation and for other processes
+_PROBED = 2, 6  # batch sizes for which the peak memory of a GPU is measured
 
 
-def find_batch_size(run: Callable[[int], object], device: torch.device) -> int:
-    """The rows that fit into the free memory, from 1 to the LARGEST of the device.
+def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> int:
+    """Return the largest batch that fits into the free memory, from 1 to LARGEST of the device type.
 
-    run: does with so many rows what takes the memory. On a GPU the peaks of two numbers of rows tell what each row takes. On
-    a CPU, where nothing counts peaks, a row is taken to need whatever its layers give out, as if all of that were kept.
+    On a GPU, the memory per image is the slope between the peaks of two batch sizes. A CPU does not report peaks, so the
+    outputs of all layers are added up, as if all were kept at the same time.
+
+    Args:
+        evaluate: evaluates the network on a batch of this size.
+        device: device of the network.
+
+    Returns:
+        The number of images.
     """
     if device.type == "cuda":
-        few, more = (_peak(run, rows, device) for rows in _PROBED)
-        each = max((more - few) / (_PROBED[1] - _PROBED[0]), 1)
-        besides = max(few - _PROBED[0] * each, 0)
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + held
+        small, large = (_peak_bytes(evaluate, size, device) for size in _PROBED)
+        per_image = max((large - small) / (_PROBED[1] - _PROBED[0]), 1)
+        fixed = max(small - _PROBED[0] * per_image, 0)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + cached
     else:
-        each, besides, free = max(_activation_bytes(run), 1), 0, available_memory()
-    rows = int((SHARE * free - besides) / each)
-    chosen = min(max(rows, 1), LARGEST[device.type])
-    log.info("batch auto: %d rows of %.1f MB, %.0f MB being free", chosen, each / 1e6, free / 1e6)
-    return chosen
+        per_image, fixed, free = max(_activation_bytes(evaluate), 1), 0, available_memory()
+    size = int((USED_FRACTION * free - fixed) / per_image)
+    batch = min(max(size, 1), LARGEST[device.type])
+    log.info("batch auto: %d images of %.1f MB each, %.0f MB free", batch, per_image / 1e6, free / 1e6)
+    return batch
 
 
-def _peak(run: Callable[[int], object], rows: int, device: torch.device) -> int:
-    """Bytes that PyTorch's allocator gave out at most for this, beside what it had given out before."""
+def _peak_bytes(evaluate: Callable[[int], object], size: int, device: torch.device) -> int:
+    """Return the peak of the memory that PyTorch allocates during an evaluation, in addition to what it held before."""
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    run(rows)
+    evaluate(size)
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _activation_bytes(run: Callable[[int], object]) -> int:
-    """Bytes that all layers give out for one row."""
+def _activation_bytes(evaluate: Callable[[int], object]) -> int:
+    """Return the total size of the outputs of all layers for one image."""
     total = 0
 
-    def note(module: nn.Module, _inputs: tuple, output: object) -> None:
+    def add_output(module: nn.Module, _inputs: tuple, output: object) -> None:
         nonlocal total
         if isinstance(output, Tensor) and next(module.children(), None) is None:
             total += output.nbytes
 
-    handle = nn.modules.module.register_module_forward_hook(note)
+    handle = nn.modules.module.register_module_forward_hook(add_output)
     try:
-        run(1)
+        evaluate(1)
     finally:
         handle.remove()
     return total

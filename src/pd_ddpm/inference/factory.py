@@ -1,4 +1,4 @@
-"""A method's settings and its trained model to a segmenter."""
+"""Build a method's segmenter from its settings and its trained model."""
 
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from pd_ddpm.inference.segmenters import (
 
 
 def build_segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
-    """The segmenter of these method settings (one entry of `methods` in the configuration) over its trained model."""
+    """Return the segmenter of a method with these settings (one entry of `methods` in the configuration)."""
     if settings["segmenter"] == "deterministic":
         return DeterministicSegmenter(model)
     if settings["segmenter"] == "dropout":

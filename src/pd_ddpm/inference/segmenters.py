@@ -1,4 +1,4 @@
-"""What every method finally is: an image in, K probability maps out."""
+"""Segmenters map an image to K lesion probability maps, one per ensemble member."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,27 +16,43 @@ from pd_ddpm.runtime.precision import cast_to_weights
 
 
 class Segmenter(Protocol):
-    num_members: int  # how many are drawn of each slice
-    evaluations_shared: int  # network evaluations of one slice that serve all its members
-    evaluations_per_member: int  # network evaluations of one member of one slice besides
-    divisor: int  # spatial sizes must be multiples of it
+    """The interface of all segmenters.
+
+    Attributes:
+        num_members: ensemble members sampled for each slice.
+        evaluations_shared: network evaluations per slice that serve all its members.
+        evaluations_per_member: further network evaluations per slice for each member.
+        divisor: spatial sizes must be multiples of it.
+    """
+
+    num_members: int
+    evaluations_shared: int
+    evaluations_per_member: int
+    divisor: int
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        """Probabilities (N, C, *S) in [0, 1] of N members.
+        """Return the lesion probabilities of a batch of N members.
 
-        image: (N, M, *S), presegmentation: (N, C, *S) in [0, 1] or None; row n belongs to member n of the noise, so a slice
-        of which K members are drawn stands there K times, one row after the other.
+        Row n belongs to member n of the noise. A slice with K members is repeated in K consecutive rows.
+
+        Args:
+            image: (N, M, *S) float32, normalised.
+            presegmentation: (N, C, *S) in [0, 1]; None for a method that starts from no mask.
+            noise: the random streams of the N members.
+
+        Returns:
+            (N, C, *S) float32 in [0, 1].
         """
         ...
 
     def shortened(self) -> Self:
-        """The same with as few evaluations as it can do with; it takes as much memory."""
+        """Return a segmenter with as few network evaluations as possible, but the same use of memory."""
         ...
 
 
 @dataclass
-class _OnePass:
-    """What the segmenters have in common that ask one network for a mask."""
+class _SinglePass:
+    """Base of the segmenters that evaluate a segmentation network once per member or once per slice."""
 
     network: nn.Module
     num_members: int
@@ -52,8 +68,8 @@ class _OnePass:
 
 
 @dataclass
-class DeterministicSegmenter(_OnePass):
-    """One pass of a network that gives mask logits. Its members would be equal, so there is one."""
+class DeterministicSegmenter(_SinglePass):
+    """A segmentation network without randomness. It has one member, since all members would be equal."""
 
     num_members: int = 1
 
@@ -61,10 +77,12 @@ class DeterministicSegmenter(_OnePass):
         return self.network(cast_to_weights(image, self.network)).float().sigmoid()
 
 
-class DropoutSegmenter(_OnePass):
-    """The Bayesian U-Net: passes of a segmentation network whose dropout is on, each member with masks of its own.
+class DropoutSegmenter(_SinglePass):
+    """The Bayesian U-Net: Monte Carlo dropout, with independent dropout masks for each member.
 
-    Raises ValueError when called over a network without dropout.
+    A call raises ValueError if the network has no dropout.
+
+    Reference: Gal & Ghahramani 2016.
     """
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
@@ -73,11 +91,13 @@ class DropoutSegmenter(_OnePass):
 
 
 @dataclass
-class LatentSegmenter(_OnePass):
-    """The Probabilistic U-Net: each member is a draw from the prior (Kohl et al. 2018).
+class LatentSegmenter(_SinglePass):
+    """The Probabilistic U-Net: each member has a latent vector sampled from the prior.
 
-    As there, a slice is evaluated once and only the last 1x1 convolutions, which are not counted, for each draw; a slice
-    whose rows lie in two batches is evaluated in both.
+    The U-Net is evaluated once per slice. Only the last 1x1 convolutions run once per member; they do not count as a network
+    evaluation. A slice whose rows are in two batches is evaluated in both.
+
+    Reference: Kohl et al. 2018, Sec. 2.
     """
 
     network: ProbabilisticUNet
@@ -91,9 +111,16 @@ class LatentSegmenter(_OnePass):
 
 @dataclass
 class DiffusionSegmenter:
-    """A reverse chain of a denoiser from some start.
+    """A reverse diffusion chain.
 
-    sampler: (denoise, x, times, noise=noise) -> x0; steps: of the chain, each an evaluation of the denoiser.
+    Attributes:
+        denoiser: predicts the clean mask.
+        start: gives x at the start timestep T'.
+        sampler: (denoise, x, times, noise=noise) -> x0.
+        steps: reverse steps; each is one evaluation of the denoiser.
+        num_members: ensemble members sampled for each slice.
+
+    Reference: PD-DDPM, Eq. 4.
     """
 
     denoiser: Denoiser
