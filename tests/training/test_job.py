@@ -1,0 +1,99 @@
+"""The training job: what it reads from Snakemake, its fingerprint, first weights, and files (about 3 s)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from pd_ddpm.models.weights import CheckpointError, load_weights
+from pd_ddpm.runtime.backend import Backend
+from pd_ddpm.runtime.compute import Compute
+from pd_ddpm.training.job import TrainJob, open_states, read_data, train, write_result
+
+
+@pytest.fixture
+def job(tmp_path, train_job, configured):
+    """A small network with two steps."""
+    settings = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1, "batch": 2, "crop": [16, 24]}
+    settings |= {"steps": 2, "validate_every": 2, "validation_slices": 2, "early_levels": [0.5]}
+    return train_job(tmp_path / "out", configured("network", "denoiser", **settings))
+
+
+def run(job):
+    """Train and write as the script does; return the result."""
+    backend, data = Backend.from_compute(job.compute), read_data(job)
+    result = train(job, data, backend, open_states(job, data, backend))
+    write_result(job, data, backend, result)
+    return result
+
+
+def test_from_snakemake_reads_files_parameters_and_configuration():
+    settings = {"precision": "bfloat16", "batch": 12}
+    job = TrainJob.from_snakemake(
+        SimpleNamespace(
+            input={"cases": "c.csv", "splits": "s.csv", "first_weights": "w.safetensors", "first_metadata": "w.json"},
+            output={"weights": "m.safetensors", "early": "e.safetensors", "metadata": "m.json", "history": "t.csv"},
+            params={"state": "work", "name": "unet", "split": 1, "seed": 2, "settings": settings, "grid": {}, "code": "abc"},
+            config={"device": "cpu", "save_every_seconds": 60, "changed_training": "stop"},
+            threads=4,
+        )
+    )
+    assert job.compute == Compute("cpu", "bfloat16", threads=4, batch=12)
+    assert (job.cases, job.first_metadata, job.metadata, job.state) == tuple(map(Path, ("c.csv", "w.json", "m.json", "work")))
+    assert (job.settings, job.code, job.save_every_seconds, job.changed_training) == (settings, "abc", 60, "stop")
+    assert job.title == "unet, split 1, seed 2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({"save_every_seconds": 9.0}, True),
+        ({"changed_training": "restart"}, True),
+        ({"config": {"device": "cpu"}}, True),
+        ({"seed": 4}, False),
+        ({"code": "other"}, False),
+        ({"grid": {"spacing_mm": None, "region": "slice", "margin_mm": 0.0, "minimum_brain_cm2": 0.5}}, False),
+    ],
+)
+def test_open_states_depends_on_what_changes_the_result_only(job, changes, is_same):
+    backend, data = Backend.from_compute(job.compute), read_data(job)
+    folder = open_states(job, data, backend).folder
+    assert (open_states(replace(job, **changes), data, backend).folder == folder) == is_same
+
+
+def test_open_states_depends_on_the_settings_and_on_the_table_of_cases(job):
+    backend, data = Backend.from_compute(job.compute), read_data(job)
+    folder = open_states(job, data, backend).folder
+    assert open_states(replace(job, settings=job.settings | {"steps": 3}), data, backend).folder != folder
+    job.cases.write_text(job.cases.read_text(encoding="utf-8") + "six\n", encoding="utf-8")
+    assert open_states(job, data, backend).folder != folder
+
+
+def test_train_with_first_weights_starts_from_them(tmp_path, job):
+    run(job)
+    first, _ = load_weights(job.weights, job.metadata)
+    frozen = job.settings | {"learning_rate": 0.0, "weight_decay": 0.0, "weights": "raw", "select": "last"}
+    paths = {
+        name: tmp_path / "second" / getattr(job, name).name for name in ("weights", "early", "metadata", "history", "state")
+    }
+    second = replace(job, settings=frozen, seed=9, first_weights=job.weights, first_metadata=job.metadata, **paths)
+    selected = run(second).selected
+    assert all(torch.equal(selected[name], first[name]) for name in first)
+    assert json.loads(second.metadata.read_text(encoding="utf-8"))["made_from"]["summary"]["runs"] == 1
+    with pytest.raises(CheckpointError, match="channels"):
+        run(replace(second, settings=frozen | {"channels": 16}))
+
+
+def test_write_result_describes_the_training(job):
+    result = run(job)
+    metadata = json.loads(job.metadata.read_text(encoding="utf-8"))
+    assert (metadata["network"], metadata["split"], metadata["seed"], metadata["image_channels"]) == ("denoiser", 0, 3, 2)
+    assert metadata["training_cases"] == ["one", "two"]
+    assert (metadata["selected_step"], metadata["early"][0]["step"]) == (2, 2)
+    assert (metadata["threads"], metadata["device_type"], metadata["provenance"]["precision"]) == (1, "cpu", "float32")
+    assert metadata["sha256"].keys() == {"model.safetensors", "early.safetensors"}
+    assert pd.read_csv(job.history)["step"].tolist() == [row["step"] for row in result.history] == [2]
