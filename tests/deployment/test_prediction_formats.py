@@ -510,8 +510,8 @@ def move_scan(root: Path) -> None:
         (forget_case, "", "", "split-1_seed-0: cases.csv has changed since and does not list c.3. Sample the masks again"),
         (lambda root: (root / "results/toy/cases.csv").unlink(), "", "", "toy/cases.csv: the table does not exist. Convert"),
         (lambda root: (root / "results/toy/splits.csv").unlink(), "", "", "toy/splits.csv: the table does not exist. Convert"),
-        (damage_mask, "", "", "c.3_mask.nii.gz: the gzip stream ends early, the file is truncated"),
-        (damage_scan, "", "", "c.3/FLAIR.nii.gz: the gzip stream ends early, the file is truncated"),
+        (damage_mask, "", "", "c.3_mask.nii.gz: the gzip stream ends early, so the file is truncated"),
+        (damage_scan, "", "", "c.3/FLAIR.nii.gz: the gzip stream ends early, so the file is truncated"),
         (move_scan, "", "", "c.3/FLAIR.nii.gz: its grid is not the one that case c.3 was segmented on, .* Restore that scan"),
     ],
 )

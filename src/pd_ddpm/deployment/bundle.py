@@ -34,17 +34,6 @@ _EXPORT_AGAIN = "Make the bundle again with `pd-ddpm export`"
 class BundleError(ProblemError):
     """Raised for a folder that is not an intact bundle, or for an option that the bundle's method does not have."""
 
-    @classmethod
-    def at(cls, location: str | Path, problem: str, remedy: str) -> "BundleError":
-        """Return an error with one problem.
-
-        Args:
-            location: the file, folder or option.
-            problem: what is wrong, in lower case and without a full stop.
-            remedy: what to do, with a capital letter and without a full stop.
-        """
-        return cls(Problem(str(location), problem, remedy))
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -123,7 +112,9 @@ def override_sampling(
     settings = dict(last.settings)
     if num_members is not None:
         if "samples" not in settings:
-            raise BundleError.at("--members", f"{last.method} is deterministic and has one member only", "Omit the option")
+            raise BundleError(
+                Problem("--members", f"{last.method} is deterministic and has one member only", "Omit the option")
+            )
         settings |= {"samples": num_members, "pool": num_members}
         if settings.get("presegmentation_members") == "each":
             earlier = [
@@ -141,19 +132,23 @@ def _override_chain(bundle: Bundle, stage: Stage, t_start: int | None, num_steps
     """Return the settings of a stage that change with another T' or number of reverse steps."""
     settings, network_settings = stage.settings, bundle.network_settings(stage)
     if settings["segmenter"] != "diffusion":
-        raise BundleError.at("--t-start, --steps", f"{stage.method} has no reverse chain", "Omit these options")
+        raise BundleError(Problem("--t-start, --steps", f"{stage.method} has no reverse chain", "Omit these options"))
     changes: dict[str, Any] = {}
     if t_start is not None:
         if settings["start"] != "presegmentation":
-            raise BundleError.at("--t-start", f"{stage.method} can only start at T' = {settings['t_start']}", "Omit the option")
+            raise BundleError(
+                Problem("--t-start", f"{stage.method} can only start at T' = {settings['t_start']}", "Omit the option")
+            )
         if not 1 <= t_start <= network_settings["t_max"]:
             problem = f"{t_start} is not between 1 and {network_settings['t_max']}, the largest timestep in training"
-            raise BundleError.at("--t-start", problem, "Choose a timestep in this range")
+            raise BundleError(Problem("--t-start", problem, "Choose a timestep in this range"))
         changes["t_start"] = t_start
     start = changes.get("t_start", settings["t_start"])
     if num_steps is not None:
         if not 1 <= num_steps <= start:
-            raise BundleError.at("--steps", f"{num_steps} is not between 1 and T' = {start}", "Choose a number in this range")
+            raise BundleError(
+                Problem("--steps", f"{num_steps} is not between 1 and T' = {start}", "Choose a number in this range")
+            )
         changes["reverse_steps"] = round(num_steps * network_settings["T"] / start)
         if num_steps < chain_steps(settings["reverse_steps"], start, network_settings["T"]):
             changes["variance"] = "small"
@@ -200,12 +195,12 @@ def read_bundle(folder: str | Path) -> Bundle:
         missing = sorted(_KEYS - description.keys())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"it is not the description of a bundle ({type(error).__name__}: {error})"
-        raise BundleError.at(file, problem, _EXPORT_AGAIN) from error
+        raise BundleError(Problem(file, problem, _EXPORT_AGAIN)) from error
     if is_later_format:
         problem = f"it has format {description['format']}, but this version of pd-ddpm reads formats up to {FORMAT}"
-        raise BundleError.at(file, problem, "Install a newer version")
+        raise BundleError(Problem(file, problem, "Install a newer version"))
     if missing or not stages:
-        raise BundleError.at(file, f"{', '.join(missing) or 'stages'} missing", _EXPORT_AGAIN)
+        raise BundleError(Problem(file, f"{', '.join(missing) or 'stages'} missing", _EXPORT_AGAIN))
     if error := next(_stage_errors(folder, stages), None):
         raise error
     return Bundle(folder, description, stages)
@@ -217,13 +212,13 @@ def _stage_errors(folder: Path, stages: Iterable[Stage]) -> Iterator[BundleError
     for stage in stages:
         for name in filter(None, (stage.method, stage.network, stage.presegmentation)):
             if not _NAME.fullmatch(name):
-                yield BundleError.at(folder / DESCRIPTION, f"{name!r} is not a valid name", _EXPORT_AGAIN)
+                yield BundleError(Problem(folder / DESCRIPTION, f"{name!r} is not a valid name", _EXPORT_AGAIN))
         if stage.presegmentation and stage.presegmentation not in earlier:
             problem = f"{stage.method} starts from {stage.presegmentation}, which is not an earlier stage"
-            yield BundleError.at(folder / DESCRIPTION, problem, _EXPORT_AGAIN)
+            yield BundleError(Problem(folder / DESCRIPTION, problem, _EXPORT_AGAIN))
         for path in network_files(folder, stage.network):
             if not path.is_file():
-                yield BundleError.at(path, f"the file, which {stage.method} needs, does not exist", _EXPORT_AGAIN)
+                yield BundleError(Problem(path, f"the file, which {stage.method} needs, does not exist", _EXPORT_AGAIN))
         earlier.add(stage.method)
 
 
@@ -232,26 +227,26 @@ def _verify_checksums(folder: Path) -> None:
     listing = folder / CHECKSUMS
     export_folder = "Give a folder that `pd-ddpm export` has made"
     if not folder.is_dir():
-        raise BundleError.at(folder, "the folder does not exist", export_folder)
+        raise BundleError(Problem(folder, "the folder does not exist", export_folder))
     if not listing.is_file():
-        raise BundleError.at(folder, f"it is not a bundle, because it has no {CHECKSUMS}", export_folder)
+        raise BundleError(Problem(folder, f"it is not a bundle, because it has no {CHECKSUMS}", export_folder))
     lines = [line for line in listing.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     checksums = {}
     for line in lines:
         match = _CHECKSUM_LINE.fullmatch(line)
         if not match:
-            raise BundleError.at(listing, f"the line {line[:80]!r} is not a checksum of a bundle's file", _COPY_AGAIN)
+            raise BundleError(Problem(listing, f"the line {line[:80]!r} is not a checksum of a bundle's file", _COPY_AGAIN))
         checksums[match[2]] = match[1]
     for name in [DESCRIPTION, *checksums]:
         if name not in checksums:
-            raise BundleError.at(listing, f"{name} is not listed", _COPY_AGAIN)
+            raise BundleError(Problem(listing, f"{name} is not listed", _COPY_AGAIN))
         path = folder / name
         if not path.is_file():
-            raise BundleError.at(path, f"the file does not exist, but {CHECKSUMS} lists it", _COPY_AGAIN)
+            raise BundleError(Problem(path, f"the file does not exist, but {CHECKSUMS} lists it", _COPY_AGAIN))
         if file_sha256(path) != checksums[name]:
             problem = "it was changed or damaged after the export: its SHA-256 differs"
-            raise BundleError.at(path, problem, f"{_COPY_AGAIN}, or export it again if you have changed it yourself")
+            raise BundleError(Problem(path, problem, f"{_COPY_AGAIN}, or export it again if you have changed it yourself"))
     names = (path.relative_to(folder).as_posix() for path in (folder / NETWORKS).glob("*"))
     if unlisted := sorted(set(names) - checksums.keys()):
         problem = f"the file is not listed in {CHECKSUMS}"
-        raise BundleError.at(folder / unlisted[0], problem, "Remove it, or copy the bundle again")
+        raise BundleError(Problem(folder / unlisted[0], problem, "Remove it, or copy the bundle again"))

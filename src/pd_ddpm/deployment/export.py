@@ -17,6 +17,7 @@ from pd_ddpm.deployment.model_card import INTENDED_USE, model_card, summarise_sc
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.models.weights import architecture_settings, load_weights, save_metadata, save_weights
 from pd_ddpm.runtime.files import atomic_write, write_json
+from pd_ddpm.runtime.problem import Problem
 
 # Keys of a network's metadata that are not exported: names of cases must not leave the site, and a bundle holds one checkpoint.
 _NOT_EXPORTED = ("training_cases", "early")
@@ -78,9 +79,11 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / bundles.CHECKSUMS).is_file():
-        raise BundleError.at(output, "it holds files that are not a bundle", "Choose another folder")
+        raise BundleError(Problem(output, "it holds files that are not a bundle", "Choose another folder"))
     if not overwrite:
-        raise BundleError.at(output, "it holds a bundle", "Choose another folder, or replace the bundle with `--overwrite`")
+        raise BundleError(
+            Problem(output, "it holds a bundle", "Choose another folder, or replace the bundle with `--overwrite`")
+        )
 
 
 def _description(results: Path, run: Run, stages: list[Stage], licence: str | None) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def _description(results: Path, run: Run, stages: list[Stage], licence: str | No
     metadata = _read_json(_run_folder(results, "predictions", run) / "method.json", f"the predictions of '{run.name}'")
     scores = _run_folder(results, "scores", run).with_suffix(".csv")
     if not scores.is_file():
-        raise BundleError.at(scores, "the model card needs these scores", f"Run `snakemake {scores}`")
+        raise BundleError(Problem(scores, "the model card needs these scores", f"Run `snakemake {scores}`"))
     manifest = pd.read_csv(results / "cases" / "prepared.csv", dtype={"case": str})
     training_cases = manifest[manifest["case"].isin(cases_by_role(results / "splits.csv", run.split)["train"])]
     return bundles.make_description(
@@ -119,7 +122,7 @@ def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:
         )
         available = f"available methods: {', '.join(methods)}" if methods else "no method has been sampled there"
         problem = f"there are no predictions of '{run.name}' ({available})"
-        raise BundleError.at(folder, problem, "Make them with `snakemake` first")
+        raise BundleError(Problem(folder, problem, "Make them with `snakemake` first"))
     metadata = _read_json(folder / "method.json", f"the predictions of '{run.name}'")
     # The pool of members that the figures need is larger than the ensemble.
     pool = max(min_members, metadata["settings"].get("samples", 1))
@@ -142,7 +145,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BundleError.at(path, f"it cannot be read ({error})", f"Make {source} again with `snakemake`") from error
+        raise BundleError(Problem(path, f"it cannot be read ({error})", f"Make {source} again with `snakemake`")) from error
 
 
 def _copy_network(results: Path, run: Run, stage: Stage, bundle: Path) -> None:
