@@ -170,7 +170,7 @@ def bundle(made: SimpleNamespace, tmp_path: Path) -> Path:
 def _short_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the page of a scan, whose figures take most of a prediction's time, except in the tests that read it."""
     if "quality_page" not in request.fixturenames:
-        monkeypatch.setattr(scan_folder, "quality_page", lambda *_: "<!doctype html>")
+        monkeypatch.setattr(scan_folder, "review_page", lambda *_: "<!doctype html>")
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ DAMAGES = {
     ),
     "settings that are none": (
         lambda bundle: rewrite(bundle, lambda about: about["stages"][1]["settings"].update(sampler="heun")),
-        ["the settings of pd-ddpm or of its network are none", "'heun'", "make the bundle again"],
+        ["the settings of pd-ddpm or of its network are invalid", "'heun'", "Make the bundle again"],
     ),
     "a start that no stage draws": (
         lambda bundle: rewrite(bundle, lambda about: about["stages"].pop(0)),
@@ -454,11 +454,11 @@ def test_the_page_stands_by_itself(predict, quality_page):
         "Research only. Not a medical device",
         "Lesions of b_A_B_b",
         "over 3 members",
-        "How this was made",
+        "How this prediction was made",
         "model card",
     ):
         assert words in text
-    assert "What is doubtful about the scan the networks were trained on 3 cases only" in text
+    assert "Warnings about the scan the networks were trained on 3 cases only" in text
 
 
 def test_doubts_about_a_scan_are_said_on_its_page(made, predict, quality_page, tmp_path):
@@ -468,9 +468,9 @@ def test_doubts_about_a_scan_are_said_on_its_page(made, predict, quality_page, t
         save(scan / f"{name}.nii.gz", image.get_fdata(dtype=np.float32), image.affine @ np.diag([1, 1, 1.3, 1]))
     code, printed = predict(scan=scan)
     assert code == 0
-    assert "doubt(s) about the scan" in printed
+    assert "warning(s) about the scan" in printed
     text = quality_page.read_text(encoding="utf-8")
-    assert "its distance of slices of 6.5 mm lies outside the 5 to 5 mm of the training scans" in text
+    assert "its slice distance of 6.5 mm is outside the range of the training scans (5 to 5 mm)" in text
 
 
 def test_t1_follows_its_headers_or_its_transform(made, predict, tmp_path):
@@ -583,7 +583,7 @@ def test_options_that_cannot_be(predict, arguments, words):
 def test_a_missing_channel_is_asked_for(made, tmp_path, capsys):
     flair = str(made.scans / "p3" / "FLAIR.nii.gz")
     assert main(["predict", "--flair", flair, "--model", str(made.bundle), "--output", str(tmp_path / "out")]) == 1
-    assert "the bundle's networks see FLAIR, T1; give --t1 FILE besides" in capsys.readouterr().err
+    assert "the bundle's networks need FLAIR, T1, but T1 is missing. Add --t1 FILE." in capsys.readouterr().err
 
 
 def test_a_method_of_one_mask_has_no_members_and_no_chain(made, predict, tmp_path):
@@ -624,7 +624,7 @@ def test_a_finished_prediction_is_not_made_again_and_another_one_not_lost(made, 
     assert predict()[0] == 0
     files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
     code, printed = predict("--batch", "3")
-    assert (code, "is there already; nothing was done" in printed) == (0, True)
+    assert (code, "is already complete. Nothing was done" in printed) == (0, True)
     code, printed = predict("--seed", "1")
     assert code == 1
     assert "of another prediction" in printed
@@ -706,7 +706,7 @@ def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, 
     monkeypatch.setattr(predict_scan, "segment_case", second_fails)
     code, printed = predict()
     assert code == 1
-    for words in ("FLAIR: out of memory", "Reduce `--batch` (8)", "is kept in", "run the command again"):
+    for words in ("FLAIR: out of memory", "Reduce `--batch` (8)", "are kept in", "Run the command again"):
         assert words in printed
     assert not (tmp_path / "out" / "mask.nii.gz").exists()
     monkeypatch.undo()

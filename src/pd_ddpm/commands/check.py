@@ -1,4 +1,4 @@
-"""`pd-ddpm check`: all that is wrong with a data set."""
+"""`pd-ddpm check`: report all problems of a dataset."""
 
 import argparse
 import os
@@ -8,25 +8,25 @@ from typing import Any
 from pd_ddpm.commands.parsing import Commands, add_command
 
 DESCRIPTION = """\
-Read every file of a data set before anything is trained, and list all that is wrong at once, each with file, finding and
-remedy: damaged or misnamed files, NaN, constant images, grids that differ, missing spacing, labels that are none, empty
-masks, one scan under two names, missing files, folds that leak, results that could not be written.
+Read every file of a dataset before training, and report all problems together, each with its file and a remedy: damaged or
+misnamed files, NaN, constant images, differing grids, missing spacing, invalid label values, empty masks, one scan under two
+names, missing files, cases of one patient in several folds, results that cannot be written.
 
-The data set is one of
-  config/config.yaml    the one that this configuration names; any other yaml is laid over config/config.yaml, as
-                        snakemake --configfile does
-  cases.csv             a row per case: case, site, a column per channel, mask, and optionally patient, role or fold
-  data/own              a folder: a raw data set of nnU-Net (dataset.json), a BIDS data set (dataset_description.json or
-                        sub-*/, lesion masks below derivatives/), or the WMH challenge (training/.../wmh.nii.gz)
+DATASET is one of
+  config/config.yaml    the dataset of this configuration; any other yaml file overrides values of config/config.yaml, as with
+                        snakemake --configfile
+  cases.csv             one row per case: case, site, one column per channel, mask, and optionally patient, role or fold
+  data/own              a folder: a raw dataset of nnU-Net (dataset.json), a BIDS dataset (dataset_description.json or sub-*/,
+                        lesion masks in derivatives/), or the WMH challenge (training/.../wmh.nii.gz)
 
-The exit code is 1 if there are errors, else 0. Warnings are doubtful, notes are good to know; neither stops anything."""
+The exit code is 1 if there are errors, otherwise 0. Warnings need a look; notes are for information. Neither stops a run."""
 
 EXAMPLE = """\
 example:
   $ pd-ddpm check cases.csv
   ERRORS
     case p3, scans/p3/FLAIR.nii.gz
-      the gzip stream ends early, the file is truncated
+      the gzip stream ends early, so the file is truncated.
       -> Fetch or copy it again.
 
    site  cases      size spacing in mm axes lesion in ml: median (range)  without lesion label 2 in ml
@@ -34,69 +34,94 @@ example:
 
   5 cases, channels FLAIR, T1, 15 files read in 6 s: 1 error(s), 0 warning(s), 0 note(s); fix the errors before training."""
 
-
-KINDS = {"nnunet": "a raw data set of nnU-Net", "bids": "a BIDS data set", "wmh_challenge": "the WMH challenge"}
+LAYOUTS = {"nnunet": "a raw dataset of nnU-Net", "bids": "a BIDS dataset", "wmh_challenge": "the WMH challenge"}
 
 
 def add(commands: Commands) -> None:
     """Add the command and its options."""
-    check = add_command(commands, "check", "read a data set and list all that is wrong with it", DESCRIPTION, EXAMPLE)
-    check.add_argument("data", type=Path, metavar="DATASET", help="a configuration (yaml), a table of cases (csv) or a folder")
-    check.add_argument("--dataset", metavar="NAME", help="another of the configuration's datasets")
-    check.add_argument("--scale", choices=("demo", "paper"), help="the scale, where it is not the configuration's")
+    check = add_command(commands, "check", "report all problems of a dataset", DESCRIPTION, EXAMPLE)
+    check.add_argument("data", type=Path, metavar="DATASET", help="a configuration (yaml), a case table (csv) or a folder")
+    check.add_argument("--dataset", metavar="NAME", help="yaml: another dataset of the configuration")
+    check.add_argument("--scale", choices=("demo", "paper"), help="the scale; default: the configuration's")
     check.add_argument(
-        "--channels", nargs="+", metavar="NAME", help="of a csv or folder; all that are named there, or FLAIR T1"
+        "--channels", nargs="+", metavar="NAME", help="csv, folder: the channels; default: all that it names, or FLAIR T1"
     )
-    check.add_argument("--folder", type=Path, help="where a csv's relative paths start; its own folder unless said")
-    check.add_argument("--results", type=Path, default=Path("results"), help="where results will be written (%(default)s)")
-    check.add_argument("--output", type=Path, metavar="FILE.csv", help="write the findings there too, one row each")
-    check.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="cases side by side (%(default)s)")
+    check.add_argument("--folder", type=Path, help="csv: folder from which relative paths start; default: that of the csv")
+    check.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder in which results will be written (%(default)s)"
+    )
+    check.add_argument("--output", type=Path, metavar="FILE.csv", help="also write the findings to this file, one per row")
+    check.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="number of cases that are checked in parallel (%(default)s)"
+    )
     check.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    """Print the findings; 1 if there are errors, else 0."""
-    from pd_ddpm.config import load
+def run(options: argparse.Namespace) -> int:
+    """Print the findings; return 1 if there are errors, otherwise 0."""
     from pd_ddpm.config.validate import validate
-    from pd_ddpm.data.cases.csv_table import channels_of_table
-    from pd_ddpm.data.cases.table import clean_name
     from pd_ddpm.data.check.dataset import check_dataset
 
-    path = given.data
-    configured = path.suffix in (".yaml", ".yml")
-    useless = ("channels", "folder") if configured else ("dataset",)
-    if named := [f"--{name}" for name in useless if getattr(given, name)]:
-        raise ValueError(
-            f"{path}: {', '.join(named)} says nothing about {'a configuration' if configured else 'it'}; leave it out."
-        )
-    changes = {"scale": given.scale} if given.scale else {}
-    if configured:
-        config = load.read(path, changes | ({"dataset": given.dataset} if given.dataset else {}))
-    else:
-        name = clean_name(path.absolute().name.removesuffix(".csv")) or "cases"
-        if path.is_dir():
-            chosen = _of_folder(path, given.channels)
-            print(f"{path}: {KINDS[chosen['layout']]}\n")
-        else:
-            chosen = {"layout": "table", "table": str(path), "folder": str(given.folder or path.parent)}
-            chosen["channels"] = given.channels or channels_of_table(path) or ["FLAIR", "T1"]
-        config = load.read(None, changes | {"dataset": name, "datasets": {name: chosen}})
-    config = validate(config)
-    splits = config["splits"] if configured else None
-    report = check_dataset(config, config["dataset"], given.results, splits, max(1, given.processes))
-    if given.output:
-        report.table().to_csv(given.output, index=False)
+    is_config = options.data.suffix in (".yaml", ".yml")
+    _check_options(options, is_config)
+    config = validate(_config_from_file(options) if is_config else _config_from_data(options))
+    splits = config["splits"] if is_config else None
+    report = check_dataset(config, config["dataset"], options.results, splits, max(1, options.processes))
+    if options.output:
+        report.table().to_csv(options.output, index=False)
     print(report.text())
     return 1 if report.count("error") else 0
 
 
-def _of_folder(path: Path, channels: list[str] | None) -> dict[str, Any]:
-    """The entry of datasets for a folder of one of the known layouts."""
+def _check_options(options: argparse.Namespace, is_config: bool) -> None:
+    from pd_ddpm.runtime.problem import Problem, ProblemError
+
+    unused = [name for name in (("channels", "folder") if is_config else ("dataset",)) if getattr(options, name)]
+    if unused:
+        kind = "a configuration" if is_config else "a csv or folder"
+        problem = f"{', '.join(f'--{name}' for name in unused)} cannot be combined with {kind}"
+        raise ProblemError(Problem(options.data, problem, "Omit the option"))
+
+
+def _config_from_file(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the configuration of a yaml file."""
+    from pd_ddpm.config import load
+
+    return load.read(options.data, _scale(options) | ({"dataset": options.dataset} if options.dataset else {}))
+
+
+def _config_from_data(options: argparse.Namespace) -> dict[str, Any]:
+    """Return a configuration for a case table or a folder, with default settings."""
+    from pd_ddpm.config import load
+    from pd_ddpm.data.cases.table import clean_name
+
+    name = clean_name(options.data.absolute().name.removesuffix(".csv")) or "cases"
+    dataset = _folder_dataset(options) if options.data.is_dir() else _table_dataset(options)
+    return load.read(None, _scale(options) | {"dataset": name, "datasets": {name: dataset}})
+
+
+def _scale(options: argparse.Namespace) -> dict[str, Any]:
+    return {"scale": options.scale} if options.scale else {}
+
+
+def _table_dataset(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the entry of `datasets` for a case table."""
+    from pd_ddpm.data.cases.csv_table import channels_of_table
+
+    channels = options.channels or channels_of_table(options.data) or ["FLAIR", "T1"]
+    folder = str(options.folder or options.data.parent)
+    return {"layout": "table", "table": str(options.data), "folder": folder, "channels": channels}
+
+
+def _folder_dataset(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the entry of `datasets` for a folder with one of the known layouts, and print its layout."""
     from pd_ddpm.data.cases.find import layout_of
     from pd_ddpm.data.cases.nnunet import nnunet_channels
 
-    layout = layout_of(path)
+    folder, channels = options.data, options.channels
+    layout = layout_of(folder)
+    print(f"{folder}: {LAYOUTS[layout]}\n")
     if channels is None and layout == "nnunet":
-        # The first channel defines the grid, and brain masks are made for a FLAIR.
-        channels = sorted(nnunet_channels(path), key=lambda name: name.lower() != "flair")
-    return {"layout": layout, "folder": str(path), "channels": channels or ["FLAIR", "T1"]}
+        # The FLAIR must come first, because the first channel defines the grid and brain masks are computed from it.
+        channels = sorted(nnunet_channels(folder), key=lambda name: name.lower() != "flair")
+    return {"layout": layout, "folder": str(folder), "channels": channels or ["FLAIR", "T1"]}

@@ -1,10 +1,10 @@
-"""A new scan through the methods of a bundle, one after the other, each starting from the members of the one before."""
+"""Sample the members of a new scan with the stages of a bundle, each starting from the members of an earlier one."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,85 +12,135 @@ import torch
 from pd_ddpm.data.nifti.geometry import reorient, reorient_back
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage
 from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.factory import build_segmenter
+from pd_ddpm.inference.precision_gate import gated_precision
 from pd_ddpm.inference.prediction_store import as_stored, starting_masks
 from pd_ddpm.inference.segment_case import PartialSamples, segment_case
 from pd_ddpm.inference.segmenters import Segmenter
+from pd_ddpm.models.factory import load_model
 from pd_ddpm.runtime.files import fingerprint
-from pd_ddpm.runtime.precision import Precision, set_matmul_precision
+from pd_ddpm.runtime.precision import Precision, choose_precision, prepare_for_inference, set_matmul_precision
+from pd_ddpm.runtime.problem import Problem
 
 
 @dataclass(frozen=True)
-class ReadyStage:
-    """A method of a bundle with its trained network on the device.
+class LoadedStage:
+    """A stage of a bundle with its trained network on the device.
 
-    settings: those of the method, as in the configuration; presegmentation: the earlier stage that it starts from, None where
-    it needs none or starts from no lesion.
+    Attributes:
+        stage: the stage.
+        segmenter: segmenter with the network.
+        grid: grid on which the network sees the slices.
+        precision: precision of the network.
+        seed: seed of the noise, which may differ from the bundle's.
     """
 
-    method: str
+    stage: Stage
     segmenter: Segmenter
     grid: GridSettings
     precision: Precision
     seed: int
-    presegmentation: str | None
-    settings: dict[str, Any]
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, stage: Stage, seed: int, device: torch.device, precision: str | None) -> Self:
+        """Load the network of a stage.
+
+        Args:
+            bundle: the bundle.
+            stage: one of its stages, possibly with other settings of sampling.
+            seed: seed of the noise.
+            device: device of the network.
+            precision: precision of the network. None is the stage's setting. "auto", also as that setting, is bfloat16 if
+                the network was tested in it on such a device, otherwise float32.
+
+        Raises:
+            BundleError: the settings are invalid.
+            CheckpointError: the network's files are damaged.
+            ValueError: the device does not support the precision.
+        """
+        try:
+            network, metadata = load_model(*bundle.network_files(stage))
+            if precision in (None, "auto"):
+                chosen, _ = gated_precision(precision or stage.settings["precision"], device, metadata.get("gate"))
+            else:
+                chosen = choose_precision(precision, device)
+            segmenter = build_segmenter(stage.settings, prepare_for_inference(network, device, chosen))
+            grid = GridSettings(**metadata["grid"])
+        except (KeyError, TypeError) as error:
+            problem = f"the settings of {stage.method} or of its network are invalid ({type(error).__name__}: {error})"
+            remedy = "Make the bundle again with this version of pd-ddpm"
+            raise BundleError(Problem(bundle.folder, problem, remedy)) from error
+        return cls(stage, segmenter, grid, chosen, seed)
 
 
-def draw_members(
-    stages: Sequence[ReadyStage],
+def sample_members(
+    stages: Sequence[LoadedStage],
     scan: Scan,
-    name: str,
     orientation: str,
     *,
     device: torch.device,
     batch: int,
-    unfinished: Path,
-    depends_on: Any,
+    partial_dir: Path,
+    fingerprint_inputs: Any,
 ) -> tuple[np.ndarray, Cost]:
-    """The members of the last stage, (X, Y, Z, K) float32 in steps of 1/255 on the scan's own grid, and what they cost.
+    """Sample the members of the last stage.
 
-    orientation: the axis codes that the networks' scans have; the scan is turned to them, and the members back. name: of the
-    scan, to which its noise belongs; with the name, the seed and the settings of a case of the workflow they are its members.
-    unfinished: a folder in which they outlive a killed process; depends_on: all that they depend on.
+    The random streams are named after the case. With name, seed and settings of a case of the workflow, the members equal
+    those of the workflow.
+
+    Args:
+        stages: the stages in their order.
+        scan: the scan, on its own grid.
+        orientation: axis codes of the networks' training scans, such as "LPS". The networks receive the reoriented scan.
+        device: device of the networks.
+        batch: images per evaluation of a network.
+        partial_dir: folder for partial results, from which a killed process resumes.
+        fingerprint_inputs: everything that the members depend on.
+
+    Returns:
+        The members, (X, Y, Z, K) float32 in steps of 1/255 on the scan's own grid, and the cost of sampling them.
     """
-    grid = reorient(np.asarray(scan.reference.dataobj), scan.reference, orientation)
-    image, brain = (
-        np.asarray(reorient(part, scan.reference, orientation).dataobj) for part in (scan.image, _as_bytes(scan.brain))
-    )
-    drawn: dict[str, np.ndarray] = {}
+    image, brain = (reorient(part, scan.reference, orientation) for part in (scan.image, _as_bytes(scan.brain)))
+    reference = reorient(np.asarray(scan.reference.dataobj), scan.reference, orientation)
+    reoriented = Scan(scan.case, np.asarray(image.dataobj), np.asarray(brain.dataobj) > 0, reference)
+    members: dict[str, np.ndarray] = {}
     cost = Cost()
-    for stage in stages:
+    for loaded in stages:
         started = time.perf_counter()
-        set_matmul_precision(stage.precision)
-        case = segment_case(
-            stage.segmenter,
-            Scan(name, image, brain > 0, grid),
-            stage.grid,
-            seed=stage.seed,
+        set_matmul_precision(loaded.precision)
+        method, segmenter = loaded.stage.method, loaded.segmenter
+        samples = segment_case(
+            segmenter,
+            reoriented,
+            loaded.grid,
+            seed=loaded.seed,
             batch=batch,
             device=device,
-            presegmentation=_start(stage, drawn, brain.shape),
-            partial=PartialSamples(unfinished / f"{stage.method}.npz", fingerprint([stage.method, depends_on])),
+            presegmentation=_starting_masks(loaded, members, reoriented.brain.shape),
+            partial=PartialSamples(partial_dir / f"{method}.npz", fingerprint([method, fingerprint_inputs])),
         )
-        drawn[stage.method] = as_stored(case.samples)
-        stage_cost = Cost.from_times(stage.segmenter, case.seconds, time.perf_counter() - started)
-        cost += stage_cost if stage is stages[-1] else stage_cost.as_shared(stage.segmenter.num_members)
-    members = drawn[stages[-1].method]
-    return np.ascontiguousarray(reorient_back(members, scan.reference, orientation)), cost
+        members[method] = as_stored(samples.samples)
+        stage_cost = Cost.from_times(segmenter, samples.seconds, time.perf_counter() - started)
+        cost += stage_cost if loaded is stages[-1] else stage_cost.as_shared(segmenter.num_members)
+    last = members[stages[-1].stage.method]
+    return np.ascontiguousarray(reorient_back(last, scan.reference, orientation)), cost
 
 
-def _start(stage: ReadyStage, drawn: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The masks (X, Y, Z, 1 or K) that the members of a stage start from."""
-    if stage.settings.get("start") != "presegmentation":
+def _starting_masks(loaded: LoadedStage, members: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the masks (X, Y, Z, 1 or K) from which the members of a stage start; None if it starts from no mask."""
+    settings, presegmentation = loaded.stage.settings, loaded.stage.presegmentation
+    if settings.get("start") != "presegmentation":
         return None
-    if stage.presegmentation is None:
+    if presegmentation is None:
         return np.zeros((*shape, 1), dtype=np.float32)
-    before, which = drawn[stage.presegmentation], stage.settings["presegmentation_members"]
-    members = before[..., : stage.segmenter.num_members] if which == "each" else before
-    return starting_masks(members, which, stage.settings["harden"])
+    samples, choice = members[presegmentation], settings["presegmentation_members"]
+    if choice == "each":
+        samples = samples[..., : loaded.segmenter.num_members]
+    return starting_masks(samples, choice, settings["harden"])
 
 
 def _as_bytes(mask: np.ndarray) -> np.ndarray:
-    # nibabel stores no booleans.
+    """Convert a mask to uint8, because nibabel cannot store booleans."""
     return mask.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Whether a new scan can be segmented by a bundle, and in what it differs from those that its networks have seen."""
+"""Check whether a bundle can segment a new scan, and how the scan differs from the training scans."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,39 +9,36 @@ from pd_ddpm.deployment.bundle import Bundle
 
 FEW_TRAINING_CASES = 10
 
-# A scan may lie so far outside the range of the training scans before it is worth a word.
+# Relative distance outside the range of the training scans that is accepted without a warning.
 TOLERANCE = 0.1
 
 
-def examine_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
-    """All that is wrong (errors), doubtful or good to know about the images of a scan; case: see `read_normalised`."""
-    grid = bundle.description["training"]
+def check_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
+    """Return all errors, warnings and notes about the images of a scan, a row of the case table."""
     requirements = Requirements(tuple(bundle.channels), bundle.description["orientation"], None, (1, 1), {})
     examination = examine_case(case, requirements)
     if examination.row is None:
         return examination.findings
-    return [*examination.findings, *_differences(case[bundle.channels[0]], examination.row, grid)]
+    differences = _differences(case[bundle.channels[0]], examination.row, bundle.description["training"])
+    return [*examination.findings, *differences]
 
 
 def _differences(file: str, row: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield a warning for each property of a scan that is outside the range of the training scans."""
     if training["cases"] < FEW_TRAINING_CASES:
         count = f"{training['cases']} case{'' if training['cases'] == 1 else 's'}"
-        text = f"the networks were trained on {count} only, too few for masks that can be relied on"
-        yield Finding("warning", "", file, text, "Use a bundle that was trained on more cases")
-    in_plane = [float(size) for size in row["spacing_mm"].split("x")]
-    values = {
-        "in_plane_mm": ("pixel size", "mm", in_plane[:2]),
-        "slice_distance_mm": ("distance of slices", "mm", in_plane[2:]),
-        "brain_ml": ("brain mask", "ml", [row["brain_ml"]] if row["brain_ml"] is not None else []),
+        problem = f"the networks were trained on {count} only, too few for reliable masks"
+        yield Finding("warning", "", file, problem, "Use a bundle that was trained on more cases")
+    spacing_mm = [float(size) for size in row["spacing_mm"].split("x")]
+    properties = {
+        "in_plane_mm": ("pixel size", "mm", spacing_mm[:2]),
+        "slice_distance_mm": ("slice distance", "mm", spacing_mm[2:]),
+        "brain_ml": ("brain volume", "ml", [row["brain_ml"]] if row["brain_ml"] is not None else []),
     }
-    for key, (what, unit, found) in values.items():
+    for key, (name, unit, values) in properties.items():
         low, high = training[key]
-        outside = [value for value in found if not low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE)]
+        outside = [value for value in values if not low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE)]
         if outside:
-            yield Finding(
-                "warning",
-                "",
-                file,
-                f"its {what} of {outside[0]:.4g} {unit} lies outside the {low:.4g} to {high:.4g} {unit} of the training scans",
-                "Check the masks with particular care",
-            )
+            training_range = f"({low:.4g} to {high:.4g} {unit})"
+            problem = f"its {name} of {outside[0]:.4g} {unit} is outside the range of the training scans {training_range}"
+            yield Finding("warning", "", file, problem, "Check the masks with particular care")

@@ -1,4 +1,4 @@
-"""The files of one scan that is segmented: what goes in, and the folder of what comes out."""
+"""Input and output files of one segmented scan."""
 
 import json
 import shutil
@@ -19,11 +19,9 @@ from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.deployment.bundle import Bundle, Stage
 from pd_ddpm.deployment.model_card import chain_row
-from pd_ddpm.deployment.review_page import quality_page
-from pd_ddpm.deployment.scan_checks import examine_scan
-from pd_ddpm.evaluation.lesion_table import lesion_table, total_volume_ml
-from pd_ddpm.inference.cost import Cost
-from pd_ddpm.inference.ensemble import Segmentation
+from pd_ddpm.deployment.review_page import review_page
+from pd_ddpm.deployment.scan_checks import check_scan
+from pd_ddpm.deployment.scan_result import ScanResult
 from pd_ddpm.runtime.files import (
     atomic_write,
     file_sha256,
@@ -33,31 +31,42 @@ from pd_ddpm.runtime.files import (
     remove_partial_files,
     write_completion_record,
 )
+from pd_ddpm.runtime.problem import Problem, ProblemError
 
 RECORD = "prediction.json"
 FILES = ("mask.nii.gz", "probability.nii.gz", "uncertainty.nii.gz", "lesions.csv", "quality.html")
+OPTIONS = {"FLAIR": "--flair FILE", "T1": "--t1 FILE"}
 
 
-def scan_of_arguments(
+class ScanError(ProblemError):
+    """Raised for a scan or an output folder that cannot be used."""
+
+
+def make_scan_row(
     images: Mapping[str, Path], transforms: Mapping[str, Path], channels: Sequence[str], name: str | None
 ) -> dict[str, str]:
-    """A row of a case table for a scan without truth.
+    """Return a row of the case table for a scan without ground truth.
 
-    Raises ValueError where a channel that the bundle needs is missing, or one is given that it has no use for.
+    Args:
+        images: channel -> file.
+        transforms: channel -> transform file.
+        channels: channels of the bundle; the first defines the grid.
+        name: name of the scan; None is the name of the first channel's file.
+
+    Raises:
+        ScanError: a channel is missing, or the bundle does not use an image or a transform.
     """
-    missing = [channel for channel in channels if channel not in images]
-    if missing:
-        options = {"FLAIR": "--flair FILE", "T1": "--t1 FILE"}
-        asked = ", ".join(options.get(channel, f"--image {channel}=FILE") for channel in missing)
-        raise ValueError(f"the bundle's networks see {', '.join(channels)}; give {asked} besides.")
-    for what, given in (("image", images), ("transform", transforms)):
-        if useless := [channel for channel in given if channel not in channels]:
-            raise ValueError(
-                f"{what} {', '.join(useless)}: the bundle's networks see {', '.join(channels)} only; leave it out, or use "
-                "another bundle."
-            )
+    inputs = f"the bundle's networks need {', '.join(channels)}"
+    if missing := [channel for channel in channels if channel not in images]:
+        options = ", ".join(OPTIONS.get(channel, f"--image {channel}=FILE") for channel in missing)
+        raise ScanError(Problem("", f"{inputs}, but {', '.join(missing)} is missing", f"Add {options}"))
+    for kind, files in (("image", images), ("transform", transforms)):
+        if unused := [channel for channel in files if channel not in channels]:
+            location = f"{kind} {', '.join(unused)}"
+            raise ScanError(Problem(location, f"{inputs} only", "Omit it, or use another bundle"))
     if channels[0] in transforms:
-        raise ValueError(f"transform of {channels[0]}: it defines the grid and takes none; give it to the others.")
+        problem = "this channel defines the grid and cannot have a transform"
+        raise ScanError(Problem(f"transform of {channels[0]}", problem, "Give transforms for other channels only"))
     row = dict.fromkeys(table_columns(channels), "")
     row |= {channel: str(images[channel]) for channel in channels}
     row |= {f"{channel}_transform": str(path) for channel, path in transforms.items()}
@@ -67,118 +76,142 @@ def scan_of_arguments(
 
 @dataclass(frozen=True)
 class ScanFolder:
-    """A folder for the results of one scan. `case`: a row of a case table; `depends_on`: what they depend on besides."""
+    """A folder for the results of one scan.
+
+    Attributes:
+        path: the folder.
+        case: the scan, as a row of the case table.
+        fingerprint_inputs: everything that the results depend on, except the scan.
+    """
 
     path: Path
     case: dict[str, str]
-    depends_on: Any
+    fingerprint_inputs: Any
 
     @property
     def name(self) -> str:
+        """Name of the scan."""
         return self.case["case"]
 
     @property
-    def unfinished(self) -> Path:
-        """Where members outlive a killed process."""
+    def partial_dir(self) -> Path:
+        """Folder for members that are already sampled, from which a killed process resumes."""
         return self.path / "unfinished"
 
     @cached_property
     def hashes(self) -> dict[str, str]:
-        """Column of the case table -> hash of the file there, empty if there is no such file, which the check will say."""
+        """Column of the case table -> SHA-256 of its file. It is empty for missing files, which the checks report."""
         files = {key: Path(path) for key, path in self.case.items() if key not in ("case", "site") and path}
         return {key: file_sha256(path) if path.is_file() else "" for key, path in files.items()}
 
     @property
-    def stamp(self) -> str:
-        """A hash of the scan's files and of all else that the results depend on."""
-        return fingerprint([self.name, self.hashes, self.depends_on])
+    def fingerprint(self) -> str:
+        """Hash of the scan's files and of everything else that the results depend on."""
+        return fingerprint([self.name, self.hashes, self.fingerprint_inputs])
 
-    def finished(self) -> bool:
-        """Whether the same prediction is there, whole."""
-        return (self.path / RECORD).is_file() and read_completion_record(self.path / RECORD, self.stamp) is not None
+    def is_finished(self) -> bool:
+        """Return whether the folder holds this prediction completely."""
+        return (self.path / RECORD).is_file() and read_completion_record(self.path / RECORD, self.fingerprint) is not None
 
     @contextmanager
-    def opened(self, overwrite: bool) -> Iterator[None]:
-        """Keep the folder for this process. Raises ValueError if it holds files that would be lost, unless `overwrite`."""
-        there = [name for name in (RECORD, *FILES) if (self.path / name).exists()]
+    def locked(self, overwrite: bool) -> Iterator[None]:
+        """Lock the folder for this process.
+
+        Raises:
+            ScanError: the folder holds files that would be lost, and `overwrite` is not set.
+        """
+        existing = [name for name in (RECORD, *FILES) if (self.path / name).exists()]
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path}: is no folder; name another --output.")
-        if there and not overwrite:
-            raise ValueError(
-                f"{self.path}: holds {', '.join(there)} of another prediction (scan, bundle or options differ); name another "
-                "--output, or give --overwrite to replace them."
-            )
+            raise ScanError(Problem(self.path, "it is not a folder", "Choose another `--output`"))
+        if existing and not overwrite:
+            problem = f"it holds {', '.join(existing)} of another prediction (other scan, bundle or options)"
+            remedy = "Choose another `--output`, or replace these files with `--overwrite`"
+            raise ScanError(Problem(self.path, problem, remedy))
         with lock_folder(self.path):
             remove_partial_files(self.path)
             yield
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        shutil.rmtree(self.partial_dir, ignore_errors=True)
         (self.path / "lock").unlink(missing_ok=True)
 
-    def examine(self, bundle: Bundle) -> list[Finding]:
-        """What is wrong with or doubtful about the scan."""
-        return examine_scan(self.case, bundle)
+    def check(self, bundle: Bundle) -> list[Finding]:
+        """Return all errors, warnings and notes about the scan."""
+        return check_scan(self.case, bundle)
 
     def read(self, bundle: Bundle) -> Scan:
-        """The scan as the bundle's networks are given it."""
+        """Read the scan with the bundle's preprocessing."""
         preparation = bundle.description["preparation"]
         return read_normalised(self.case, bundle.channels, preparation["normalisation"], preparation["interpolator"])
 
     def write(
         self,
-        scan: Scan,
-        members: np.ndarray,
-        findings: Sequence[Finding],
+        result: ScanResult,
         bundle: Bundle,
         stages: Sequence[Stage],
-        cost: Cost,
-        how: Mapping[str, Any],
+        execution: Mapping[str, Any],
         record: Mapping[str, Any],
     ) -> str:
-        """Write all results of the members (X, Y, Z, K), the record last, and return them as a sentence.
+        """Write all results of a scan, with the record of completion at the end.
 
-        cost: of drawing them; how: seed, device, precision and threads, for the page; record: `run_record`'s.
+        Args:
+            result: the segmented scan.
+            bundle: the bundle.
+            stages: its stages, as they were sampled.
+            execution: seed, device, precision and threads.
+            record: provenance; see `run_record`.
+
+        Returns:
+            A summary in one line.
         """
         (self.path / RECORD).unlink(missing_ok=True)
-        segmentation = Segmentation.from_members(members)
-        mean = np.minimum(segmentation.mean, 255 * PROBABILITY_SLOPE)
-        write_image(self.path / "mask.nii.gz", segmentation.mask, scan.reference, np.uint8)
-        write_image(self.path / "probability.nii.gz", mean, scan.reference)
-        write_image(self.path / "uncertainty.nii.gz", segmentation.variance, scan.reference)
-        lesions = lesion_table(segmentation, scan.brain, scan.reference.affine, scan.spacing_mm)
+        self._write_images(result)
         with atomic_write(self.path / "lesions.csv") as temporary:
-            lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
-        count = segmentation.num_members
-        spent = cost.total(count)
-        made = {
-            "Bundle": "{name}, SHA-256 {version}…, made by {made_by}".format(
-                version=bundle.version()[:16], **bundle.description
-            ),
+            result.lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
+        facts = self._facts(result, bundle, stages, execution)
+        page = review_page(result, bundle.description, facts)
+        with atomic_write(self.path / "quality.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        num_members = result.segmentation.num_members
+        volume, low, high = result.volumes_ml
+        row = {
+            "name": self.name,
+            "lesions": len(result.lesions),
+            "volume_ml": round(volume, 4),
+            "volume_low_ml": round(low, 4) if num_members > 1 else None,
+            "volume_high_ml": round(high, 4) if num_members > 1 else None,
+            "warnings": result.warnings,
+            "images": {channel: Path(self.case[channel]).name for channel in bundle.channels},
+            "settings": json.loads(json.dumps(self.fingerprint_inputs)),
+            "made": facts,
+            **record,
+        }
+        write_completion_record(self.path / RECORD, self.fingerprint, FILES, row)
+        volume_range = f" ({low:.2f} to {high:.2f} over {num_members} members)" if num_members > 1 else ""
+        warnings = f", {len(result.findings)} warning(s) about the scan" if result.findings else ""
+        page_path = self.path / "quality.html"
+        return f"{self.path}: {len(result.lesions)} lesions, {volume:.2f} ml{volume_range}{warnings}. Review page: {page_path}"
+
+    def _write_images(self, result: ScanResult) -> None:
+        segmentation, reference = result.segmentation, result.scan.reference
+        mean = np.minimum(segmentation.mean, 255 * PROBABILITY_SLOPE)
+        write_image(self.path / "mask.nii.gz", segmentation.mask, reference, np.uint8)
+        write_image(self.path / "probability.nii.gz", mean, reference)
+        write_image(self.path / "uncertainty.nii.gz", segmentation.variance, reference)
+
+    def _facts(
+        self, result: ScanResult, bundle: Bundle, stages: Sequence[Stage], execution: Mapping[str, Any]
+    ) -> dict[str, str]:
+        """Return labels and values that describe how the prediction was made."""
+        num_members = result.segmentation.num_members
+        total_cost = result.cost.total(num_members)
+        description = bundle.description
+        return {
+            "Bundle": f"{description['name']}, SHA-256 {bundle.version()[:16]}…, made by {description['made_by']}",
             "Methods": " → ".join(stage.method for stage in stages),
-            "Members": str(count),
+            "Members": str(num_members),
             **chain_row(stages[-1].settings),
-            "Network evaluations of a slice": str(spent["network_evaluations"]),
-            "Time of the networks": f"{spent['seconds']:.1f} s",
-            **{key.replace("_", " ").capitalize(): str(value) for key, value in how.items()},
+            "Network evaluations of a slice": str(total_cost["network_evaluations"]),
+            "Time of the networks": f"{total_cost['seconds']:.1f} s",
+            **{key.replace("_", " ").capitalize(): str(value) for key, value in execution.items()},
             "Software": f"pd-ddpm {version('pd-ddpm')}, torch {version('torch')}",
             **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
         }
-        page = quality_page(self.name, scan, segmentation, lesions, findings, bundle.description, made)
-        with atomic_write(self.path / "quality.html") as temporary:
-            temporary.write_text(page, encoding="utf-8")
-        volume, low, high = total_volume_ml(segmentation, scan.spacing_mm)
-        row = {
-            "name": self.name,
-            "lesions": len(lesions),
-            "volume_ml": round(volume, 4),
-            "volume_low_ml": round(low, 4) if count > 1 else None,
-            "volume_high_ml": round(high, 4) if count > 1 else None,
-            "warnings": [f"{one.finding}. {one.remedy}." for one in findings],
-            "images": {channel: Path(self.case[channel]).name for channel in bundle.channels},
-            "settings": json.loads(json.dumps(self.depends_on)),
-            "made": made,
-            **record,
-        }
-        write_completion_record(self.path / RECORD, self.stamp, FILES, row)
-        interval = f" ({low:.2f} to {high:.2f} over {count} members)" if count > 1 else ""
-        doubts = f"; {len(findings)} doubt(s) about the scan, see the page" if findings else ""
-        return f"{self.path}: {len(lesions)} lesions, {volume:.2f} ml{interval}{doubts}; look at {self.path / 'quality.html'}"
