@@ -1,1 +1,1 @@
-"""What `make bench` and `make bench-gpu` run: this project beside what a researcher would otherwise use."""
+"""Benchmarks of `make bench` and `make bench-gpu`: this project compared with other libraries."""

@@ -1,12 +1,13 @@
-"""The paper's denoiser on a GPU: `make bench-gpu`.
+"""Measure the paper's denoiser on a GPU: `make bench-gpu`.
 
     python -m benchmarks.gpu [--seconds 60] [--batch 60] [--output benchmarks/gpu.json]
 
-In each number format that the device has, the network of config/config.yaml (113.67 million parameters) is trained on made-up
-slices of 128 x 192 in batches of twelve for so many seconds, by the step of a training job; then members are drawn in
-batches of `--batch` by the segmenter of a sampling job, for as long. It writes images and member-steps per second, the peak
-memory, and the fraction of the card's peak: FLOPs counted by PyTorch over the peak of the card's data sheet (dense). A card
-without an entry in PEAK_TFLOPS gets no fraction. Without a GPU it ends with a sentence.
+For each precision that the device supports, the network of config/config.yaml (113.67 million parameters) is trained for
+`--seconds` on artificial slices of 128 x 192 pixels in batches of twelve, with the step of a training job. Then the segmenter
+of a sampling job samples ensemble members in batches of `--batch` for the same time. The JSON file holds images and
+member-steps per second, the peak memory, and the fraction of the card's peak: FLOPs counted by PyTorch, divided by the dense
+peak in the data sheet of the card. Cards without an entry in PEAK_TFLOPS have no fraction. Without a GPU the command exits with
+an error.
 """
 
 import argparse
@@ -37,10 +38,10 @@ from pd_ddpm.training.trainer import Trainer
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 CHANNELS = 2  # FLAIR and T1
-REVERSE_STEPS = 10  # of one chain; as many chains as there is time for
+REVERSE_STEPS = 10  # per chain
 WARM_UP = 3
 
-# Dense, by the vendor's data sheets: float32 outside the tensor cores, TF32, and half precision with float32 accumulation.
+# Dense peaks from the data sheets: float32 without tensor cores, TF32, and half precision with float32 accumulation.
 PEAK_TFLOPS = {
     "V100": {"float32": 15.7, "float16": 125.0},
     "A100": {"float32": 19.5, "tf32": 156.0, "bfloat16": 312.0, "float16": 312.0},
@@ -54,23 +55,33 @@ Settings = dict[str, Any]
 
 
 def peak_tflops(card: str, precision: str) -> float | None:
-    """The card's peak in this format; the first entry whose words are all in the card's name counts."""
-    found = [peak for name, peak in PEAK_TFLOPS.items() if all(word in card.replace("-", " ").split() for word in name.split())]
-    return found[0].get(precision) if found else None
+    """Return the peak of a card in this precision, by the first entry whose words all occur in the name of the card."""
+    words = set(card.replace("-", " ").split())
+    peaks = [peak for name, peak in PEAK_TFLOPS.items() if words.issuperset(name.split())]
+    return peaks[0].get(precision) if peaks else None
 
 
 def forward_flops(network: Settings) -> int:
-    """FLOPs of one forward pass of one image, counted on shapes alone; a training step takes three times as many."""
+    """Return the FLOPs of a forward pass of one image, counted without computing. A training step takes three times as many."""
     with torch.device("meta"):
-        counted = build_model(network, CHANNELS).network
+        module = build_model(network, CHANNELS).network
         x, t = torch.empty(1, CHANNELS + 1, *network["crop"]), torch.zeros(1)
         with FlopCounterMode(display=False) as flops, torch.no_grad():
-            counted(x, t)
+            module(x, t)
     return flops.get_total_flops()
 
 
-def repeated(call: Callable[[], object], device: torch.device, seconds: float) -> tuple[int, float, float | None]:
-    """How often a call was made in about so many seconds, after some that warm up; seconds, and peak GPU memory in GB."""
+def time_calls(call: Callable[[], object], device: torch.device, seconds: float) -> tuple[int, float, float | None]:
+    """Repeat a call for about the given seconds, after a warm-up.
+
+    Args:
+        call: the function to time.
+        device: the device on which it computes.
+        seconds: minimum duration.
+
+    Returns:
+        Number of calls, their seconds, and the peak GPU memory in GB (None on a CPU).
+    """
 
     def wait() -> None:
         if device.type == "cuda":
@@ -86,12 +97,29 @@ def repeated(call: Callable[[], object], device: torch.device, seconds: float) -
         call()
         wait()
         calls += 1
-    taken = time.perf_counter() - start
-    return calls, taken, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    elapsed = time.perf_counter() - start
+    return calls, elapsed, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
 
 
-def measured(precision: str, network: Settings, method: Settings, device: torch.device, batch: int, seconds: float) -> dict:
-    """Training and sampling in one format. Raises ValueError where the device lacks it."""
+def measure_precision(
+    precision: str, network: Settings, method: Settings, device: torch.device, batch: int, seconds: float
+) -> dict[str, Any]:
+    """Measure training and sampling in one precision.
+
+    Args:
+        precision: name of the precision.
+        network: settings of the denoiser.
+        method: settings of the method that samples.
+        device: the device that computes.
+        batch: ensemble members that are sampled together.
+        seconds: duration of training, and again of sampling.
+
+    Returns:
+        A row of the JSON file.
+
+    Raises:
+        ValueError: the device does not support the precision.
+    """
     chosen = choose_precision(precision, device)
     torch.manual_seed(0)
     untrained = build_model(network, CHANNELS)
@@ -99,9 +127,9 @@ def measured(precision: str, network: Settings, method: Settings, device: torch.
     optimisation = build_training_settings(network)
     trainer = Trainer(untrained, build_objective(network), slices, optimisation, seed=0, backend=Backend(device, chosen))
     steps = iter(range(1, network["steps"] + 1))
-    step_calls, step_seconds, training_gb = repeated(lambda: trainer.run_step(next(steps)), device, seconds)
-    chain_calls, chain_seconds, sampling_gb = repeated(
-        _chain(trainer.eval_model, network, method, device, chosen, batch), device, seconds
+    step_calls, step_seconds, training_gb = time_calls(lambda: trainer.run_step(next(steps)), device, seconds)
+    chain_calls, chain_seconds, sampling_gb = time_calls(
+        _sample_chains(trainer.eval_model, network, method, device, chosen, batch), device, seconds
     )
     images = step_calls * optimisation.batch / step_seconds
     member_steps = chain_calls * batch * REVERSE_STEPS / chain_seconds
@@ -122,30 +150,39 @@ def measured(precision: str, network: Settings, method: Settings, device: torch.
     }
 
 
-def _chain(
+def _sample_chains(
     trained: nn.Module, network: Settings, method: Settings, device: torch.device, precision: Any, batch: int
 ) -> Callable[[], object]:
-    """Reverse chains of a batch of members as a sampling job draws them, one a call."""
-    placed = prepare_for_inference(trained, device, precision)
-    draw = build_segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, placed)
+    """Return a function that samples one reverse chain of a batch of members, as a sampling job does."""
+    prepared = prepare_for_inference(trained, device, precision)
+    segmenter = build_segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, prepared)
     image = torch.zeros(batch, CHANNELS, *network["crop"], device=device)
     names = [("benchmark", member) for member in range(batch)]
 
     def chain() -> None:
         with torch.inference_mode():
-            draw(image, None, MemberNoise(names))
+            segmenter(image, None, MemberNoise(names))
 
     return chain
 
 
-def all_formats(
+def measure_precisions(
     network: Settings, method: Settings, device: torch.device, batch: int, seconds: float, precisions: Sequence[str]
 ) -> list[dict]:
-    """A row for each number format: what was measured, or the reason why the device lacks it."""
+    """Return a row per precision: the measurement, or the reason why the device does not support it.
+
+    Args:
+        network: settings of the denoiser.
+        method: settings of the method that samples.
+        device: the device that computes.
+        batch: ensemble members that are sampled together.
+        seconds: duration of training, and again of sampling, in each precision.
+        precisions: names of the precisions.
+    """
     rows = []
     for precision in precisions:
         try:
-            rows.append(measured(precision, network, method, device, batch, seconds))
+            rows.append(measure_precision(precision, network, method, device, batch, seconds))
         except ValueError as reason:
             rows.append({"precision": precision, "missing": str(reason)})
         print(rows[-1], file=sys.stderr, flush=True)
@@ -153,21 +190,23 @@ def all_formats(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure on the first GPU and write the file; returns the exit code."""
-    parser = argparse.ArgumentParser(description="The paper's denoiser on a GPU, in each number format.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training, and again of sampling, in each format")
-    parser.add_argument("--batch", type=int, default=60, help="members of slices that are drawn together")
+    """Measure on the first GPU and write the JSON file; return the exit code."""
+    parser = argparse.ArgumentParser(description="Measure the paper's denoiser on a GPU in each precision.")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="duration of training, and again of sampling, in each precision"
+    )
+    parser.add_argument("--batch", type=int, default=60, help="ensemble members that are sampled together")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "gpu.json")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("error: PyTorch sees no CUDA device here; run `make bench-gpu` on a machine that has one.", file=sys.stderr)
         return 1
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     device = choose_device("auto")
-    work = (resolve.network(config, "denoiser"), resolve.method(config, "ddpm"), device, chosen.batch, chosen.seconds)
-    rows = all_formats(*work, PRECISIONS)
+    network, method = resolve.network(config, "denoiser"), resolve.method(config, "ddpm")
+    rows = measure_precisions(network, method, device, options.batch, options.seconds, PRECISIONS)
     card = torch.cuda.get_device_name(device)
-    write_json(chosen.output, {"card": card, "commit": commit(), "machine": machine(), "rows": rows})
+    write_json(options.output, {"card": card, "commit": commit(), "machine": machine(), "rows": rows})
     return 0
 
 

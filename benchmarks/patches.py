@@ -1,9 +1,9 @@
-"""A batch of twelve patches of 128 x 192 from whole slices in memory: random crop and random flip.
+"""Time a batch of twelve patches of 128 x 192 pixels from slices in memory, with random crops and flips.
 
-Ours is `TrainingSlices.batch`: image, lesion share, counted pixels. The peer is MONAI's data path as its tutorials set it up:
-CacheDataset with everything cached, RandSpatialCropd and RandFlipd on image and mask, DataLoader without workers; metadata
-tracking switched off, which is the faster way, and on, which is its default. A MONAI item is one slice with a mask of one
-channel, ours has two. Per batch, over whole epochs.
+Ours is `TrainingSlices.sample_batch`, which returns image, label fractions and loss mask. The peer is MONAI's data path as in
+its tutorials: CacheDataset with all items cached, RandSpatialCropd and RandFlipd on image and mask, DataLoader without workers.
+It is timed without metadata tracking, which is faster, and with it, the default. An item of MONAI is a slice with a mask of one
+channel; ours has two. Times are per batch, over whole epochs.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import torch
 from monai.data import CacheDataset, DataLoader, set_track_meta
 from monai.transforms import Compose, RandFlipd, RandSpatialCropd
 
-from benchmarks.rows import Row, compared
-from benchmarks.timing import Contestant, take_turns
+from benchmarks.rows import Row, comparison
+from benchmarks.timing import Implementation, time_in_rounds
 from benchmarks.training import artificial_slices
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.training.patches import PatchSettings, TrainingSlices
@@ -24,7 +24,7 @@ EPOCH = CASES * SLICES // BATCH
 
 
 def our_epoch(slices: TrainingSlices) -> Callable[[], None]:
-    """Batches of a training job, as many as MONAI's epoch has."""
+    """Return a function that samples the batches of a training job, as many as an epoch of MONAI has."""
     settings = PatchSettings(CROP, None, (0,), 0.0)
     steps = iter(range(1_000_000_000))
 
@@ -36,7 +36,10 @@ def our_epoch(slices: TrainingSlices) -> Callable[[], None]:
 
 
 def monai_epoch(slices: TrainingSlices, use: Callable[[dict], object] = id) -> Callable[[], None]:
-    """An epoch of MONAI's loader; whether it tracks metadata is decided when its cache is filled and when it runs."""
+    """Return a function that iterates over an epoch of MONAI's loader and calls `use` with each batch.
+
+    MONAI's metadata switch takes effect both when the cache is filled, in this call, and when the function runs.
+    """
     items = [
         {"image": case.image[z].clone(), "mask": case.label_fractions[z, :1].clone()}
         for case in slices.cases
@@ -59,22 +62,22 @@ def monai_epoch(slices: TrainingSlices, use: Callable[[dict], object] = id) -> C
 
 
 def batches_of_patches(rounds: int) -> list[Row]:
-    """A batch against MONAI's without and with metadata."""
+    """Compare a batch with MONAI's, without and with metadata."""
     torch.manual_seed(0)
     slices = TrainingSlices(artificial_slices(CASES, SLICES, SIZE))
-    contestants = {name: Contestant(our_epoch(slices), units=EPOCH) for name in ("ours", "again")}
+    implementations = {name: Implementation(our_epoch(slices), units=EPOCH) for name in ("ours", "again")}
     for name, tracked in (("without metadata", False), ("with metadata", True)):
-        contestants[name] = Contestant(_tracking(tracked, lambda: monai_epoch(slices)), units=EPOCH)
-    times = take_turns(contestants, rounds)
+        implementations[name] = Implementation(_with_tracking(tracked, lambda: monai_epoch(slices)), units=EPOCH)
+    times = time_in_rounds(implementations, rounds)
     what = f"batch of {BATCH} patches ({CROP[0]} x {CROP[1]})"
     return [
-        compared(times, what, "MONAI CacheDataset without metadata", "without metadata", target=2.5),
-        compared(times, what, "MONAI CacheDataset with metadata", "with metadata"),
+        comparison(times, what, "MONAI CacheDataset without metadata", "without metadata", target=2.5),
+        comparison(times, what, "MONAI CacheDataset with metadata", "with metadata"),
     ]
 
 
-def _tracking(tracked: bool, make: Callable[[], Callable[[], None]]) -> Callable[[], None]:
-    """An epoch that is made and runs with MONAI's metadata tracking on or off; the switch is its own again afterwards."""
+def _with_tracking(tracked: bool, make: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """Return an epoch that is created and run with MONAI's metadata tracking on or off, and restores the default afterwards."""
 
     def switched(call: Callable[[], object]) -> object:
         set_track_meta(tracked)

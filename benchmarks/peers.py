@@ -1,4 +1,4 @@
-"""The denoiser's architecture in MONAI and in diffusers, and the proof that it is the same: their weights in our network."""
+"""The denoiser's architecture in MONAI and diffusers, and a test with their weights in our network that all three are equal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 
-MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # PD-DDPM's
+MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # of the paper's denoiser
 ATTENTION_LEVEL = 4  # down-sampling factor 16
 GROUPS = 32  # fixed in both libraries
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a library calls the parts of its network; `{}` is the number of a level."""
+class ParameterNames:
+    """Names of the parameters in a library's network; `{}` stands for the number of a convolution."""
 
     time: tuple[str, str]
     first: str
@@ -33,7 +33,7 @@ class Names:
     last: tuple[str, str]
 
 
-MONAI = Names(
+MONAI = ParameterNames(
     time=("time_embed.0", "time_embed.2"),
     first="conv_in.conv",
     convolution="conv{}.conv",
@@ -46,7 +46,7 @@ MONAI = Names(
     middle=("middle_block.resnet_1", "middle_block.attention", "middle_block.resnet_2"),
     last=("out.0", "out.2.conv"),
 )
-DIFFUSERS = Names(
+DIFFUSERS = ParameterNames(
     time=("time_embedding.linear_1", "time_embedding.linear_2"),
     first="conv_in",
     convolution="conv{}",
@@ -61,8 +61,8 @@ DIFFUSERS = Names(
 )
 
 
-def ours(channels: int, in_channels: int = 3) -> DenoisingUNet:
-    """Our network of the paper's architecture, with the peers' fixed number of groups."""
+def our_network(channels: int, in_channels: int = 3) -> DenoisingUNet:
+    """Return our network with the paper's architecture and the fixed number of groups of the peers."""
     settings = DenoisingUNetSettings(
         spatial_dims=2,
         in_channels=in_channels,
@@ -76,8 +76,8 @@ def ours(channels: int, in_channels: int = 3) -> DenoisingUNet:
     return DenoisingUNet(settings)
 
 
-def monai(channels: int, in_channels: int = 3) -> DiffusionModelUNet:
-    """MONAI's network of the same architecture: one attention head."""
+def monai_network(channels: int, in_channels: int = 3) -> DiffusionModelUNet:
+    """Return MONAI's network with the same architecture and one attention head."""
     widths = [channels * multiplier for multiplier in MULTIPLIERS]
     return DiffusionModelUNet(
         spatial_dims=2,
@@ -92,8 +92,8 @@ def monai(channels: int, in_channels: int = 3) -> DiffusionModelUNet:
     )
 
 
-def diffusers(channels: int, in_channels: int = 3) -> UNet2DModel:
-    """diffusers' network of the same architecture: one attention head."""
+def diffusers_network(channels: int, in_channels: int = 3) -> UNet2DModel:
+    """Return the network of diffusers with the same architecture and one attention head."""
     kinds = ["Attn" if level == ATTENTION_LEVEL else "" for level in range(len(MULTIPLIERS))]
     return UNet2DModel(
         in_channels=in_channels,
@@ -107,15 +107,15 @@ def diffusers(channels: int, in_channels: int = 3) -> UNet2DModel:
     )
 
 
-def weights_under_our_names(network: nn.Module, names: Names) -> dict[str, Tensor]:
-    """A peer's state dict under our names: its modules are walked in the order in which data pass through them."""
+def renamed_weights(network: nn.Module, names: ParameterNames) -> dict[str, Tensor]:
+    """Return a peer's state dict with our parameter names."""
     theirs: Mapping[str, Tensor] = network.state_dict()
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
 
     def copy(source: str | Sequence[str], target: str) -> None:
         for kind in ("weight", "bias"):
             parts = [theirs[f"{name}.{kind}"] for name in ([source] if isinstance(source, str) else source)]
-            found[f"{target}.{kind}"] = torch.cat(parts)
+            renamed[f"{target}.{kind}"] = torch.cat(parts)
 
     def copy_block(source: str, target: str, attention: str = "") -> None:
         copy(f"{source}.norm1", f"{target}.norm_1")
@@ -148,20 +148,26 @@ def weights_under_our_names(network: nn.Module, names: Names) -> dict[str, Tenso
     copy_block(names.middle[2], "middle.block_2")
     for number, source in zip((0, 2), names.last, strict=True):
         copy(source, f"last.{number}")
-    return found
+    return renamed
 
 
 @torch.inference_mode()
-def largest_difference(network: nn.Module, names: Names, channels: int) -> float:
-    """How far our network's output is from the peer's with the peer's weights, as a share of its largest value.
+def largest_difference(network: nn.Module, names: ParameterNames, channels: int) -> float:
+    """Return the largest difference of the outputs of our network and the peer's, with the weights of the peer.
 
-    Every parameter of the peer is moved at random first, so that no branch is zero any more.
+    The difference is relative to the largest output. Every parameter of the peer is changed at random first, so that no branch
+    of the network is zero.
+
+    Args:
+        network: the peer's network.
+        names: parameter names of its library.
+        channels: width of the networks.
     """
     noise = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
-    copied = ours(channels)
-    copied.load_state_dict(weights_under_our_names(network, names))
+    copied = our_network(channels)
+    copied.load_state_dict(renamed_weights(network, names))
     x, t = torch.randn((2, 3, 64, 96), generator=noise), torch.tensor([1, 700])
     expected = network.eval()(x, t)
     expected = getattr(expected, "sample", expected)

@@ -1,4 +1,4 @@
-"""A row of the table: one figure, what it is compared with, its target, and whether that is reached."""
+"""Rows of the benchmark table: a measured value, the peer's value, the target, and whether it is reached."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,13 +13,19 @@ Reached = Literal["yes", "within the noise", "no", "not measurable here", "infor
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One measurement of the table.
 
-    ours, theirs  medians over the rounds, in `unit`
-    ratio         theirs / ours, formed within a round; same: the like of our code and itself (A/A)
-    target        what the ratio must at least be, or, where there is no peer, what `ours` may at most be; None: information
-    noise         how far the ratio may be off, as a share
-    remark        what else must be known to read the row; of a row without a value why there is none
+    Attributes:
+        what: description of the measured operation.
+        against: name of the peer; empty if there is none.
+        unit: unit of `ours` and `theirs`.
+        ours: median of our times over the rounds; None if it cannot be measured on this machine.
+        theirs: median of the peer's times.
+        ratio: theirs / ours, computed within each round.
+        same: A/A ratio, our implementation against itself.
+        target: lower limit of the ratio, or upper limit of `ours` if there is no peer; None if the row has no target.
+        noise: relative uncertainty of the ratio.
+        remark: information for reading the row, or the reason why it has no value.
     """
 
     what: str
@@ -35,6 +41,7 @@ class Row:
 
     @property
     def reached(self) -> Reached:
+        """Return whether the value or ratio reaches the target."""
         if self.ours is None:
             return "not measurable here"
         if self.target is None:
@@ -46,12 +53,12 @@ class Row:
         return "within the noise" if self.ratio.median >= self.target * (1 - self.noise) else "no"
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values for a json file."""
+        """Return the row as plain values for a JSON file."""
         spreads = {name: value and value._asdict() for name, value in (("ratio", self.ratio), ("same", self.same))}
         return asdict(self) | spreads | {"reached": self.reached}
 
 
-def compared(
+def comparison(
     times: Mapping[str, np.ndarray],
     what: str,
     against: str,
@@ -60,16 +67,26 @@ def compared(
     same: tuple[str, str] = ("ours", "again"),
     target: float | None = None,
 ) -> Row:
-    """The row of two contestants' times in milliseconds; `same`: our code and the very same once more."""
-    again = ratio(times[same[1]], times[same[0]])
+    """Return the row that compares two implementations.
+
+    Args:
+        times: implementation -> (rounds,) times in milliseconds.
+        what: description of the measured operation.
+        against: name of the peer in the table.
+        theirs: the peer's key in `times`.
+        ours: our key in `times`.
+        same: keys of the two identical implementations of the A/A ratio.
+        target: lower limit of the ratio; None if the row has no target.
+    """
+    same_ratio = ratio(times[same[1]], times[same[0]])
     return Row(
-        what,
-        against,
-        "ms",
-        float(np.median(times[ours])),
-        float(np.median(times[theirs])),
-        ratio(times[theirs], times[ours]),
-        again,
-        target,
-        noise(again, len(times[ours])),
+        what=what,
+        against=against,
+        unit="ms",
+        ours=float(np.median(times[ours])),
+        theirs=float(np.median(times[theirs])),
+        ratio=ratio(times[theirs], times[ours]),
+        same=same_ratio,
+        target=target,
+        noise=noise(same_ratio, len(times[ours])),
     )

@@ -1,4 +1,4 @@
-"""The rows as a json file with the machine that they were measured on, and as the table of docs/performance.md."""
+"""Write the rows of the benchmark to a JSON file and to the table of docs/performance.md."""
 
 import os
 import platform
@@ -19,12 +19,12 @@ PACKAGES = ("torch", "monai", "diffusers", "MedPy", "scipy", "numpy", "snakemake
 HEAD = ("what", "against", "ours", "theirs", "theirs / ours", "A/A", "target", "reached")
 
 
-class NoPlaceError(ValueError):
-    """A document has no place for the table."""
+class NoMarkError(ValueError):
+    """A document has no marks for the table."""
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+    """Return the properties of the machine and the package versions, on which the results depend."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     facts = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
@@ -40,14 +40,21 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the working tree, "-dirty" behind it where files differ; None outside a repository."""
+    """Return the git commit, with the suffix "-dirty" if files were changed; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match", ""]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def record(rows: Iterable[Row], checks: Mapping[str, str], seconds: float, here: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is written into the json file. here: the machine as it was when the measurement began."""
+    """Return the content of the JSON file.
+
+    Args:
+        rows: the measurements.
+        checks: check of equal results -> "yes" or the differences.
+        seconds: duration of the benchmark.
+        here: result of `machine` at the start of the benchmark.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -59,7 +66,7 @@ def record(rows: Iterable[Row], checks: Mapping[str, str], seconds: float, here:
 
 
 def markdown(recorded: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """The machine in a sentence, the checks, and the table."""
+    """Return a description of the machine, the checks, and the table as Markdown."""
     here = recorded["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in here["packages"].items())
     flags = " ".join(here["flags"]) or "none of " + ", ".join(FLAGS)
@@ -77,7 +84,7 @@ def markdown(recorded: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def line(row: Row) -> str:
-    """A row of the table."""
+    """Return a row of the table as Markdown."""
     return _line(_cells(row))
 
 
@@ -108,15 +115,22 @@ def _spread(spread: Spread | None) -> str:
 
 
 def write(recorded: Mapping[str, Any], rows: Sequence[Row], results: Path, document: Path) -> None:
-    """Write the json file, and put the table between the two marks of the document.
+    """Write the JSON file, and replace the table between the two marks of the document.
 
-    Raises NoPlaceError where the document lacks a mark, before anything is written.
+    Args:
+        recorded: result of `record`.
+        rows: the measurements.
+        results: path of the JSON file.
+        document: path of the Markdown document.
+
+    Raises:
+        NoMarkError: the document has no marks. Nothing is written.
     """
     text = document.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise NoPlaceError(f"{document}: it has no line {BEGIN} with {END} below it; put both where the table is to stand.")
+        raise NoMarkError(f"{document}: it has no line {BEGIN} followed by {END}. Add both where the table belongs.")
     write_json(results, recorded)
     with atomic_write(document) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n{markdown(recorded, rows)}\n{END}{after}", encoding="utf-8")

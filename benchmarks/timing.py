@@ -1,7 +1,7 @@
-"""Contestants in turns, on one thread, and what their times say: ratios formed within a round, their spread, the noise.
+"""Time implementations on one thread, and compute the ratios of their times, the spread and the noise.
 
-A slow moment of the machine falls on all contestants of a round, so ratios are formed there and not of the medians. The
-order within a round is drawn anew each time. Times are CPU time, which other processes do not lengthen directly.
+A slow moment of the machine affects all implementations of a round. Ratios are therefore computed within rounds, not from the
+medians. The order within a round is random. Times are CPU times, which do not count the time of other processes.
 """
 
 import math
@@ -12,14 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Half of the 95 % interval of a median of normal values, as a multiple of the quartiles' distance (1.349 standard deviations)
-# over the root of the number of values.
+# Half the width of the 95 % interval of the median of n normal values, in units of the interquartile range (1.349 standard
+# deviations) divided by sqrt(n).
 MEDIAN_INTERVAL = 1.96 * math.sqrt(math.pi / 2) / 1.349
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """What is timed. calls: in a row in each round; units: how many of what the times are of are done by one call."""
+class Implementation:
+    """A function to time.
+
+    Attributes:
+        call: the function.
+        calls: calls per round.
+        units: units of work per call, such as patches or reverse steps; times are per unit.
+    """
 
     call: Callable[[], object]
     calls: int = 1
@@ -27,47 +33,57 @@ class Contestant:
 
 
 class Spread(NamedTuple):
-    """The quartiles and the median of a ratio over the rounds."""
+    """Quartiles and median of a ratio over the rounds."""
 
     low: float
     median: float
     high: float
 
 
-def take_turns(
-    contestants: Mapping[str, Contestant],
+def time_in_rounds(
+    implementations: Mapping[str, Implementation],
     rounds: int,
     clock: Callable[[], float] = time.process_time,
     seed: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Milliseconds (rounds,) per unit of each contestant: one untimed call of each, then all once per round, in random order.
+    """Time all implementations once per round in random order, after an untimed call of each.
 
-    Raises ValueError without a contestant or a round.
+    Args:
+        implementations: name -> implementation.
+        rounds: number of rounds.
+        clock: returns the time in seconds.
+        seed: seed of the order.
+
+    Returns:
+        Name -> (rounds,) times in milliseconds per unit.
+
+    Raises:
+        ValueError: there is no implementation or no round.
     """
-    if not contestants or rounds < 1:
-        raise ValueError(f"{len(contestants)} contestants in {rounds} rounds give no times; name one and one round at least")
+    if not implementations or rounds < 1:
+        raise ValueError(f"{len(implementations)} implementations in {rounds} rounds give no times; use at least one of each")
     order = np.random.default_rng(seed)
-    milliseconds = {name: np.empty(rounds) for name in contestants}
-    for contestant in contestants.values():
-        contestant.call()
+    milliseconds = {name: np.empty(rounds) for name in implementations}
+    for implementation in implementations.values():
+        implementation.call()
     for number in range(rounds):
-        for name in order.permutation(list(contestants)).tolist():
-            contestant = contestants[name]
+        for name in order.permutation(list(implementations)).tolist():
+            implementation = implementations[name]
             start = clock()
-            for _ in range(contestant.calls):
-                contestant.call()
-            milliseconds[name][number] = (clock() - start) * 1e3 / (contestant.calls * contestant.units)
+            for _ in range(implementation.calls):
+                implementation.call()
+            milliseconds[name][number] = (clock() - start) * 1e3 / (implementation.calls * implementation.units)
     return milliseconds
 
 
 def ratio(slow: np.ndarray, fast: np.ndarray) -> Spread:
-    """The spread of slow / fast over the rounds."""
+    """Return quartiles and median of slow / fast over the rounds."""
     return Spread(*(float(value) for value in np.percentile(slow / fast, (25, 50, 75))))
 
 
 def noise(same: Spread, rounds: int) -> float:
-    """How far a median ratio over so many rounds may be off, as a share, by the ratio of our code to itself.
+    """Return the relative uncertainty of a median ratio, estimated from the A/A ratio.
 
-    The larger of how far that ratio's median is from 1, and half of its 95 % interval.
+    It is the larger of two values: the distance of the median A/A ratio from 1, and half the width of its 95 % interval.
     """
     return max(abs(same.median - 1), MEDIAN_INTERVAL * (same.high - same.low) / math.sqrt(rounds))

@@ -14,8 +14,8 @@ from monai.networks.schedulers import DDPMScheduler
 from torch.nn import functional
 
 from benchmarks import peers
-from benchmarks.rows import Row, compared
-from benchmarks.timing import Contestant, take_turns
+from benchmarks.rows import Row, comparison
+from benchmarks.timing import Implementation, time_in_rounds
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import Schedule
@@ -59,7 +59,7 @@ def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -
         size: (height, width) of a patch in pixels.
     """
     trainer = Trainer(
-        Denoiser(peers.ours(channels), Schedule.cosine(T), CODINGS["signed"], "noise"),
+        Denoiser(peers.our_network(channels), Schedule.cosine(T), CODINGS["signed"], "noise"),
         Denoising(T, "squared_error"),
         TrainingSlices(artificial_slices(2, 8, size)),
         TrainingSettings(
@@ -91,7 +91,7 @@ def monai_step(channels: int, batch: int, size: tuple[int, int]) -> Callable[[],
         batch: patches per step.
         size: (height, width) of a patch in pixels.
     """
-    network = peers.monai(channels).train()
+    network = peers.monai_network(channels).train()
     inferer = DiffusionInferer(DDPMScheduler(T, schedule="cosine"))
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     image, mask = torch.randn(batch, 2, *size), torch.zeros(batch, 1, *size)
@@ -125,7 +125,7 @@ def training_steps(channels: int, batch: int, size: tuple[int, int], rounds: int
         steps |= {name: our_step("bfloat16", *case) for name in ("bfloat16", "bfloat16 again")}
     except ValueError:
         missing = "the CPU has no bfloat16"
-    times = take_turns({name: Contestant(step) for name, step in steps.items()}, rounds)
+    times = time_in_rounds({name: Implementation(step) for name, step in steps.items()}, rounds)
     setting = f"{channels} channels, {size[0]} x {size[1]}, batch {batch}"
     against = "MONAI's network and inferer, default Adam, float32"
     table = []
@@ -134,5 +134,5 @@ def training_steps(channels: int, batch: int, size: tuple[int, int], rounds: int
         if precision not in times:
             table.append(Row(what, against, "ms", target=target, remark=missing))
         else:
-            table.append(compared(times, what, against, "MONAI", precision, (precision, f"{precision} again"), target))
+            table.append(comparison(times, what, against, "MONAI", precision, (precision, f"{precision} again"), target))
     return table

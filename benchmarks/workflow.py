@@ -1,8 +1,8 @@
-"""What the workflow costs beside its jobs: the dry run of the paper's plan, and the time around the work of each job.
+"""Measure the overhead of the workflow: the dry run of the paper's plan, and the time per job in addition to its work.
 
-Both run in a copy of the repository, on the wall clock. For the second the copy's scripts import all that they import and then
-only touch their outputs: the time of the run, less that of its dry run (start and plan), is Snakemake's handling of the jobs,
-the start of Python and the imports. PyTorch's import, which any script with a network pays, is timed by itself and taken off.
+Both run in a copy of the repository and use the wall clock. For the overhead, the scripts of the copy perform their imports and
+then only touch their outputs. The time of this run minus that of its dry run (start and planning) is the overhead: Snakemake's
+handling of the jobs, the start of Python, and the imports. The import of PyTorch is timed separately and subtracted.
 """
 
 import os
@@ -21,6 +21,8 @@ from benchmarks.rows import Row
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs", "src", "tests/small.yaml")
 TARGET = "results/table1.csv"
+
+# Appended to pd_ddpm/runtime/job.py. Its `run` only touches the outputs and logs whether torch was imported.
 STAND_IN = """
 
 def run(main, log_file, **arguments):
@@ -32,11 +34,11 @@ def run(main, log_file, **arguments):
 
 
 class WorkflowError(RuntimeError):
-    """Snakemake ended with an error."""
+    """Snakemake exited with an error."""
 
 
 def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
-    """Seconds and output of a Snakemake run in the folder. Raises WorkflowError where it fails."""
+    """Run Snakemake in a folder; return the seconds and the output. Raise WorkflowError if it fails."""
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     command = [sys.executable, "-m", "snakemake", *arguments]
     start = time.perf_counter()
@@ -49,7 +51,7 @@ def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
 
 @contextmanager
 def copied_repository() -> Iterator[Path]:
-    """A copy of what a workflow needs, without results."""
+    """Yield a temporary copy of the workflow without results."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for part in PARTS:
@@ -62,7 +64,7 @@ def copied_repository() -> Iterator[Path]:
 
 
 def job_count(output: str) -> int:
-    """The total in the statistics that Snakemake prints before it runs."""
+    """Return the total number of jobs from the output of Snakemake."""
     for line in output.splitlines():
         if line.split()[:1] == ["total"]:
             return int(line.split()[1])
@@ -70,14 +72,14 @@ def job_count(output: str) -> int:
 
 
 def dry_run_of_the_paper() -> Row:
-    """Seconds to the paper's whole plan, five splits and all exhibits, by the cluster's profile."""
+    """Time the dry run of all experiments of the paper (five splits, all tables and figures) with the cluster profile."""
     with copied_repository() as folder:
         seconds, output = snakemake(folder, "-n", "--quiet", "rules", "--cores", "8", "--profile", "slurm")
     return Row(f"dry run of the paper's plan ({job_count(output)} jobs)", "", "s", seconds, target=15.0)
 
 
 def import_of_torch(rounds: int = 5) -> float:
-    """Seconds that `import torch` takes in a new process, the median; the start of Python is not in it."""
+    """Return the median seconds of `import torch` in a new process, without the start of Python."""
 
     def seconds(program: str) -> float:
         start = time.perf_counter()
@@ -88,10 +90,10 @@ def import_of_torch(rounds: int = 5) -> float:
 
 
 def overhead_per_job() -> list[Row]:
-    """Seconds around the work of a job, the mean over the jobs of Table 1, without and with PyTorch's import."""
+    """Return the mean overhead in seconds of the jobs of Table 1, without and with the import of PyTorch."""
     with copied_repository() as folder:
-        console = folder / "src" / "pd_ddpm" / "runtime" / "job.py"
-        console.write_text(console.read_text(encoding="utf-8") + STAND_IN, encoding="utf-8")
+        job_module = folder / "src" / "pd_ddpm" / "runtime" / "job.py"
+        job_module.write_text(job_module.read_text(encoding="utf-8") + STAND_IN, encoding="utf-8")
         arguments = ("--configfile", "small.yaml", "--cores", "1", TARGET)
         planning, _ = snakemake(folder, "-n", *arguments)
         seconds, output = snakemake(folder, *arguments)

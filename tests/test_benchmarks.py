@@ -1,4 +1,4 @@
-"""The harness of `make bench`: its statistics on made-up times, its table, its checks, and a very small run (about 20 s)."""
+"""Tests of `make bench`: statistics on artificial times, the table, the checks, and a very small run (about 20 s)."""
 
 import json
 import runpy
@@ -10,35 +10,35 @@ import pytest
 import torch
 
 from benchmarks import gpu, masks, patches, peers, run, sampling, table, training, workflow
-from benchmarks.rows import Row, compared
-from benchmarks.timing import Contestant, Spread, noise, ratio, take_turns
+from benchmarks.rows import Row, comparison
+from benchmarks.timing import Implementation, Spread, noise, ratio, time_in_rounds
 
 SMALL = run.Scale(channels=32, size=(32, 32), batch=1, reverse_step=(2, 1, 8, 8), network_rounds=1, rounds=2, random_cases=2)
 ROW = Row("step", "peer", "ms", 2.0, 5.0, Spread(2.0, 2.5, 3.0), Spread(0.9, 1.0, 1.1), 2.5, 0.1)
 
 
 class FakeClock:
-    """A clock that only moves when a contestant says so."""
+    """A clock that only implementations advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.order: list[str] = []
 
-    def contestant(self, name: str, seconds: float, calls: int = 1, units: int = 1) -> Contestant:
+    def implementation(self, name: str, seconds: float, calls: int = 1, units: int = 1) -> Implementation:
         def call() -> None:
             self.now += seconds
             self.order.append(name)
 
-        return Contestant(call, calls, units)
+        return Implementation(call, calls, units)
 
     def __call__(self) -> float:
         return self.now
 
 
-def test_take_turns_times_units_and_skips_the_first_call() -> None:
+def test_time_in_rounds_times_units_and_skips_the_first_call() -> None:
     clock = FakeClock()
-    contestants = {"slow": clock.contestant("slow", 6.0, units=3), "fast": clock.contestant("fast", 0.5, calls=4)}
-    times = take_turns(contestants, 5, clock)
+    implementations = {"slow": clock.implementation("slow", 6.0, units=3), "fast": clock.implementation("fast", 0.5, calls=4)}
+    times = time_in_rounds(implementations, 5, clock)
     np.testing.assert_allclose(times["slow"], np.full(5, 2000.0))
     np.testing.assert_allclose(times["fast"], np.full(5, 500.0))
     assert clock.order[:2] == ["slow", "fast"]
@@ -46,23 +46,23 @@ def test_take_turns_times_units_and_skips_the_first_call() -> None:
     assert clock.order.count("fast") == 1 + 5 * 4
 
 
-def test_take_turns_shuffles_each_round() -> None:
+def test_time_in_rounds_shuffles_each_round() -> None:
     clock = FakeClock()
-    take_turns({name: clock.contestant(name, 1.0) for name in "abcd"}, 20, clock)
+    time_in_rounds({name: clock.implementation(name, 1.0) for name in "abcd"}, 20, clock)
     rounds = ["".join(clock.order[first : first + 4]) for first in range(4, len(clock.order), 4)]
-    assert {"".join(sorted(one)) for one in rounds} == {"abcd"}
+    assert {"".join(sorted(names)) for names in rounds} == {"abcd"}
     assert len(set(rounds)) > 8
 
 
-def test_take_turns_rejects_no_contestants_or_rounds() -> None:
-    with pytest.raises(ValueError, match="0 contestants in 3 rounds give no times"):
-        take_turns({}, 3)
-    with pytest.raises(ValueError, match="1 contestants in 0 rounds"):
-        take_turns({"a": Contestant(int)}, 0)
+def test_time_in_rounds_rejects_no_implementations_or_rounds() -> None:
+    with pytest.raises(ValueError, match="0 implementations in 3 rounds give no times"):
+        time_in_rounds({}, 3)
+    with pytest.raises(ValueError, match="1 implementations in 0 rounds"):
+        time_in_rounds({"a": Implementation(int)}, 0)
 
 
 def test_ratio_is_computed_within_each_round() -> None:
-    # A machine that is ten times slower in every other round: the ratio does not see it, that of the medians would.
+    # The machine is ten times slower in every other round. This affects ratios of medians, but not ratios within rounds.
     slow_down = np.array([1.0, 10.0, 1.0, 10.0, 1.0])
     assert ratio(3.0 * slow_down, 1.5 * slow_down) == (2.0, 2.0, 2.0)
     assert ratio(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5)) == Spread(2.0, 3.0, 4.0)
@@ -79,9 +79,9 @@ def test_noise_covers_the_median_in_95_percent_of_samples() -> None:
     rounds = 25
     misses = 0
     for _ in range(1000):
-        drawn = random.normal(1.0, 0.05, rounds)
-        low, _, high = np.percentile(drawn, (25, 50, 75))
-        misses += abs(np.median(drawn) - 1.0) > noise(Spread(low, 1.0, high), rounds)
+        samples = random.normal(1.0, 0.05, rounds)
+        low, _, high = np.percentile(samples, (25, 50, 75))
+        misses += abs(np.median(samples) - 1.0) > noise(Spread(low, 1.0, high), rounds)
     assert 10 < misses < 90
 
 
@@ -102,9 +102,9 @@ def test_row_compares_its_ratio_with_the_target(changes: dict, reached: str) -> 
     assert replace(ROW, **changes).reached == reached
 
 
-def test_compared_returns_times_of_the_peer_over_ours() -> None:
+def test_comparison_has_times_of_the_peer_over_ours() -> None:
     times = {"ours": np.array([1.0, 2.0, 4.0]), "again": np.array([1.0, 2.0, 5.0]), "peer": np.array([3.0, 6.0, 12.0])}
-    row = compared(times, "step", "the peer", "peer", target=2.9)
+    row = comparison(times, "step", "the peer", "peer", target=2.9)
     assert (row.ours, row.theirs, row.ratio) == (2.0, 6.0, Spread(3.0, 3.0, 3.0))
     assert row.same == Spread(1.0, 1.0, 1.125)
     assert row.noise == pytest.approx(1.821 * 0.125 / 3**0.5, rel=1e-3)
@@ -150,7 +150,7 @@ def test_write_replaces_the_table_between_its_marks(tmp_path: Path) -> None:
 def test_write_rejects_document_without_marks(tmp_path: Path) -> None:
     document, results = tmp_path / "performance.md", tmp_path / "results.json"
     document.write_text(f"{table.END}\n{table.BEGIN}\n", encoding="utf-8")
-    with pytest.raises(table.NoPlaceError, match=r"performance\.md: it has no line .*; put both where"):
+    with pytest.raises(table.NoMarkError, match=r"performance\.md: it has no line .* Add both where"):
         table.write(recorded([ROW]), [ROW], results, document)
     assert not results.exists()
 
@@ -162,24 +162,24 @@ def test_record_names_machine_and_commit() -> None:
     assert here["packages"]["torch"] == torch.__version__.split("+")[0] or "+" in here["packages"]["torch"]
 
 
-# -- The checks of equality ------------------------------------------------------------------------------------------
+# -- Equality of results ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "names"), [(peers.monai, peers.MONAI), (peers.diffusers, peers.DIFFUSERS)])
+@pytest.mark.parametrize(("build", "names"), [(peers.monai_network, peers.MONAI), (peers.diffusers_network, peers.DIFFUSERS)])
 def test_largest_difference_finds_equal_and_different_architectures(build, names, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
-        sizes = [sum(parameter.numel() for parameter in make(128).parameters()) for make in (peers.ours, build)]
+        sizes = [sum(parameter.numel() for parameter in make(128).parameters()) for make in (peers.our_network, build)]
     assert sizes == [113_670_913] * 2
     assert peers.largest_difference(build(32), names, 32) < run.SAME_OUTPUT
-    # The same size, but another network: the check has to see it.
-    plain = peers.ours
+    # A different network of the same size must not pass.
+    plain = peers.our_network
 
     def other(channels: int):
         network = plain(channels)
         network.middle["block_1"].attention.heads = 2
         return network
 
-    monkeypatch.setattr(peers, "ours", other)
+    monkeypatch.setattr(peers, "our_network", other)
     assert peers.largest_difference(build(32), names, 32) > run.SAME_OUTPUT
 
 
@@ -187,7 +187,7 @@ def test_disagreements_reports_wrong_results(monkeypatch: pytest.MonkeyPatch) ->
     assert masks.disagreements(4) == []
     plain = masks.hd95_medpy_mm
     monkeypatch.setattr(masks, "hd95_medpy_mm", lambda first, second: plain(first, second) + 2e-9)
-    assert [found.split(": ")[1][:7] for found in masks.disagreements(2)] == ["HD95 is"] * 2
+    assert [text.split(": ")[1][:7] for text in masks.disagreements(2)] == ["HD95 is"] * 2
     monkeypatch.setattr(masks, "hd95_medpy_mm", lambda first, second: float("nan"))
     assert len(masks.disagreements(2)) == 2
     monkeypatch.setattr(masks, "hd95_medpy_mm", plain)
@@ -204,22 +204,22 @@ def test_with_far_positives_adds_a_block_in_each_corner() -> None:
     assert np.argwhere(far).max(0).tolist() == [37, 37, 10]
 
 
-# -- What is timed ---------------------------------------------------------------------------------------------------
+# -- Measurements ----------------------------------------------------------------------------------------------------
 
 
 def test_all_libraries_sample_five_members_of_a_slice() -> None:
     image = torch.zeros(1, 2, 32, 32)
-    ours = sampling.our_draw(peers.ours(32), image, 5, 2, "float32")
-    monai = sampling.monai_draw(peers.monai(32), image, 5, 2)
-    diffusers = sampling.diffusers_draw(peers.diffusers(32), image, 5, 2, batch=5)
-    for draw in (ours, monai, diffusers):
-        assert draw().shape == (5, 1, 32, 32)
+    ours = sampling.our_sampling(peers.our_network(32), image, 5, 2, "float32")
+    monai = sampling.monai_sampling(peers.monai_network(32), image, 5, 2)
+    diffusers = sampling.diffusers_sampling(peers.diffusers_network(32), image, 5, 2, batch=5)
+    for sample in (ours, monai, diffusers):
+        assert sample().shape == (5, 1, 32, 32)
     assert torch.equal(ours(), ours())
 
 
 def test_kernels_counts_operations_without_views() -> None:
     x = torch.ones(3, 4)
-    assert sampling.kernels(lambda: x.T.reshape(2, 6)[0]) == 1  # the copy that the reshape needs
+    assert sampling.kernels(lambda: x.T.reshape(2, 6)[0]) == 1  # the reshape copies
     assert sampling.kernels(lambda: x.view(4, 3).unsqueeze(0)[..., 1]) == 0
     assert sampling.kernels(lambda: (x + 1).mul_(2)) == 2
 
@@ -240,8 +240,8 @@ def test_tracking_is_restored_after_a_measurement(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(patches, "SLICES", 2)
     seen = []
     for tracked in (False, True):
-        made = patches._tracking(tracked, lambda: patches.monai_epoch(patches.TrainingSlices(slices), seen.append))
-        made()
+        run_epoch = patches._with_tracking(tracked, lambda: patches.monai_epoch(patches.TrainingSlices(slices), seen.append))
+        run_epoch()
         assert get_track_meta()
         assert isinstance(seen[-1]["image"], MetaTensor) == tracked
         assert seen[-1]["image"].shape == (2, 2, 16, 16)
@@ -251,12 +251,12 @@ def test_stand_in_for_run_only_touches_outputs(tmp_path: Path, monkeypatch: pyte
     class Snakemake:
         output = (str(tmp_path / "one.csv"), str(tmp_path / "two.csv"))
 
-    (tmp_path / "console.py").write_text(f"import sys\nfrom pathlib import Path\n{workflow.STAND_IN}", encoding="utf-8")
-    stand_in = runpy.run_path(str(tmp_path / "console.py"))["run"]
+    (tmp_path / "job.py").write_text(f"import sys\nfrom pathlib import Path\n{workflow.STAND_IN}", encoding="utf-8")
+    stand_in = runpy.run_path(str(tmp_path / "job.py"))["run"]
     monkeypatch.setattr("__main__.snakemake", Snakemake, raising=False)
     stand_in(lambda: pytest.fail("the script works"), str(tmp_path / "log"), cases="x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["console.py", "log", "one.csv", "two.csv"]
-    assert (tmp_path / "log").read_text(encoding="utf-8") == "torch"  # which is imported here
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "log", "one.csv", "two.csv"]
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "torch"  # this test module imports it
 
 
 def test_job_count_reads_total_of_snakemake() -> None:
@@ -270,7 +270,7 @@ def test_snakemake_raises_workflow_error_on_failure(tmp_path: Path) -> None:
         workflow.snakemake(tmp_path, "-n")
 
 
-# -- The whole -------------------------------------------------------------------------------------------------------
+# -- Whole benchmark -------------------------------------------------------------------------------------------------
 
 
 def test_main_with_small_scale_writes_results_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,10 +316,10 @@ def test_main_returns_one_for_missed_target_or_wrong_result(
 # -- On a GPU --------------------------------------------------------------------------------------------------------
 
 
-def test_all_precisions_measures_a_small_network(configured) -> None:
+def test_measure_precisions_measures_a_small_network(configured) -> None:
     network = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], crop=[16, 24], batch=2)
     method = configured("method", "ddpm")
-    rows = gpu.all_formats(network, method, torch.device("cpu"), 3, 0.01, ["float32", "float16"])
+    rows = gpu.measure_precisions(network, method, torch.device("cpu"), 3, 0.01, ["float32", "float16"])
     assert rows[0]["training_images_per_second"] > 0
     assert rows[0]["member_steps_per_second"] > 0
     assert rows[0]["fraction_of_peak"] is None

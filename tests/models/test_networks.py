@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.peers import MONAI, weights_under_our_names
+from benchmarks.peers import MONAI, renamed_weights
 from pd_ddpm.models.networks.blocks import AttentionBlock, group_norm, join_skip, sinusoids
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.dropout import Dropout
@@ -126,7 +126,7 @@ def test_denoising_unet_with_weights_of_monai_equals_monai(spatial_dims, multipl
             "heads": heads,
         }
     )
-    ours.load_state_dict(weights_under_our_names(theirs, MONAI))
+    ours.load_state_dict(renamed_weights(theirs, MONAI))
     x, t = normal(2, 3, *size), torch.tensor([1, 700])
     with torch.inference_mode():
         expected = theirs(x, t)
