@@ -1,7 +1,7 @@
-# What the run took, when all else is done.
+# Cost of the run, after everything else.
 
 
-# The files that Snakemake's benchmarks are in are no inputs, as it does not know them for files that rules make.
+# The benchmark files are no inputs, because Snakemake does not treat them as outputs of rules.
 rule cost:
     input:
         unpack(lambda wildcards: inputs.cost_inputs(config, wildcards.dataset, "results")),

@@ -27,8 +27,8 @@ for name, made in config["datasets"].items():
 
     if origin.is_downloaded(made):
 
-        # No hash of its code among the parameters: the data are the published ones whatever the code, and a record that is
-        # written anew would re-run every training.
+        # The hash of the code is no parameter: the published files do not depend on it, and a new record would re-run every
+        # training.
         rule:
             name:
                 f"download_{name}"
@@ -49,7 +49,7 @@ for name, made in config["datasets"].items():
                 "../workflow/scripts/download.py"
 
 
-# The hash is not that of the script, which runs the whole check before it fails: what the check says makes no table stale.
+# The hash is that of the search alone. The script also runs the whole check before it fails, which does not affect the table.
 rule list_cases:
     input:
         made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
@@ -77,9 +77,9 @@ rule list_cases:
         "../workflow/scripts/list_cases.py"
 
 
-# Crop and pixel size are read from the configuration but are no parameters, and what comes next takes the findings as
-# ancient: a new note on them must not ask for raw scans that have been put away, nor re-run a training. No retries: most often it
-# fails because something is wrong with the data.
+# Crop and pixel size are read from the configuration but are no parameters, and the next rules take the findings as ancient.
+# A new finding must neither require raw scans that have been archived, nor re-run a training. There are no retries, because
+# most failures are problems of the data.
 rule check:
     input:
         made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),

@@ -1,5 +1,5 @@
-# Predictions against the truth, in millimetres on the scan's own grid. Also with a cluster they are scored beside Snakemake, in
-# seconds each and at once: in the queue, a group of these jobs would wait for the slowest of its predictions.
+# Scores of predictions against the ground truth, in millimetres on the scan's own grid. These jobs take seconds. They run where
+# Snakemake runs, also with a cluster: in the queue, a group of them would wait for the slowest of its predictions.
 
 
 rule score:

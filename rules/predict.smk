@@ -1,5 +1,5 @@
-# One job per method, split and seed, or as many as sampling.shards says; each loops over its test cases and keeps those that
-# are already drawn. Where sampling is in another format than float32, a job per network tests that beforehand.
+# One job per method, split and seed, or `sampling.shards` jobs. Each samples its test cases and keeps those that are finished.
+# If the precision is not float32, one job per network tests it first.
 
 
 rule gate:
@@ -58,8 +58,7 @@ rule sample_shard:
         "../workflow/scripts/sample.py"
 
 
-# The other inputs, resources and outputs of a sampling that is not sharded. With shards it only gathers their samples, which
-# needs no GPU.
+# A sampling without shards, or the collection of the samples of all shards, which needs no GPU.
 use rule sample_shard as sample with:
     input:
         unpack(sampling_files),

@@ -1,4 +1,4 @@
-# Tables and figures. They read scores only, and never torch; Figure 2 reads masks and scans besides.
+# Tables and figures. Inputs are score CSVs; Figure 2 also needs masks and scans. These rules never import PyTorch.
 
 
 rule table1:

@@ -1,5 +1,5 @@
-# One job per network, split and seed. The state of an unfinished training lies in work/, not among the outputs: Snakemake
-# removes the outputs of a job that fails.
+# One job per network, split and seed. The state of an unfinished training is in work/ and is no output, because Snakemake
+# deletes the outputs of a job that fails.
 
 
 rule train:
