@@ -1,5 +1,6 @@
 """Common style of all figures: per method a colour, a marker and dashes that differ in print and for colour-blind readers."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
+# Each PDF makes fontTools log some hundred lines of the fonts that it embeds, which would fill the logs of jobs.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
