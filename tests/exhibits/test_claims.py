@@ -1,5 +1,6 @@
 """Verdicts on synthetic scores in which each effect is planted, absent or reversed (about 2 s)."""
 
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
@@ -313,6 +314,12 @@ def test_claims_without_effect_hold_at_the_nominal_rate() -> None:
         frame = pd.concat([scores(name, generator.normal(0.8, 0.02, 5)) for name in ("pd", "ddpm", "tdpm", "es", "attunet")])
         holds += (verdicts(frame).loc[["better_than_tdpm", "better_than_es_ddpm"], "verdict"] == HOLDS).sum()
     assert holds / 240 == pytest.approx(0.025, abs=0.025)
+
+
+def test_roles_from_params_reads_plain_rows_of_table_2() -> None:
+    params = asdict(ROLES)
+    assert isinstance(params["table2"][0], dict)
+    assert Roles.from_params(params) == ROLES
 
 
 def test_claims_document_counts_the_verdicts() -> None:

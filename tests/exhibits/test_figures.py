@@ -3,6 +3,7 @@
 import io
 import math
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -14,11 +15,13 @@ from matplotlib.figure import Figure
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy import stats
 
+from pd_ddpm.data.nifti.write import write_image
+from pd_ddpm.data.prepared import read_ground_truth
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.exhibits.figures import fig2_uncertainty as fig2
-from pd_ddpm.exhibits.figures.fig2_cases import FigureCase, MethodResult, choose_cases, fig2_numbers
+from pd_ddpm.exhibits.figures.fig2_cases import FigureCase, MethodResult, choose_cases, fig2_numbers, read_figure_cases
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty
-from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime
+from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime, paper_best_t_start
 from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
 from pd_ddpm.exhibits.figures.pareto import pareto, pareto_front, pareto_numbers
 from pd_ddpm.exhibits.figures.style import METHODS, SPARE, looks
@@ -257,6 +260,34 @@ def test_choose_cases_spreads_over_the_lesion_load() -> None:
     assert choose_cases(scores[scores["case"] == "b"]) == ["b"]
 
 
+def test_read_figure_cases_reads_masks_variance_and_ground_truth(prepared: Path, tmp_path: Path) -> None:
+    truth = {case: read_ground_truth(prepared, case) for case in ("four", "five")}
+    manifests, rows = {}, []
+    for method, samples in (("pd-ddpm", 3), ("unet", 1)):
+        folder = tmp_path / method
+        folder.mkdir()
+        manifests[method] = str(folder / "predictions.csv")
+        pd.DataFrame({"case": list(truth), "samples": samples}).to_csv(manifests[method], index=False)
+        for load_ml, (case, labels) in enumerate(truth.items(), start=1):
+            reference = nib.load(prepared / f"{case}_mask.nii.gz")
+            write_image(folder / f"{case}_mask.nii.gz", labels == 1, reference, np.uint8)
+            if samples > 1:
+                write_image(folder / f"{case}_uncertainty.nii.gz", np.full(labels.shape, 0.25, np.float32), reference)
+            row = {"case": case, "method": method, "site": "s", "reference_volume_ml": load_ml, "dice": samples / 10}
+            rows.append(row)
+    labels = {"pd-ddpm": "PD-DDPM", "unet": "U-Net"}
+    cases = list(read_figure_cases(pd.DataFrame(rows), prepared, manifests, labels, num_cases=2))
+    assert [(case.scan.case, case.site, case.load_ml) for case in cases] == [("four", "s", 1), ("five", "s", 2)]
+    for case in cases:
+        np.testing.assert_array_equal(case.labels, truth[case.scan.case])
+        assert list(case.methods) == ["PD-DDPM", "U-Net"]
+        np.testing.assert_array_equal(case.methods["PD-DDPM"].mask, case.labels == 1)
+        assert (case.methods["PD-DDPM"].variance == 0.25).all()
+        assert case.methods["U-Net"].variance is None
+        assert (case.methods["PD-DDPM"].dice, case.methods["U-Net"].dice) == (0.3, 0.1)
+    assert len(fig2_numbers(cases)["case"].unique()) == 2
+
+
 # Figure 3
 
 
@@ -286,6 +317,11 @@ def test_fig3_draws_its_numbers() -> None:
     assert "AttUNet" not in {line.get_label() for line in uncertain.lines}  # one mask has no spread
     assert list(uncertain.lines[0].get_ydata()) == pytest.approx([1.0, 2.0])
     render(figure)
+
+
+def test_paper_best_t_start_is_read_from_the_printed_values() -> None:
+    printed = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv")
+    assert paper_best_t_start(printed) == 300
 
 
 def test_fig3_draws_one_case_with_one_member() -> None:
