@@ -36,7 +36,7 @@ class Denoiser(nn.Module):
         return self.network.divisor
 
     def output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
-        """Return the network's output in float32, whatever the dtype of its weights.
+        """Return the network's output, converted to float32.
 
         Args:
             x_t: (B, C, *S), the noisy mask.

@@ -15,7 +15,7 @@ from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
 from pd_ddpm.models.weights import assign_weights, load_weights
 
-# Architecture: its class or function, and the settings that it takes besides the number of dimensions and channels.
+# Architecture: its class or function, and its settings in addition to the numbers of dimensions and channels.
 SEGMENTATION_NETWORKS = {
     "unet": (unet, ["channels", "dropout"]),
     "attention_unet": (attention_unet, ["channels"]),

@@ -56,7 +56,7 @@ def save_metadata(path: Path, files: Sequence[Path], metadata: dict[str, Any]) -
     Args:
         path: JSON file to write.
         files: weights files, which must exist.
-        metadata: content of the file besides the hashes.
+        metadata: content of the file without the hashes.
     """
     write_json(path, metadata | {"sha256": {file.name: file_sha256(file) for file in files}})
 

@@ -47,7 +47,7 @@ def obtain(
 
     Args:
         folder: folder of the dataset; made if it does not exist.
-        settings: what to obtain from where.
+        settings: server, version, files and source of the dataset.
         key: the dataset's key in the configuration, for messages.
         part: part of the WMH challenge whose cases are needed, "training" or "held_out" (its folder `test/`).
         retry: attempts, waits and timeouts.

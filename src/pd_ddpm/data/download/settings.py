@@ -1,4 +1,4 @@
-"""Settings of a download: what is downloaded from where, and how failures are retried."""
+"""Settings of a download: dataset, server, and retries after failures."""
 
 from dataclasses import dataclass
 

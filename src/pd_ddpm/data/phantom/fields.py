@@ -22,7 +22,13 @@ class Lattice:
 
     @classmethod
     def from_box(cls, lower: tuple, upper: tuple, spacing: float) -> "Lattice":
-        """Return the isotropic lattice with voxels of `spacing` mm that covers the box from `lower` to `upper` (mm)."""
+        """Return the isotropic lattice that covers a box.
+
+        Args:
+            lower: corner of the box in mm, the centre of the first voxel.
+            upper: opposite corner in mm.
+            spacing: voxel size in mm.
+        """
         shape = tuple(int(np.ceil((high - low) / spacing)) + 1 for low, high in zip(lower, upper, strict=True))
         return cls(shape, tuple(map(float, lower)), (float(spacing),) * 3)
 
@@ -38,7 +44,16 @@ class Lattice:
 
 
 def smooth_step(values: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """Return a cubic ramp from 0 at `start` to 1 at `stop`; it falls if `stop` is below `start`."""
+    """Return a cubic ramp from 0 to 1.
+
+    Args:
+        values: array of any shape.
+        start: value at which the ramp is 0.
+        stop: value at which the ramp is 1; below `start` for a falling ramp.
+
+    Returns:
+        The ramp in the shape of `values`.
+    """
     ramp = np.clip((values - np.float32(start)) * np.float32(1 / (stop - start)), 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 

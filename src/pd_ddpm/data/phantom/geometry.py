@@ -35,7 +35,16 @@ def _centred_affine(directions: np.ndarray, spacing: tuple, shape: tuple, centre
 
 
 def euler_matrix(angle_x: float, angle_y: float, angle_z: float) -> np.ndarray:
-    """Return the rotation (3, 3) by angles in radians, in ITK's default order: about y first, then x, then z."""
+    """Return a rotation matrix in ITK's default order: about y first, then x, then z.
+
+    Args:
+        angle_x: radians.
+        angle_y: radians.
+        angle_z: radians.
+
+    Returns:
+        (3, 3).
+    """
     (cx, cy, cz), (sx, sy, sz) = np.cos([angle_x, angle_y, angle_z]), np.sin([angle_x, angle_y, angle_z])
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

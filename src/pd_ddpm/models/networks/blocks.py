@@ -119,6 +119,7 @@ class TimeEmbedding(nn.Sequential):
         self.width = width
 
     def forward(self, t: Tensor) -> Tensor:
+        """Return features (B, out_channels) of the timesteps t (B,)."""
         # The angles need float32: in bfloat16, t = 999 equals t = 1000. The layers may have another dtype.
         return super().forward(sinusoids(t, self.width).to(self[0].weight.dtype))
 
@@ -142,6 +143,7 @@ class AttentionBlock(nn.Module):
         self.projection = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x plus attention, in the shape of x; may overwrite x."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, N, channels), N positions
         parts = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))  # (B, N, 3, heads, channels / heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, heads, N, channels / heads)
@@ -215,6 +217,7 @@ class Downsample(nn.Module):
         self.convolution = convolution(spatial_dims, channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features of half the spatial size."""
         return self.convolution(x)
 
 
@@ -226,4 +229,5 @@ class Upsample(nn.Module):
         self.convolution = convolution(spatial_dims, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features of twice the spatial size."""
         return self.convolution(functional.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,4 +1,4 @@
-"""The discriminator of TDPM: tells real x_T' from generated ones, given the image."""
+"""The discriminator of TDPM: distinguishes real x_T' from generated ones, given the image."""
 
 from itertools import pairwise
 

@@ -33,6 +33,7 @@ class Dropout(nn.Module):
         self.sample_uniform: UniformSource | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, *S) with dropout, or x itself if dropout is inactive."""
         size = (*x.shape[:2], *[1] * (x.ndim - 2)) if self.whole_channels else x.shape
         if self.training:
             return x * functional.dropout(x.new_ones(size), self.probability)
@@ -43,6 +44,7 @@ class Dropout(nn.Module):
         return x * (kept.to(x.dtype) / (1 - self.probability))
 
     def extra_repr(self) -> str:
+        """Return the settings, as `print(network)` shows them."""
         return f"{self.probability}, whole_channels={self.whole_channels}"
 
 

@@ -131,6 +131,7 @@ class GaussianEncoder(nn.Module):
         self.parameters_of_z = nn.Linear(channels[-1], 2 * latent)
 
     def forward(self, x: Tensor) -> Independent:
+        """Return a float32 Gaussian over (B, latent)."""
         coarsest = self.down(x)[-1]
         mean, log_sigma = self.parameters_of_z(coarsest.flatten(2).mean(2)).float().chunk(2, dim=1)
         # Not validated: training checks the loss for NaN, and a check here would wait for the GPU at every call.

@@ -30,6 +30,7 @@ class NestedSegmentationNetwork(SegmentationNetwork):
     """A segmentation network around one that returns its logits in a list."""
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the logits; raise ValueError if a spatial size is not a multiple of `divisor`."""
         (logits,) = super().forward(image)
         return logits
 
