@@ -6,13 +6,15 @@ from pd_ddpm.runtime.job import run
 
 
 def main(table: str, splits: str, folds: dict, no_training: bool) -> None:
-    """All splits, whichever of them are run: adding one later must not touch the others. Roles make one split."""
+    # Make all splits, even if fewer are configured: adding one later must not change the others.
     cases = read_table(table)
     if no_training:
-        make_test_only_splits(cases, range(folds["count"])).to_csv(splits, index=False)
-        return
-    count = 1 if cases["role"].astype(bool).any() else folds["count"]
-    make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count)).to_csv(splits, index=False)
+        made = make_test_only_splits(cases, range(folds["count"]))
+    else:
+        has_roles = cases["role"].astype(bool).any()
+        numbers = range(1 if has_roles else folds["count"])
+        made = make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], numbers)
+    made.to_csv(splits, index=False)
 
 
 if __name__ == "__main__":
