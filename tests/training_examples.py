@@ -1,4 +1,4 @@
-"""Small networks, cases and objectives that the tests of the training share."""
+"""Small networks, cases and objectives that several tests of the training use."""
 
 import os
 import signal
@@ -39,13 +39,13 @@ SETTINGS = {
 
 
 def case(name, slices=4, size=(24, 32), seed=0):
-    """Bright discs that are lesions, and dark ones that are label 2."""
+    """Slices with bright discs (lesions) and dark discs (label 2)."""
     random = np.random.default_rng([seed, *name.encode()])
     rows, columns = np.meshgrid(*map(np.arange, size), indexing="ij")
     labels = np.zeros((slices, 1, *size), dtype=np.uint8)
-    for one in labels:
+    for labels_2d in labels:
         for label, row, column in zip((1, 1, 2), random.integers(4, 20, 3), random.integers(4, 28, 3), strict=True):
-            one[0, (rows - row) ** 2 + (columns - column) ** 2 < 10] = label
+            labels_2d[0, (rows - row) ** 2 + (columns - column) ** 2 < 10] = label
     image = random.normal(0, 0.3, (slices, 2, *size)).astype(np.float32)
     image[:, :1] += 2 * (labels == 1) - 2 * (labels == 2)
     label_fractions = np.concatenate([labels == 1, labels == 2], axis=1).astype(np.float32)
@@ -77,7 +77,7 @@ def segmentation_network(make, channels):
 
 
 class FolderTrainer(Trainer):
-    """A trainer whose states are in a folder, saved with these options."""
+    """A trainer whose `fit` takes a folder; fingerprint inputs and options are attributes."""
 
     def fit(self, folder, title="training"):
         return super().fit(TrainingStates(folder, self.fingerprint_inputs), title, **self.options)
@@ -97,34 +97,36 @@ def folder_trainer(
 ):
     settings, backend = TrainingSettings(**SETTINGS | changes), Backend(torch.device("cpu"), precision)
     validator = Validator(objective, validation, settings.validation_slices, seed, backend) if validation else None
-    made = FolderTrainer(model, objective, TrainingSlices(cases), settings, seed, backend, validator)
-    made.fingerprint_inputs = fingerprint_inputs
-    made.options = {"save_every_seconds": save_every_seconds, "changed": changed}
-    return made
+    trainer = FolderTrainer(model, objective, TrainingSlices(cases), settings, seed, backend, validator)
+    trainer.fingerprint_inputs = fingerprint_inputs
+    trainer.options = {"save_every_seconds": save_every_seconds, "changed": changed}
+    return trainer
 
 
 def states_of(folder, fingerprint_inputs=INPUTS):
-    """The folder of the states of a training of these fingerprint_inputs."""
+    """The folder of the states with this fingerprint."""
     return TrainingStates(folder, fingerprint_inputs).folder
 
 
-def assert_same(one, other):
-    """Two outcomes agree to the last bit, but for the time they took."""
-    assert [replace(early, weights={}) for early in one.early] == [replace(early, weights={}) for early in other.early]
+def assert_same(result, expected):
+    """Check that two results are identical except for their times."""
+    assert [replace(early, weights={}) for early in result.early] == [replace(early, weights={}) for early in expected.early]
     pairs = zip(
-        [one.selected, *(e.weights for e in one.early)], [other.selected, *(e.weights for e in other.early)], strict=True
+        [result.selected, *(e.weights for e in result.early)],
+        [expected.selected, *(e.weights for e in expected.early)],
+        strict=True,
     )
     for ours, theirs in pairs:
         assert ours.keys() == theirs.keys()
         for name in ours:
             assert torch.equal(ours[name], theirs[name]), name
-    assert one.selected_step == other.selected_step
-    for ours, theirs in zip(one.history, other.history, strict=True):
-        assert str({**ours, "seconds": 0}) == str({**theirs, "seconds": 0})  # text: NaN is itself there
+    assert result.selected_step == expected.selected_step
+    for ours, theirs in zip(result.history, expected.history, strict=True):
+        assert str({**ours, "seconds": 0}) == str({**theirs, "seconds": 0})  # as text, since NaN != NaN
 
 
-class At(Objective):
-    """An objective of one phase that does something at one step before it computes the loss."""
+class ActionAt(Objective):
+    """An objective that calls a function before it computes the loss of one step; `calls` counts the steps."""
 
     def __init__(self, inner, step, action):
         self.inner, self.step, self.action, self.calls = inner, step, action, 0
@@ -139,8 +141,8 @@ class At(Objective):
         return self.inner.estimates(model, batch, rng)
 
 
-class Broken(At):
-    """The loss of one step is another value."""
+class Broken(ActionAt):
+    """An objective whose loss is multiplied by a value at one step."""
 
     def __init__(self, inner, step, value):
         super().__init__(inner, step, lambda: None)
@@ -151,12 +153,12 @@ class Broken(At):
         return {"loss": parts["loss"] * self.value} if self.calls == self.step else parts
 
 
-def ask_to_end():
+def send_sigterm():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Scale(nn.Module):
-    """Logits that are one number times the first channel; a batch-norm layer keeps running statistics beside it."""
+    """A network with one parameter: logits = factor * first channel, after a batch-norm layer with running statistics."""
 
     divisor = 16
 
@@ -170,7 +172,7 @@ class Scale(nn.Module):
 
 
 class Scripted(CrossEntropy):
-    """Its estimates are right to a share that is told validation by validation; it notes the weights that were judged."""
+    """An objective whose estimates have given probabilities on lesions; `evaluated` lists the validated weights."""
 
     def __init__(self, shares):
         super().__init__(0.0)
@@ -183,7 +185,7 @@ class Scripted(CrossEntropy):
 
 
 class Two(nn.Module):
-    """Two numbers, of which the second serves training only."""
+    """A network with two parameters; `other` is for training only."""
 
     divisor = 16
     training_only = ("other",)
@@ -198,7 +200,7 @@ class Two(nn.Module):
 
 
 class Phases(Objective):
-    """One number follows the batch, the other one follows it later and seldom; each loss holds both numbers."""
+    """An objective for `Two` with a phase for `one` and further phases for `other`. `seen` lists phase, batch and noise."""
 
     def __init__(self, second="second", *changes, **more):
         self.changes = [{"name": second, **more}, *changes]

@@ -15,15 +15,15 @@ import torch
 from training_examples import (
     INPUTS,
     OTHER_INPUTS,
-    At,
+    ActionAt,
     Phases,
     Scale,
     Two,
-    ask_to_end,
     assert_same,
     denoiser,
     folder_trainer,
     segmentation_network,
+    send_sigterm,
     states_of,
 )
 from workflow_runs import ROOT
@@ -56,7 +56,7 @@ def test_fit_resumes_several_optimisers_and_early_checkpoints(tmp_path):
 
     whole = job().fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
-        job(ask_to_end).fit(tmp_path / "parts")
+        job(send_sigterm).fit(tmp_path / "parts")
     state = load_state(states_of(tmp_path / "parts") / "state.pt")
     assert {"training optimiser", "second optimiser"} <= state.keys()
     assert_same(job().fit(tmp_path / "parts"), whole)
@@ -73,15 +73,15 @@ def test_fit_resumes_several_optimisers_and_early_checkpoints(tmp_path):
 )
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_fit_interrupted_at_step_10_and_resumed_equals_unbroken_run(tmp_path, make, objective, weights):
-    """Asked to end at step 10, between two validations; continued by a new process's objects."""
+    """SIGTERM arrives at step 10, between two validations; new objects resume, as in a new process."""
     whole = folder_trainer(make(), objective, weights=weights).fit(tmp_path / "whole")
     with pytest.raises(Interrupted, match="Step 10 of 20 is saved in"):
-        folder_trainer(make(), At(objective, 10, ask_to_end), weights=weights).fit(tmp_path / "parts")
+        folder_trainer(make(), ActionAt(objective, 10, send_sigterm), weights=weights).fit(tmp_path / "parts")
     assert load_state(states_of(tmp_path / "parts") / "state.pt")["progress"]["step"] == 10
     torch.manual_seed(12345)
-    counted = At(objective, 0, None)
-    parts = folder_trainer(make(), counted, weights=weights).fit(tmp_path / "parts")
-    assert counted.calls == 10
+    counter = ActionAt(objective, 0, None)
+    parts = folder_trainer(make(), counter, weights=weights).fit(tmp_path / "parts")
+    assert counter.calls == 10
     assert_same(parts, whole)
     assert len(whole.history) == 3
 
@@ -91,7 +91,7 @@ def test_fit_interrupted_at_every_step_equals_unbroken_run(tmp_path):
     whole = folder_trainer(Scale(), objective, steps=6, validate_every=2).fit(tmp_path / "whole")
     for _ in range(6):
         with pytest.raises(Interrupted) as caught:
-            folder_trainer(Scale(), At(objective, 1, ask_to_end), steps=6, validate_every=2).fit(tmp_path / "parts")
+            folder_trainer(Scale(), ActionAt(objective, 1, send_sigterm), steps=6, validate_every=2).fit(tmp_path / "parts")
         assert caught.value.code not in (0, None)
     parts = folder_trainer(Scale(), objective, steps=6, validate_every=2).fit(tmp_path / "parts")
     assert_same(parts, whole)
@@ -102,7 +102,7 @@ def test_fit_restores_sigterm_handler(tmp_path):
     folder_trainer(Scale(), CrossEntropy(0.0), steps=1).fit(tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 1, ask_to_end), steps=2).fit(tmp_path / "other")
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 1, send_sigterm), steps=2).fit(tmp_path / "other")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -115,8 +115,8 @@ def test_fit_refuses_folder_in_use(tmp_path):
 def test_fit_with_other_unfinished_training_stops_and_keeps_it(tmp_path):
     whole = folder_trainer(Scale(), CrossEntropy(0.0), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 4, ask_to_end), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path)
-    untouched = At(CrossEntropy(0.0), 0, None)
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 4, send_sigterm), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path)
+    untouched = ActionAt(CrossEntropy(0.0), 0, None)
     with pytest.raises(OtherTrainingError, match=r"step 4 of 20\) with other .*: batch was 12, is 6\. It is kept"):
         folder_trainer(Scale(), untouched).fit(tmp_path)
     assert untouched.calls == 0
@@ -126,25 +126,25 @@ def test_fit_with_other_unfinished_training_stops_and_keeps_it(tmp_path):
 def test_fit_with_changed_settings_restarts_if_requested(tmp_path):
     whole = folder_trainer(Scale(), CrossEntropy(0.0), early_levels=[0.5]).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 8, ask_to_end), fingerprint_inputs=OTHER_INPUTS, early_levels=[0.5]).fit(
-            tmp_path
-        )
-    counted = At(CrossEntropy(0.0), 0, None)
-    anew = folder_trainer(Scale(), counted, changed="restart", early_levels=[0.5]).fit(tmp_path)
-    assert counted.calls == 20
-    assert_same(anew, whole)
+        folder_trainer(
+            Scale(), ActionAt(CrossEntropy(0.0), 8, send_sigterm), fingerprint_inputs=OTHER_INPUTS, early_levels=[0.5]
+        ).fit(tmp_path)
+    counter = ActionAt(CrossEntropy(0.0), 0, None)
+    restarted = folder_trainer(Scale(), counter, changed="restart", early_levels=[0.5]).fit(tmp_path)
+    assert counter.calls == 20
+    assert_same(restarted, whole)
     TrainingStates(tmp_path, INPUTS).mark_complete()
-    counted = At(CrossEntropy(0.0), 0, None)
-    old = folder_trainer(Scale(), counted, fingerprint_inputs=OTHER_INPUTS, early_levels=[0.5]).fit(tmp_path)
-    assert counted.calls == 12
+    counter = ActionAt(CrossEntropy(0.0), 0, None)
+    old = folder_trainer(Scale(), counter, fingerprint_inputs=OTHER_INPUTS, early_levels=[0.5]).fit(tmp_path)
+    assert counter.calls == 12
     assert_same(old, whole)  # the settings are the same but for their name
 
 
 def test_fit_after_last_step_returns_result_without_training(tmp_path):
     first = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path)
-    counted = At(CrossEntropy(0.0), 0, None)
-    assert_same(folder_trainer(Scale(), counted).fit(tmp_path), first)
-    assert counted.calls == 0
+    counter = ActionAt(CrossEntropy(0.0), 0, None)
+    assert_same(folder_trainer(Scale(), counter).fit(tmp_path), first)
+    assert counter.calls == 0
     with pytest.raises(OtherTrainingError, match=r"step 20 of 20\)"):
         folder_trainer(Scale(), CrossEntropy(0.0), fingerprint_inputs=OTHER_INPUTS).fit(tmp_path)
 
@@ -153,15 +153,15 @@ def test_fit_after_last_step_returns_result_without_training(tmp_path):
 def test_fit_with_damaged_last_state_resumes_from_previous_state(tmp_path, damage, caplog):
     whole = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 9, ask_to_end), save_every_seconds=1e-9).fit(tmp_path)
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 9, send_sigterm), save_every_seconds=1e-9).fit(tmp_path)
     path = states_of(tmp_path) / "state.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content if damage == "bit" else content[:-100])
-    counted = At(CrossEntropy(0.0), 0, None)
+    counter = ActionAt(CrossEntropy(0.0), 0, None)
     with caplog.at_level("INFO"):
-        assert_same(folder_trainer(Scale(), counted).fit(tmp_path), whole)
-    assert counted.calls == 12
+        assert_same(folder_trainer(Scale(), counter).fit(tmp_path), whole)
+    assert counter.calls == 12
     assert f"{path}: it cannot be read" in caplog.text
     assert f"The state before it is used instead: {states_of(tmp_path) / 'state.previous.pt'}" in caplog.text
     assert "resuming after step 8 of 20" in caplog.text
@@ -169,7 +169,7 @@ def test_fit_with_damaged_last_state_resumes_from_previous_state(tmp_path, damag
 
 def test_fit_without_readable_state_stops(tmp_path):
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 1, send_sigterm)).fit(tmp_path)
     (states_of(tmp_path) / "state.pt").write_bytes(b"half")
     with pytest.raises(
         CheckpointError, match=r"no saved state of this training can be read.*\n.*Delete it to restart this training"
@@ -194,9 +194,9 @@ def test_fit_on_full_disk_keeps_last_state_and_resumes(tmp_path, monkeypatch):
     assert load_state(states_of(tmp_path) / "state.pt")["progress"]["step"] == 4
     assert load_state(states_of(tmp_path) / "state.previous.pt")["progress"]["step"] == 3
     assert not list(tmp_path.rglob(".partial.*"))
-    counted = At(CrossEntropy(0.0), 0, None)
-    assert_same(folder_trainer(Scale(), counted).fit(tmp_path), whole)
-    assert counted.calls == 16
+    counter = ActionAt(CrossEntropy(0.0), 0, None)
+    assert_same(folder_trainer(Scale(), counter).fit(tmp_path), whole)
+    assert counter.calls == 16
 
 
 def test_fit_removes_partial_files_of_killed_run(tmp_path):
@@ -204,12 +204,12 @@ def test_fit_removes_partial_files_of_killed_run(tmp_path):
         folder.mkdir()
         (folder / ".partial.state.pt").write_bytes(b"half")
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 1, ask_to_end)).fit(tmp_path)
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 1, send_sigterm)).fit(tmp_path)
     assert not list(tmp_path.rglob(".partial.*"))
 
 
 def test_training_killed_and_resumed_equals_unbroken_run(tmp_path, train_job, script, configured):
-    """The script itself: killed without warning, then asked to end, then finished. Files agree to the last byte."""
+    """The script is killed, then gets SIGTERM, then finishes. The files are identical to those of an unbroken run."""
     settings = configured(
         "network",
         "denoiser",
@@ -227,8 +227,8 @@ def test_training_killed_and_resumed_equals_unbroken_run(tmp_path, train_job, sc
         early_levels=[0.9, 0.5],
     )
 
-    def started(folder):
-        """The script in a process of its own, once it has saved a state that was not there before."""
+    def start_script(folder):
+        """Start the script in a process; return it and the path of its state once a new state is saved."""
 
         def saved():
             return {state: state.stat().st_mtime_ns for state in (folder / "work").glob("*/state.pt")}
@@ -241,23 +241,23 @@ def test_training_killed_and_resumed_equals_unbroken_run(tmp_path, train_job, sc
             stderr=subprocess.PIPE,
             text=True,
         )
-        patience = time.monotonic() + 120
+        deadline = time.monotonic() + 120
         while not (states := saved()) or states == before:  # there is no state.pt while it is replaced
             assert job.poll() is None, job.communicate()[1]
-            assert time.monotonic() < patience
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         (state,) = states
         return job, state
 
     parts, whole = tmp_path / "parts", tmp_path / "whole"
-    job, state = started(parts)
+    job, state = start_script(parts)
     time.sleep(np.random.default_rng().uniform(0, 0.3))
     job.kill()
     job.communicate()
     assert job.returncode == -signal.SIGKILL
     first = last_good_state(state)[0]["progress"]["step"]
 
-    job, state = started(parts)
+    job, state = start_script(parts)
     job.terminate()
     _, message = job.communicate(timeout=60)
     assert job.returncode not in (0, -signal.SIGTERM)

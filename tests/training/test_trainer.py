@@ -12,17 +12,17 @@ from training_examples import (
     CASES,
     SETTINGS,
     VALIDATION,
-    At,
+    ActionAt,
     Broken,
     Phases,
     Scale,
     Scripted,
     Two,
-    ask_to_end,
     assert_same,
     denoiser,
     folder_trainer,
     segmentation_network,
+    send_sigterm,
     states_of,
 )
 
@@ -57,7 +57,7 @@ from pd_ddpm.training.trainer import learning_rate
     ids=["unet", "attention_unet", "noise", "noise, binary", "mask, squared error", "mask, cross-entropy and Dice"],
 )
 def test_fit_teaches_networks_to_segment(tmp_path, make, objective, steps, chain, least_dice):
-    """The loss falls, and whole slices of new cases are segmented: a denoiser's from pure noise."""
+    """The loss decreases, and whole slices of new cases are segmented; denoisers start from pure noise."""
     model, patches = make(), PatchSettings((16, 32), 1.0, (), 0.0)
     result = folder_trainer(
         model, objective, steps=steps, batch=8, learning_rate=1e-2, validate_every=steps // 5, patches=patches, ema_decay=0.9
@@ -80,7 +80,7 @@ def test_fit_teaches_networks_to_segment(tmp_path, make, objective, steps, chain
 
 
 def test_fit_equals_plain_pytorch_loop(tmp_path):
-    """The loop once more in plain PyTorch: L2 penalty, clipping, falling learning rate and moving average."""
+    """The same loop in plain PyTorch: L2 penalty, clipping, learning-rate decay and moving average."""
     model = denoiser("noise")
     reference = copy.deepcopy(model)
     objective = Denoising(1000, "squared_error")
@@ -116,7 +116,7 @@ def test_float16_gradient_scale_changes_nothing_and_is_resumed(tmp_path):
     reference = folder_trainer(Scale(), CrossEntropy(0.0), **changes).fit(tmp_path / "float32")
     changes["precision"] = PRECISIONS["float16"]
     with pytest.raises(Interrupted):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 10, ask_to_end), **changes).fit(tmp_path / "float16")
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 10, send_sigterm), **changes).fit(tmp_path / "float16")
     assert load_state(states_of(tmp_path / "float16") / "state.pt")["scaler"]["_growth_tracker"] == 10
     job = folder_trainer(Scale(), CrossEntropy(0.0), **changes)
     result = job.fit(tmp_path / "float16")
@@ -189,7 +189,7 @@ def test_fit_without_validation_cases_selects_last_weights(tmp_path):
 
 
 def test_validator_dice_equals_value_by_hand_outside_ignored_pixels():
-    """By hand: per case, over its evenly spaced slices, mean over cases; label 2 is left out although it is as bright."""
+    """The mean over cases of the Dice over evenly spaced slices. Label 2 is excluded although it is as bright as lesion."""
     brighter = [one._replace(image=one.image + 4 * one.label_fractions[:, 1:]) for one in VALIDATION]
     job = folder_trainer(Scale(), CrossEntropy(0.0), validation=brighter, validation_slices=4)
     expected = []
@@ -208,11 +208,11 @@ def test_validator_uses_same_noise_every_time():
     assert job.validator.dice(job.eval_model) == job.validator.dice(job.eval_model)
 
 
-# Waiting
+# Device reads
 
 
-class Waits(TorchDispatchMode):
-    """Counts how often a number is asked for, for which a GPU would have to finish all that it was given."""
+class DeviceReads(TorchDispatchMode):
+    """Counts how often a number is read from the device. A GPU would have to finish all queued work each time."""
 
     count = 0
 
@@ -234,21 +234,21 @@ class Waits(TorchDispatchMode):
 def test_run_step_never_waits_for_device(make, objective, precision):
     patches = PatchSettings((16, 32), 0.5, (), 0.0)
     job = folder_trainer(make(), objective, precision=PRECISIONS[precision], patches=patches)
-    with Waits() as waits:
+    with DeviceReads() as reads:
         for step in (1, 2, 3):
             job.pending_losses[step] = job.run_step(step)
             job._update_ema(step)
-        assert waits.count == 0
+        assert reads.count == 0
         job._collect_losses()
     assert len(job.progress.losses["loss"]) == 3
-    with Waits() as waits:
+    with DeviceReads() as reads:
         job.model.state_dict()
         assert torch.ones(1).item() == 1
-    assert waits.count == 1
+    assert reads.count == 1
 
 
 def test_fit_with_rarely_collected_losses_gives_same_result(tmp_path):
-    """As on a GPU: the history, the weights, the step that is named and the state that stays."""
+    """As on a GPU: same history, weights, step in the error message and saved state."""
 
     def job(objective, every):
         made = folder_trainer(Scale(), objective, save_every_seconds=1e-9)
@@ -260,7 +260,7 @@ def test_fit_with_rarely_collected_losses_gives_same_result(tmp_path):
         job(Broken(CrossEntropy(1.0), 6, math.nan), 4).fit(tmp_path / "nan")
     assert load_state(states_of(tmp_path / "nan") / "state.pt")["progress"]["step"] == 4
     with pytest.raises(Interrupted, match="Step 12 of 20 is saved in"):
-        job(At(CrossEntropy(1.0), 9, ask_to_end), 4).fit(tmp_path / "parts")
+        job(ActionAt(CrossEntropy(1.0), 9, send_sigterm), 4).fit(tmp_path / "parts")
     assert_same(job(CrossEntropy(1.0), 4).fit(tmp_path / "parts"), job(CrossEntropy(1.0), 4).fit(tmp_path / "again"))
 
 
@@ -268,7 +268,7 @@ def test_fit_with_rarely_collected_losses_gives_same_result(tmp_path):
 
 
 def test_phases_have_own_optimisers_and_share_the_batch(tmp_path):
-    """The loop once more in plain PyTorch: which parameters, how fast, with which moments, how often and from when on."""
+    """The same loop in plain PyTorch: parameters, learning rates, betas, frequency and start of each phase."""
     objective = Phases(learning_rate_factor=3.0, betas=(0.0, 0.9), every=2, start_fraction=0.3)
     result = folder_trainer(Two(), objective, steps=10, select="last", weights="raw", validate_every=5, gradient_clip=None).fit(
         tmp_path
@@ -310,8 +310,8 @@ def test_phases_have_own_optimisers_and_share_the_batch(tmp_path):
     assert result.history[1]["second_loss"] == pytest.approx(np.mean([losses[step] for step in (6, 8, 10)]), rel=1e-5)
 
 
-class Warming(Phases):
-    """The validations of a network of two numbers have the Dice that they are told."""
+class ScriptedPhases(Phases):
+    """An objective for `Two` whose validations have given Dice scores."""
 
     def __init__(self, shares, start_fraction):
         super().__init__(start_fraction=start_fraction)
@@ -332,7 +332,7 @@ class Warming(Phases):
     ],
 )
 def test_fit_never_selects_weights_of_the_warm_up(tmp_path, shares, start_fraction, selected, early):
-    objective = Warming(shares, start_fraction)
+    objective = ScriptedPhases(shares, start_fraction)
     result = folder_trainer(
         Two(),
         objective,
@@ -351,7 +351,7 @@ def test_fit_never_selects_weights_of_the_warm_up(tmp_path, shares, start_fracti
 def test_fit_without_validation_after_warm_up_selects_last_weights(tmp_path, caplog):
     changes = {"validation": VALIDATION[:1], "steps": 4, "validate_every": 2, "early_levels": [0.9]}
     with caplog.at_level("WARNING"):
-        job = folder_trainer(Two(), Warming([1, 0], 1.0), **changes)
+        job = folder_trainer(Two(), ScriptedPhases([1, 0], 1.0), **changes)
         result = job.fit(tmp_path)
     assert result.selected_step == 4
     assert torch.equal(result.selected["one"], job.average.one)
@@ -360,7 +360,7 @@ def test_fit_without_validation_after_warm_up_selects_last_weights(tmp_path, cap
 
 
 def test_phase_can_share_the_optimiser_of_another(tmp_path):
-    """Two half-rate phases of one Adam are one phase at every step."""
+    """Two phases that share one Adam advance its step count together."""
     changes = {"steps": 6, "validate_every": 6}
     once = folder_trainer(Two(), Phases(), **changes)
     once.fit(tmp_path / "once")

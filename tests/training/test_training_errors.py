@@ -7,7 +7,7 @@ import pytest
 import torch
 from training_examples import (
     CASES,
-    At,
+    ActionAt,
     Broken,
     Phases,
     Scale,
@@ -62,7 +62,7 @@ def test_fit_with_non_finite_loss_names_slices_and_keeps_last_state(tmp_path, va
     assert_same(folder_trainer(Scale(), CrossEntropy(0.0), **plain).fit(tmp_path), whole)
 
 
-class Steep(At):
+class Steep(ActionAt):
     """The loss of one step is a number, but its gradient overflows."""
 
     def loss(self, model, batch, rng):
@@ -115,16 +115,18 @@ def test_fit_out_of_memory_names_settings_and_keeps_last_state(tmp_path, error):
         raise error
 
     with pytest.raises(MemoryShortageError) as caught:
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 4, fail), save_every_seconds=1e-9).fit(tmp_path, "unet, split 0, seed 1")
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 4, fail), save_every_seconds=1e-9).fit(
+            tmp_path, "unet, split 0, seed 1"
+        )
     assert str(caught.value) == (
         f"unet, split 0, seed 1, step 4 of 20: out of memory ({str(error).splitlines()[0]}). Reduce `batch` (2) or `crop` "
         "([16, 24]), use `precision: bfloat16` (currently float32), or request more memory. A saved "
         "state is kept, and resumes with the present values only"
     )
     whole = folder_trainer(Scale(), CrossEntropy(0.0)).fit(tmp_path / "whole")
-    counted = At(CrossEntropy(0.0), 0, None)
-    assert_same(folder_trainer(Scale(), counted).fit(tmp_path), whole)
-    assert counted.calls == 17
+    counter = ActionAt(CrossEntropy(0.0), 0, None)
+    assert_same(folder_trainer(Scale(), counter).fit(tmp_path), whole)
+    assert counter.calls == 17
 
 
 def test_fit_passes_on_other_errors(tmp_path):
@@ -132,4 +134,4 @@ def test_fit_passes_on_other_errors(tmp_path):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes"):
-        folder_trainer(Scale(), At(CrossEntropy(0.0), 1, fail)).fit(tmp_path)
+        folder_trainer(Scale(), ActionAt(CrossEntropy(0.0), 1, fail)).fit(tmp_path)

@@ -1,4 +1,4 @@
-"""What becomes of a training's states when its settings, data or code have changed (below 1 s)."""
+"""Saved states of a training whose settings, data or code have changed (below 1 s)."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_load_resumable_names_differences_and_remedies_of_other_training(states)
 
 @pytest.mark.parametrize(("step", "finished"), [(9, False), (10, False), (10, True)])
 def test_only_mark_complete_finishes_a_training(states, step, finished):
-    """At its last step it is not yet: a job may be killed before the weights are written."""
+    """A training at its last step is not finished: the job may be killed before it writes the weights."""
     save(states(OLD), step)
     if finished:
         states(OLD).mark_complete()
