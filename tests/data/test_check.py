@@ -535,7 +535,7 @@ def test_faults_of_the_layouts(sound, run, tmp_path, fault):
         assert word in printed
 
 
-@pytest.mark.parametrize(("build", "kind"), [(as_bids, "a BIDS data set"), (as_nnunet, "a raw data set of nnU-Net")])
+@pytest.mark.parametrize(("build", "kind"), [(as_bids, "a BIDS dataset"), (as_nnunet, "a raw dataset of nnU-Net")])
 def test_a_folder_is_recognised_by_what_lies_in_it(sound, run, tmp_path, build, kind):
     code, printed, findings = run(build(sound, tmp_path / "own"))
     assert (code, len(findings)) == (0, 0), printed
