@@ -113,7 +113,13 @@ def duplicate_problems(names: Sequence[str], places: Sequence[str]) -> list[Prob
 
 
 def raise_problems(heading: str, problems: Sequence[Problem], table: pd.DataFrame | None = None) -> None:
-    """Raise CohortError if there are problems."""
+    """Raise CohortError if there are problems.
+
+    Args:
+        heading: file or folder that has the problems.
+        problems: all problems of the dataset, possibly none.
+        table: the case table as far as it could be read.
+    """
     if problems:
         raise CohortError(*problems, heading=heading, table=table)
 
