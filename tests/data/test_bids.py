@@ -45,7 +45,7 @@ def problems(*arguments: object, **named: object) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_sessions_are_cases_and_subjects_patients(bids: Path) -> None:
+def test_find_bids_cases_makes_a_case_per_session(bids: Path) -> None:
     table = find_bids_cases(bids, CHANNELS)
     assert list(table.columns) == table_columns(CHANNELS)
     assert table["case"].tolist() == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
@@ -64,14 +64,14 @@ def test_sessions_are_cases_and_subjects_patients(bids: Path) -> None:
     assert set(find_bids_cases(bids, CHANNELS)["site"]) == {"unknown"}
 
 
-def test_a_data_set_of_the_configuration_is_found_by_its_layout(bids: Path) -> None:
+def test_find_cases_uses_the_layout_of_the_dataset(bids: Path) -> None:
     settings = {"layout": "bids", "folder": str(bids), "channels": ["FLAIR"], "masks": "manual/**/*_mask.nii.gz"}
     assert find_cases("own", settings)["case"].tolist() == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
     # Every image may be a candidate, so that each is listed; sidecars and AppleDouble files are not.
     assert len(bids_files(bids)) == 3 * 3 + 3
 
 
-def test_labels_as_dseg_serve_too_and_masks_of_the_brain_do_not(bids: Path) -> None:
+def test_find_bids_cases_accepts_dseg_but_not_brain_masks(bids: Path) -> None:
     anat = bids / "derivatives/manual/sub-01/anat"
     (anat / "sub-01_label-WMH_mask.nii.gz").rename(anat / "sub-01_dseg.nii")
     touch(bids / "derivatives/fmriprep/sub-01/anat/sub-01_desc-brain_mask.nii.gz")
@@ -79,7 +79,7 @@ def test_labels_as_dseg_serve_too_and_masks_of_the_brain_do_not(bids: Path) -> N
     assert find_bids_cases(bids, CHANNELS)["mask"][0] == str(anat / "sub-01_dseg.nii")
 
 
-def test_a_second_candidate_for_the_mask_needs_the_key(bids: Path) -> None:
+def test_find_bids_cases_needs_masks_key_for_several_masks(bids: Path) -> None:
     other = touch(bids / "derivatives/lst/sub-02/ses-a/anat/sub-02_ses-a_desc-lpa_mask.nii.gz")
     (problem,) = problems(bids, CHANNELS, key="datasets.own")
     assert problem.startswith(
@@ -98,7 +98,7 @@ def test_a_second_candidate_for_the_mask_needs_the_key(bids: Path) -> None:
         find_bids_cases(bids, CHANNELS, "nowhere/*", key="own")
 
 
-def test_a_second_image_needs_the_key(bids: Path) -> None:
+def test_find_bids_cases_needs_images_key_for_several_images(bids: Path) -> None:
     first = bids / "sub-01/anat/sub-01_FLAIR.nii"
     first.rename(first.with_name("sub-01_acq-3D_FLAIR.nii"))
     touch(first.with_name("sub-01_acq-2D_run-1_FLAIR.nii.gz"))
@@ -118,7 +118,7 @@ def test_a_second_image_needs_the_key(bids: Path) -> None:
     assert chosen["T1"][2].endswith("ses-b_T1w.nii.gz")
 
 
-def test_everything_that_is_missing_is_listed_at_once(bids: Path) -> None:
+def test_find_bids_cases_lists_everything_that_is_missing(bids: Path) -> None:
     (bids / "sub-01/anat/sub-01_T1w.nii").unlink()
     flair = bids / "sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz"
     flair.unlink()
@@ -142,7 +142,7 @@ def test_everything_that_is_missing_is_listed_at_once(bids: Path) -> None:
     assert caught.value.table["FLAIR"][1] == ""
 
 
-def test_what_is_no_bids_data_set(bids: Path, tmp_path: Path) -> None:
+def test_find_bids_cases_refuses_other_folders(bids: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"k\.folder: .*absent: the folder does not exist"):
         find_bids_cases(tmp_path / "absent", CHANNELS, key="k")
     with pytest.raises(ValueError, match=r"no sub-\*/anat or sub-\*/ses-\*/anat in it"):

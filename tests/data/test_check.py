@@ -108,7 +108,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     return call
 
 
-def test_a_sound_data_set_has_no_findings(cohort, run):
+def test_check_of_a_sound_dataset_has_no_findings(cohort, run):
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, len(findings)) == (0, 0), printed
     assert "40x58x14 3.2x3.2x5 RAS" in " ".join(printed.split())
@@ -273,7 +273,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_with_its_file_and_remedy(cohort, run, fault):
+def test_check_reports_each_fault_with_file_and_remedy(cohort, run, fault):
     damage, (severity, file, finding, remedy) = FAULTS[fault]
     damage(cohort / "p3")
     code, printed, findings = run(cohort / "cases.csv")
@@ -301,19 +301,19 @@ def test_a_fault_is_named_with_its_file_and_remedy(cohort, run, fault):
     ],
     ids=["11 float noise", "19 float labels", "15 trailing 1", "17 label 2", "9 a channel on its own grid"],
 )
-def test_what_is_no_fault_passes(cohort, run, harmless):
+def test_check_accepts_harmless_variants(cohort, run, harmless):
     harmless(cohort / "p3")
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, len(findings)) == (0, 0), printed
 
 
-def test_label_2_is_counted_in_the_table(cohort, run):
+def test_check_reports_the_volume_of_label_2(cohort, run):
     change(cohort / "p3/mask.nii.gz", lambda a: a + 2 * np.roll(a, 12, axis=0))
     ml = (array_of(cohort / "p3/mask.nii.gz") == 2).sum() * VOXEL_ML
     assert run(cohort / "cases.csv")[1].splitlines()[1].endswith(f" {ml:.1f}")
 
 
-def test_everything_is_listed_at_once(cohort, run):
+def test_check_lists_all_faults_at_once(cohort, run):
     """Faults of files, of the table and of cases beside each other: none hides another."""
     flip_a_bit(cohort / "p0/FLAIR.nii.gz")
     change(cohort / "p0/mask.nii.gz", lambda a: a * 3)
@@ -369,14 +369,14 @@ def test_everything_is_listed_at_once(cohort, run):
         ({"observer_3": ["", "p0/FLAIR.nii.gz", "", "", ""]}, "but a mask may hold only 0"),
     ],
 )
-def test_faults_of_the_table(cohort, run, columns, finding):
+def test_check_reports_faults_of_the_table(cohort, run, columns, finding):
     edit(cohort, **columns)
     code, printed, findings = run(cohort / "cases.csv")
     assert code == 1
     assert findings["finding"].str.contains(finding, regex=False).any(), printed
 
 
-def test_a_table_that_cannot_be_read(cohort, run):
+def test_check_refuses_an_unreadable_table(cohort, run):
     text = (cohort / "cases.csv").read_text()
     (cohort / "cases.csv").write_text(text.replace(",", ";"))
     assert run(cohort / "cases.csv")[0] == 1
@@ -390,7 +390,7 @@ def test_a_table_that_cannot_be_read(cohort, run):
     assert "Traceback" not in printed
 
 
-def test_no_lesion_anywhere(cohort, run):
+def test_check_reports_a_dataset_without_lesions(cohort, run):
     for number in range(5):
         change(cohort / f"p{number}/mask.nii.gz", lambda a: a * 0)
     code, printed, findings = run(cohort / "cases.csv")
@@ -399,7 +399,7 @@ def test_no_lesion_anywhere(cohort, run):
     assert "cases p0, p1, p2, p3, p4\n    no voxel is lesion" in printed
 
 
-def test_a_scan_smaller_than_the_crop_is_accepted_and_said(cohort, run):
+def test_check_notes_scans_smaller_than_the_crop(cohort, run):
     code, printed, findings = run(cohort / "cases.csv", "--scale", "paper")
     assert (code, findings["severity"].tolist()) == (0, ["note"] * 5)
     assert (
@@ -407,7 +407,7 @@ def test_a_scan_smaller_than_the_crop_is_accepted_and_said(cohort, run):
     )
 
 
-def test_slices_that_are_not_axial(cohort, run):
+def test_check_warns_of_slices_that_are_not_axial(cohort, run):
     for path in cohort.glob("p*/*.nii.gz"):
         move(path, SAGITTAL)
     code, printed, findings = run(cohort / "cases.csv")
@@ -422,7 +422,7 @@ def test_slices_that_are_not_axial(cohort, run):
     assert "14x40x58 3.2x3.2x5 LPS" in " ".join(printed.split())
 
 
-def test_names_with_spaces_and_dots(cohort, run, tmp_path):
+def test_check_accepts_paths_with_spaces_and_dots(cohort, run, tmp_path):
     folder = cohort.rename(tmp_path / "Philips_VU .PETMR_01.")
     code, printed, _ = run(folder / "cases.csv")
     assert code == 0, printed
@@ -440,7 +440,7 @@ def challenge(sound, tmp_path):
     return folder
 
 
-def test_a_folder_of_the_challenge(challenge, run, tmp_path):
+def test_check_recognises_a_folder_of_the_challenge(challenge, run, tmp_path):
     code, printed, _ = run(challenge)
     assert code == 0, printed
     assert printed.startswith(f"{challenge}: the WMH challenge\n\n")
@@ -525,7 +525,7 @@ FAULTS_OF_LAYOUTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS_OF_LAYOUTS)
-def test_faults_of_the_layouts(sound, run, tmp_path, fault):
+def test_check_reports_faults_of_bids_and_nnunet_folders(sound, run, tmp_path, fault):
     build, damage, words = FAULTS_OF_LAYOUTS[fault]
     folder = build(sound, tmp_path / "own")
     damage(folder)
@@ -536,14 +536,14 @@ def test_faults_of_the_layouts(sound, run, tmp_path, fault):
 
 
 @pytest.mark.parametrize(("build", "kind"), [(as_bids, "a BIDS dataset"), (as_nnunet, "a raw dataset of nnU-Net")])
-def test_a_folder_is_recognised_by_what_lies_in_it(sound, run, tmp_path, build, kind):
+def test_check_recognises_the_layout_of_a_folder(sound, run, tmp_path, build, kind):
     code, printed, findings = run(build(sound, tmp_path / "own"))
     assert (code, len(findings)) == (0, 0), printed
     assert printed.startswith(f"{tmp_path / 'own'}: {kind}\n")
     assert "5 cases, channels FLAIR, T1, 15 files read" in printed
 
 
-def test_data_that_are_only_tested_need_no_folds(cohort, run):
+def test_check_of_a_test_only_dataset_needs_no_folds(cohort, run):
     text = (
         f"dataset: second\ndatasets:\n  second: {{layout: table, table: '{cohort}/cases.csv', folder: '{cohort}', "
         "channels: [FLAIR, T1]%s}}\n"
@@ -563,7 +563,7 @@ def own_configuration(folder: Path, text: str = "") -> Path:
     return path
 
 
-def test_a_configuration_names_the_data_set(cohort, run):
+def test_check_of_a_configuration_checks_its_dataset(cohort, run):
     code, printed, _ = run(own_configuration(cohort))
     assert code == 0, printed
     assert "5 cases, channels FLAIR, 10 files read" in printed
@@ -584,7 +584,7 @@ def test_a_configuration_names_the_data_set(cohort, run):
         assert run(cohort / "own.yaml")[0] == 1
 
 
-def test_scans_that_are_still_to_be_simulated_are_no_error(run, monkeypatch, tmp_path):
+def test_check_warns_of_scans_that_are_not_simulated_yet(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, printed, findings = run(ROOT / "config/config.yaml")
     assert (code, findings["severity"].tolist(), findings["file"].tolist()) == (0, ["warning"], ["data/phantom"])
@@ -607,7 +607,7 @@ def test_configurations_are_laid_over_each_other_as_snakemake_does(over, scale):
     assert read(ROOT / "config" / (over or "config.yaml"), changes) == expected
 
 
-def test_a_target_that_cannot_be_written(cohort, run, tmp_path, monkeypatch):
+def test_check_reports_an_output_folder_that_is_not_writable(cohort, run, tmp_path, monkeypatch):
     (tmp_path / "results").write_text("in the way")
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, len(findings)) == (1, 1)
@@ -621,7 +621,7 @@ def test_a_target_that_cannot_be_written(cohort, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("free", "severity"), [(800_000, "error"), (3_200_000, "warning"), (3_300_000, None)])
-def test_a_full_target(cohort, run, monkeypatch, free, severity):
+def test_check_reports_too_little_disk_space(cohort, run, monkeypatch, free, severity):
     """Five cases of 32480 voxels of 2 x 4 + 2 bytes are 1.624 MB: half of it is too little, twice as much is plenty."""
     usage = shutil.disk_usage(cohort)
     monkeypatch.setattr(dataset, "disk_usage", lambda path: usage._replace(free=free))
@@ -631,14 +631,14 @@ def test_a_full_target(cohort, run, monkeypatch, free, severity):
     assert not severity or "GB are free, and the prepared cases take 0.0 GB" in printed
 
 
-def test_processes_change_nothing(cohort, run):
+def test_check_gives_the_same_findings_with_more_processes(cohort, run):
     flip_a_bit(cohort / "p1/FLAIR.nii.gz")
     change(cohort / "p4/mask.nii.gz", lambda a: a * 0)
     one, two = run(cohort / "cases.csv"), run(cohort / "cases.csv", "--processes", "2")
     pd.testing.assert_frame_equal(one[2], two[2])
 
 
-def test_an_unforeseen_error_of_one_file_does_not_hide_the_others(cohort, run, monkeypatch):
+def test_check_continues_after_an_unforeseen_error(cohort, run, monkeypatch):
     def fail(path: str) -> None:
         raise KeyError(42)
 
@@ -649,7 +649,7 @@ def test_an_unforeseen_error_of_one_file_does_not_hide_the_others(cohort, run, m
     assert "cannot be processed (KeyError: 42)" in printed
 
 
-def test_the_rule_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_path):
+def test_check_script_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_path):
     config = read(None, {"datasets": {"own": {"channels": ["FLAIR", "T1"]}}})
     change(cohort / "p4/mask.nii.gz", lambda a: a * 0)
     write_table(read_case_table(cohort / "cases.csv", ["FLAIR", "T1"]), tmp_path / "cases.csv")
@@ -674,7 +674,7 @@ def test_the_rule_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_
     assert not (tmp_path / "check.csv").exists()
 
 
-def test_a_missing_file_does_not_hide_other_faults_from_the_workflow(cohort, script, tmp_path):
+def test_list_cases_script_reports_missing_files_and_other_faults(cohort, script, tmp_path):
     chosen = {"layout": "table", "table": str(cohort / "cases.csv"), "folder": str(cohort), "channels": ["FLAIR", "T1"]}
     arguments = {
         "table": str(tmp_path / "out.csv"),

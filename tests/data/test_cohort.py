@@ -33,7 +33,7 @@ def challenge(tmp_path):
     return folder
 
 
-def test_challenge_cases_are_found_at_any_depth_and_test_cases_are_not(challenge):
+def test_find_wmh_cases_finds_training_cases_at_any_depth(challenge):
     table = find_wmh_cases(challenge)
     assert list(table.columns) == table_columns(CHANNELS)
     assert list(table["case"]) == ["GE3T-100", "Singapore-50", "Utrecht-0", "Utrecht-2", "Utrecht-19"]
@@ -52,7 +52,7 @@ def test_challenge_cases_are_found_at_any_depth_and_test_cases_are_not(challenge
     assert table["fold"].isna().all()
 
 
-def test_held_out_cases_are_found_by_name_only_when_they_are_asked_for(challenge):
+def test_find_wmh_cases_finds_held_out_cases_on_request_only(challenge):
     (challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/orig/3DT1.nii.gz").unlink()
     table = find_wmh_cases(challenge, part="held_out")
     assert list(table["case"]) == ["Philips_VU_.PETMR_01-160", "Utrecht-3"]
@@ -71,7 +71,7 @@ def test_held_out_cases_are_found_by_name_only_when_they_are_asked_for(challenge
 
 
 @pytest.mark.parametrize("missing", ["orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt"])
-def test_without_3d_t1_or_transform_the_resampled_t1_is_taken(challenge, missing):
+def test_find_wmh_cases_falls_back_to_the_resampled_t1(challenge, missing):
     (challenge / "training/Utrecht/2" / missing).unlink()
     row = find_wmh_cases(challenge).set_index("case").loc["Utrecht-2"]
     assert (row["T1"], row["T1_transform"]) == (str(challenge / "training/Utrecht/2/pre/T1.nii.gz"), "")
@@ -86,13 +86,13 @@ def test_all_missing_files_are_listed(challenge):
     assert "Utrecht/2/pre/T1.nii.gz: the file does not exist" in str(caught.value)
 
 
-def test_only_some_channels_and_unknown_ones(challenge):
+def test_find_wmh_cases_refuses_unknown_channels(challenge):
     assert list(find_wmh_cases(challenge, ["FLAIR"]).columns) == table_columns(["FLAIR"])
     with pytest.raises(ValueError, match="has the channels FLAIR and T1, not T2"):
         find_wmh_cases(challenge, ["FLAIR", "T2"])
 
 
-def test_absent_data_say_how_to_get_them(tmp_path):
+def test_find_wmh_cases_explains_how_to_get_missing_data(tmp_path):
     with pytest.raises(ValueError, match=r"^dataset\.folder: .*nowhere: the folder does not exist") as caught:
         find_wmh_cases(tmp_path / "nowhere")
     for word in ("doi:10.34894/AECRSD", "CC BY-NC 4.0", "`training/`", "`additional_annotations/`"):
@@ -119,7 +119,7 @@ def write_csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def test_users_table(tmp_path):
+def test_read_case_table_reads_all_columns(tmp_path):
     path = write_csv(
         tmp_path,
         "case,age,site,FLAIR,T1,mask,T1_transform,observer_2,fold,patient,observer_3\n"
@@ -143,14 +143,14 @@ def test_users_table(tmp_path):
         read_case_table(moved, CHANNELS, folder=tmp_path)
 
 
-def test_paths_start_from_the_given_folder(tmp_path):
+def test_read_case_table_resolves_paths_from_the_given_folder(tmp_path):
     write_csv(tmp_path / "data", "")
     (tmp_path / "cases.csv").write_text("case,site,FLAIR,mask\na,X,scans/f1.nii.gz,scans/m1.nii.gz\n")
     table = read_case_table(tmp_path / "cases.csv", ["FLAIR"], folder=tmp_path / "data")
     assert table["mask"][0] == str(tmp_path / "data/scans/m1.nii.gz")
 
 
-def test_everything_wrong_is_listed_at_once(tmp_path):
+def test_read_case_table_lists_all_problems_with_their_lines(tmp_path):
     path = write_csv(
         tmp_path,
         "case,site,FLAIR,T1,mask,role,fold,FLAIR_transform\n"
@@ -193,12 +193,12 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         ("case,site,FLAIR,T1,mask", "the table has no cases"),
     ],
 )
-def test_wrong_columns(tmp_path, header, finding):
+def test_read_case_table_refuses_wrong_columns(tmp_path, header, finding):
     with pytest.raises(ValueError, match=rf"cases\.csv: [\s\S]*{finding}"):
         read_case_table(write_csv(tmp_path, header + "\n"), CHANNELS)
 
 
-def test_files_that_are_no_table(tmp_path):
+def test_read_case_table_refuses_files_that_are_not_tables(tmp_path):
     with pytest.raises(ValueError, match="the table of cases does not exist"):
         read_case_table(tmp_path / "absent.csv", CHANNELS)
     for content in (b"", b"case,site\n\xff\xfe\x00,1\n", b"a,b\n1,2,3\n4,5,6,7\n", b"a,b\n1,2,3\n4,5,6\n"):
@@ -207,7 +207,7 @@ def test_files_that_are_no_table(tmp_path):
             read_case_table(tmp_path / "bad.csv", CHANNELS)
 
 
-def test_table_survives_writing_and_reading(tmp_path, challenge):
+def test_read_table_returns_what_was_written(tmp_path, challenge):
     for table in (find_wmh_cases(challenge), find_wmh_cases(challenge).assign(fold=pd.array([0, 1, 2, 0, 1], "Int64"))):
         write_table(table, tmp_path / "cases.csv")
         pd.testing.assert_frame_equal(read_table(tmp_path / "cases.csv"), table)

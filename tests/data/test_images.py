@@ -55,7 +55,7 @@ def edited_header(path, **fields):
     return path
 
 
-def test_read_returns_what_was_written(tmp_path):
+def test_read_image_returns_what_was_written(tmp_path):
     array = random_array()
     for name, klass in (("one.nii.gz", nib.Nifti1Image), ("two.nii", nib.Nifti1Image), ("three.nii.gz", nib.Nifti2Image)):
         nib.save(klass(array, AFFINE), tmp_path / name)
@@ -65,14 +65,14 @@ def test_read_returns_what_was_written(tmp_path):
         np.testing.assert_array_equal(read_array(tmp_path / name), array)
 
 
-def test_stored_slope_is_applied(tmp_path):
+def test_read_image_applies_the_stored_slope(tmp_path):
     image = image_of(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
     image.header.set_slope_inter(0.5, 10)
     nib.save(image, tmp_path / "scaled.nii.gz")
     np.testing.assert_allclose(read_array(tmp_path / "scaled.nii.gz"), np.arange(60).reshape(3, 4, 5) * 0.5 + 10)
 
 
-def test_missing_empty_and_wrongly_named_files(tmp_path):
+def test_read_image_refuses_missing_empty_and_misnamed_files(tmp_path):
     with pytest.raises(ImageError, match=r"absent\.nii\.gz: the file does not exist\. Correct"):
         read_image(tmp_path / "absent.nii.gz")
     (tmp_path / "empty.nii.gz").write_bytes(b"")
@@ -83,7 +83,7 @@ def test_missing_empty_and_wrongly_named_files(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_truncated_stream(tmp_path, share):
+def test_read_image_refuses_a_truncated_gzip_stream(tmp_path, share):
     path = save(tmp_path / "scan.nii.gz", random_array((20, 20, 10)))
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -91,14 +91,14 @@ def test_truncated_stream(tmp_path, share):
         read_image(path)
 
 
-def test_missing_checksum_bytes_at_the_end(tmp_path):
+def test_read_image_refuses_a_gzip_stream_without_checksum(tmp_path):
     path = save(tmp_path / "scan.nii.gz", random_array())
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ImageError, match="truncated"):
         read_image(path)
 
 
-def test_any_flipped_bit_is_noticed(tmp_path):
+def test_read_image_refuses_any_flipped_bit(tmp_path):
     path = save(tmp_path / "scan.nii.gz", random_array((12, 12, 6)))
     content = path.read_bytes()
     generator = np.random.default_rng(0)
@@ -124,21 +124,21 @@ def test_any_flipped_bit_is_noticed(tmp_path):
         (gzip.compress(b"", mtime=0), "has no NIfTI header"),
     ],
 )
-def test_content_that_is_not_what_the_name_says(tmp_path, content, finding):
+def test_read_image_refuses_content_of_another_type(tmp_path, content, finding):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=rf"scan\.nii\.gz: {finding}"):
         read_image(path)
 
 
-def test_compressed_file_named_nii(tmp_path):
+def test_read_image_refuses_a_compressed_file_named_nii(tmp_path):
     path = tmp_path / "scan.nii"
     path.write_bytes(gzip.compress(image_of(random_array()).to_bytes()))
     with pytest.raises(ImageError, match=r"Rename it to scan\.nii\.gz"):
         read_image(path)
 
 
-def test_ambiguous_pair(tmp_path):
+def test_read_image_refuses_a_file_with_a_twin(tmp_path):
     save(tmp_path / "scan.nii.gz", random_array())
     save(tmp_path / "scan.nii", random_array(seed=1))
     for name in ("scan.nii", "scan.nii.gz"):
@@ -147,7 +147,7 @@ def test_ambiguous_pair(tmp_path):
 
 
 @pytest.mark.parametrize("change", [-4, 4, 400])
-def test_size_that_the_header_does_not_mean(tmp_path, change):
+def test_read_image_refuses_a_size_other_than_the_headers(tmp_path, change):
     content = image_of(random_array()).to_bytes()
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(content[:change] if change < 0 else content + b"\0" * change))
@@ -170,12 +170,12 @@ def test_size_that_the_header_does_not_mean(tmp_path, change):
         ({"datatype": 999}, r"names a voxel type \(999\)"),
     ],
 )
-def test_geometry_that_cannot_be_trusted(tmp_path, fields, finding):
+def test_read_image_refuses_unusable_geometry(tmp_path, fields, finding):
     with pytest.raises(ImageError, match=finding):
         read_image(edited_header(tmp_path / "scan.nii.gz", **fields))
 
 
-def test_sheared_axes(tmp_path):
+def test_read_image_refuses_sheared_axes(tmp_path):
     affine = np.diag([1.0, 1.0, 3.0, 1.0])
     affine[0, 1], affine[1, 1] = np.sin(0.1), np.cos(0.1)
     image = nib.Nifti1Image(random_array(), None)
@@ -187,13 +187,13 @@ def test_sheared_axes(tmp_path):
 
 
 @pytest.mark.parametrize(("qform", "sform"), [(1, 0), (0, 1), (1, 2), (4, 4)])
-def test_one_form_code_is_enough(tmp_path, qform, sform):
+def test_read_image_accepts_a_single_form_code(tmp_path, qform, sform):
     path = save(tmp_path / "scan.nii.gz", random_array(), qform=qform, sform=sform)
     np.testing.assert_allclose(read_image(path).affine, AFFINE, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_not_finite_values_are_counted_and_located(tmp_path, bad):
+def test_read_image_counts_and_locates_non_finite_voxels(tmp_path, bad):
     array = random_array()
     array[3, 2, 1] = array[4, 0, 0] = bad
     path = save(tmp_path / "scan.nii.gz", array)
@@ -201,7 +201,7 @@ def test_not_finite_values_are_counted_and_located(tmp_path, bad):
         read_image(path)
 
 
-def test_constant_image_is_refused_and_constant_mask_is_not(tmp_path):
+def test_read_image_refuses_constant_scans_but_not_constant_masks(tmp_path):
     path = save(tmp_path / "scan.nii.gz", np.full((4, 4, 4), 7, np.float32))
     with pytest.raises(ImageError, match="every voxel is 7"):
         read_image(path)
@@ -209,7 +209,7 @@ def test_constant_image_is_refused_and_constant_mask_is_not(tmp_path):
     assert not read_image(empty, mask=True).get_fdata().any()
 
 
-def test_fourth_dimension(tmp_path):
+def test_read_image_allows_a_fourth_dimension_on_request_only(tmp_path):
     array = random_array((4, 5, 6, 1))
     image = read_image(save(tmp_path / "one.nii.gz", array))
     np.testing.assert_array_equal(np.asarray(image.dataobj), array[..., 0])
@@ -222,13 +222,13 @@ def test_fourth_dimension(tmp_path):
         read_image(save(tmp_path / "flat.nii.gz", random_array((4, 5))))
 
 
-def test_complex_voxels(tmp_path):
+def test_read_image_refuses_complex_voxels(tmp_path):
     path = save(tmp_path / "scan.nii.gz", random_array().astype(np.complex64))
     with pytest.raises(ImageError, match="type complex64"):
         read_image(path)
 
 
-def test_labels_within_rounding_are_accepted_and_label_2_is_kept(tmp_path):
+def test_read_labels_rounds_and_keeps_label_2(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (5, 5, 5))
     noisy = np.where(labels == 1, 0.9999999, labels).astype(np.float32) + np.float32(4e-4) * (labels == 2)
     read, image = read_labels(save(tmp_path / "mask.nii.gz", noisy))
@@ -238,7 +238,7 @@ def test_labels_within_rounding_are_accepted_and_label_2_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("value", [3, 255, 0.4999, -1, 1.01])
-def test_values_that_are_no_labels_are_listed(tmp_path, value):
+def test_read_labels_lists_invalid_values(tmp_path, value):
     array = np.zeros((4, 4, 4), np.float32)
     array[0, 0, :2] = 1
     array[1, 1, :3] = value
@@ -248,7 +248,7 @@ def test_values_that_are_no_labels_are_listed(tmp_path, value):
 
 
 @pytest.mark.parametrize("codes", [(1, 0), (0, 1), (1, 1), (1, 4), (3, 2)])
-def test_writing_keeps_the_geometry_of_the_template(tmp_path, codes):
+def test_write_image_copies_the_geometry_of_the_reference(tmp_path, codes):
     template = image_of(random_array(), qform=codes[0], sform=codes[1])
     template.header["descrip"] = b"JANE DOE"
     nib.save(template, tmp_path / "template.nii.gz")
@@ -267,7 +267,7 @@ def test_writing_keeps_the_geometry_of_the_template(tmp_path, codes):
         np.testing.assert_allclose(itk.GetOrigin()[:3], template.affine[:3, 3] * [-1, -1, 1], atol=1e-4)
 
 
-def test_same_bytes_when_written_twice(tmp_path):
+def test_write_image_writes_the_same_bytes_twice(tmp_path):
     template = image_of(random_array())
     (tmp_path / "elsewhere").mkdir()
     for path in (tmp_path / "a.nii.gz", tmp_path / "elsewhere/b.nii.gz"):
@@ -279,7 +279,7 @@ def test_same_bytes_when_written_twice(tmp_path):
     assert content != (tmp_path / "a.nii.gz").read_bytes()
 
 
-def test_probabilities_take_one_byte_and_read_as_0_to_1(tmp_path):
+def test_write_image_stores_probabilities_in_one_byte(tmp_path):
     template = image_of(random_array((16, 16, 1)))
     levels = (np.arange(256) / 255).reshape(16, 16, 1)
     path = tmp_path / "samples.nii.gz"
@@ -298,7 +298,7 @@ def test_probabilities_take_one_byte_and_read_as_0_to_1(tmp_path):
     np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj.get_unscaled()).ravel(), np.arange(256))
 
 
-def test_labels_read_unscaled_everywhere(tmp_path):
+def test_write_image_stores_labels_without_scaling(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (7, 6, 5)).astype(np.uint8)
     scaled = image_of(random_array())
     scaled.header.set_slope_inter(3, 10)
@@ -318,7 +318,7 @@ def test_labels_read_unscaled_everywhere(tmp_path):
         (np.zeros((6, 7, 5)), {}, r"shape \(6, 7, 5\) does not fit the grid \(7, 6, 5\)"),
     ],
 )
-def test_what_cannot_be_written(tmp_path, array, keywords, finding):
+def test_write_image_refuses_unsuitable_arrays(tmp_path, array, keywords, finding):
     with pytest.raises(ImageError, match=finding):
         write_image(tmp_path / "out.nii.gz", array, reference=image_of(random_array()), **keywords)
     with pytest.raises(ImageError, match=r"ends in \.nii\.gz"):
@@ -326,7 +326,7 @@ def test_what_cannot_be_written(tmp_path, array, keywords, finding):
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_write_image_keeps_the_old_file_when_interrupted(tmp_path, monkeypatch):
     template = image_of(random_array())
     write_image(tmp_path / "out.nii.gz", random_array(), reference=template)
     before = (tmp_path / "out.nii.gz").read_bytes()
@@ -345,12 +345,12 @@ def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path, monk
     assert (tmp_path / "out.nii.gz").read_bytes() == before
 
 
-def test_spacing_follows_the_array_axes():
+def test_spacing_mm_follows_the_array_axes():
     assert spacing_mm(nib.Nifti1Image(random_array(), np.diag([-0.9583333, -1.2, 3.0, 1]))) == (0.958333, 1.2, 3.0)
     np.testing.assert_allclose(spacing_mm(image_of(random_array())), np.linalg.norm(AFFINE[:3, :3], axis=0), atol=1e-6)
 
 
-def test_same_grid():
+def test_check_same_grid_reports_shape_and_affine():
     a = image_of(random_array())
     noisy = AFFINE + np.random.default_rng(0).uniform(-2e-5, 2e-5, (4, 4)) * [[1], [1], [1], [0]]
     check_same_grid(a, image_of(random_array(), affine=noisy), ("flair", "mask"))

@@ -42,7 +42,7 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def test_channels_are_found_by_their_names(raw: Path) -> None:
+def test_find_nnunet_cases_finds_channels_by_name(raw: Path) -> None:
     table = find_nnunet_cases(raw, ["FLAIR", "T1"])
     assert list(table.columns) == table_columns(["FLAIR", "T1"])
     assert table["case"].tolist() == ["WMH_001", "WMH_002"]
@@ -57,7 +57,7 @@ def test_channels_are_found_by_their_names(raw: Path) -> None:
     assert tables_of_cases(settings) == [str(raw / "dataset.json")]
 
 
-def test_version_1_says_modality_and_labels_the_other_way_round(raw: Path) -> None:
+def test_find_nnunet_cases_reads_descriptions_of_version_1(raw: Path) -> None:
     describe(
         raw,
         channel_names=None,
@@ -68,14 +68,14 @@ def test_version_1_says_modality_and_labels_the_other_way_round(raw: Path) -> No
     assert find_nnunet_cases(raw, ["T1w"])["T1w"][0].endswith("WMH_001_0000.nii.gz")
 
 
-def test_uncompressed_files(raw: Path) -> None:
+def test_find_nnunet_cases_accepts_uncompressed_files(raw: Path) -> None:
     for path in raw.rglob("*.nii.gz"):
         path.rename(path.with_name(path.name.removesuffix(".gz")))
     describe(raw, file_ending=".nii")
     assert find_nnunet_cases(raw, ["FLAIR"])["mask"][0].endswith("WMH_001.nii")
 
 
-def test_names_of_all_channels_serve_the_check(raw: Path) -> None:
+def test_nnunet_channels_returns_all_channel_names(raw: Path) -> None:
     describe(raw, channel_names={"1": "T1 (Gd)", "0": "FLAIR"})
     assert nnunet_channels(raw) == ["FLAIR", "T1Gd"]
     assert find_nnunet_cases(raw, ["FLAIR", "T1Gd"])["T1Gd"][0].endswith("_0001.nii.gz")
@@ -117,13 +117,15 @@ def test_all_missing_files_are_listed(raw: Path) -> None:
         ({"file_ending": ".nii"}, ["FLAIR"], r"own\.folder: .*there is no \*\.nii in its imagesTr and labelsTr"),
     ],
 )
-def test_a_description_that_does_not_fit(raw: Path, changes: dict, channels: list[str], finding: str) -> None:
+def test_find_nnunet_cases_refuses_an_unsuitable_description(
+    raw: Path, changes: dict, channels: list[str], finding: str
+) -> None:
     describe(raw, **changes)
     with pytest.raises(ValueError, match=finding):
         find_nnunet_cases(raw, channels, key="datasets.own")
 
 
-def test_what_is_no_raw_data_set(tmp_path: Path) -> None:
+def test_find_nnunet_cases_refuses_other_folders(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"own\.folder: .*there is no dataset\.json in it\. Set it to a raw dataset of nnU-Net"
     ):

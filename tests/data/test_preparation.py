@@ -90,7 +90,7 @@ GRIDS = {
 @pytest.mark.parametrize("reference_name", GRIDS)
 @pytest.mark.parametrize("moving_name", ["oblique", "sagittal (PIR) and oblique"])
 @pytest.mark.parametrize("order", [1, 3])
-def test_resampling_equals_scipy(tmp_path, reference_name, moving_name, order):
+def test_resample_to_equals_scipy(tmp_path, reference_name, moving_name, order):
     shape, moving_shape = (20, 22, 9), (30, 28, 26)
     spacing, angles, flips, permutation = GRIDS[reference_name]
     reference_affine = grid(spacing, shape, angles, flips, permutation)
@@ -180,7 +180,7 @@ def test_elastix_transform_is_its_matrix_and_resamples_like_scipy(tmp_path, kind
 
 
 @pytest.mark.parametrize("ending", [".tfm", ".txt", ".mat"])
-def test_transform_files_of_itk(tmp_path, ending):
+def test_read_transform_reads_itk_files(tmp_path, ending):
     transform = sitk.Euler3DTransform(CENTRE.tolist(), *EULER[:3], EULER[3:])
     sitk.WriteTransform(transform, str(tmp_path / f"t{ending}"))
     read = read_transform(tmp_path / f"t{ending}")
@@ -200,20 +200,20 @@ def test_transform_files_of_itk(tmp_path, ending):
         ("EulerTransform", 6, {"UseDirectionCosines": '"false"'}, "without direction cosines"),
     ],
 )
-def test_elastix_files_that_are_refused(tmp_path, kind, count, changes, finding):
+def test_read_elastix_transform_refuses_unsupported_files(tmp_path, kind, count, changes, finding):
     path = elastix_file(tmp_path / "reg.txt", kind, [0] * count, **changes)
     with pytest.raises(ImageError, match=rf"reg\.txt: .*{finding}"):
         read_transform(path)
 
 
-def test_newer_spelling_of_the_initial_transform(tmp_path):
+def test_read_elastix_transform_knows_both_spellings_of_the_initial_transform(tmp_path):
     path = elastix_file(tmp_path / "reg.txt", "EulerTransform", EULER)
     path.write_text(path.read_text() + '(InitialTransformParameterFileName "TransformParameters.0.txt")\n')
     with pytest.raises(ImageError, match="chains of transforms are not supported"):
         read_transform(path)
 
 
-def test_files_that_are_no_transform(tmp_path):
+def test_read_transform_refuses_other_files(tmp_path):
     (tmp_path / "flirt.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
     with pytest.raises(ImageError, match="neither an elastix nor an ITK transform"):
         read_transform(tmp_path / "flirt.mat")
@@ -224,7 +224,7 @@ def test_files_that_are_no_transform(tmp_path):
         read_transform(tmp_path / "flat.tfm")
 
 
-def test_image_on_the_same_grid_is_returned_unchanged(tmp_path):
+def test_resample_to_returns_an_image_on_the_same_grid_unchanged(tmp_path):
     affine = grid((1, 1, 3), (12, 14, 6), (0.2, 0.1, 0), (-1, -1, 1))
     array = smooth_array((12, 14, 6))
     reference = save(tmp_path / "flair.nii.gz", smooth_array((12, 14, 6), 1), affine)
@@ -238,7 +238,7 @@ def test_image_on_the_same_grid_is_returned_unchanged(tmp_path):
         resample_to(reference, tmp_path / "t1.nii.gz", None, "cubic")
 
 
-def test_storage_order_of_the_moving_image_does_not_matter(tmp_path):
+def test_resample_to_is_independent_of_the_storage_order(tmp_path):
     shape = (16, 18, 8)
     reference = save(tmp_path / "flair.nii.gz", smooth_array(shape, 1), grid((1, 1, 2.5), shape, (0.1, 0, 0.1)))
     moving = image_of(smooth_array((22, 24, 20)), grid((1, 1, 1), (22, 24, 20), (0, 0.1, 0)))
@@ -284,7 +284,7 @@ def synthetic_head(fat: float = 1.8, bridge_mm: float = 0, stripped: bool = Fals
 
 
 @pytest.mark.parametrize(("fat", "bridge_mm"), [(0.6, 0), (1.2, 0), (5.0, 0), (1.8, 4.5)])
-def test_brain_is_cut_from_the_scalp(fat, bridge_mm):
+def test_brain_mask_separates_brain_and_scalp(fat, bridge_mm):
     flair, brain, lesions = synthetic_head(fat, bridge_mm)
     mask = brain_mask(flair, SPACING)
     assert 2 * (mask & brain).sum() / (mask.sum() + brain.sum()) > 0.95
@@ -292,7 +292,7 @@ def test_brain_is_cut_from_the_scalp(fat, bridge_mm):
     assert (mask & (flair > 300 * fat * 0.8) & ~brain).sum() < 0.02 * mask.sum()
 
 
-def test_scan_without_skull_gives_its_support():
+def test_brain_mask_of_a_scan_without_skull_is_its_support():
     flair, brain, _ = synthetic_head(stripped=True)
     flair[40, 50, 20] = 0
     ripple = ndimage.binary_dilation(brain) & ~brain
@@ -300,12 +300,12 @@ def test_scan_without_skull_gives_its_support():
     np.testing.assert_array_equal(brain_mask(flair, SPACING), brain | ripple)
 
 
-def test_mask_turns_with_the_image():
+def test_brain_mask_follows_a_reoriented_image():
     flair, _, _ = synthetic_head()
     np.testing.assert_array_equal(brain_mask(flair[::-1, ::-1], SPACING), brain_mask(flair, SPACING)[::-1, ::-1])
 
 
-def test_implausible_brain_falls_back_to_the_head():
+def test_brain_mask_falls_back_to_the_head():
     generator = np.random.default_rng(0)
     x, y, z = np.indices((40, 40, 10))
     ball = (x - 20) ** 2 + (y - 20) ** 2 + (4 * (z - 5)) ** 2 < 150
@@ -357,7 +357,7 @@ def read(folder, file: str) -> np.ndarray:
     return np.asarray(nib.load(folder / file).dataobj)
 
 
-def test_files_of_a_case(tmp_path, head):
+def test_prepare_case_writes_all_files(tmp_path, head):
     row = case_row(tmp_path, head)
     manifest = prepare_case(row, CHANNELS, tmp_path / "out", normalisation="none")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -404,7 +404,7 @@ def test_files_of_a_case(tmp_path, head):
 
 
 @pytest.mark.parametrize("normalisation", ["zscore_brain", "percentile"])
-def test_normalisation(tmp_path, head, normalisation):
+def test_prepare_case_normalises_as_configured(tmp_path, head, normalisation):
     row = case_row(tmp_path, head)
     prepare_case(row, CHANNELS, tmp_path / "raw", normalisation="none")
     prepare_case(row, CHANNELS, tmp_path / "out", normalisation=normalisation)
@@ -425,7 +425,7 @@ def test_normalisation(tmp_path, head, normalisation):
         prepare_case(row, CHANNELS, tmp_path / "out", normalisation="minmax")
 
 
-def test_other_channels_and_no_second_observer(tmp_path, head):
+def test_prepare_case_removes_files_of_dropped_observers(tmp_path, head):
     row = case_row(tmp_path, head)
     prepare_case(row, CHANNELS, tmp_path / "out")
     prepare_case({**row, "observer_2": ""}, ["FLAIR"], tmp_path / "out", normalisation="none")
@@ -440,7 +440,7 @@ def turned(path: str, codes: str, folder) -> str:
     return save(folder / Path(path).name, np.asarray(image.dataobj), image.affine)
 
 
-def test_storage_order_of_a_scan_does_not_matter(tmp_path, head):
+def test_prepare_case_is_independent_of_the_storage_order(tmp_path, head):
     row = case_row(tmp_path, head)
     other = row | {name: turned(row[name], "RAS", tmp_path / "ras") for name in ("FLAIR", "T1", "mask", "observer_2")}
     for orientation, back in ((None, (slice(None, None, -1), slice(None, None, -1))), ("LPS", ())):
@@ -460,7 +460,7 @@ def test_storage_order_of_a_scan_does_not_matter(tmp_path, head):
             prepare_case(row, CHANNELS, tmp_path / "wrong", orientation=wrong)
 
 
-def test_masks_on_another_grid_are_refused(tmp_path, head):
+def test_prepare_case_refuses_masks_on_another_grid(tmp_path, head):
     row = case_row(tmp_path, head)
     small = save(tmp_path / "small.nii.gz", head["mask"][:90], head_affine())
     with pytest.raises(ImageError, match=r"small\.nii\.gz: its shape \(90, 106, 36\) differs from \(92, 106, 36\) of .*FLAIR"):
@@ -476,7 +476,7 @@ def test_masks_on_another_grid_are_refused(tmp_path, head):
             prepare_case({**row, column: moved}, CHANNELS, tmp_path / "out")
 
 
-def test_channel_that_misses_the_brain_is_refused(tmp_path, head):
+def test_prepare_case_refuses_a_channel_that_misses_the_brain(tmp_path, head):
     row = case_row(tmp_path, head)
     elastix_file(Path(row["T1_transform"]), "TranslationTransform", (300, 0, 0))
     with pytest.raises(ImageError, match=r"3DT1\.nii\.gz: covers \d+% of the brain.*Check its header and the direction of"):
@@ -484,7 +484,7 @@ def test_channel_that_misses_the_brain_is_refused(tmp_path, head):
     assert not list((tmp_path / "out").glob("*.json"))
 
 
-def test_finished_cases_are_skipped_until_something_changes(tmp_path, head):
+def test_prepare_case_skips_up_to_date_cases(tmp_path, head):
     row = case_row(tmp_path, head)
     out = tmp_path / "out"
     first = prepare_case(row, CHANNELS, out)
@@ -526,7 +526,7 @@ def small_cohort(tmp_path, head, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_all_bad_cases_are_reported_and_the_good_ones_stay(tmp_path, head, caplog):
+def test_prepare_cohort_reports_all_bad_cases_and_keeps_the_others(tmp_path, head, caplog):
     caplog.set_level("INFO")
     table = small_cohort(tmp_path, head, 5)
     flair, mask = Path(table["FLAIR"][1]), table["mask"][2]
@@ -546,7 +546,7 @@ def test_all_bad_cases_are_reported_and_the_good_ones_stay(tmp_path, head, caplo
     assert "preparing" in caplog.text
 
 
-def test_processes_do_not_change_the_result(tmp_path, head):
+def test_prepare_cohort_gives_the_same_files_with_more_processes(tmp_path, head):
     table = small_cohort(tmp_path, head, 2)
     one = prepare_cohort(table, CHANNELS, tmp_path / "one")
     two = prepare_cohort(table, CHANNELS, tmp_path / "two", processes=2)
@@ -556,7 +556,7 @@ def test_processes_do_not_change_the_result(tmp_path, head):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_scan_under_two_names_and_mixed_orientations(tmp_path, head):
+def test_prepare_cohort_refuses_repeated_scans_and_mixed_orientations(tmp_path, head):
     rows = [case_row(tmp_path, head, name) for name in ("a", "b")]
     with pytest.raises(ValueError, match="cases a, b hold the same scan, which would leak"):
         prepare_cohort(pd.DataFrame(rows), CHANNELS, tmp_path / "out")

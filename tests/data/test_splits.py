@@ -17,7 +17,7 @@ def cohort(**counts: int) -> pd.DataFrame:
 CHALLENGE = cohort(Utrecht=20, Singapore=20, GE3T=20)
 
 
-def test_roles_rotate_and_every_case_is_tested_once():
+def test_make_splits_tests_every_case_once():
     table = make_splits(CHALLENGE, folds=5, seed=3, stratify=True, splits=range(5))
     assert list(table.columns) == ["split", "role", "case", "site", "fold", "patient"]
     assert len(table) == 5 * 60
@@ -36,7 +36,7 @@ def test_roles_rotate_and_every_case_is_tested_once():
 
 @pytest.mark.parametrize("stratify", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_folds_are_even(stratify, seed):
+def test_make_splits_makes_even_folds(stratify, seed):
     generator = np.random.default_rng(seed)
     counts = {f"site{k}": int(count) for k, count in enumerate(generator.integers(1, 14, 5))}
     for folds in (3, 4, 5, 7):
@@ -49,7 +49,7 @@ def test_folds_are_even(stratify, seed):
             assert ((per_site.max(axis=1) - per_site.min(axis=1)) <= 1).all()
 
 
-def test_order_of_the_rows_does_not_matter_but_the_seed_does():
+def test_make_splits_depends_on_the_seed_not_on_row_order():
     first = make_splits(CHALLENGE, 5, 0, True, [0, 3])
     for seed in range(3):
         shuffled = CHALLENGE.sample(frac=1, random_state=seed)
@@ -58,14 +58,14 @@ def test_order_of_the_rows_does_not_matter_but_the_seed_does():
     pd.testing.assert_frame_equal(make_splits(CHALLENGE, 5, 0, True, [3]), first[first["split"] == 3].reset_index(drop=True))
 
 
-def test_shuffling_is_uniform():
+def test_make_splits_shuffles_uniformly():
     # Each case should land in each of three folds about a third of the time: chi-squared per case below its 1e-4 quantile.
     small = cohort(A=6, B=3)
     counts = pd.concat([make_splits(small, 3, seed, True, [0]) for seed in range(300)]).groupby(["case", "fold"]).size()
     assert (((counts - 100) ** 2 / 100).groupby("case").sum() < 18.4).all()
 
 
-def test_folds_of_the_table_are_used():
+def test_make_splits_uses_the_folds_of_the_table():
     folds = [k % 3 for k in range(9)]
     cases = cohort(A=9).assign(fold=pd.array(folds, "Int64"), role="")
     table = make_splits(cases, 3, 0, True, [1])
@@ -78,7 +78,7 @@ def test_folds_of_the_table_are_used():
         make_splits(cases, 3, 0, True, [0])
 
 
-def test_roles_of_the_table_make_one_split():
+def test_make_splits_makes_one_split_of_roles():
     cases = cohort(A=4).assign(role=["test", "train", "train", "train"], fold=pd.array([None] * 4, "Int64"))
     table = make_splits(cases, 5, 0, True, [0])
     assert table[["split", "role", "case"]].to_numpy().tolist() == [
@@ -111,17 +111,17 @@ def test_roles_of_the_table_make_one_split():
         ({"splits": []}, "at least one split"),
     ],
 )
-def test_impossible_settings(arguments, finding):
+def test_make_splits_refuses_impossible_settings(arguments, finding):
     with pytest.raises(ValueError, match=finding):
         make_splits(cohort(A=6), **{"folds": 3, "seed": 0, "stratify": True, "splits": [0]} | arguments)
 
 
-def test_duplicate_cases():
+def test_make_splits_refuses_duplicate_cases():
     with pytest.raises(ValueError, match="A-0 occur more than once"):
         make_splits(pd.concat([cohort(A=6), cohort(A=1)]), 3, 0, True, [0])
 
 
-def test_leakage_is_found():
+def test_check_no_leakage_finds_repeated_and_missing_roles():
     table = make_splits(cohort(A=9), 3, 0, True, [0, 1])
     check_no_leakage(table)
     leaked = table[(table["split"] == 1) & (table["role"] == "test")].iloc[:1].assign(role="train")
@@ -137,7 +137,7 @@ def test_leakage_is_found():
     ("stratify", "folds"),
     [(True, "1203324104300142"), (False, "4402020131314230")],
 )
-def test_cases_that_are_patients_of_their_own_keep_their_folds(stratify, folds):
+def test_make_splits_ignores_patients_with_one_case_each(stratify, folds):
     """The assignment of seed 0 by the version before patients were known: nobody's networks may see other cases than before."""
     cases = cohort(Utrecht=7, Singapore=5, GE3T=4)
     for table in (cases, cases.assign(patient=""), cases.assign(patient=cases["case"])):
@@ -152,7 +152,7 @@ def longitudinal(patients: int, sessions: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("stratify", [True, False])
-def test_no_patient_is_split_and_folds_are_even_in_patients(stratify):
+def test_make_splits_keeps_patients_together(stratify):
     cases = longitudinal(17, 3)
     table = make_splits(cases.sample(frac=1, random_state=0), 5, 2, stratify, range(5))
     assert len(table) == 5 * len(cases)
@@ -164,7 +164,7 @@ def test_no_patient_is_split_and_folds_are_even_in_patients(stratify):
         make_splits(cases, 18, 0, stratify, [0])
 
 
-def test_given_folds_and_roles_may_not_split_a_patient():
+def test_make_splits_refuses_folds_and_roles_that_split_a_patient():
     cases = longitudinal(6, 2)  # sub-01, sub-03 and sub-05 have two sessions
     folds = cases.assign(fold=[0, 0, 0, 1, 1, 1, 2, 1, 2])
     with pytest.raises(ValueError, match=r"split 1: patients with more than one role") as caught:
@@ -177,7 +177,7 @@ def test_given_folds_and_roles_may_not_split_a_patient():
         make_splits(roles, 3, 0, True, [0])
 
 
-def test_cases_that_are_only_tested_are_tested_in_every_split(script, tmp_path):
+def test_make_test_only_splits_tests_every_case_in_every_split(script, tmp_path):
     cases = longitudinal(4, 2).assign(role="train", fold=pd.array([0] * 6, "Int64"))
     table = make_test_only_splits(cases, range(3))
     assert list(table.columns) == list(make_splits(cohort(A=3), 3, 0, True, [0]).columns)

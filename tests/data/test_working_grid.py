@@ -138,7 +138,7 @@ def test_probabilities_stay_probabilities(spacing_mm):
     assert volume.max() <= 1
 
 
-def test_shares_are_the_native_masks_without_resampling_and_partial_volumes_with_it():
+def test_label_fractions_are_binary_without_resampling_and_partial_volumes_with_it():
     labels = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     native = whole_slice(None).label_fractions(labels).numpy()
     assert np.array_equal(native[:, 0], labels.transpose(2, 0, 1) == 1)

@@ -39,13 +39,13 @@ def changed(config: dict[str, Any], *path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", WITHOUT_EFFECT, ids=".".join)
-def test_what_changes_no_result_is_not_in_the_hash(config: dict[str, Any], path: tuple[str, ...]) -> None:
+def test_config_hash_ignores_keys_without_effect(config: dict[str, Any], path: tuple[str, ...]) -> None:
     named = tuple("wmh" if key == "*" else key for key in path)
     assert config_hash(changed(config, *named, value="anything")) == config_hash(config)
 
 
 @pytest.mark.parametrize("path", WITHOUT_EFFECT, ids=".".join)
-def test_what_is_left_out_are_keys_of_the_configuration(path: tuple[str, ...]) -> None:
+def test_ignored_keys_exist_in_the_schema(path: tuple[str, ...]) -> None:
     schema = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text(encoding="utf-8"))
     section = schema
     for key in path:
@@ -66,11 +66,11 @@ def test_what_is_left_out_are_keys_of_the_configuration(path: tuple[str, ...]) -
         (("seeds",), [1]),
     ],
 )
-def test_what_changes_a_result_changes_the_hash(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def test_config_hash_changes_with_every_other_key(config: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     assert config_hash(changed(config, *path, value=value)) != config_hash(config)
 
 
-def test_the_order_of_keys_does_not_count(config: dict[str, Any]) -> None:
+def test_config_hash_ignores_the_order_of_keys(config: dict[str, Any]) -> None:
     assert config_hash(dict(reversed(config.items()))) == config_hash(config)
 
 
@@ -91,7 +91,7 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_commit_and_whether_files_were_changed(checkout: Path) -> None:
+def test_git_state_returns_commit_and_changes(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert git_state(checkout) == (commit, False)
     (checkout / "results.csv").write_text("1\n", encoding="utf-8")
@@ -102,20 +102,22 @@ def test_the_commit_and_whether_files_were_changed(checkout: Path) -> None:
     assert git_state(checkout) == (commit, True)
 
 
-def test_a_package_inside_somebody_elses_repository_has_no_commit(checkout: Path) -> None:
+def test_git_state_ignores_the_repository_around_an_installed_package(checkout: Path) -> None:
     installed = checkout / "site-packages" / "pd_ddpm"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("", encoding="utf-8")
     assert git_state(installed) is None
 
 
-def test_no_commit_outside_a_checkout_and_without_git(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_state_is_none_outside_a_checkout_and_without_git(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert git_state(tmp_path) is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_state(checkout) is None
 
 
-def test_a_record_says_everything_and_names_nobody(config: dict[str, Any]) -> None:
+def test_run_record_is_complete_and_names_no_person_or_machine(config: dict[str, Any]) -> None:
     own = run_record(config, "abc", seed=3, precision=PRECISIONS["bfloat16"], seconds=1.26)["provenance"]
     assert own["config"] == config_hash(config)
     assert (own["code"], own["seed"], own["precision"], own["seconds"]) == ("abc", 3, "bfloat16", 1.3)
@@ -163,7 +165,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_table_gathers_all_networks_and_predictions_once(results: Path) -> None:
+def test_collect_provenance_lists_every_network_and_prediction_once(results: Path) -> None:
     found = collect_provenance([results / "scores" / method / "split-0_seed-0.csv" for method in ("unet", "chain")])
     assert [run["file"] for run in found["runs"]] == [
         "own/networks/denoiser/split-0_seed-0/model.json",
@@ -181,7 +183,7 @@ def test_a_table_gathers_all_networks_and_predictions_once(results: Path) -> Non
     assert alone["summary"]["mixed"] == []
 
 
-def test_a_run_without_a_record_is_counted_as_such(results: Path) -> None:
+def test_collect_provenance_counts_runs_without_a_record(results: Path) -> None:
     (results / "predictions" / "unet" / "split-0_seed-0" / "method.json").unlink()
     found = collect_provenance([results / "predictions" / "unet" / "split-0_seed-0" / "predictions.csv"])
     assert found["runs"] == [{"file": "own/predictions/unet/split-0_seed-0/method.json"}]
@@ -274,5 +276,5 @@ def test_drawing_takes_as_long_as_its_cases_without_the_masks_that_they_start_fr
     assert sampling_seconds(rows(own, 5).to_dict("records"), None) == pytest.approx(16.0)
 
 
-def test_the_processor_has_a_name() -> None:
+def test_cpu_name_is_not_empty() -> None:
     assert records.cpu_name().strip() == records.cpu_name() != ""
