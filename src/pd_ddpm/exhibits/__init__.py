@@ -1,1 +1,1 @@
-"""Figures and tables of the papers."""
+"""Tables and figures of the paper, and the verdicts on its claims."""

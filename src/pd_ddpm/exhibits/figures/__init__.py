@@ -1,1 +1,1 @@
-"""Figures: each module has a function that computes the numbers and one that draws them."""
+"""Figures: each module computes the numbers of one figure and draws them."""

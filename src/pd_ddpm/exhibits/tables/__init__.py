@@ -1,1 +1,1 @@
-"""Tables: the numbers of each, and the same as HTML, Markdown and LaTeX."""
+"""Tables: each module computes the numbers of one table and lays them out for reading."""
