@@ -1,4 +1,4 @@
-"""The WMH challenge's published definitions of its metrics once more, on SimpleITK images in physical space."""
+"""Reference implementation of the WMH challenge's metrics by their published definitions, with SimpleITK."""
 
 import math
 
@@ -8,15 +8,15 @@ from scipy.spatial.distance import cdist
 
 
 def scores_on_simpleitk(labels: sitk.Image, prediction: sitk.Image) -> dict[str, float]:
-    """Scores of a prediction (0, 1) against labels (0, 1, 2) on the same grid; neither may be empty."""
+    """Return the scores of a prediction (0, 1) for labels (0, 1, 2) on the same grid. Neither may be empty."""
     truth = labels == 1
     result = sitk.Mask(prediction, labels != 2)
     overlap = sitk.LabelOverlapMeasuresImageFilter()
     overlap.Execute(truth, result)
     distances = cdist(_surface(truth), _surface(result))
-    truth_lesions, found = _lesions(truth, result)
-    result_lesions, right = _lesions(result, truth)
-    recall, precision = found / truth_lesions, right / result_lesions
+    truth_lesions, detected = _lesions(truth, result)
+    result_lesions, correct = _lesions(result, truth)
+    recall, precision = detected / truth_lesions, correct / result_lesions
     ml = math.prod(labels.GetSpacing()) / 1000
     volumes = [int(sitk.GetArrayViewFromImage(image).sum()) * ml for image in (truth, result)]
     return {
@@ -37,15 +37,15 @@ def scores_on_simpleitk(labels: sitk.Image, prediction: sitk.Image) -> dict[str,
 def _surface(image: sitk.Image) -> np.ndarray:
     border = sitk.Subtract(image, sitk.BinaryErode(image, (1, 1, 0)))
     return np.array(
-        [image.TransformIndexToPhysicalPoint(place.tolist()) for place in np.argwhere(sitk.GetArrayFromImage(border).T)]
+        [image.TransformIndexToPhysicalPoint(index.tolist()) for index in np.argwhere(sitk.GetArrayFromImage(border).T)]
     ).reshape(-1, 3)
 
 
 def _lesions(image: sitk.Image, other: sitk.Image) -> tuple[int, int]:
-    """How many lesions the image has, and how many of them overlap the other image."""
+    """Return the number of lesions in an image, and how many of them overlap the other image."""
     components = sitk.ConnectedComponent(image, True)
     statistics = sitk.LabelShapeStatisticsImageFilter()
     statistics.Execute(components)
-    touched = sitk.LabelShapeStatisticsImageFilter()
-    touched.Execute(sitk.Mask(components, other))
-    return len(statistics.GetLabels()), len(touched.GetLabels())
+    overlapping = sitk.LabelShapeStatisticsImageFilter()
+    overlapping.Execute(sitk.Mask(components, other))
+    return len(statistics.GetLabels()), len(overlapping.GetLabels())

@@ -1,4 +1,4 @@
-"""Configurations of tests: the paper's with changes, and such that are equal but look different."""
+"""Configurations for tests: the paper's with changes, and equal settings in a different form."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ def paper_configuration(**changes: Any) -> Config:
 
 
 def reordered(value: Any) -> Any:
-    """Return equal settings with reversed keys and the other type of every number that has two."""
+    """Return equal settings with keys in reverse order, and integers exchanged with floats of equal value."""
     if isinstance(value, dict):
         return {key: reordered(value[key]) for key in reversed(value)}
     if isinstance(value, list):
-        return [reordered(one) for one in value]
+        return [reordered(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return float(value) if type(value) is int else value

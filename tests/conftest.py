@@ -1,6 +1,6 @@
-"""One thread for PyTorch: results are then equal bit for bit, and tests that run side by side do not slow each other down.
+"""Fixtures of all tests: a small folder of prepared cases, jobs, scripts of the workflow, and a finished workflow.
 
-Besides, a small folder of prepared cases, the workflow's scripts as functions of plain paths, and a workflow that has run.
+PyTorch runs with one thread. Results are then equal bit for bit, and parallel tests do not slow each other down.
 """
 
 import runpy
@@ -32,18 +32,20 @@ ROLES = {"one": "train", "two": "train", "three": "validation", "four": "test", 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    text = "a clone in which `snakemake --configfile tests/small.yaml` has run: tests read its results instead of running it"
+    text = (
+        "a clone in which `snakemake --configfile tests/small.yaml` has run; tests then use its results instead of running it"
+    )
     parser.addoption("--small-run", metavar="FOLDER", help=text)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run Snakemake come first, those on the cluster at once: beside them, which mostly wait, the others run."""
-    ranks = {"slurm": 0, "workflow": 1}
-    of_file = {item.path: 2 for item in items}
+    """Run files with cluster tests first, then files that run Snakemake. They mostly wait, so other tests can run meanwhile."""
+    mark_ranks = {"slurm": 0, "workflow": 1}
+    file_ranks = {item.path: 2 for item in items}
     for item in items:
         for mark in item.iter_markers():
-            of_file[item.path] = min(of_file[item.path], ranks.get(mark.name, 2))
-    items.sort(key=lambda item: of_file[item.path])
+            file_ranks[item.path] = min(file_ranks[item.path], mark_ranks.get(mark.name, 2))
+    items.sort(key=lambda item: file_ranks[item.path])
 
 
 @pytest.fixture(autouse=True)
@@ -53,22 +55,22 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def script() -> Callable[[str], Callable[..., None]]:
-    """`main` of the script of this name."""
+    """A function that returns `main` of the workflow script with the given name."""
     return lambda name: runpy.run_path(str(ROOT / "workflow" / "scripts" / f"{name}.py"))["main"]
 
 
 @pytest.fixture
 def configured() -> Callable[..., dict[str, Any]]:
-    """The settings of a network or a method in config/config.yaml, with changes."""
+    """A function that returns the settings of a network or method in config/config.yaml, with changes."""
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     return lambda kind, name, **changes: getattr(resolve, kind)(config, name) | {"precision": "float32"} | changes
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """Five cases of two channels, with lesions that are bright in the first, a brain, label 2, and a split.
+    """A folder of five cases with two channels, a brain mask, labels 1 and 2, and a split.
 
-    Odd sizes, anisotropic voxels; the outermost slices hold no brain.
+    Lesions are bright in the first channel. Sizes are odd, voxels anisotropic, and the first and last slices have no brain.
     """
     folder = tmp_path / "cases"
     folder.mkdir()
@@ -175,9 +177,9 @@ def sample_job(prepared: Path) -> Callable[..., SampleJob]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str, pytestconfig: pytest.Config) -> Path:
-    """A copy of the repository in which the small workflow has run, one for all test processes. Tests may not change it."""
-    own = tmp_path_factory.getbasetemp()
-    shared = (own if worker_id == "master" else own.parent) / "finished"
+    """A copy of the repository in which the small workflow has run, shared by all test processes. Tests must not change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "finished"
     with FileLock(f"{shared}.lock"):
         if not shared.exists():
             folder = copy_of_the_repository(tmp_path_factory.mktemp("small"))

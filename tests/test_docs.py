@@ -1,4 +1,4 @@
-"""The documents name what exists (below 1 s)."""
+"""Check that the tests named in docs/faults.md exist (below 1 s)."""
 
 import ast
 import re
@@ -10,12 +10,12 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = ["#", "input or fault", "what happens", "message", "exit", "test"]
 WITHOUT_A_TEST_OF_ITS_OWN = {"46"}
 
-# What a test of an error does: it expects an exception or an exit code, or kills a process.
+# A test of an error expects an exception or an exit code, or kills a process.
 ERROR = re.compile(r"pytest\.raises|returncode|SIGKILL|\berror\(|\bcode ==|\(code, ")
 
 
 def rows() -> list[dict[str, str]]:
-    """The rows of all tables of docs/faults.md."""
+    """Return the rows of all tables of docs/faults.md."""
     lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     tables = [row for row in cells if row[0] not in ("#", "--:")]
@@ -29,8 +29,8 @@ def named_tests(row: dict[str, str]) -> list[tuple[str, str]]:
 
 def source(path: str, name: str) -> str | None:
     text = (ROOT / path).read_text(encoding="utf-8")
-    found = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name]
-    return ast.get_source_segment(text, found[0]) if found else None
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return ast.get_source_segment(text, functions[0]) if functions else None
 
 
 def test_faults_page_has_one_row_per_fault() -> None:
@@ -47,7 +47,7 @@ def test_faults_row_names_existing_tests(row: dict[str, str]) -> None:
     if row["#"] in WITHOUT_A_TEST_OF_ITS_OWN:
         assert row["test"].startswith("none")
     elif row["exit"] != "0":
-        assert any(ERROR.search(source(*test)) for test in named_tests(row)), "none of the tests is about an error"
+        assert any(ERROR.search(source(*test)) for test in named_tests(row)), "none of the tests checks an error"
 
 
 def test_most_faults_have_a_test_of_their_error() -> None:

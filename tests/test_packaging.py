@@ -1,4 +1,4 @@
-"""Versions stand in several places, which must agree, and each job's environment holds what its script imports (below 5 s)."""
+"""Check that package versions agree in all files, and that environments have the imports of their scripts (below 5 s)."""
 
 import ast
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 RECIPES = [ROOT / "Dockerfile", ROOT / "envs" / "pd-ddpm.def"]
 
-# Modules that are not called what their package is called.
+# Modules whose name differs from that of their package.
 PACKAGE_OF = {"yaml": "pyyaml"}
 
 
@@ -38,21 +38,21 @@ def declared() -> dict[str, str]:
 
 
 def conda(environment: Path) -> tuple[list[str], list[str]]:
-    """What an environment takes from conda, and what from pip."""
-    *own, pip = yaml.safe_load(text(environment))["dependencies"]
-    return own, pip["pip"]
+    """Return the packages that an environment installs with conda, and those with pip."""
+    *packages, pip = yaml.safe_load(text(environment))["dependencies"]
+    return packages, pip["pip"]
 
 
 def test_lock_file_pins_the_declared_versions() -> None:
     locked = pins(text(ROOT / "requirements.lock").splitlines())
     assert {name: version for name, version in declared().items() if name != "torch"}.items() <= locked.items()
-    assert "torch" not in locked, "torch is installed first and by itself: its build depends on the machine"
+    assert "torch" not in locked, "torch is installed separately, because its build depends on the machine"
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
 def test_conda_environment_pins_the_declared_versions(environment: Path) -> None:
-    own, pip = conda(environment)
-    assert own == [f"python={python_version()}", "pip"]
+    packages, pip = conda(environment)
+    assert packages == [f"python={python_version()}", "pip"]
     assert len(pins(pip)) == len(pip), "every package is pinned"
     assert pins(pip).items() <= declared().items()
 
@@ -67,7 +67,7 @@ def test_container_recipe_pins_the_declared_versions(recipe: Path) -> None:
 
 
 def python_version() -> str:
-    """The version that the package asks for at least, which is the one that it is tested with."""
+    """Return the lowest Python version of the package, with which it is tested."""
     return project()["requires-python"].removeprefix(">=")
 
 
@@ -81,15 +81,15 @@ def test_every_dependency_is_pinned() -> None:
 
 
 def environments_of_scripts() -> dict[str, str]:
-    """Name of a script -> name of the environment that its rule says its job needs."""
+    """Return script -> name of the environment in its rule."""
     rules = "\n".join(text(path) for path in (ROOT / "rules").glob("*.smk"))
     blocks = re.split(r"^ *rule\b", rules, flags=re.MULTILINE)
-    found = [(re.search(r"envs/([\w-]+)\.yaml", block), re.search(r"workflow/scripts/(\w+)\.py", block)) for block in blocks]
-    return {script[1]: environment[1] for environment, script in found if environment and script}
+    matches = [(re.search(r"envs/([\w-]+)\.yaml", block), re.search(r"workflow/scripts/(\w+)\.py", block)) for block in blocks]
+    return {script[1]: environment[1] for environment, script in matches if environment and script}
 
 
 def foreign_imports(script: Path) -> set[str]:
-    """Packages from elsewhere that a script needs, and the modules of ours that it imports."""
+    """Return the third-party packages that a script imports, directly or through modules of this package."""
     waiting, seen, names = [script], set(), set()
     while waiting:
         path = waiting.pop()
@@ -120,7 +120,7 @@ def test_environments_have_no_unused_packages() -> None:
     assert {path.stem: pins(conda(path)[1]).keys() for path in ENVIRONMENTS} == needed
 
 
-# Logs its name and arguments, in place of a command that changes the machine.
+# Replaces a command that would change the machine, and logs its name and arguments.
 STUB = """\
 #!/bin/sh
 echo "${0##*/} $*" >> "$CALLS"

@@ -1,4 +1,4 @@
-"""The workflow as a user runs it, in a copy of the repository."""
+"""Run the workflow as a user does, in a copy of the repository."""
 
 import os
 import shutil
@@ -17,6 +17,7 @@ PARTS = ["Snakefile", "rules", "workflow", "config", "profiles", "slurm", "envs"
 
 
 def copy_of_the_repository(folder: Path) -> Path:
+    """Copy the workflow and the package into a folder and return the folder."""
     for part in PARTS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -27,9 +28,9 @@ def copy_of_the_repository(folder: Path) -> Path:
 
 
 def command(folder: Path, *arguments: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """How `subprocess` is told to run Snakemake in a copy of the repository, with the copy's package."""
-    own = {"PYTHONPATH": str(folder / "src"), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config")}
-    return {"args": [sys.executable, "-m", "snakemake", *arguments], "cwd": folder, "env": environment | own}
+    """Return the arguments of `subprocess.run` for Snakemake in a copy of the repository, with the package of the copy."""
+    variables = {"PYTHONPATH": str(folder / "src"), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config")}
+    return {"args": [sys.executable, "-m", "snakemake", *arguments], "cwd": folder, "env": environment | variables}
 
 
 def snakemake(folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -38,7 +39,7 @@ def snakemake(folder: Path, *arguments: str, **more: Any) -> subprocess.Complete
 
 
 def small_cohort(folder: Path) -> None:
-    """Write a table data set of five tiny cases, p0 to p4, and its configuration."""
+    """Write a dataset of five tiny cases, p0 to p4, its table and its configuration."""
     random = np.random.default_rng(0)
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     rows = []
@@ -69,7 +70,7 @@ def small_cohort(folder: Path) -> None:
 
 
 def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """Rule -> number of jobs in the statistics of a dry run; empty if there is nothing to do."""
+    """Return rule -> number of jobs in the output of a dry run; empty if there is nothing to do."""
     assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
     lines = (dry_run.stdout + dry_run.stderr).splitlines()
     if "job count" not in [" ".join(line.split()) for line in lines]:

@@ -1,4 +1,4 @@
-"""Dry runs: the jobs of the demo and of the paper, and wrong configurations (about 30 s)."""
+"""Dry runs: the jobs of the demo and of the paper, and invalid configurations (about 30 s)."""
 
 import subprocess
 from pathlib import Path
@@ -17,33 +17,33 @@ def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
 
 
 def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
-    """Where a dry run would make networks or predictions, "networks/denoiser/split-0_seed-0", as often as it is planned."""
+    """Return the output folders of one kind in a dry run, such as "networks/denoiser/split-0_seed-0", one per job."""
     lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
-    made = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
-    made = [path for path in made if not path.endswith("precision.json")]  # a verdict on a network is none
-    return [str(Path(path).parent).split("/", 2)[2] for path in made if f"/{kind}/" in path]
+    paths = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
+    paths = [path for path in paths if not path.endswith("precision.json")]  # written by the precision gate
+    return [str(Path(path).parent).split("/", 2)[2] for path in paths if f"/{kind}/" in path]
 
 
 def test_slurm_profile_plans_the_paper_and_trains_each_network_once(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
     planned = jobs(run)
     assert "simulate_phantom" not in planned
-    # Seven networks for nine methods and five splits. One denoiser for vanilla DDPM, ES-DDPM and PD-DDPM at every T'.
+    # Seven networks for nine methods, in five splits. Vanilla DDPM, ES-DDPM and PD-DDPM at every T' share one denoiser.
     assert planned["train"] == len(outputs(run, "networks")) == len(set(outputs(run, "networks"))) == 35
     denoisers = [path for path in outputs(run, "networks") if "denoiser" in path]
     assert len([path for path in denoisers if path.startswith("networks/denoiser/")]) == 5
-    assert len(denoisers) == 10  # and TDPM's own
-    # Table 1: 9. Fig. 3: 9 more, since T' = 300 is Table 1's. Table 2: 3 early AttUNets and 4 chains, the best is Table 1's.
-    # Pareto: 6 respaced chains from noise and 6 from each of three T'; the others are there. Fig. 4 and Fig. 2: none.
+    assert len(denoisers) == 10  # the other five are TDPM's
+    # Table 1: 9. Fig. 3: 9 more, because Table 1 has T' = 300. Table 2: 3 early AttUNets and 4 chains; Table 1 has the best.
+    # Pareto: 6 respaced chains from noise and 6 from each of three T'; others exist. Fig. 4 and Fig. 2: none.
     assert planned["sample"] == 5 * (9 + 9 + 7 + 24)
-    drawn = outputs(run, "predictions")
-    assert len(drawn) == len(set(drawn)) == planned["sample"]
+    predictions = outputs(run, "predictions")
+    assert len(predictions) == len(set(predictions)) == planned["sample"]
     for split in range(5):
-        assert drawn.count(f"predictions/pd-ddpm/split-{split}_seed-0") == 1
+        assert predictions.count(f"predictions/pd-ddpm/split-{split}_seed-0") == 1
     assert "results/wmh/" in run.stdout + run.stderr
     keys = {line.split(":")[0] for line in (ROOT / "profiles/default/config.yaml").read_text(encoding="utf-8").splitlines()}
-    own = {line.split(":")[0] for line in (ROOT / "slurm/config.yaml").read_text(encoding="utf-8").splitlines()}
-    assert {key for key in keys & own if key.strip() and not key.startswith("#")} == set()
+    slurm_keys = {line.split(":")[0] for line in (ROOT / "slurm/config.yaml").read_text(encoding="utf-8").splitlines()}
+    assert {key for key in keys & slurm_keys if key.strip() and not key.startswith("#")} == set()
 
 
 def test_slurm_profile_requests_more_gpus_than_this_machine_has(fresh: Path) -> None:
@@ -59,7 +59,7 @@ def test_scale_on_command_line_overrides_profile(fresh: Path) -> None:
     assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
 
 
-@pytest.mark.workflow  # five dry runs of the paper, 15 s
+@pytest.mark.workflow  # five dry runs of the paper take 15 s
 def test_held_out_cases_are_locked_until_evaluate_held_out_is_true(fresh: Path) -> None:
     for target in ("results/held_out.csv", "results/wmh-held-out/cases.csv", "results/wmh-held-out/exhibits/fig3_tprime.pdf"):
         message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
@@ -72,8 +72,7 @@ def test_held_out_cases_are_locked_until_evaluate_held_out_is_true(fresh: Path) 
     planned, before = jobs(run), jobs(locked)
     assert planned["train"] == before["train"] == 35
     assert planned["sample"] - before["sample"] == 5 * 9
-    more = {"download_wmh-held-out", "publish_held_out"}
-    assert planned.keys() - before.keys() == more
+    assert planned.keys() - before.keys() == {"download_wmh-held-out", "publish_held_out"}
     assert planned["table1"] == planned["split"] == 2
     assert "results/wmh-held-out/networks" not in run.stdout + run.stderr
 

@@ -1,4 +1,4 @@
-"""What stops a workflow: missing data, bad scans, a missing GPU, a full disk."""
+"""Failures that stop a workflow: missing data, invalid scans, a missing GPU, a full disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,15 +63,15 @@ save_every_seconds: 0.1
 resources: {train: {gpu: 0, mem_mb: 2000, runtime: 30, threads: 1}}
 """
 
-# What the interpreter of each job runs at its start: the disk is full once, when the card of the network is put in place.
+# Code that the interpreter of each job runs at its start. The disk is full once, when the metadata of the network is renamed.
 FULL_ONCE = """\
 import os
-whole = os.replace
+original = os.replace
 def replace(source, target, **more):
     if str(target).endswith("model.json") and os.path.exists("full"):
         os.unlink("full")
         raise OSError(28, "No space left on device")
-    return whole(source, target, **more)
+    return original(source, target, **more)
 os.replace = replace
 """
 
@@ -84,11 +84,11 @@ def test_failed_training_keeps_its_state_and_its_retry_resumes(fresh: Path) -> N
     run = "networks/unet/split-0_seed-0"
     target = f"results/own/{run}/model.safetensors"
     done = snakemake(fresh, target, "--configfile", "own.yaml", "training.yaml", "--config", "scale=paper")
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "model.json: there is no room for it" in said
-    assert "Removing output files of failed job train" in said  # the weights among them, which were written
-    assert target in said.split("Removing output files of failed job train")[1].split("\n\n")[0]
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "model.json: there is no room for it" in output
+    assert "Removing output files of failed job train" in output  # including the weights, which were complete
+    assert target in output.split("Removing output files of failed job train")[1].split("\n\n")[0]
     log = (fresh / "results/logs/train/own" / f"{run.removeprefix('networks/')}.log").read_text(encoding="utf-8")
     assert f"resuming after step 10 of 10 from work/own/{run}" in log
     assert not (fresh / "full").exists()
@@ -102,5 +102,5 @@ def test_missing_gpu_stops_before_data_are_prepared(fresh: Path) -> None:
     message = error(snakemake(fresh, "results/own/networks/unet/split-0_seed-0/model.json", *arguments))
     assert "`device`: 'cuda:7' is not available" in message
     assert not (fresh / "results/own/cases.csv").exists()
-    table = snakemake(fresh, "results/own/cases.csv", *arguments)  # which needs no network
+    table = snakemake(fresh, "results/own/cases.csv", *arguments)  # needs no network
     assert table.returncode == 0, table.stdout + table.stderr

@@ -1,4 +1,4 @@
-"""Whole jobs under kill -9, a full disk, want of memory and foreign locales: nothing computed is lost (about 60 s)."""
+"""Jobs under kill -9, on a full disk, out of memory and in other locales: no finished work is lost (about 60 s)."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from pd_ddpm.runtime.files import DiskFullError, file_sha256
 from pd_ddpm.runtime.memory import MemoryShortageError
 from pd_ddpm.training.saved_state import load_state
 
-# A script as Snakemake runs it: its main under runtime.job.run, with a log file. Paths are decoded as those of a command line.
+# Runs a script as Snakemake does: calls its main by runtime.job.run, with a log file. Paths are decoded as on a command line.
 JOB = """
 import io, os, pathlib, pickle, runpy, sys
 from pd_ddpm.runtime.job import run
@@ -92,9 +92,9 @@ def test_sampling_killed_between_two_cases_keeps_the_first(tmp_path, sampling, s
     assert job.wait() == -signal.SIGKILL
     assert not (parts / "predictions.csv").exists()
     assert not (parts / "five.json").exists()
-    for path in parts.glob("[!.]*.nii.gz"):  # whatever has its name is whole
+    for path in parts.glob("[!.]*.nii.gz"):  # files with their final name are complete
         assert path.read_bytes() == (whole / path.name).read_bytes()
-    (parts / ".partial.five_samples.nii.gz").write_bytes(b"half")  # as a process leaves it that is killed while it writes
+    (parts / ".partial.five_samples.nii.gz").write_bytes(b"half")  # left by a process that was killed while writing
     first = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")}
     assert len(first) == 4
 
@@ -144,21 +144,21 @@ json.dump([[run.returncode, run.stderr] for run in (first, second)], open(kept +
 
 @pytest.fixture
 def on_small_disk(tmp_path):
-    """Runs a job twice that writes into `disk`: on a file system of so many bytes, and after room has been made there."""
+    """A function that runs a job twice: on a file system of the given size, and again after it was enlarged."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()
-    own = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-    mounted = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    mount = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
     if not shutil.which("unshare"):
-        pytest.skip("there is no unshare to mount a small file system with")
-    tried = subprocess.run([*own, "sh", "-c", mounted, "sh", "1m", str(disk), "true"], capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"no small file system can be mounted here: {tried.stderr.strip()}")
+        pytest.skip("unshare is not installed, which mounts a small file system")
+    attempt = subprocess.run([*unshare, "sh", "-c", mount, "sh", "1m", str(disk), "true"], capture_output=True, text=True)
+    if attempt.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {attempt.stderr.strip()}")
 
     def run(job, size):
         driver = [sys.executable, "-c", DRIVER, json.dumps(job), str(disk), str(kept)]
-        subprocess.run([*own, "sh", "-c", mounted, "sh", str(size), str(disk), *driver], check=True)
+        subprocess.run([*unshare, "sh", "-c", mount, "sh", str(size), str(disk), *driver], check=True)
         return kept / "first", kept / "second", json.loads((kept / "runs.json").read_text())
 
     run.disk = disk
@@ -166,7 +166,7 @@ def on_small_disk(tmp_path):
 
 
 def state_in(folder):
-    """The last state of the only training in a job's folder."""
+    """Return the last state of the only training in a job's folder."""
     (state,) = (folder / "work").glob("*/state.pt")
     return state
 
@@ -213,11 +213,11 @@ def test_sampling_on_full_disk_keeps_finished_cases_and_resumes(tmp_path, sampli
     assert not list(first.glob(".partial.*"))
     assert code_then == 0, message_then
     assert images(second) == images(whole)
-    assert (first / "four.json").read_text() == (second / "four.json").read_text()  # its time included
+    assert (first / "four.json").read_text() == (second / "four.json").read_text()  # including its time
 
 
 def test_sampling_with_failed_write_keeps_finished_cases(tmp_path, sampling, script, monkeypatch):
-    """The same with a write that fails, where nothing can be mounted."""
+    """Test a write that fails, also on systems where no file system can be mounted."""
     main = script("sample")
     replace = Path.replace
 
@@ -241,7 +241,7 @@ def test_sampling_with_failed_write_keeps_finished_cases(tmp_path, sampling, scr
 
 
 def test_training_out_of_memory_names_settings_to_reduce(tmp_path, training):
-    """Really: the process may take 300 MB more than it has after its imports, and the batch takes 800 MB."""
+    """Limit the process to 300 MB more than it has after its imports. The batch needs 800 MB."""
     limit = (
         "import resource\n"
         "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
@@ -305,7 +305,7 @@ def test_training_without_gpu_names_key_and_remedy(tmp_path, training):
 
 
 def german(folder):
-    """A locale with a decimal comma, made here; None where its sources are missing."""
+    """Create a locale with a decimal comma and return its environment variables; None if its sources are not installed."""
     made = folder / "locales" / "de_DE.ISO-8859-1"
     made.parent.mkdir()
     if not shutil.which("localedef"):
@@ -316,7 +316,7 @@ def german(folder):
 
 @pytest.mark.parametrize("name", ["C", "German"])
 def test_sampling_in_any_locale_writes_identical_files(tmp_path, sampling, script, name):
-    """Sampling into a folder with an umlaut: csv, json and images are those of this process, byte for byte."""
+    """Sample into a folder with an umlaut; the images equal those of this process, byte for byte."""
     locale = {"LC_ALL": "C"} if name == "C" else german(tmp_path)
     if locale is None:
         pytest.skip("the sources of the German locale are not installed")
@@ -333,7 +333,7 @@ def test_sampling_in_any_locale_writes_identical_files(tmp_path, sampling, scrip
     assert job.stdout == {"C": b".\n", "German": b",\n"}[name]
     assert images(folder) == images(whole)
     text = (folder / "predictions.csv").read_bytes().decode("utf-8")
-    ours, theirs = (pd.read_csv(one / "predictions.csv") for one in (whole, folder))
+    ours, theirs = (pd.read_csv(path / "predictions.csv") for path in (whole, folder))
     assert list(ours.columns) == list(theirs.columns)
     assert theirs["seconds_per_member"].between(0, 100).all()
     assert text.count(",") == 3 * (len(ours.columns) - 1)

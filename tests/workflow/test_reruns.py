@@ -1,4 +1,4 @@
-"""Changes of configuration, code and files after a workflow has run: each re-runs the jobs that it affects and no others."""
+"""Changes of configuration, code and files after a workflow has run rerun the affected jobs and no others."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.workflow
 
 
 def test_smaller_pool_has_the_first_members_of_a_larger_one(finished: Path, tmp_path: Path) -> None:
-    """Fig. 4's pool of four is drawn once; its first two members are what a pool of two would hold."""
+    """Fig. 4 samples a pool of four members. Its first two members equal a pool of two."""
     folder = tmp_path / "smaller"
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "more.yaml").write_text("exhibits: {fig4_ensemble: {pool: 2}}\n", encoding="utf-8")
@@ -64,7 +64,7 @@ def test_changed_comment_reruns_nothing_and_changed_constant_its_users(finished:
         folder / "workflow/scripts/sample.py",
         folder / "workflow/scripts/train.py",
     ):
-        path.write_text(path.read_text(encoding="utf-8") + "\n# a remark\n", encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
 
     edit(folder / "src/pd_ddpm/diffusion/samplers.py", "if s > 0 and", "if s > 1 and")
@@ -75,7 +75,7 @@ def test_changed_comment_reruns_nothing_and_changed_constant_its_users(finished:
 
 
 def case_record(path: Path) -> dict[str, Any]:
-    """Read a case's record without the commit: the small workflow may have run in a checkout, and a copy is none."""
+    """Read a case's record without the git commit, which copies of the repository do not have."""
     record = json.loads(path.read_text(encoding="utf-8"))
     for key in ("git_commit", "git_changed"):
         del record["provenance"][key]
@@ -85,24 +85,24 @@ def case_record(path: Path) -> dict[str, Any]:
 def test_missing_predictions_table_is_restored_without_sampling(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lost"
     shutil.copytree(finished, folder, symlinks=True)
-    drawn = folder / "results/phantom/predictions/ddpm/split-0_seed-0"
-    record = next(drawn.glob("*.json"))
+    predictions = folder / "results/phantom/predictions/ddpm/split-0_seed-0"
+    record = next(predictions.glob("*.json"))
     before = case_record(record)
-    (drawn / "predictions.csv").unlink()
-    run = snakemake(folder, str((drawn / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
+    (predictions / "predictions.csv").unlink()
+    run = snakemake(folder, str((predictions / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert case_record(record) == before  # taken up, its time included
+    assert case_record(record) == before  # the case is reused, including its time
 
 
 def test_damaged_prediction_is_sampled_again(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(finished, folder, symlinks=True)
-    drawn = folder / "results/phantom/predictions/attunet/split-0_seed-0"
-    mask = next(drawn.glob("*_mask.nii.gz"))
+    predictions = folder / "results/phantom/predictions/attunet/split-0_seed-0"
+    mask = next(predictions.glob("*_mask.nii.gz"))
     whole = mask.read_bytes()
     mask.write_bytes(whole[:100])
-    (drawn / "predictions.csv").unlink()
-    run = snakemake(folder, str((drawn / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
+    (predictions / "predictions.csv").unlink()
+    run = snakemake(folder, str((predictions / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
     assert run.returncode == 0, run.stdout + run.stderr
     assert mask.read_bytes() == whole
 
@@ -155,21 +155,21 @@ def test_shards_write_identical_files_and_their_number_reruns_nothing(finished: 
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "more.yaml").write_text("sampling: {shards: 3}\n", encoding="utf-8")
     files = ("--configfile", "small.yaml", "more.yaml")
-    assert jobs(snakemake(folder, "-n", *files)) == {}  # it was drawn in one
+    assert jobs(snakemake(folder, "-n", *files)) == {}  # it was sampled in one shard
 
-    drawn = "results/phantom/predictions/pd-ddpm/split-0_seed-0"
-    shutil.rmtree(folder / drawn)
-    run = snakemake(folder, f"{drawn}/predictions.csv", *files)
+    predictions = "results/phantom/predictions/pd-ddpm/split-0_seed-0"
+    shutil.rmtree(folder / predictions)
+    run = snakemake(folder, f"{predictions}/predictions.csv", *files)
     assert run.returncode == 0, run.stdout + run.stderr
-    images = [path.name for path in (finished / drawn).glob("*.nii.gz")]
+    images = [path.name for path in (finished / predictions).glob("*.nii.gz")]
     assert len(images) == 2 * 3
     for name in images:
-        assert (folder / drawn / name).read_bytes() == (finished / drawn / name).read_bytes()
+        assert (folder / predictions / name).read_bytes() == (finished / predictions / name).read_bytes()
     times = folder / "results/benchmarks/sample/phantom/pd-ddpm/split-0_seed-0"
     assert sorted(path.name for path in times.iterdir()) == [f"shard-{shard}-of-3.tsv" for shard in (1, 2, 3)]
     for number in (1, 2, 3):
         (folder / "more.yaml").write_text(f"sampling: {{shards: {number}}}\n", encoding="utf-8")
-        assert jobs(snakemake(folder, "-n", f"{drawn}/predictions.csv", *files)) == {}
+        assert jobs(snakemake(folder, "-n", f"{predictions}/predictions.csv", *files)) == {}
 
 
 def test_edited_case_table_reruns_check_and_split(fresh: Path) -> None:
@@ -179,6 +179,6 @@ def test_edited_case_table_reruns_check_and_split(fresh: Path) -> None:
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
     assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
     edit(fresh / "src/pd_ddpm/data/check/report.py", "_LISTED = 8", "_LISTED = 9")
-    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # and nothing after it
+    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # but no later job
     edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}

@@ -1,4 +1,4 @@
-"""The results of a small demo that has run end to end."""
+"""Results of a small demo that has run end to end."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,8 @@ def test_table1_has_a_row_per_method_and_the_printed_values(finished: Path) -> N
     assert table["dice"].between(0, 1).all()
     assert table["dice_paper"].tolist() == [0.787, 0.799, 0.798, 0.798, 0.792, 0.796, 0.801, 0.803, 0.812]
     assert (table["cases"] == 2).all()  # six cases over five folds: fold 0 has two
-    # Two members. Four steps of the whole chain, one from T' = 300; TDPM's prior is one more for each member, a
-    # pre-segmentation one for all, and so is the Probabilistic U-Net however many masks are drawn from it.
+    # Two members. The whole chain has four steps, and one from T' = 300. TDPM's prior adds one evaluation per member, and a
+    # pre-segmentation one for all members. The Probabilistic U-Net has one evaluation for any number of masks.
     assert table["network_evaluations"].tolist() == [1, 1, 1, 2, 1, 8, 4, 3, 3]
     assert (table["samples"] == [1, 1, 1, *[2] * 6]).all()
     assert (table["seconds_per_case"] > 0).all()
@@ -50,20 +50,20 @@ def test_table2_starts_from_the_zero_mask_and_early_checkpoints(finished: Path) 
     assert table["presegmentation_dice"].iloc[-1] == ours["AttUNet"]
     assert table["dice"].iloc[-1] == ours["PD-DDPM"]
     assert table["dice_paper"].tolist() == [0.353, 0.790, 0.795, 0.798, 0.812]
-    card = json.loads((finished / "results/phantom/networks/attunet/split-0_seed-0/model.json").read_text(encoding="utf-8"))
-    assert [kept["level"] for kept in card["early"]] == [0.944, 0.964, 0.982]
+    metadata = json.loads((finished / "results/phantom/networks/attunet/split-0_seed-0/model.json").read_text(encoding="utf-8"))
+    assert [early["level"] for early in metadata["early"]] == [0.944, 0.964, 0.982]
 
 
 def test_early_checkpoints_differ_from_selected_weights(finished: Path) -> None:
     from pd_ddpm.models.weights import load_weights
 
     folder = finished / "results/phantom/networks/attunet/split-0_seed-0"
-    selected, card = load_weights(folder / "model.safetensors", folder / "model.json")
-    for number, kept in enumerate(card["early"], 1):
+    selected, metadata = load_weights(folder / "model.safetensors", folder / "model.json")
+    for number, record in enumerate(metadata["early"], 1):
         early, _ = load_weights(folder / "early.safetensors", folder / "model.json", f"early-{number}")
         assert early.keys() == selected.keys()
         same = all(np.array_equal(early[name], selected[name]) for name in selected)
-        assert same == (kept["step"] == card["selected_step"])
+        assert same == (record["step"] == metadata["selected_step"])
 
 
 def test_uncertainty_and_claims_cover_all_methods(finished: Path) -> None:
@@ -78,7 +78,7 @@ def test_uncertainty_and_claims_cover_all_methods(finished: Path) -> None:
     claims = exhibit(finished, "claims")
     assert set(claims["verdict"]) <= {"holds", "does not hold", "undecided at this scale"}
     assert len(claims) >= 10
-    # After twelve steps no ensemble finds a lesion: there is no spread that could shrink.
+    # After twelve training steps, no ensemble finds a lesion. There is no spread that could shrink.
     assert claims.set_index("claim")["effect"].drop("spread_shrinks_with_size").notna().all()
 
 
@@ -92,27 +92,36 @@ def test_figures_have_tables_of_their_values(finished: Path) -> None:
     ours = exhibit(finished, "table1").set_index("method")
     front = exhibit(finished, "pareto")
     assert front["on_front_evaluations"].any()
-    own = front[(front["method"] == "pd-ddpm") & (front["members"] == 2)]
-    assert own["network_evaluations"].item() == ours.loc["PD-DDPM", "network_evaluations"]
+    point = front[(front["method"] == "pd-ddpm") & (front["members"] == 2)]
+    assert point["network_evaluations"].item() == ours.loc["PD-DDPM", "network_evaluations"]
     pixels = exhibit(finished, "fig2_uncertainty")
     assert pixels["case"].nunique() == 2
 
 
 def test_every_result_has_a_provenance_record(finished: Path) -> None:
-    made = exhibit(finished, "provenance")
-    shown = {path.stem for path in (finished / "results").glob("*.json")}
-    assert set(made.loc[made["kind"] == "exhibit", "name"]) == shown
-    assert {"table1", "table2", "uncertainty", "claims", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"} <= shown
-    runs = made[made["kind"] != "exhibit"]
+    provenance = exhibit(finished, "provenance")
+    published = {path.stem for path in (finished / "results").glob("*.json")}
+    assert set(provenance.loc[provenance["kind"] == "exhibit", "name"]) == published
+    assert {
+        "table1",
+        "table2",
+        "uncertainty",
+        "claims",
+        "fig2_uncertainty",
+        "fig3_tprime",
+        "fig4_ensemble",
+        "pareto",
+    } <= published
+    runs = provenance[provenance["kind"] != "exhibit"]
     assert runs["kind"].value_counts().to_dict() == {"prediction": 21, "network": 7}
     assert (runs["precision"] == "float32").all()
     assert runs[["config", "code", "device", "seed", "seconds", "torch", "python"]].notna().all(axis=None)
-    assert made["config"].nunique() == 1
+    assert provenance["config"].nunique() == 1
     for kind, name in (("network", "train"), ("prediction", "sample")):
         assert set(runs.loc[runs["kind"] == kind, "code"]) == {code_version(finished / "workflow/scripts" / f"{name}.py")}
     table = json.loads((finished / "results" / "table1.json").read_text(encoding="utf-8"))
-    behind = [run["file"].split("/")[1:3] for run in table["made_from"]["runs"]]
-    assert [kind for kind, _ in behind] == ["networks"] * 7 + ["predictions"] * 9
+    inputs = [run["file"].split("/")[1:3] for run in table["made_from"]["runs"]]
+    assert [kind for kind, _ in inputs] == ["networks"] * 7 + ["predictions"] * 9
     assert table["made_from"]["summary"]["mixed"] == []
     for record in (finished / "results").rglob("*.json"):
         text = record.read_text(encoding="utf-8")
