@@ -1,4 +1,4 @@
-"""What the Probabilistic U-Net is trained on, against numbers by hand (about 4 s, most of it a short training)."""
+"""Objective of the Probabilistic U-Net against numbers by hand (about 4 s, mostly a short training)."""
 
 import math
 
@@ -21,7 +21,7 @@ def gaussian(mean, sigma):
 
 
 class Stub(nn.Module):
-    """Known Gaussians; the logits are the image's first channel and, where asked for, z_0 times `gain`."""
+    """A model with known Gaussians. Its logits are the first image channel plus `gain` times z_0."""
 
     def __init__(self, prior, posterior, gain=0.0):
         super().__init__()
@@ -68,7 +68,7 @@ def test_elbo_of_tiny_batch_equals_value_by_hand(kl_weight):
 
 
 def test_kl_equals_closed_form():
-    """log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2, summed over the dimensions."""
+    """Sum over dimensions of log(s_p / s_q) + (s_q^2 + (m_q - m_p)^2) / (2 s_p^2) - 1/2."""
     random = np.random.default_rng(0)
     means, sigmas = random.normal(size=(2, 3, 6)), np.exp(random.normal(size=(2, 3, 6)))
     (m_q, m_p), (s_q, s_p) = means, sigmas
@@ -117,7 +117,7 @@ def network(seed=0):
 
 
 def test_elbo_ignores_label_2():
-    """Neither what the mask says there, nor, through the loss, what the logits say there."""
+    """Neither the mask nor the logits there change the loss."""
     random = np.random.default_rng(0)
     mask, loss_mask = (torch.from_numpy(random.random((3, 1, 8, 8)) < 0.5).float() for _ in range(2))
     image = torch.from_numpy(random.standard_normal((3, 1, 8, 8), dtype=np.float32))
@@ -135,7 +135,7 @@ def test_elbo_ignores_label_2():
 
 
 def two_minded(random, count=16):
-    """A bright square, which one rater in two calls a lesion: nothing in the image says which of them has drawn the mask."""
+    """One of two raters labels the bright square as lesion; the image does not tell which rater made the mask."""
     squares = torch.zeros(count, 1, 12, 12)
     for square in squares:
         x, y = random.integers(0, 5, 2)
@@ -165,9 +165,9 @@ def test_elbo_training_makes_prior_cover_both_readings():
         explained, blind = (
             functional.binary_cross_entropy_with_logits(model.decode(features, z), batch.mask).item() for z in readings
         )
-        drawn = torch.stack([bound.estimates(model, batch, stream("estimates", n))[1] for n in range(20)])
+        samples = torch.stack([bound.estimates(model, batch, stream("estimates", n))[1] for n in range(20)])
     assert explained < 0.5 * blind
-    inside = (drawn * squares).sum((2, 3, 4)) / squares.sum((1, 2, 3))  # (samples, images): fraction that is called a lesion
+    inside = (samples * squares).sum((2, 3, 4)) / squares.sum((1, 2, 3))  # (samples, images): fraction that is called a lesion
     assert (inside > 0.8).float().mean() > 0.25
     assert (inside < 0.2).float().mean() > 0.25
 

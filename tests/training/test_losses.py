@@ -1,4 +1,4 @@
-"""Losses against closed forms, PyTorch's and MONAI's own (about 4 s, the import of MONAI)."""
+"""Losses against closed forms, PyTorch and MONAI (about 4 s, for the import of MONAI)."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_losses_equal_closed_forms():
     "loss", [cross_entropy, squared_error, lambda x, mask, loss_mask: soft_dice_loss(x.sigmoid(), mask, loss_mask)]
 )
 def test_losses_do_not_depend_on_ignored_pixels(loss):
-    """Neither its mask nor its prediction changes the loss, and its gradient is exactly zero."""
+    """Neither mask nor prediction there changes the loss, and the gradient there is exactly zero."""
     logits, mask, loss_mask = example()
     logits.requires_grad_()
     value = loss(logits, mask, loss_mask)

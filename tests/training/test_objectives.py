@@ -1,4 +1,4 @@
-"""What is minimised: targets, times and noise of a batch (about 1 s)."""
+"""Objectives: targets, timesteps and noise of a batch (about 1 s)."""
 
 import math
 
@@ -21,7 +21,7 @@ SCHEDULE = Schedule.cosine()
 
 
 class Free(nn.Module):
-    """A network whose output at every voxel is a parameter of its own; it remembers what it was given."""
+    """A network whose output at every pixel is a parameter of its own; it keeps its last input."""
 
     divisor = 1
 
@@ -35,7 +35,7 @@ class Free(nn.Module):
 
 
 class NoiseOracle(nn.Module):
-    """Knows the clean mask, which is the first image channel in its coding, and so the noise in x_t."""
+    """A network that predicts the exact noise in x_t, since the first image channel is the encoded mask."""
 
     divisor = 1
 
@@ -52,7 +52,7 @@ def batch(size=(6, 8), count=4, seed=0):
 
 
 def all_objectives(shape):
-    """Every way of training, over a network of free outputs."""
+    """All objectives, each with a network of free outputs."""
     yield CrossEntropy(0.0), Free(shape)
     yield CrossEntropy(1.0), Free(shape)
     for coding in CODINGS.values():
@@ -63,7 +63,7 @@ def all_objectives(shape):
 
 @pytest.mark.parametrize("size", [(6, 8), (3, 6, 8)])
 def test_losses_ignore_label_2(size):
-    """The gradient of the network's output there is exactly zero, and nowhere else."""
+    """The gradient of the output is exactly zero there, and nonzero everywhere else."""
     examples, labels = batch(size)
     for objective, model in all_objectives((4, 1, *size)):
         objective.loss(model, examples, stream("test"))["loss"].backward()
@@ -96,7 +96,7 @@ def test_cross_entropy_objective_adds_weighted_dice(dice_weight):
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_noise_prediction_target_is_noise_in_x_t(coding):
-    """A network that finds the noise has no loss, and one that says zero the noise's mean square."""
+    """The loss is zero for the exact noise, and the noise's mean square for an output of zero."""
     examples, _ = batch(count=64)
     examples = examples._replace(image=CODINGS[coding].encode(examples.mask))
     oracle = Denoiser(NoiseOracle(), SCHEDULE, CODINGS[coding], "noise")
@@ -123,16 +123,16 @@ def test_mask_prediction_target_is_encoded_mask(coding):
 
 @pytest.mark.parametrize("t_max", [1, 7, 300])
 def test_denoising_timesteps_are_uniform_from_1_to_t_max(t_max):
-    """t = 0, the clean mask, is never shown, and t_max is."""
+    """t = 0, the clean mask, never occurs, and t_max does."""
     count = 70 * 300
     examples = as_batch(torch.zeros(count, 1, 1, 1), torch.zeros(count, 2, 1, 1))
     model = Denoiser(Free((count, 1, 1, 1)), SCHEDULE, CODINGS["signed"], "noise")
     Denoising(t_max, "squared_error").loss(model, examples, stream("test"))
-    drawn = torch.bincount(model.network.t, minlength=t_max + 1)
-    assert drawn[0] == 0
-    assert len(drawn) == t_max + 1
+    counts = torch.bincount(model.network.t, minlength=t_max + 1)
+    assert counts[0] == 0
+    assert len(counts) == t_max + 1
     expected = count / t_max
-    chi_squared = ((drawn[1:] - expected) ** 2 / expected).sum().item()
+    chi_squared = ((counts[1:] - expected) ** 2 / expected).sum().item()
     assert chi_squared <= t_max - 1 + 4.5 * math.sqrt(2 * t_max)
 
 

@@ -1,4 +1,4 @@
-"""Patches for training: each batch from its stream alone, image and label always together (about 1 s)."""
+"""Training patches: dependence on the generator, windows, flips, jitter and loss mask (about 1 s)."""
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +13,7 @@ PLAIN = PatchSettings(crop=(8, 12), lesion_share=None, flip=(), intensity_jitter
 
 
 def numbered(case, size, slices=3, lesions=(1,)):
-    """A case whose first image channel holds the place of each pixel, and the second its label times ten."""
+    """A case whose first image channel is the index of each pixel and whose second is ten times its label."""
     height, width = size
     place = torch.arange(slices * height * width, dtype=torch.float32).reshape(slices, 1, height, width)
     labels = torch.zeros(slices, 1, height, width, dtype=torch.uint8)
@@ -70,7 +70,7 @@ def test_sample_batch_takes_all_windows_of_the_slices(crop):
 
 @pytest.mark.parametrize("crop", [(16, 20), (21, 13), (12, 30)])
 def test_sample_batch_pads_small_slices_evenly(crop):
-    """The image's edge is repeated; what is added is background and has no label."""
+    """The image is padded with its edge, the mask with background."""
     case = numbered("a", (11, 13), slices=2, lesions=(0, 1))
     batch = TrainingSlices([case]).sample_batch(stream("x", 0), 4, PatchSettings(crop, None, (), 0.0))
     added = [(total - length) for total, length in zip(crop, (11, 13), strict=True)]
@@ -104,23 +104,23 @@ def test_jitter_applies_gain_and_offset_per_channel_and_keeps_labels():
     gains, offsets = [], []
     for channel in (0, 1):
         values = case.image[0, channel].flatten().double()
-        drawn = batch.image[:, channel].flatten(1).double()
-        slope, offset = np.polynomial.polynomial.polyfit(values, drawn.T, 1)[::-1]
+        sampled = batch.image[:, channel].flatten(1).double()
+        slope, offset = np.polynomial.polynomial.polyfit(values, sampled.T, 1)[::-1]
         torch.testing.assert_close(
-            drawn, torch.from_numpy(slope[:, None] * values.numpy() + offset[:, None]), rtol=1e-4, atol=1e-3
+            sampled, torch.from_numpy(slope[:, None] * values.numpy() + offset[:, None]), rtol=1e-4, atol=1e-3
         )
         gains.append(slope)
         offsets.append(offset)
     assert torch.equal(batch.mask, case.label_fractions[:, :1].expand(2000, -1, -1, -1))
-    for drawn, mean in ((gains, 1.0), (offsets[1:], 0.0)):
-        assert np.mean(drawn) == pytest.approx(mean, abs=4.5 * 0.1 / np.sqrt(2000))
-        assert np.std(drawn) == pytest.approx(0.1, rel=4.5 / np.sqrt(2 * 2000))
+    for sampled, mean in ((gains, 1.0), (offsets[1:], 0.0)):
+        assert np.mean(sampled) == pytest.approx(mean, abs=4.5 * 0.1 / np.sqrt(2000))
+        assert np.std(sampled) == pytest.approx(0.1, rel=4.5 / np.sqrt(2 * 2000))
     assert abs(np.corrcoef(gains)[0, 1]) < 4.5 / np.sqrt(2000)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(None, 3 / 5), (0.0, 3 / 5), (0.75, 0.75 + 0.25 * 3 / 5), (1.0, 1.0)])
 def test_sample_sources_respects_lesion_share(share, expected):
-    """The rest is drawn from all slices, with lesion or without."""
+    """The other patches come from all slices, with or without lesion."""
     slices = TrainingSlices(CASES)
     settings = PatchSettings((8, 12), share, (), 0.0)
     names = slices.sample_sources(stream("x", 0), 4000, settings)
@@ -141,7 +141,7 @@ def test_batch_to_moves_all_parts():
 
 
 def test_read_slices_numbers_slices_by_position_in_scan(prepared):
-    """Two outer slices hold no brain; an error that names a slice must name the scan's."""
+    """The two outer slices hold no brain, so positions in memory and in the scan differ."""
     read = read_slices(prepared, "two", GridSettings(None, "slice", 0.0, 0.5))
     assert list(read.slice_numbers) == [1, 2, 3, 4]
     scan = nib.load(prepared / "two_image.nii.gz").get_fdata()

@@ -51,7 +51,7 @@ def test_load_state_rejects_incomplete_file(tmp_path, damage):
 
 
 def test_load_state_detects_any_flipped_bit(tmp_path):
-    """In 300 places, and in each byte of the seal itself. Read without it, most of them pass."""
+    """Flip one bit in 300 places and in each byte of the seal. Without the seal, most of them would go unnoticed."""
     path = tmp_path / "state.pt"
     save_state(path, {"model": {"weights": torch.arange(1000.0)}, "progress": PROGRESS})
     whole = path.read_bytes()
@@ -124,7 +124,7 @@ def test_last_good_state_names_both_unreadable_states(tmp_path):
 
 @pytest.mark.parametrize("call", range(3))
 def test_save_state_killed_at_any_rename_leaves_good_state(tmp_path, call):
-    """The process dies before its first, second or third rename since the first state was written."""
+    """The process is killed before the first, second or third rename after the first state."""
     path = tmp_path / "state.pt"
     code = (
         "import os, signal, sys, torch\n"
@@ -146,7 +146,7 @@ def test_save_state_killed_at_any_rename_leaves_good_state(tmp_path, call):
 
 
 class Malicious:
-    """Runs a command when it is unpickled without care."""
+    """Creates a folder if it is unpickled without protection."""
 
     def __init__(self, victim):
         self.victim = victim

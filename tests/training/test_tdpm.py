@@ -1,4 +1,4 @@
-"""What TDPM is trained on, against numbers by hand, and short trainings (about 15 s)."""
+"""Objective of TDPM against numbers by hand, and short trainings (about 15 s)."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ SIZE = (6, 8)
 
 
 class Linear(nn.Module):
-    """A generator and denoiser: bias + weight * (what stands in the place of x_t); it remembers what it was given."""
+    """A generator and denoiser: bias + weight * x_t; it keeps its last input."""
 
     divisor = 1
 
@@ -43,8 +43,8 @@ class Linear(nn.Module):
         return self.bias + self.weight * x[:, -1:]
 
 
-class Judge(nn.Module):
-    """A logit for each voxel: slope * x + shift * image."""
+class PixelDiscriminator(nn.Module):
+    """A discriminator with one logit per pixel: slope * x + shift * image."""
 
     def __init__(self, slope=1.5, shift=0.5):
         super().__init__()
@@ -55,7 +55,7 @@ class Judge(nn.Module):
 
 
 class Whole(nn.Module):
-    """One logit per image: the inner product of x with fixed weights."""
+    """A discriminator with one logit per image: the inner product of x and fixed weights."""
 
     def __init__(self):
         super().__init__()
@@ -67,14 +67,14 @@ class Whole(nn.Module):
 
 def examples(count=3, labels=(0, 1, 2), seed=0):
     random = np.random.default_rng(seed)
-    drawn = torch.from_numpy(random.choice(labels, (count, 1, *SIZE)).astype(np.uint8))
-    label_fractions = torch.cat([drawn == 1, drawn == 2], dim=1).float()
+    label_map = torch.from_numpy(random.choice(labels, (count, 1, *SIZE)).astype(np.uint8))
+    label_fractions = torch.cat([label_map == 1, label_map == 2], dim=1).float()
     return as_batch(torch.from_numpy(random.standard_normal((count, 2, *SIZE), dtype=np.float32)), label_fractions)
 
 
-def truncated(judge, head="direct", network=None):
+def truncated(discriminator, head="direct", network=None):
     return TruncatedDenoiser(
-        network or Linear(), SCHEDULE, CODINGS["signed"], "noise", t_max=300, head=head, discriminator=judge
+        network or Linear(), SCHEDULE, CODINGS["signed"], "noise", t_max=300, head=head, discriminator=discriminator
     )
 
 
@@ -114,7 +114,7 @@ def softplus(x):
 
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
 def test_tdpm_losses_equal_closed_forms(head):
-    batch, game, model = examples(), objective(), truncated(Judge(), head)
+    batch, game, model = examples(), objective(), truncated(PixelDiscriminator(), head)
     real, fake = by_hand(batch, stream("test"), head)
     image = batch.image[:, :1].numpy()
     generator = game.generator_loss(model, batch, stream("test"))["loss"]
@@ -122,34 +122,36 @@ def test_tdpm_losses_equal_closed_forms(head):
     discriminator = game.discriminator_loss(model, batch, stream("test"))["loss"]
     expected = softplus(-(1.5 * real + 0.5 * image)).mean() + softplus(1.5 * fake + 0.5 * image).mean()
     assert discriminator.item() == pytest.approx(expected, rel=1e-5)
-    undecided = game.discriminator_loss(truncated(Judge(0.0, 0.0)), batch, stream("test"))["loss"]
+    undecided = game.discriminator_loss(truncated(PixelDiscriminator(0.0, 0.0)), batch, stream("test"))["loss"]
     assert undecided.item() == pytest.approx(2 * math.log(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("every", [1, 16])
 def test_penalty_of_linear_discriminator_equals_closed_form(every):
-    """gamma / 2 |w|^2 for one logit per image, and the same for one logit per voxel, whose gradient is its slope."""
+    """R1 is gamma / 2 |w|^2 for one logit per image, and gamma / 2 slope^2 for one logit per pixel."""
     batch, game = examples(labels=(0, 1)), objective(penalty_every=every)
-    judge = Whole()
-    loss = game.penalty(truncated(judge), batch, stream("test"))["loss"]
-    assert loss.item() == pytest.approx(0.2 * every * judge.weight.square().sum().item(), rel=1e-5)
+    discriminator = Whole()
+    loss = game.penalty(truncated(discriminator), batch, stream("test"))["loss"]
+    assert loss.item() == pytest.approx(0.2 * every * discriminator.weight.square().sum().item(), rel=1e-5)
     loss.backward()
-    torch.testing.assert_close(judge.weight.grad, 0.4 * every * judge.weight.detach(), rtol=1e-5, atol=0)
-    loss = game.penalty(truncated(Judge(slope=1.5)), batch, stream("test"))["loss"]
+    torch.testing.assert_close(discriminator.weight.grad, 0.4 * every * discriminator.weight.detach(), rtol=1e-5, atol=0)
+    loss = game.penalty(truncated(PixelDiscriminator(slope=1.5)), batch, stream("test"))["loss"]
     assert loss.item() == pytest.approx(0.2 * every * 1.5**2, rel=1e-5)
 
 
 def test_penalty_under_autocast_is_computed_in_float32():
     batch = examples(labels=(0, 1))
-    judge = nn.Conv2d(3, 1, 1)
-    wrapped = truncated(type("Joined", (nn.Module,), {"forward": lambda self, image, x: judge(torch.cat([image, x], dim=1))})())
+    discriminator = nn.Conv2d(3, 1, 1)
+    wrapped = truncated(
+        type("Joined", (nn.Module,), {"forward": lambda self, image, x: discriminator(torch.cat([image, x], dim=1))})()
+    )
     with torch.autocast("cpu", torch.bfloat16):
         loss = objective().penalty(wrapped, batch, stream("test"))["loss"]
-    assert loss.item() == pytest.approx(0.2 * 16 * judge.weight[0, 2].item() ** 2, rel=1e-5)
+    assert loss.item() == pytest.approx(0.2 * 16 * discriminator.weight[0, 2].item() ** 2, rel=1e-5)
 
 
 def test_penalty_reports_signs_of_collapsed_generator():
-    """Two chains of one step by hand: empty masks, and how two samples of an image differ."""
+    """Empty masks and the variance of two generated samples, from two one-step chains by hand."""
 
     class Estimates(TruncatedDenoiser):
         def forward(self, x_t, image, t):
@@ -158,7 +160,9 @@ def test_penalty_reports_signs_of_collapsed_generator():
 
     batch = examples()._replace(mask=torch.zeros(3, 1, *SIZE), loss_mask=torch.ones(3, 1, *SIZE))
     batch.mask[0, 0, 0, 0] = 1
-    model = Estimates(Linear(), SCHEDULE, CODINGS["signed"], "noise", t_max=300, head="direct", discriminator=Judge())
+    model = Estimates(
+        Linear(), SCHEDULE, CODINGS["signed"], "noise", t_max=300, head="direct", discriminator=PixelDiscriminator()
+    )
     found = objective().penalty(model, batch, stream("test"))
     rng = stream("test")
     rng.standard_normal((3, 1, *SIZE), dtype=np.float32)
@@ -176,7 +180,7 @@ def test_penalty_reports_signs_of_collapsed_generator():
 
 @pytest.mark.parametrize("head", ["direct", "mean_plus_noise"])
 def test_tdpm_losses_ignore_label_2(head):
-    """Neither the mask nor the generated map there changes a loss, and no gradient comes from there."""
+    """Neither mask nor generated x there changes a loss, and the gradient there is zero."""
     batch = examples()
     ignored = batch.loss_mask == 0
     free = nn.Parameter(torch.zeros(3, 1, *SIZE))
@@ -185,8 +189,8 @@ def test_tdpm_losses_ignore_label_2(head):
         def forward(self, x, t):
             return free + super().forward(x, t)
 
-    judge = nn.Conv2d(3, 2, 5, padding=2)
-    wrapped = type("Joined", (nn.Module,), {"forward": lambda self, image, x: judge(torch.cat([image, x], dim=1))})()
+    discriminator = nn.Conv2d(3, 2, 5, padding=2)
+    wrapped = type("Joined", (nn.Module,), {"forward": lambda self, image, x: discriminator(torch.cat([image, x], dim=1))})()
     model, game = truncated(wrapped, head, Free()), objective()
     other = batch._replace(mask=torch.where(ignored, 0.4, batch.mask))
     for loss in (game.generator_loss, game.discriminator_loss, game.penalty):
@@ -205,7 +209,7 @@ def test_tdpm_losses_ignore_label_2(head):
 
 def test_tdpm_denoises_up_to_t_max_and_generates_at_next_timestep():
     network = Linear()
-    model, game = truncated(Judge(), network=network), objective()
+    model, game = truncated(PixelDiscriminator(), network=network), objective()
     batch = examples(count=400, labels=(0, 1))
     for phase, expected in zip(game.phases(model), [None, {301}, {301}, {300, 301}], strict=True):
         network.seen.clear()
@@ -221,7 +225,7 @@ def test_tdpm_denoises_up_to_t_max_and_generates_at_next_timestep():
 
 def test_tdpm_estimates_are_generated_ones_and_five_noise_levels():
     network = Linear()
-    model, game, batch = truncated(Judge(), network=network), objective(), examples()
+    model, game, batch = truncated(PixelDiscriminator(), network=network), objective(), examples()
     estimates = game.estimates(model, batch, stream("test"))
     assert [seen[0] for seen in network.seen] == [301, 300, 30, 90, 150, 210, 270]
     x = 0.1 + 0.7 * torch.from_numpy(stream("test").standard_normal(batch.mask.shape, dtype=np.float32))
@@ -274,7 +278,7 @@ NETWORK = {
 
 
 def case(name):
-    """Bright squares are lesions."""
+    """Slices with bright squares, which are lesions."""
     random = np.random.default_rng([*name.encode()])
     labels = np.zeros((4, 1, 24, 24), dtype=np.uint8)
     for one in labels:
@@ -366,7 +370,7 @@ def test_tdpm_resumes_bit_for_bit_and_keeps_weights_for_sampling(tmp_path, head)
 
 
 def test_tdpm_learns_to_segment(tmp_path):
-    """Denoising improves through the game, and new cases are segmented, from noise as well as from diffused masks."""
+    """The denoising loss decreases, and new cases are segmented from generated x_T' and from diffused masks."""
     fitted = trainer({"dropout": 0.0}, steps=240, batch=8, validate_every=40, learning_rate_decay="cosine").fit(tmp_path)
     rows = fitted.history
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
@@ -391,10 +395,10 @@ def test_tdpm_starts_from_weights_of_plain_denoiser():
     torch.manual_seed(1)
     plain = build(NETWORK | {"architecture": "denoising_unet"}, 2).state_dict()
     model = build(NETWORK, 2)
-    judge = copy.deepcopy(model.discriminator.state_dict())
+    discriminator = copy.deepcopy(model.discriminator.state_dict())
     assign_weights(model, plain, "denoiser/model.safetensors")
     assert all(torch.equal(model.state_dict()[name], plain[name]) for name in plain)
-    assert all(torch.equal(model.discriminator.state_dict()[name], judge[name]) for name in judge)
+    assert all(torch.equal(model.discriminator.state_dict()[name], discriminator[name]) for name in discriminator)
 
 
 def test_assign_weights_names_tensors_that_do_not_fit():

@@ -63,7 +63,7 @@ def test_fit_with_non_finite_loss_names_slices_and_keeps_last_state(tmp_path, va
 
 
 class Steep(ActionAt):
-    """The loss of one step is a number, but its gradient overflows."""
+    """An objective with a finite loss whose gradient overflows at one step."""
 
     def loss(self, model, batch, rng):
         parts = super().loss(model, batch, rng)
@@ -85,7 +85,7 @@ def test_fit_with_non_finite_weights_keeps_good_state(tmp_path):
 
 
 def test_float16_skips_gradient_overflow_but_rejects_non_finite_loss(tmp_path):
-    """The scale of the gradients is halved, which is how it finds its size; a loss that is no number stays an error."""
+    """An overflow halves the gradient scale, as usual in float16. A NaN loss is still an error."""
     factors = []
 
     class Watched(Steep):
