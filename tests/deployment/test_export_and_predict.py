@@ -1,6 +1,6 @@
-"""A trained method becomes a folder, and the folder segments scans as the workflow does (about 40 s).
+"""Export a trained method as a bundle, and segment scans with it as the workflow does (about 40 s).
 
-The networks have random weights; what runs is the workflow's own scripts over five made-up heads.
+The networks have random weights. The workflow's own scripts run on five synthetic heads.
 """
 
 import gzip
@@ -72,7 +72,7 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
 
 
 def make_scans(folder: Path) -> pd.DataFrame:
-    """Five heads of 560 ml, voxel axes to right, anterior, superior; T1 on a coarser grid of its own."""
+    """Write five synthetic heads of 560 ml with RAS axes and a T1 on a coarser grid, and return the case table."""
     random = np.random.default_rng(0)
     centre, radii = np.array([20, 29, 7]).reshape(3, 1, 1, 1), np.array([17, 25, 6.5]).reshape(3, 1, 1, 1)
     distance = np.linalg.norm((np.indices(SHAPE) - centre) / radii, axis=0)
@@ -95,7 +95,7 @@ def make_scans(folder: Path) -> pd.DataFrame:
 
 
 def train(folder: Path, name: str) -> None:
-    """The files of a network with random weights that see lesions in the middle of the range."""
+    """Write the files of a network with random weights. Their scale gives lesion probabilities far from 0 and 1."""
     torch.manual_seed(len(name))
     chosen = resolve.network(CONFIG, name) | NETWORKS[name]
     network = build_model(chosen, 2)
@@ -107,10 +107,10 @@ def train(folder: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Scans, and the results of the workflow's scripts on them: `results` as of a data set's folder."""
+def workflow(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Synthetic scans, and the results of the workflow's scripts on them; `results` is the folder of the dataset."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("workflow")
     results = folder / "results" / "own"
     table = make_scans(folder / "scans")
     (results / "cases").mkdir(parents=True)
@@ -161,32 +161,32 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def bundle(made: SimpleNamespace, tmp_path: Path) -> Path:
+def bundle(workflow: SimpleNamespace, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may damage."""
-    return shutil.copytree(made.bundle, tmp_path / "bundle")
+    return shutil.copytree(workflow.bundle, tmp_path / "bundle")
 
 
 @pytest.fixture(autouse=True)
 def _short_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the page of a scan, whose figures take most of a prediction's time, except in the tests that read it."""
-    if "quality_page" not in request.fixturenames:
+    """Replace the review page in tests that do not read it, because its figures take most of a prediction's time."""
+    if "page_file" not in request.fixturenames:
         monkeypatch.setattr(scan_folder, "review_page", lambda *_: "<!doctype html>")
 
 
 @pytest.fixture
-def quality_page(tmp_path: Path) -> Path:
-    """The page of the scan that is written to `out`."""
+def page_file(tmp_path: Path) -> Path:
+    """Path of the review page in the folder `out`."""
     return tmp_path / "out" / "quality.html"
 
 
 @pytest.fixture
-def predict(made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Exit code and what is printed; the scan is p3, the results are in `out`, unless said."""
+def predict(workflow: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Return the exit code and the output of a prediction, by default of scan p3 into the folder `out`."""
 
     def call(*more: str, model: Path | None = None, scan: Path | None = None, output: str = "out") -> tuple[int, str]:
-        scan = scan or made.scans / "p3"
+        scan = scan or workflow.scans / "p3"
         arguments = ["--flair", str(scan / "FLAIR.nii.gz"), "--t1", str(scan / "T1.nii.gz"), "--threads", "1", "--batch", "8"]
-        place = ["--model", str(model or made.bundle), "--output", str(tmp_path / output)]
+        place = ["--model", str(model or workflow.bundle), "--output", str(tmp_path / output)]
         code = main(["predict", *arguments, *place, *more])
         printed = capsys.readouterr()
         return code, printed.out + printed.err
@@ -194,27 +194,27 @@ def predict(made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
     return call
 
 
-# The bundle
+# Bundle
 
 
-def test_a_bundle_holds_all_that_is_needed_and_nobodys_name(made):
-    about = read_bundle(made.bundle).description
-    assert [stage["method"] for stage in about["stages"]] == ["attunet", "pd-ddpm"]
-    assert about["stages"][1]["settings"]["pool"] == 3  # the ensemble, not the larger pool of the figures
-    assert about["preparation"]["channels"] == ["FLAIR", "T1"]
-    assert about["orientation"] == "LPS"
-    assert about["training"]["sites"] == {"north": 1, "south": 2}
-    scores = pd.read_csv(made.results / "scores" / "pd-ddpm" / f"{RUN}.csv")
-    assert about["scores"]["metrics"]["dice"]["mean"] == pytest.approx(scores["dice"].mean(), abs=1e-6)
-    assert about["scores"]["metrics"]["ece"]["mean"] == pytest.approx(scores["ece"].mean(), abs=1e-6)
-    assert about["scores"]["worst"][0]["dice"] == pytest.approx(scores["dice"].min(), abs=1e-6)
-    text = "".join(path.read_text(encoding="utf-8") for path in made.bundle.rglob("*") if path.suffix in (".json", ".md"))
+def test_export_bundle_describes_the_method_without_names_of_cases(workflow):
+    description = read_bundle(workflow.bundle).description
+    assert [stage["method"] for stage in description["stages"]] == ["attunet", "pd-ddpm"]
+    assert description["stages"][1]["settings"]["pool"] == 3  # the ensemble, not the larger pool of the figures
+    assert description["preparation"]["channels"] == ["FLAIR", "T1"]
+    assert description["orientation"] == "LPS"
+    assert description["training"]["sites"] == {"north": 1, "south": 2}
+    scores = pd.read_csv(workflow.results / "scores" / "pd-ddpm" / f"{RUN}.csv")
+    assert description["scores"]["metrics"]["dice"]["mean"] == pytest.approx(scores["dice"].mean(), abs=1e-6)
+    assert description["scores"]["metrics"]["ece"]["mean"] == pytest.approx(scores["ece"].mean(), abs=1e-6)
+    assert description["scores"]["worst"][0]["dice"] == pytest.approx(scores["dice"].min(), abs=1e-6)
+    text = "".join(path.read_text(encoding="utf-8") for path in workflow.bundle.rglob("*") if path.suffix in (".json", ".md"))
     assert not re.search(r"\bp[0-4]\b", text)
-    assert str(made.folder) not in text
+    assert str(workflow.folder) not in text
 
 
-def test_the_model_card_says_what_it_is_for(made):
-    card = (made.bundle / "README.md").read_text(encoding="utf-8")
+def test_model_card_states_intended_use_licence_and_scores(workflow):
+    card = (workflow.bundle / "README.md").read_text(encoding="utf-8")
     for words in (
         "Research only. Not a medical device",
         "not stated; ask the provider",
@@ -222,20 +222,20 @@ def test_the_model_card_says_what_it_is_for(made):
         "south 2",
     ):
         assert words in card
-    dice = read_bundle(made.bundle).description["scores"]["metrics"]["dice"]
+    dice = read_bundle(workflow.bundle).description["scores"]["metrics"]["dice"]
     assert f"| Dice | {dice['mean']:.3f} | {dice['sd']:.3f} |" in card
 
 
-def test_checksums_are_those_that_sha256sum_verifies(bundle):
+def test_write_checksums_is_verified_by_sha256sum(bundle):
     checked = subprocess.run(["sha256sum", "--check", "checksums.txt"], cwd=bundle, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.count(": OK") == 6
 
 
-def test_weights_are_those_that_were_trained(made):
+def test_export_bundle_keeps_the_trained_weights(workflow):
     for name in ("attunet", "denoiser"):
-        theirs = weights.load_tensors(made.results / "networks" / name / RUN / "model.safetensors")
-        ours = weights.load_tensors(made.bundle / "networks" / f"{name}.safetensors")
+        theirs = weights.load_tensors(workflow.results / "networks" / name / RUN / "model.safetensors")
+        ours = weights.load_tensors(workflow.bundle / "networks" / f"{name}.safetensors")
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
@@ -250,17 +250,17 @@ def test_weights_are_those_that_were_trained(made):
         (["--split", "3"], ["split-3_seed-0", "no method has been sampled there"]),
     ],
 )
-def test_what_has_not_been_made_cannot_be_exported(made, tmp_path, capsys, arguments, words):
-    assert main(["export", str(made.results), "--output", str(tmp_path / "b"), *arguments]) == 1
+def test_export_without_predictions_names_the_available_methods(workflow, tmp_path, capsys, arguments, words):
+    assert main(["export", str(workflow.results), "--output", str(tmp_path / "b"), *arguments]) == 1
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
     assert not (tmp_path / "b").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(made, tmp_path, capsys):
+def test_export_into_a_used_folder_leaves_it_unchanged(workflow, tmp_path, capsys):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("all of it", encoding="utf-8")
-    call = ["export", str(made.results), "--output", str(tmp_path / "b")]
+    call = ["export", str(workflow.results), "--output", str(tmp_path / "b")]
     assert main([*call, "--overwrite"]) == 1
     assert "it holds files that are not a bundle. Choose another folder." in capsys.readouterr().err
     assert (tmp_path / "b" / "thesis.txt").read_text(encoding="utf-8") == "all of it"
@@ -274,8 +274,8 @@ def test_a_folder_that_holds_something_is_left_alone(made, tmp_path, capsys):
     assert not (tmp_path / "b" / "networks" / "denoiser.safetensors").exists()
 
 
-def test_scores_must_be_there(made, tmp_path, capsys):
-    results = shutil.copytree(made.results, tmp_path / "own")
+def test_export_without_scores_names_the_command(workflow, tmp_path, capsys):
+    results = shutil.copytree(workflow.results, tmp_path / "own")
     (results / "scores" / "pd-ddpm" / f"{RUN}.csv").unlink()
     assert main(["export", str(results), "--output", str(tmp_path / "b")]) == 1
     assert "the model card needs these scores. Run `snakemake " in capsys.readouterr().err
@@ -298,10 +298,10 @@ class Payload:
 
 
 def rewrite(bundle: Path, change: Callable[[dict], object]) -> None:
-    """Change bundle.json and give it a checksum that fits."""
-    about = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    change(about)
-    write_json(bundle / "bundle.json", about)
+    """Change bundle.json and update its checksum."""
+    description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    change(description)
+    write_json(bundle / "bundle.json", description)
     write_checksums(bundle)
 
 
@@ -328,30 +328,30 @@ DAMAGES = {
         ["'" + "0" * 64 + "  ../../", "is not a checksum of a bundle's file"],
     ),
     "a later format": (
-        lambda bundle: rewrite(bundle, lambda about: about.update(format=2)),
+        lambda bundle: rewrite(bundle, lambda description: description.update(format=2)),
         ["format 2", "Install a newer version"],
     ),
     "a key that lacks": (
-        lambda bundle: rewrite(bundle, lambda about: about.pop("scores")),
+        lambda bundle: rewrite(bundle, lambda description: description.pop("scores")),
         ["bundle.json: scores missing. Make the bundle again"],
     ),
     "a network's name with a path": (
-        lambda bundle: rewrite(bundle, lambda about: about["stages"][0].update(network="../../attunet")),
+        lambda bundle: rewrite(bundle, lambda description: description["stages"][0].update(network="../../attunet")),
         ["'../../attunet' is not a valid name"],
     ),
     "settings that are none": (
-        lambda bundle: rewrite(bundle, lambda about: about["stages"][1]["settings"].update(sampler="heun")),
+        lambda bundle: rewrite(bundle, lambda description: description["stages"][1]["settings"].update(sampler="heun")),
         ["the settings of pd-ddpm or of its network are invalid", "'heun'", "Make the bundle again"],
     ),
     "a start that no stage draws": (
-        lambda bundle: rewrite(bundle, lambda about: about["stages"].pop(0)),
+        lambda bundle: rewrite(bundle, lambda description: description["stages"].pop(0)),
         ["pd-ddpm starts from attunet, which is not an earlier stage"],
     ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bundle_that_cannot_be_trusted_is_refused(bundle, predict, tmp_path, damage):
+def test_predict_with_a_damaged_bundle_stops(bundle, predict, tmp_path, damage):
     function, words = DAMAGES[damage]
     function(bundle)
     code, printed = predict(model=bundle)
@@ -360,7 +360,7 @@ def test_a_bundle_that_cannot_be_trusted_is_refused(bundle, predict, tmp_path, d
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-def test_nothing_of_a_bundle_is_executed(bundle, predict, tmp_path):
+def test_predict_with_a_pickle_in_a_bundle_does_not_execute_it(bundle, predict, tmp_path):
     """A pickle in place of weights, with matching checksums and metadata, is refused and not loaded."""
     torch.save(Payload(tmp_path / "executed"), bundle / "networks" / "denoiser.safetensors")
     card = json.loads((bundle / "networks" / "denoiser.json").read_text(encoding="utf-8"))
@@ -376,23 +376,23 @@ def test_nothing_of_a_bundle_is_executed(bundle, predict, tmp_path):
 # Prediction
 
 
-def workflow_members(made, method: str, case: str) -> nib.Nifti1Image:
-    """The first three members that the workflow has drawn, turned to the axes of the scan."""
-    image = nib.load(made.results / "predictions" / method / RUN / f"{case}_samples.nii.gz")
+def workflow_members(workflow, method: str, case: str) -> nib.Nifti1Image:
+    """Return the members that the workflow has sampled, reoriented to the axes of the scan."""
+    image = nib.load(workflow.results / "predictions" / method / RUN / f"{case}_samples.nii.gz")
     assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
     return nib.as_closest_canonical(image)
 
 
 @pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm", "attunet", "probabilistic-unet"])
-def test_a_scan_is_segmented_as_the_workflow_does(made, predict, tmp_path, method):
+def test_predict_equals_the_workflow(workflow, predict, tmp_path, method):
     bundle = tmp_path / "bundle"
-    assert main(["export", str(made.results), "--method", method, "--output", str(bundle)]) == 0
+    assert main(["export", str(workflow.results), "--method", method, "--output", str(bundle)]) == 0
     code, printed = predict("--name", "p3", model=bundle)
     assert code == 0, printed
-    theirs = workflow_members(made, method, "p3")
+    theirs = workflow_members(workflow, method, "p3")
     members = theirs.get_fdata(dtype=np.float32)
     members = members.reshape(*SHAPE, -1)[..., :3]
-    flair = nib.load(made.scans / "p3" / "FLAIR.nii.gz")
+    flair = nib.load(workflow.scans / "p3" / "FLAIR.nii.gz")
     np.testing.assert_allclose(theirs.affine, flair.affine, atol=1e-4)
     ours = {name: nib.load(tmp_path / "out" / f"{name}.nii.gz") for name in ("mask", "probability", "uncertainty")}
     for image in ours.values():
@@ -407,7 +407,7 @@ def test_a_scan_is_segmented_as_the_workflow_does(made, predict, tmp_path, metho
     assert ours["mask"].get_fdata().any()
 
 
-def test_the_table_and_the_record_say_what_the_masks_hold(made, predict, tmp_path):
+def test_predict_writes_table_and_record_that_match_the_mask(workflow, predict, tmp_path):
     code, printed = predict("--name", "somebody")
     assert code == 0
     out = tmp_path / "out"
@@ -428,7 +428,7 @@ def test_the_table_and_the_record_say_what_the_masks_hold(made, predict, tmp_pat
 
 
 class Page(HTMLParser):
-    """What a page refers to, and its text."""
+    """The sources and the text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -444,9 +444,9 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_stands_by_itself(predict, quality_page):
+def test_review_page_needs_no_other_file(predict, page_file):
     predict("--name", "<b>A & B</b>")
-    page = Page(quality_page.read_text(encoding="utf-8"))
+    page = Page(page_file.read_text(encoding="utf-8"))
     assert len(page.sources) == 2
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
     text = " ".join(" ".join(page.words).split())
@@ -458,39 +458,39 @@ def test_the_page_stands_by_itself(predict, quality_page):
         "model card",
     ):
         assert words in text
-    assert "Warnings about the scan the networks were trained on 3 cases only" in text
+    assert "Warnings description the scan the networks were trained on 3 cases only" in text
 
 
-def test_doubts_about_a_scan_are_said_on_its_page(made, predict, quality_page, tmp_path):
-    scan = shutil.copytree(made.scans / "p3", tmp_path / "thick")
+def test_predict_with_thick_slices_warns_on_the_page(workflow, predict, page_file, tmp_path):
+    scan = shutil.copytree(workflow.scans / "p3", tmp_path / "thick")
     for name in ("FLAIR", "T1"):
         image = nib.load(scan / f"{name}.nii.gz")
         save(scan / f"{name}.nii.gz", image.get_fdata(dtype=np.float32), image.affine @ np.diag([1, 1, 1.3, 1]))
     code, printed = predict(scan=scan)
     assert code == 0
-    assert "warning(s) about the scan" in printed
-    text = quality_page.read_text(encoding="utf-8")
+    assert "warning(s) description the scan" in printed
+    text = page_file.read_text(encoding="utf-8")
     assert "its slice distance of 6.5 mm is outside the range of the training scans (5 to 5 mm)" in text
 
 
-def test_t1_follows_its_headers_or_its_transform(made, predict, tmp_path):
-    """A T1 that was moved by 12 mm, and the transform that says so, give what the T1 in place gives."""
-    scan = shutil.copytree(made.scans / "p3", tmp_path / "moved")
+def test_predict_with_a_transform_of_t1_equals_an_aligned_t1(workflow, predict, tmp_path):
+    """A T1 that is shifted by 12 mm gives the same results as the aligned T1 if its transform is given."""
+    scan = shutil.copytree(workflow.scans / "p3", tmp_path / "moved")
     image = nib.load(scan / "T1.nii.gz")
     moved = image.affine.copy()
     moved[:3, 3] += (12, 0, 0)
     save(scan / "T1.nii.gz", image.get_fdata(dtype=np.float32), moved)
     transform = tmp_path / "reg.txt"
-    # ITK's points run to the left and posterior: 12 mm to the right are -12.
+    # ITK's coordinates increase to the left and posterior, so 12 mm to the right are -12.
     transform.write_text('(Transform "TranslationTransform")\n(TransformParameters -12 0 0)\n', encoding="utf-8")
     np.testing.assert_allclose(
         resample_to(scan / "FLAIR.nii.gz", scan / "T1.nii.gz", transform),
-        resample_to(made.scans / "p3" / "FLAIR.nii.gz", made.scans / "p3" / "T1.nii.gz"),
+        resample_to(workflow.scans / "p3" / "FLAIR.nii.gz", workflow.scans / "p3" / "T1.nii.gz"),
         atol=1e-2,
     )
     maps = []
     for output, folder, more in (
-        ("a", made.scans / "p3", []),
+        ("a", workflow.scans / "p3", []),
         ("b", scan, ["--t1-transform", str(transform)]),
         ("c", scan, []),
     ):
@@ -500,10 +500,10 @@ def test_t1_follows_its_headers_or_its_transform(made, predict, tmp_path):
     assert np.abs(maps[0] - maps[2]).max() > 0.1
 
 
-def test_axes_of_the_scan_make_no_difference(made, predict, tmp_path):
+def test_predict_does_not_depend_on_the_axes_of_the_scan(workflow, predict, tmp_path):
     scan = tmp_path / "turned"
     for name in ("FLAIR", "T1"):
-        image = nib.load(made.scans / "p3" / f"{name}.nii.gz")
+        image = nib.load(workflow.scans / "p3" / f"{name}.nii.gz")
         turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("SLA"))
         turned = image.as_reoriented(turn)
         save(scan / f"{name}.nii.gz", turned.get_fdata(dtype=np.float32), turned.affine)
@@ -539,8 +539,8 @@ WRONG_SCANS = {
 
 
 @pytest.mark.parametrize("fault", WRONG_SCANS)
-def test_a_wrong_scan_stops_before_anything_is_computed(made, predict, tmp_path, fault):
-    scan = shutil.copytree(made.scans / "p3", tmp_path / "scan")
+def test_predict_with_an_unusable_scan_stops_before_computing(workflow, predict, tmp_path, fault):
+    scan = shutil.copytree(workflow.scans / "p3", tmp_path / "scan")
     function, words = WRONG_SCANS[fault]
     function(scan)
     code, printed = predict(scan=scan)
@@ -549,8 +549,8 @@ def test_a_wrong_scan_stops_before_anything_is_computed(made, predict, tmp_path,
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-def test_all_that_is_wrong_is_listed_at_once(made, predict, tmp_path):
-    scan = shutil.copytree(made.scans / "p3", tmp_path / "scan")
+def test_predict_with_two_unusable_files_lists_both(workflow, predict, tmp_path):
+    scan = shutil.copytree(workflow.scans / "p3", tmp_path / "scan")
     truncate(scan / "FLAIR.nii.gz")
     (scan / "T1.nii.gz").write_bytes(b"")
     code, printed = predict(scan=scan)
@@ -574,21 +574,21 @@ def test_all_that_is_wrong_is_listed_at_once(made, predict, tmp_path):
         (["--precision", "float16"], ["'float16'", "needs a GPU"]),
     ],
 )
-def test_options_that_cannot_be(predict, arguments, words):
+def test_predict_with_an_invalid_option_names_it(predict, arguments, words):
     code, printed = predict(*arguments)
     assert code == 1
     assert all(word in printed for word in words), printed
 
 
-def test_a_missing_channel_is_asked_for(made, tmp_path, capsys):
-    flair = str(made.scans / "p3" / "FLAIR.nii.gz")
-    assert main(["predict", "--flair", flair, "--model", str(made.bundle), "--output", str(tmp_path / "out")]) == 1
+def test_predict_without_a_channel_names_its_option(workflow, tmp_path, capsys):
+    flair = str(workflow.scans / "p3" / "FLAIR.nii.gz")
+    assert main(["predict", "--flair", flair, "--model", str(workflow.bundle), "--output", str(tmp_path / "out")]) == 1
     assert "the bundle's networks need FLAIR, T1, but T1 is missing. Add --t1 FILE." in capsys.readouterr().err
 
 
-def test_a_method_of_one_mask_has_no_members_and_no_chain(made, predict, tmp_path):
+def test_predict_with_a_deterministic_method_rejects_members_and_steps(workflow, predict, tmp_path):
     bundle = tmp_path / "bundle"
-    main(["export", str(made.results), "--method", "attunet", "--output", str(bundle)])
+    main(["export", str(workflow.results), "--method", "attunet", "--output", str(bundle)])
     for arguments, words in (
         (["--members", "3"], "attunet is deterministic and has one member only"),
         (["--steps", "3"], "attunet has no reverse chain"),
@@ -598,8 +598,8 @@ def test_a_method_of_one_mask_has_no_members_and_no_chain(made, predict, tmp_pat
         assert words in printed
 
 
-def test_options_change_the_chain(made):
-    bundle = read_bundle(made.bundle)
+def test_override_sampling_changes_members_and_chain(workflow):
+    bundle = read_bundle(workflow.bundle)
     assert override_sampling(bundle) == list(bundle.stages)
     changed = override_sampling(bundle, num_members=7, t_start=200, num_steps=50)[-1].settings
     assert (changed["samples"], changed["pool"], changed["t_start"], changed["reverse_steps"]) == (7, 7, 200, 250)
@@ -610,17 +610,17 @@ def test_options_change_the_chain(made):
 
 
 @pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm"])
-def test_further_members_leave_the_first_ones_as_they_are(made, predict, tmp_path, method):
-    """Five members of which the workflow has drawn the first four."""
+def test_predict_with_more_members_keeps_the_first_ones(workflow, predict, tmp_path, method):
+    """The workflow has sampled the same four members."""
     bundle = tmp_path / "bundle"
-    main(["export", str(made.results), "--method", method, "--output", str(bundle)])
+    main(["export", str(workflow.results), "--method", method, "--output", str(bundle)])
     assert predict("--name", "p3", "--members", "4", model=bundle)[0] == 0
-    members = workflow_members(made, method, "p3").get_fdata(dtype=np.float32)
+    members = workflow_members(workflow, method, "p3").get_fdata(dtype=np.float32)
     ours = nib.load(tmp_path / "out" / "probability.nii.gz").get_fdata()
     np.testing.assert_allclose(ours, members.mean(axis=-1), atol=1e-6)
 
 
-def test_a_finished_prediction_is_not_made_again_and_another_one_not_lost(made, predict, tmp_path):
+def test_predict_into_a_finished_folder_repeats_and_loses_nothing(workflow, predict, tmp_path):
     assert predict()[0] == 0
     files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "out").iterdir()}
     code, printed = predict("--batch", "3")
@@ -629,7 +629,7 @@ def test_a_finished_prediction_is_not_made_again_and_another_one_not_lost(made, 
     assert code == 1
     assert "of another prediction" in printed
     assert "--overwrite" in printed
-    truncated = shutil.copytree(made.scans / "p3", tmp_path / "cut")
+    truncated = shutil.copytree(workflow.scans / "p3", tmp_path / "cut")
     truncate(truncated / "FLAIR.nii.gz")
     assert predict("--overwrite", scan=truncated)[0] == 1
     assert files == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
@@ -637,7 +637,7 @@ def test_a_finished_prediction_is_not_made_again_and_another_one_not_lost(made, 
     assert (tmp_path / "out" / "probability.nii.gz").read_bytes() != files[tmp_path / "out" / "probability.nii.gz"][1]
 
 
-def test_a_file_of_somebody_else_is_not_overwritten(made, predict, tmp_path):
+def test_predict_into_a_folder_with_a_foreign_mask_stops(workflow, predict, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mask.nii.gz").write_bytes(b"drawn by hand")
     code, printed = predict()
@@ -646,8 +646,8 @@ def test_a_file_of_somebody_else_is_not_overwritten(made, predict, tmp_path):
     assert (tmp_path / "out" / "mask.nii.gz").read_bytes() == b"drawn by hand"
 
 
-def test_a_killed_prediction_goes_on_where_it_stopped(made, predict, tmp_path):
-    """Killed without warning while members are drawn; what had been drawn is not drawn again, and the result is the same."""
+def test_predict_after_a_kill_resumes_with_equal_results(workflow, predict, tmp_path):
+    """A process killed while sampling resumes with the members that are missing, and the files are identical."""
     call = (
         "import sys, time; from pd_ddpm.inference.segment_case import PartialSamples; from pd_ddpm.commands.main import main\n"
         "PartialSamples.save_every_seconds = 0\n"
@@ -657,9 +657,9 @@ def test_a_killed_prediction_goes_on_where_it_stopped(made, predict, tmp_path):
         "PartialSamples.save = slow\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    scan, out = made.scans / "p3", tmp_path / "killed"
+    scan, out = workflow.scans / "p3", tmp_path / "killed"
     arguments = ["--flair", str(scan / "FLAIR.nii.gz"), "--t1", str(scan / "T1.nii.gz"), "--threads", "1", "--batch", "4"]
-    arguments += ["--model", str(made.bundle), "--output", str(out), "--name", "p3"]
+    arguments += ["--model", str(workflow.bundle), "--output", str(out), "--name", "p3"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     job = subprocess.Popen(
         [sys.executable, "-c", call, "predict", *arguments], env=environment, stderr=subprocess.PIPE, text=True
@@ -684,7 +684,7 @@ def test_a_killed_prediction_goes_on_where_it_stopped(made, predict, tmp_path):
         assert (out / f"{name}.nii.gz").read_bytes() == (tmp_path / "out" / f"{name}.nii.gz").read_bytes()
 
 
-def test_unfinished_members_of_other_settings_or_damaged_are_drawn_again(made, predict, tmp_path):
+def test_predict_with_foreign_or_damaged_partial_results_ignores_them(workflow, predict, tmp_path):
     assert predict("--name", "p3")[0] == 0
     (tmp_path / "again" / "unfinished").mkdir(parents=True)
     (tmp_path / "again" / "unfinished" / "attunet.npz").write_bytes(b"PK no archive")
@@ -695,7 +695,7 @@ def test_unfinished_members_of_other_settings_or_damaged_are_drawn_again(made, p
         assert (tmp_path / "again" / f"{name}.nii.gz").read_bytes() == (tmp_path / "out" / f"{name}.nii.gz").read_bytes()
 
 
-def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, tmp_path, monkeypatch):
+def test_predict_out_of_memory_names_the_option_and_keeps_members(workflow, predict, tmp_path, monkeypatch):
     segment = predict_scan.segment_case
 
     def second_fails(*arguments, partial, **options):
@@ -713,7 +713,7 @@ def test_want_of_memory_names_the_option_and_keeps_what_is_drawn(made, predict, 
     assert predict()[0] == 0
 
 
-def test_help_teaches_and_loads_nothing_heavy():
+def test_help_has_examples_and_imports_no_heavy_module():
     check = (
         "import sys\nfrom pd_ddpm.commands.main import main\n"
         "try:\n    main([sys.argv[1], '--help'])\nexcept SystemExit:\n    pass\n"
@@ -725,13 +725,12 @@ def test_help_teaches_and_loads_nothing_heavy():
         assert all(word in done.stdout for word in words)
 
 
-def test_plain_nifti_is_taken_too(made, predict, tmp_path):
-    """An uncompressed file gives the masks of the compressed one."""
+def test_predict_with_uncompressed_nifti_equals_compressed(workflow, predict, tmp_path):
     scan = tmp_path / "plain"
     scan.mkdir()
     for name in ("FLAIR", "T1"):
-        (scan / f"{name}.nii").write_bytes(gzip.decompress((made.scans / "p3" / f"{name}.nii.gz").read_bytes()))
-    place = ["--model", str(made.bundle), "--output", str(tmp_path / "plain out"), "--threads", "1", "--batch", "8"]
+        (scan / f"{name}.nii").write_bytes(gzip.decompress((workflow.scans / "p3" / f"{name}.nii.gz").read_bytes()))
+    place = ["--model", str(workflow.bundle), "--output", str(tmp_path / "plain out"), "--threads", "1", "--batch", "8"]
     files = ["--image", f"FLAIR={scan / 'FLAIR.nii'}", "--image", f"T1={scan / 'T1.nii'}"]
     assert main(["predict", *files, *place, "--name", "p3"]) == 0
     assert predict("--name", "p3")[0] == 0

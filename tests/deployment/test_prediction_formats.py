@@ -1,4 +1,4 @@
-"""Predictions in other formats: read back by nibabel and SimpleITK on the FLAIR's grid, scored as a submission. About 12 s."""
+"""Predictions in other formats, read back with nibabel and SimpleITK, and scored as a submission (about 12 s)."""
 
 import json
 import re
@@ -31,7 +31,7 @@ FORMATS = ("bids", "nnunet", "submission")
 
 
 def oblique(angle: float) -> np.ndarray:
-    """A rotation about all three axes."""
+    """Return a rotation by the same angle about the x and z axes."""
     c, s = np.cos(angle), np.sin(angle)
     about_x, about_z = [[1, 0, 0], [0, c, -s], [0, s, c]], [[c, -s, 0], [s, c, 0], [0, 0, 1]]
     return np.array(about_x) @ np.array(about_z)
@@ -43,7 +43,7 @@ def affine(axes: np.ndarray, origin: tuple[float, float, float]) -> np.ndarray:
     return matrix
 
 
-# Case: its affine, the codes of qform and sform, split. The first keeps its axes in preparation; the others are turned to LPS.
+# Case -> affine, codes of qform and sform, split. Preprocessing reorients all cases but the first to LPS.
 LPS, RAS = np.diag([-1.0, -1.0, 1.0]), np.eye(3)
 SAGITTAL = np.array([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 CASES = {
@@ -52,7 +52,7 @@ CASES = {
     "c.3": (affine(oblique(-0.1) @ SAGITTAL, (30.2, 80.6, -60.9)), (0, 1), 1),
 }
 IN_SLICES = ("Utrecht-0", "sub-01_ses-02")
-"""Cases whose slices are the same before and after they are turned."""
+"""Cases whose slices are the same before and after reorientation."""
 
 
 def save(path: Path, array: np.ndarray, case: str) -> None:
@@ -67,7 +67,7 @@ def save(path: Path, array: np.ndarray, case: str) -> None:
 
 
 def make_scans(folder: Path) -> pd.DataFrame:
-    """Three heads of some 500 ml with lesions and label 2, as float like the challenge's; returns the table of cases."""
+    """Write three heads of some 500 ml with lesions and label 2, as float like the challenge, and return the case table."""
     random = np.random.default_rng(5)
     centre, radii = np.array([20, 28, 6]).reshape(3, 1, 1, 1), np.array([17, 25, 6]).reshape(3, 1, 1, 1)
     distance = np.linalg.norm((np.indices(SHAPE) - centre) / radii, axis=0)
@@ -86,8 +86,8 @@ def make_scans(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=table_columns(["FLAIR", "T1"]))
 
 
-def predict(data: Path, method: str, split: int, seed: int, cases: list[str]) -> None:
-    """Members that find most lesions, invent some and cover label 2, in a folder like that of rule sample."""
+def write_predictions(data: Path, method: str, split: int, seed: int, cases: list[str]) -> None:
+    """Write members with true and false lesions that cover label 2 to a folder like that of rule sample."""
     random = np.random.default_rng(seed)
     folder = PredictionFolder(data / f"predictions/{method}/split-{split}_seed-{seed}", "stamp")
     records = []
@@ -101,8 +101,8 @@ def predict(data: Path, method: str, split: int, seed: int, cases: list[str]) ->
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone's folder after the workflow: scans, prepared cases turned to LPS, two splits of predictions."""
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone after a run of the workflow: scans, preprocessed cases in LPS, predictions of two splits."""
     root = tmp_path_factory.mktemp("clone")
     make_scans(root).to_csv(root / "cases.csv", index=False)
     data = root / "results/toy"
@@ -113,22 +113,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     roles = ["test", "validation", "train", "train", "test", "test"]
     splits = pd.DataFrame({"split": np.repeat([0, 1], 3), "role": roles, "case": [*CASES, *CASES]})
     splits.to_csv(data / "splits.csv", index=False)
-    predict(data, METHOD, 0, 0, ["Utrecht-0"])
-    predict(data, METHOD, 1, 0, ["sub-01_ses-02", "c.3"])
+    write_predictions(data, METHOD, 0, 0, ["Utrecht-0"])
+    write_predictions(data, METHOD, 1, 0, ["sub-01_ses-02", "c.3"])
     return root
 
 
 @pytest.fixture
-def clone(made: Path, tmp_path: Path) -> Path:
+def clone(original: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
-    return shutil.copytree(made, tmp_path / "clone")
+    return shutil.copytree(original, tmp_path / "clone")
 
 
 @pytest.fixture
 def convert(
     tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> Callable[..., tuple[int, str, Path]]:
-    """Exit code, what is printed, and the folder written to."""
+    """Return the exit code, the output and the folder of a conversion."""
 
     def call(predictions: Path, to: str, *arguments: str, output: Path = tmp_path / "converted") -> tuple[int, str, Path]:
         code = main(["convert", str(predictions), "--to", to, "--output", str(output), *arguments])
@@ -138,15 +138,15 @@ def convert(
     return call
 
 
-def predicted(root: Path, method: str = METHOD) -> Path:
+def method_folder(root: Path, method: str = METHOD) -> Path:
     return root / "results/toy/predictions" / method
 
 
 def split_folder(root: Path, case: str) -> Path:
-    return predicted(root) / f"split-{CASES[case][2]}_seed-0"
+    return method_folder(root) / f"split-{CASES[case][2]}_seed-0"
 
 
-def files_of(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
@@ -159,12 +159,12 @@ def mask_file(folder: Path, to: str, case: str) -> Path:
     }[to]
 
 
-def looked_up(root: Path, case: str, array: np.ndarray) -> np.ndarray:
-    """What an array on the prepared grid holds at the place of each voxel of the case's FLAIR, found through the affines."""
+def values_at_flair_voxels(root: Path, case: str, array: np.ndarray) -> np.ndarray:
+    """Return the values of an array on the preprocessed grid at the voxels of the case's FLAIR, located with the affines."""
     flair = nib.load(root / f"data/{case}/FLAIR.nii.gz")
     stored = nib.load(split_folder(root, case) / f"{case}_mask.nii.gz")
-    places = np.vstack([np.indices(flair.shape).reshape(3, -1), np.ones(np.prod(flair.shape))])
-    index = (np.linalg.inv(stored.affine) @ flair.affine @ places)[:3]
+    homogeneous = np.vstack([np.indices(flair.shape).reshape(3, -1), np.ones(np.prod(flair.shape))])
+    index = (np.linalg.inv(stored.affine) @ flair.affine @ homogeneous)[:3]
     np.testing.assert_allclose(index, np.rint(index), atol=1e-3)
     return array[tuple(np.rint(index).astype(int))].reshape(flair.shape)
 
@@ -172,24 +172,24 @@ def looked_up(root: Path, case: str, array: np.ndarray) -> np.ndarray:
 # Round trips
 
 
-def test_two_of_the_made_up_cases_were_turned(made):
+def test_synthetic_cases_are_stored_reoriented(original):
     for case, (matrix, _, _) in CASES.items():
-        stored = nib.load(split_folder(made, case) / f"{case}_mask.nii.gz")
+        stored = nib.load(split_folder(original, case) / f"{case}_mask.nii.gz")
         assert nib.aff2axcodes(stored.affine) == ("L", "P", "S")
         assert np.allclose(stored.affine, matrix, atol=1e-3) == (case == "Utrecht-0")
-    assert nib.load(split_folder(made, "c.3") / "c.3_mask.nii.gz").shape == (13, 41, 57)
+    assert nib.load(split_folder(original, "c.3") / "c.3_mask.nii.gz").shape == (13, 41, 57)
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_mask_comes_back_voxel_by_voxel_on_the_grid_of_the_flair(made, convert, to):
-    code, printed, folder = convert(predicted(made), to)
+def test_convert_returns_each_voxel_of_the_mask_on_the_flair_grid(original, convert, to):
+    code, printed, folder = convert(method_folder(original), to)
     assert code == 0, printed
     assert f"3 cases of {METHOD}, split 0, 1, seed 0, written to {folder}" in printed
     for case, (matrix, codes, _) in CASES.items():
-        mask, flair = nib.load(mask_file(folder, to, case)), nib.load(made / f"data/{case}/FLAIR.nii.gz")
-        stored = np.asarray(nib.load(split_folder(made, case) / f"{case}_mask.nii.gz").dataobj)
+        mask, flair = nib.load(mask_file(folder, to, case)), nib.load(original / f"data/{case}/FLAIR.nii.gz")
+        stored = np.asarray(nib.load(split_folder(original, case) / f"{case}_mask.nii.gz").dataobj)
         assert 20 < stored.sum() < 2000
-        np.testing.assert_array_equal(np.asarray(mask.dataobj), looked_up(made, case, stored))
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), values_at_flair_voxels(original, case, stored))
         assert mask.get_data_dtype() == np.uint8
         assert mask.header["scl_slope"] == 1 or np.isnan(mask.header["scl_slope"])
         np.testing.assert_array_equal(mask.affine, flair.affine)
@@ -200,29 +200,31 @@ def test_a_mask_comes_back_voxel_by_voxel_on_the_grid_of_the_flair(made, convert
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_simpleitk_sees_the_grid_of_the_flair(made, convert, to):
-    _, _, folder = convert(predicted(made), to)
+def test_convert_writes_masks_with_the_flair_grid_in_simpleitk(original, convert, to):
+    _, _, folder = convert(method_folder(original), to)
     for case in CASES:
-        mask, flair = (sitk.ReadImage(str(path)) for path in (mask_file(folder, to, case), made / f"data/{case}/FLAIR.nii.gz"))
+        mask, flair = (
+            sitk.ReadImage(str(path)) for path in (mask_file(folder, to, case), original / f"data/{case}/FLAIR.nii.gz")
+        )
         assert (mask.GetSize(), mask.GetPixelIDTypeAsString()) == (flair.GetSize(), "8-bit unsigned integer")
-        for of_mask, of_flair in zip(
+        for mask_value, flair_value in zip(
             (mask.GetSpacing(), mask.GetOrigin(), mask.GetDirection()),
             (flair.GetSpacing(), flair.GetOrigin(), flair.GetDirection()),
             strict=True,
         ):
-            assert of_mask == of_flair
+            assert mask_value == flair_value
         assert set(np.unique(sitk.GetArrayFromImage(mask))) == {0, 1}
 
 
-def test_a_submission_is_scored_to_our_numbers(made, convert):
-    """Where the slices are the scanner's other axis HD95 differs, as it looks for surfaces in slices."""
-    _, _, folder = convert(predicted(made), "submission")
+def test_submission_scored_by_the_challenge_equals_our_scores(original, convert):
+    """HD95 differs if reorientation changes the slice axis, because the challenge detects surfaces slice by slice."""
+    _, _, folder = convert(method_folder(original), "submission")
     results = []
     for case in CASES:
-        scan = read_scan(made / "results/toy/cases", case)
-        reference = ReferenceMask.from_labels(read_ground_truth(made / "results/toy/cases", case), scan.spacing_mm, case)
-        ours = score(reference, ensemble_mask(read_samples(split_folder(made, case), case)[..., :MEMBERS]))
-        truth = sitk.ReadImage(str(made / f"data/{case}/wmh.nii.gz"))
+        scan = read_scan(original / "results/toy/cases", case)
+        reference = ReferenceMask.from_labels(read_ground_truth(original / "results/toy/cases", case), scan.spacing_mm, case)
+        ours = score(reference, ensemble_mask(read_samples(split_folder(original, case), case)[..., :MEMBERS]))
+        truth = sitk.ReadImage(str(original / f"data/{case}/wmh.nii.gz"))
         theirs = scores_on_simpleitk(truth, sitk.ReadImage(str(folder / case / "result.nii.gz")))
         for name in ("dice", "hd95_mm", "avd_percent", "lesion_recall", "lesion_f1"):
             if name == "hd95_mm" and case not in IN_SLICES:
@@ -241,46 +243,48 @@ def test_a_submission_is_scored_to_our_numbers(made, convert):
 
 
 def bids_file(folder: Path, case: str, ending: str) -> Path:
-    (found,) = mask_file(folder, "bids", case).parent.glob(f"*{ending}")
-    return found
+    (file,) = mask_file(folder, "bids", case).parent.glob(f"*{ending}")
+    return file
 
 
-def test_bids_has_the_mean_and_the_variance_of_the_ensemble(made, convert):
-    _, _, folder = convert(predicted(made), "bids")
+def test_bids_images_hold_mean_and_variance_of_the_ensemble(original, convert):
+    _, _, folder = convert(method_folder(original), "bids")
     for case in CASES:
-        members = read_samples(split_folder(made, case), case)[..., :MEMBERS].astype(np.float64)
+        members = read_samples(split_folder(original, case), case)[..., :MEMBERS].astype(np.float64)
         mean = nib.load(bids_file(folder, case, "desc-pdDdpmTStart50_probseg.nii.gz"))
         variance = nib.load(bids_file(folder, case, "Uncertainty_probseg.nii.gz"))
         assert mean.get_data_dtype() == variance.get_data_dtype() == np.float32
-        np.testing.assert_allclose(mean.get_fdata(), looked_up(made, case, members.mean(-1)), atol=1e-7)
-        np.testing.assert_allclose(variance.get_fdata(), looked_up(made, case, members.var(-1, ddof=1)), atol=1e-7)
+        np.testing.assert_allclose(mean.get_fdata(), values_at_flair_voxels(original, case, members.mean(-1)), atol=1e-7)
+        np.testing.assert_allclose(
+            variance.get_fdata(), values_at_flair_voxels(original, case, members.var(-1, ddof=1)), atol=1e-7
+        )
         assert 0 <= mean.get_fdata().min() < 0.5 < mean.get_fdata().max() <= 1
         assert 0 <= variance.get_fdata().min() < 0.01 < variance.get_fdata().max() <= 0.5
         np.testing.assert_array_equal(threshold(mean.get_fdata()), nib.load(mask_file(folder, "bids", case)).get_fdata() == 1)
         for image in (mean, variance):
-            np.testing.assert_array_equal(image.affine, nib.load(made / f"data/{case}/FLAIR.nii.gz").affine)
+            np.testing.assert_array_equal(image.affine, nib.load(original / f"data/{case}/FLAIR.nii.gz").affine)
 
 
-def test_bids_names(made, convert):
-    _, _, folder = convert(predicted(made), "bids")
+def test_bids_file_names_follow_the_schema(original, convert):
+    _, _, folder = convert(method_folder(original), "bids")
     desc = "desc-pdDdpmTStart50"
-    of_case = [f"{desc}Uncertainty_probseg", f"label-WMH_{desc}_mask", f"label-WMH_{desc}_probseg"]
+    endings = [f"{desc}Uncertainty_probseg", f"label-WMH_{desc}_mask", f"label-WMH_{desc}_probseg"]
     expected = [".pd-ddpm.json", "dataset_description.json"]
     for name in ("sub-Utrecht0", "sub-01_ses-02", "sub-c3"):
-        stems = [f"{name.replace('_', '/')}/anat/{name}_space-orig_{ending}" for ending in of_case]
+        stems = [f"{name.replace('_', '/')}/anat/{name}_space-orig_{ending}" for ending in endings]
         expected += [f"{stem}.{kind}" for stem in stems for kind in ("json", "nii.gz")]
-    assert files_of(folder) == sorted(expected)
-    # The order that the schema of BIDS 1.10 gives (rules/entities.yaml), and what it allows after sub and ses in derivatives.
+    assert list_files(folder) == sorted(expected)
+    # Order of the entities in the schema of BIDS 1.10 (rules/entities.yaml), with those that derivatives may have.
     pattern = (
         r"sub-[0-9A-Za-z]+(_ses-[0-9A-Za-z]+)?(_space-[0-9A-Za-z]+)?(_label-[0-9A-Za-z]+)?(_desc-[0-9A-Za-z]+)?"
         r"_(mask|probseg)\.(json|nii\.gz)"
     )
-    images = [path for path in files_of(folder) if path.startswith("sub-")]
+    images = [path for path in list_files(folder) if path.startswith("sub-")]
     assert all(re.fullmatch(pattern, path.rsplit("/", 1)[1]) for path in images)
 
 
-def test_bids_sidecars(made, convert):
-    _, _, folder = convert(predicted(made), "bids")
+def test_bids_sidecars_describe_each_image(original, convert):
+    _, _, folder = convert(method_folder(original), "bids")
     parts = ("mask", "0_probseg", "Uncertainty_probseg")
     content = {part: json.loads(bids_file(folder, "c.3", f"{part}.json").read_text()) for part in parts}
     for sidecar in content.values():
@@ -304,9 +308,9 @@ def test_bids_sidecars(made, convert):
         )
 
 
-def test_bids_description(made, convert):
+def test_bids_dataset_description_names_method_and_sources(original, convert):
     datasets = ("--source-dataset", "doi:10.34894/AECRSD", "--source-dataset", "https://example.org/scans")
-    _, _, folder = convert(predicted(made), "bids", *datasets)
+    _, _, folder = convert(method_folder(original), "bids", *datasets)
     description = json.loads((folder / "dataset_description.json").read_text())
     assert (
         description.items()
@@ -320,10 +324,10 @@ def test_bids_description(made, convert):
     (generated,) = description["GeneratedBy"]
     assert generated["Name"] == "pd-ddpm"
     assert re.fullmatch(r"\d+\.\d+\.\d+", generated["Version"])
-    assert (folder / description["DatasetLinks"]["source"]).resolve() == (made / "data").resolve()
+    assert (folder / description["DatasetLinks"]["source"]).resolve() == (original / "data").resolve()
 
 
-def test_sources_start_from_the_bids_data_set_that_holds_the_scans(clone, convert):
+def test_bids_sources_start_from_the_dataset_that_holds_the_scans(clone, convert):
     (clone / "dataset_description.json").write_text("{}", encoding="utf-8")
     _, _, folder = convert(split_folder(clone, "Utrecht-0"), "bids")
     assert json.loads(bids_file(folder, "Utrecht-0", "mask.json").read_text())["Sources"] == [
@@ -344,7 +348,7 @@ def test_sources_start_from_the_bids_data_set_that_holds_the_scans(clone, conver
         ("sub-0-1", "sub-sub01"),
     ],
 )
-def test_names_of_cases_in_bids(case, name):
+def test_subject_and_session_keeps_letters_and_digits(case, name):
     assert subject_and_session(case) == name
 
 
@@ -358,12 +362,12 @@ def test_names_of_cases_in_bids(case, name):
         ("pd-ddpm@eta=0.5", "pdDdpmEta05"),
     ],
 )
-def test_names_of_methods_in_bids(method, label):
+def test_description_label_is_camel_case(method, label):
     assert description_label(method) == label
 
 
 def rename(root: Path, case: str, name: str) -> None:
-    """Another name for a case, in the tables and of its files."""
+    """Rename a case in the tables and in the names of its files."""
     data = root / "results/toy"
     for table in (data / "cases.csv", data / "splits.csv", split_folder(root, case) / "predictions.csv"):
         pd.read_csv(table, dtype=str).replace({"case": {case: name}}).to_csv(table, index=False)
@@ -371,23 +375,23 @@ def rename(root: Path, case: str, name: str) -> None:
         path.rename(path.with_name(path.name.replace(case, name, 1)))
 
 
-def test_two_cases_of_one_name_in_bids(clone, convert):
+def test_bids_with_two_cases_of_one_name_stops(clone, convert):
     rename(clone, "c.3", "Utrecht_0")
-    code, printed, folder = convert(predicted(clone), "bids")
+    code, printed, folder = convert(method_folder(clone), "bids")
     assert code == 1
     assert "cases Utrecht-0, Utrecht_0: all would be sub-Utrecht0 in BIDS. Rename them in the case table." in printed
     assert not folder.exists()
-    assert convert(predicted(clone), "submission")[0] == 0
+    assert convert(method_folder(clone), "submission")[0] == 0
 
 
 # nnU-Net
 
 
-def test_nnunet_has_masks_and_the_same_folds(made, convert):
-    code, printed, folder = convert(predicted(made), "nnunet", "--label", "lesion")
+def test_nnunet_has_masks_and_the_same_folds(original, convert):
+    code, printed, folder = convert(method_folder(original), "nnunet", "--label", "lesion")
     assert code == 0
     names = [".pd-ddpm.json", "Utrecht-0.nii.gz", "c.3.nii.gz", "dataset.json", "splits_final.json", "sub-01_ses-02.nii.gz"]
-    assert files_of(folder) == names
+    assert list_files(folder) == names
     assert json.loads((folder / "dataset.json").read_text()) == {
         "name": "toy",
         "channel_names": {"0": "FLAIR", "1": "T1"},
@@ -405,34 +409,34 @@ def test_nnunet_has_masks_and_the_same_folds(made, convert):
 # Submission
 
 
-def test_a_folder_of_a_submission_holds_nothing_but_the_result(made, convert):
-    _, _, folder = convert(predicted(made), "submission")
-    assert files_of(folder) == [".pd-ddpm.json", *(f"{case}/result.nii.gz" for case in sorted(CASES))]
+def test_submission_folders_hold_only_the_result(original, convert):
+    _, _, folder = convert(method_folder(original), "submission")
+    assert list_files(folder) == [".pd-ddpm.json", *(f"{case}/result.nii.gz" for case in sorted(CASES))]
 
 
-# Which predictions
+# Selection of predictions
 
 
-def test_one_split_by_option_or_by_its_folder(made, convert, tmp_path):
-    code, _, by_option = convert(predicted(made), "nnunet", "--split", "1", output=tmp_path / "option")
+def test_convert_one_split_by_option_equals_by_folder(original, convert, tmp_path):
+    code, _, by_option = convert(method_folder(original), "nnunet", "--split", "1", output=tmp_path / "option")
     assert code == 0
-    code, _, by_folder = convert(predicted(made) / "split-1_seed-0", "nnunet", output=tmp_path / "folder")
+    code, _, by_folder = convert(method_folder(original) / "split-1_seed-0", "nnunet", output=tmp_path / "folder")
     assert code == 0
-    assert files_of(by_option) == files_of(by_folder)
-    assert [path for path in files_of(by_option) if path.endswith(".gz")] == ["c.3.nii.gz", "sub-01_ses-02.nii.gz"]
+    assert list_files(by_option) == list_files(by_folder)
+    assert [path for path in list_files(by_option) if path.endswith(".gz")] == ["c.3.nii.gz", "sub-01_ses-02.nii.gz"]
 
 
-def test_the_lowest_seed_unless_told_otherwise(clone, convert, tmp_path):
-    predict(clone / "results/toy", METHOD, 0, 7, ["Utrecht-0"])
-    code, printed, lowest = convert(predicted(clone), "submission", "--split", "0", output=tmp_path / "lowest")
+def test_convert_without_seed_uses_the_lowest(clone, convert, tmp_path):
+    write_predictions(clone / "results/toy", METHOD, 0, 7, ["Utrecht-0"])
+    code, printed, lowest = convert(method_folder(clone), "submission", "--split", "0", output=tmp_path / "lowest")
     assert (code, "seed 0, written" in printed) == (0, True)
-    code, printed, seventh = convert(predicted(clone), "submission", "--seed", "7", output=tmp_path / "seventh")
+    code, printed, seventh = convert(method_folder(clone), "submission", "--seed", "7", output=tmp_path / "seventh")
     assert (code, "1 cases of pd-ddpm@t_start=50, split 0, seed 7, written" in printed) == (0, True)
     masks = [nib.load(folder / "Utrecht-0/result.nii.gz").get_fdata() for folder in (lowest, seventh)]
     assert (masks[0] != masks[1]).any()
 
 
-def test_results_may_be_a_link_and_the_command_be_run_anywhere(clone, convert, tmp_path, monkeypatch):
+def test_convert_with_linked_results_works_from_any_folder(clone, convert, tmp_path, monkeypatch):
     shutil.move(clone / "results", tmp_path / "other-disk")
     (clone / "results").symlink_to(tmp_path / "other-disk", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
@@ -443,14 +447,14 @@ def test_results_may_be_a_link_and_the_command_be_run_anywhere(clone, convert, t
         np.testing.assert_array_equal(result.affine, flair.affine)
 
 
-def test_a_case_that_is_predicted_in_two_splits(clone, convert):
-    predict(clone / "results/toy", METHOD, 1, 0, list(CASES))
-    code, printed, folder = convert(predicted(clone), "submission")
+def test_convert_with_a_case_in_two_splits_stops(clone, convert):
+    write_predictions(clone / "results/toy", METHOD, 1, 0, list(CASES))
+    code, printed, folder = convert(method_folder(clone), "submission")
     assert code == 1
     assert "several splits predict the same case (1 case(s)), such as Utrecht-0 in 0, 1" in printed
     assert "Choose one of them, for instance with --split 0." in printed
     assert not folder.exists()
-    assert convert(predicted(clone), "submission", "--split", "1")[0] == 0
+    assert convert(method_folder(clone), "submission", "--split", "1")[0] == 0
 
 
 def remove_manifest(root: Path) -> None:
@@ -481,7 +485,7 @@ def move_scan(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "predictions", "arguments", "message"),
+    ("damage", "predictions", "arguments", "message"),
     [
         (None, "results/toy/predictions/unet", "", "unet: the folder does not exist. Give the folder of a method"),
         (
@@ -515,19 +519,19 @@ def move_scan(root: Path) -> None:
         (move_scan, "", "", "c.3/FLAIR.nii.gz: its grid is not the one that case c.3 was segmented on, .* Restore that scan"),
     ],
 )
-def test_errors(clone, convert, spoil, predictions, arguments, message):
-    if spoil:
-        spoil(clone)
-    folder = clone / predictions if predictions.startswith("results") else predicted(clone) / predictions
+def test_convert_with_a_fault_names_file_and_remedy(clone, convert, damage, predictions, arguments, message):
+    if damage:
+        damage(clone)
+    folder = clone / predictions if predictions.startswith("results") else method_folder(clone) / predictions
     code, printed, _ = convert(folder, "submission", *arguments.split())
     assert code == 1
     assert re.search(f"pd-ddpm: .*{message}", printed), printed
 
 
-def test_scans_that_are_gone(clone, convert):
+def test_convert_without_scans_warns_and_keeps_the_stored_grid(clone, convert):
     scan = clone / "data/c.3/FLAIR.nii.gz"
     scan.unlink()
-    code, printed, folder = convert(predicted(clone), "submission")
+    code, printed, folder = convert(method_folder(clone), "submission")
     assert code == 0
     assert (
         f"warning: the scans of 1 case(s) do not exist any more, such as {scan}. Their images have the axis order of the"
@@ -540,16 +544,16 @@ def test_scans_that_are_gone(clone, convert):
     np.testing.assert_array_equal(other.affine, flair.affine)
 
 
-# The folder written to
+# Output folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in files_of(folder)}
+    return {name: (folder / name).read_bytes() for name in list_files(folder)}
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_conversion_that_was_broken_off_can_be_repeated(made, convert, tmp_path, monkeypatch, to):
-    _, _, whole = convert(predicted(made), to, output=tmp_path / "whole")
+def test_convert_after_an_interruption_completes_the_files(original, convert, tmp_path, monkeypatch, to):
+    _, _, whole = convert(method_folder(original), to, output=tmp_path / "whole")
     write, written = conversion.write_image, []
 
     def write_one(path: Path, *arguments: object) -> None:
@@ -561,41 +565,41 @@ def test_a_conversion_that_was_broken_off_can_be_repeated(made, convert, tmp_pat
         write(path, *arguments)
 
     monkeypatch.setattr(conversion, "write_image", write_one)
-    code, printed, folder = convert(predicted(made), to)
+    code, printed, folder = convert(method_folder(original), to)
     assert (code, "no space left" in printed) == (1, True)
-    assert len([name for name in files_of(folder) if name.endswith(".nii.gz") and "partial" not in name]) == 1
+    assert len([name for name in list_files(folder) if name.endswith(".nii.gz") and "partial" not in name]) == 1
     monkeypatch.undo()
-    assert convert(predicted(made), to)[0] == 0
+    assert convert(method_folder(original), to)[0] == 0
     assert contents(folder) == contents(whole)
 
 
-def test_what_is_no_longer_predicted_is_removed(made, convert):
-    _, _, folder = convert(predicted(made), "bids")
+def test_convert_again_with_fewer_cases_removes_the_others(original, convert):
+    _, _, folder = convert(method_folder(original), "bids")
     (folder / ".bidsignore").write_text("*.md", encoding="utf-8")
-    code, _, _ = convert(predicted(made), "bids", "--split", "0")
+    code, _, _ = convert(method_folder(original), "bids", "--split", "0")
     assert code == 0
-    assert {name.split("/")[0] for name in files_of(folder)} == {
+    assert {name.split("/")[0] for name in list_files(folder)} == {
         *(".bidsignore", ".pd-ddpm.json", "dataset_description.json", "sub-Utrecht0")
     }
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["sub-Utrecht0"]
 
 
-def test_other_files_are_not_touched(made, convert, tmp_path):
+def test_convert_into_a_folder_with_other_files_stops(original, convert, tmp_path):
     folder = tmp_path / "converted"
     (folder / "notes").mkdir(parents=True)
     (folder / "notes/a.txt").write_text("mine", encoding="utf-8")
-    code, printed, _ = convert(predicted(made), "nnunet")
+    code, printed, _ = convert(method_folder(original), "nnunet")
     assert code == 1
     assert (
         f"{folder}: it holds 1 file(s) that are not part of a conversion, such as notes/a.txt. Choose a new or empty" in printed
     )
-    assert files_of(folder) == ["notes/a.txt"]
+    assert list_files(folder) == ["notes/a.txt"]
 
 
-def test_another_conversion_is_not_overwritten(made, convert):
-    _, _, folder = convert(predicted(made), "submission")
+def test_convert_into_another_conversion_stops(original, convert):
+    _, _, folder = convert(method_folder(original), "submission")
     before = contents(folder)
-    code, printed, _ = convert(predicted(made), "nnunet")
+    code, printed, _ = convert(method_folder(original), "nnunet")
     assert code == 1
     assert (
         f"{folder}: it holds another conversion (format submission, dataset toy, method {METHOD}, seed 0). Choose another "
@@ -604,17 +608,17 @@ def test_another_conversion_is_not_overwritten(made, convert):
     assert contents(folder) == before
 
 
-def test_a_damaged_record_and_a_file_in_the_way(made, convert, tmp_path):
-    _, _, folder = convert(predicted(made), "submission")
+def test_convert_with_a_damaged_record_or_a_file_as_folder_stops(original, convert, tmp_path):
+    _, _, folder = convert(method_folder(original), "submission")
     (folder / ".pd-ddpm.json").write_text("{", encoding="utf-8")
-    code, printed, _ = convert(predicted(made), "submission")
+    code, printed, _ = convert(method_folder(original), "submission")
     assert (code, ".pd-ddpm.json: it is damaged. Remove the folder, or choose another one." in printed) == (1, True)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    code, printed, _ = convert(predicted(made), "submission", output=tmp_path / "file")
+    code, printed, _ = convert(method_folder(original), "submission", output=tmp_path / "file")
     assert (code, f"{tmp_path / 'file'}: it is a file. Give a folder." in printed) == (1, True)
 
 
-def test_the_help_names_the_formats(capsys):
+def test_convert_help_names_the_formats(capsys):
     with pytest.raises(SystemExit) as end:
         main(["convert", "--help"])
     assert end.value.code == 0
