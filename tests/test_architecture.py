@@ -147,7 +147,7 @@ LIGHT = [
     *("deployment.review_page", "deployment.formats", "planning.jobs", "planning.report", "planning.case_sizes"),
     *("planning.device_rates", "planning.planned_flops", "inference.prediction_store", "data.prepared", "data.splits"),
     *("runtime.files", "runtime.memory", "runtime.process_pool", "runtime.cpu_info", "runtime.run_record"),
-    *("runtime.job", "runtime.code_version"),
+    *("runtime.job", "runtime.recorded_job", "runtime.code_version"),
 ]
 
 

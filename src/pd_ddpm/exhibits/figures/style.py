@@ -86,6 +86,12 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
 
 
 def save(figure: Figure, pdf: str | Path, png: str | Path) -> None:
-    """Write a figure as PDF, without a time stamp so that equal figures are equal files, and as PNG."""
+    """Write a figure as PDF and as PNG.
+
+    Args:
+        figure: the figure.
+        pdf: path of the PDF. It has no time stamp, so that equal figures are equal files.
+        png: path of the PNG.
+    """
     figure.savefig(pdf, metadata={"CreationDate": None})
     figure.savefig(png)
