@@ -111,7 +111,7 @@ rule prepare:
         table="results/{dataset}/cases.csv",
     output:
         cases="results/{dataset}/cases/prepared.csv",
-        card="results/{dataset}/cases/preparation.json",
+        metadata="results/{dataset}/cases/preparation.json",
     log:
         "results/logs/prepare/{dataset}.log",
     benchmark:

@@ -7,7 +7,7 @@ rule gate:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
         weights=f"{NETWORK}/model.safetensors",
-        card=f"{NETWORK}/model.json",
+        metadata=f"{NETWORK}/model.json",
     output:
         verdict=f"{NETWORK}/precision.json",
     log:
@@ -37,7 +37,7 @@ rule sample_shard:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        shard_card=PREDICTION + "/shards/{shard}-of-{shards}.json",
+        shard_record=PREDICTION + "/shards/{shard}-of-{shards}.json",
     log:
         f"results/logs/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.log",
     benchmark:
@@ -66,7 +66,7 @@ use rule sample_shard as sample with:
         splits="results/{dataset}/splits.csv",
     output:
         predictions=f"{PREDICTION}/predictions.csv",
-        method_card=f"{PREDICTION}/method.json",
+        method_metadata=f"{PREDICTION}/method.json",
     log:
         f"results/logs/sample/{METHOD_RUN}.log",
     benchmark:

@@ -40,12 +40,12 @@ def test_sampling_reads_network_gate_and_presegmentation_of_its_own_split_and_se
     network = "out/wmh/networks/denoiser/split-1_seed-2"
     assert sampling_inputs(paper, Run("wmh", "pd-ddpm", 1, 2), "out") == {
         "weights": f"{network}/model.safetensors",
-        "card": f"{network}/model.json",
+        "metadata": f"{network}/model.json",
         "gate": f"{network}/precision.json",
         "presegmentation": "out/wmh/predictions/attunet/split-1_seed-2/predictions.csv",
     }
     zero = sampling_inputs(paper, Run("wmh", "pd-ddpm@presegmentation=zero@precision=float32", 1, 2), "out")
-    assert set(zero) == {"weights", "card"}
+    assert set(zero) == {"weights", "metadata"}
     early = sampling_inputs(paper, Run("wmh", "attunet-early-2", 0, 0), "out")
     assert early["weights"] == "out/wmh/networks/attunet/split-0_seed-0/early.safetensors"
 

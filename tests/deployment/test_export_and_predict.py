@@ -120,7 +120,7 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     job = SimpleNamespace(
         wildcards=SimpleNamespace(dataset="own"),
         input=SimpleNamespace(table=str(results / "cases.csv")),
-        output=SimpleNamespace(cases=str(cases), card=str(results / "cases" / "preparation.json")),
+        output=SimpleNamespace(cases=str(cases), metadata=str(results / "cases" / "preparation.json")),
         params=SimpleNamespace(channels=["FLAIR", "T1"], settings=preparation, code=""),
         config={"datasets": {"own": {}}},
         threads=1,

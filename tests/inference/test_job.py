@@ -15,7 +15,7 @@ NETWORK = Path("results/wmh/networks/denoiser/split-2_seed-5")
 FOLDER = Path("results/wmh/predictions/pd-ddpm/split-2_seed-5")
 INPUT = {
     "weights": f"{NETWORK}/model.safetensors",
-    "card": f"{NETWORK}/model.json",
+    "metadata": f"{NETWORK}/model.json",
     "cases": "results/wmh/cases/prepared.csv",
     "splits": "results/wmh/splits.csv",
 }
@@ -38,7 +38,7 @@ def snakemake(wildcards: dict[str, str], files: dict[str, Any], output: dict[str
 
 
 def sample_job(wildcards: dict[str, str] | None = None, files: dict[str, Any] | None = None, **output: str) -> SampleJob:
-    output = output or {"predictions": f"{FOLDER}/predictions.csv", "method_card": f"{FOLDER}/method.json"}
+    output = output or {"predictions": f"{FOLDER}/predictions.csv", "method_metadata": f"{FOLDER}/method.json"}
     wildcards = {"method": "pd-ddpm"} | (wildcards or {})
     return SampleJob.from_snakemake(snakemake(wildcards, files or {}, output, settings={"precision": "float32"}))
 
@@ -57,7 +57,7 @@ def test_sample_job_from_snakemake_holds_run_files_and_compute() -> None:
 
 def test_sample_job_of_a_shard_writes_its_record_and_shares_the_folder() -> None:
     record = f"{FOLDER}/shards/2-of-3.json"
-    job = sample_job({"shard": "2", "shards": "3"}, shard_card=record)
+    job = sample_job({"shard": "2", "shards": "3"}, shard_record=record)
     assert (job.shard, job.shard_record, job.folder) == (Shard(2, 3), Path(record), FOLDER)
     assert (job.presegmentation, job.gate, job.method_metadata) == (None, None, None)
     assert job.title == "pd-ddpm, split 2, seed 5, shard 2 of 3"
@@ -79,7 +79,7 @@ def test_gate_job_from_snakemake_holds_run_and_limits() -> None:
     assert (job.weights, job.network_metadata) == (NETWORK / "model.safetensors", NETWORK / "model.json")
 
 
-@pytest.mark.parametrize("key", ["weights", "card", "cases", "splits"])
+@pytest.mark.parametrize("key", ["weights", "metadata", "cases", "splits"])
 def test_sample_job_without_a_required_input_fails(key: str) -> None:
     given = snakemake({"method": "unet"}, {}, {"predictions": "predictions.csv"}, settings={"precision": "float32"})
     given.input = named({name: path for name, path in INPUT.items() if name != key})

@@ -18,7 +18,7 @@ def main(job) -> None:
     licence = (source.get("download") or {}).get("licence")
     dataset = {"name": name, "simulated": "simulate" in source, "licence": licence}
     record = run_record(job.config, job.params.code)
-    write_json(Path(job.output.card), {"channels": channels} | settings | {"dataset": dataset} | record)
+    write_json(Path(job.output.metadata), {"channels": channels} | settings | {"dataset": dataset} | record)
     manifest.to_csv(job.output.cases, index=False)
 
 

@@ -52,7 +52,7 @@ def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     trained = Run(methods.networks_from(config, run.dataset), settings["network"], run.split, run.seed)
     folder = trained.folder(root, "networks")
     weights = "model" if settings["checkpoint"] == "selected" else "early"
-    files = {"weights": f"{folder}/{weights}.safetensors", "card": f"{folder}/model.json"}
+    files = {"weights": f"{folder}/{weights}.safetensors", "metadata": f"{folder}/model.json"}
     if settings["precision"] != "float32":
         files["gate"] = f"{folder}/precision.json"
     if start := methods.presegmentation_of(config, run.name):
@@ -93,10 +93,10 @@ def existing_shards(folder: Path, settings: Mapping[str, Any], code: str, inputs
         inputs: files that must not be newer than the predictions.
     """
     try:
-        card = json.loads((folder / "method.json").read_text(encoding="utf-8"))
+        metadata = json.loads((folder / "method.json").read_text(encoding="utf-8"))
         finished = (folder / "predictions.csv").stat().st_mtime
-        unchanged = card["settings"] == settings and card["provenance"]["code"] == code
+        unchanged = metadata["settings"] == settings and metadata["provenance"]["code"] == code
         newer = any(Path(file).stat().st_mtime > finished for file in inputs)
-        return card["shards"] if unchanged and not newer else None
+        return metadata["shards"] if unchanged and not newer else None
     except (OSError, ValueError, KeyError):  # not finished, or the metadata of an earlier version
         return None

@@ -59,7 +59,7 @@ class SampleJob:
         inputs, outputs = dict(**snakemake.input), dict(**snakemake.output)
         params, wildcards, config = snakemake.params, snakemake.wildcards, snakemake.config
         settings = params["settings"]
-        shard_record = _path(outputs.get("shard_card"))
+        shard_record = _path(outputs.get("shard_record"))
         return cls(
             run=Run(wildcards["dataset"], wildcards["method"], int(wildcards["split"]), int(wildcards["seed"])),
             compute=Compute(config["device"], settings["precision"], snakemake.threads, config["sampling"]["batch"]),
@@ -67,13 +67,13 @@ class SampleJob:
             cases=Path(inputs["cases"]),
             splits=Path(inputs["splits"]),
             weights=Path(inputs["weights"]),
-            network_metadata=Path(inputs["card"]),
+            network_metadata=Path(inputs["metadata"]),
             folder=shard_record.parents[1] if shard_record else Path(outputs["predictions"]).parent,
             code=params["code"],
             config=config,
             presegmentation=_path(inputs.get("presegmentation")),
             gate=_path(inputs.get("gate")),
-            method_metadata=_path(outputs.get("method_card")),
+            method_metadata=_path(outputs.get("method_metadata")),
             shard=Shard(int(wildcards.get("shard", 1)), int(wildcards.get("shards", 1))),
             shard_record=shard_record,
             shard_records=tuple(map(Path, inputs.get("shards", ()))),
@@ -134,7 +134,7 @@ class GateJob:
             cases=Path(inputs["cases"]),
             splits=Path(inputs["splits"]),
             weights=Path(inputs["weights"]),
-            network_metadata=Path(inputs["card"]),
+            network_metadata=Path(inputs["metadata"]),
             device=snakemake.config["device"],
             threads=snakemake.threads,
             code=params["code"],
