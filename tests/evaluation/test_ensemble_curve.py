@@ -1,4 +1,4 @@
-"""Dice of subsets of a pool against the plain way of computing it. About 2 seconds."""
+"""Dice of subsets of a pool against a direct computation (about 2 s)."""
 
 import math
 from itertools import combinations
@@ -17,7 +17,7 @@ def stream() -> np.random.Generator:
 
 
 def pool_of(members: int, shape: tuple[int, int, int] = (9, 8, 4)) -> np.ndarray:
-    """Members as they are stored: uint8 steps, many at the extremes, and pairs whose mean is a tie."""
+    """Return members as they are stored: uint8 steps, many at 0 and 1, and pairs whose mean is a tie."""
     random = np.random.default_rng(1)
     steps = np.clip(random.normal(127, 110, (*shape, members)), 0, 255).round()
     steps[:3, :3, :2, : members // 2 * 2] = np.tile([100, 155], members // 2)

@@ -1,4 +1,4 @@
-"""Lesions of a segmented scan: counted against scipy, volumes and places against a scan drawn by hand. Below 1 s."""
+"""Lesions of a segmented scan against scipy and against boxes of known volume and location (below 1 s)."""
 
 import nibabel as nib
 import numpy as np
@@ -17,10 +17,10 @@ AFFINE[:3, :3], AFFINE[:3, 3] = ROTATION * SPACING, (30, -20, 10)
 
 
 def members(*boxes: list[tuple[tuple[slice, ...], float]]) -> np.ndarray:
-    """One member for each list of (box, probability)."""
+    """Return one member for each list of (box, probability)."""
     samples = np.zeros((*SHAPE, len(boxes)), dtype=np.float32)
-    for number, drawn in enumerate(boxes):
-        for box, probability in drawn:
+    for number, member in enumerate(boxes):
+        for box, probability in member:
             samples[(*box, number)] = probability
     return samples
 
@@ -59,7 +59,7 @@ def test_total_volume_is_that_of_the_masks():
 
 
 def test_joined_component_counts_towards_the_nearest_lesion():
-    """Two lesions at i = 2..3 and 10..11; the second member fills what lies between."""
+    """Two lesions at i = 2..3 and 10..11; the second member fills the gap between them."""
     one, other = np.s_[2:4, 4:8, 3:4], np.s_[10:12, 4:8, 3:4]
     samples = members([(one, 1.0), (other, 1.0)], [(np.s_[2:12, 4:8, 3:4], 0.6)], [(one, 0.9), (other, 0.9)])
     table = lesion_table(Segmentation.from_members(samples), BRAIN, AFFINE, SPACING)

@@ -1,4 +1,4 @@
-"""Metrics against an independent implementation on SimpleITK, MedPy, and cases worked out by hand (about 2 s)."""
+"""Metrics against an independent implementation on SimpleITK, MedPy, and results calculated by hand (about 2 s)."""
 
 import math
 import warnings
@@ -27,7 +27,7 @@ def as_image(mask: np.ndarray, spacing: tuple[float, float, float]) -> sitk.Imag
 
 
 def ellipsoids(generator: np.random.Generator, shape: tuple[int, ...], count: int, largest: float) -> np.ndarray:
-    """Random ellipsoids whose centres may lie at, or a little beyond, the image border; never empty."""
+    """Return random ellipsoids, not empty; their centres may lie on or slightly beyond the image border."""
     grid = np.indices(shape)
     mask = np.zeros(shape, dtype=bool)
     mask[tuple(generator.integers(0, shape))] = True
@@ -39,7 +39,7 @@ def ellipsoids(generator: np.random.Generator, shape: tuple[int, ...], count: in
 
 
 def phantom(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-    """Labels with lesions at the border, a prediction that misses, invents and covers label 2, and a spacing."""
+    """Return labels, prediction and spacing; the prediction misses lesions, adds some and covers label 2."""
     generator = np.random.default_rng(seed)
     shape = tuple(int(size) for size in generator.integers((12, 12, 3), (40, 40, 14)))
     lesions = ellipsoids(generator, shape, int(generator.integers(0, 12)), largest=generator.uniform(1, 6))
@@ -135,7 +135,7 @@ def test_score_of_two_voxels_three_millimetres_apart():
 
 
 def test_hd95_percentiles_are_directed_and_those_of_medpy_pooled():
-    """Distances 0 and 10 mm one way, 0 the other: 9.5 is their directed, 9.0 the pooled 95th percentile."""
+    """Distances are 0 and 10 mm in one direction, 0 in the other: directed percentile 9.5, pooled percentile 9.0."""
     truth = single_voxels((14, 3, 3), (1, 1, 1))
     result = scores(truth, single_voxels((14, 3, 3), (1, 1, 1), (11, 1, 1)))
     assert result["hd95_mm"] == pytest.approx(9.5)
@@ -148,7 +148,7 @@ def test_hd95_percentiles_are_directed_and_those_of_medpy_pooled():
 
 
 def test_surfaces_of_a_box_have_the_expected_sizes():
-    """5 x 5 x 5 voxels: in the plane 16 of 25 in each slice, in space all but the inner 3 x 3 x 3."""
+    """5 x 5 x 5 voxels: 16 of 25 in each slice; in space all except the inner 3 x 3 x 3."""
     mask = np.zeros((9, 9, 9), dtype=bool)
     mask[2:7, 2:7, 2:7] = True
     geometry = MaskGeometry(mask, (1.0, 1.0, 1.0))
@@ -197,7 +197,7 @@ def test_voxels_that_share_a_corner_are_one_lesion():
 
 
 def test_lesions_do_not_join_across_the_image_border():
-    """Neighbours in memory, not in space."""
+    """Neighbours in memory that are not neighbours in space."""
     assert MaskGeometry(single_voxels((3, 4, 5), (0, 0, 4), (0, 1, 0)), (1.0, 1.0, 1.0)).lesions.count == 2
     assert MaskGeometry(single_voxels((3, 4, 5), (0, 3, 4), (1, 0, 0)), (1.0, 1.0, 1.0)).lesions.count == 2
     assert MaskGeometry(single_voxels((3, 4, 5), (0, 3, 2), (1, 0, 2), (2, 0, 0)), (1.0, 1.0, 1.0)).lesions.count == 3
@@ -251,7 +251,7 @@ def test_prediction_inside_label_2_only_counts_as_empty():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_score_does_not_change_with_translation(seed):
-    """The air around the lesions is wide enough that nothing meets the image border."""
+    """The margin around the lesions keeps them away from the image border."""
     labels, prediction, spacing = phantom(seed)
     results = []
     for before in ((1, 1, 1), (9, 4, 6)):
@@ -262,7 +262,7 @@ def test_score_does_not_change_with_translation(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_score_does_not_change_with_swapped_axes_and_spacing(seed):
-    """Slices are seen by the in-plane surface alone: all else may swap any axes, that one only the two in the slice."""
+    """Only the in-plane surface depends on the slice axis: it allows swapping the in-plane axes, all others any axes."""
     labels, prediction, spacing = phantom(seed)
     plain = scores(labels, prediction, spacing)
     for axes in ((1, 0, 2), (2, 1, 0), (1, 2, 0)):

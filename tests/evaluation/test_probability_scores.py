@@ -17,7 +17,7 @@ SHAPE = (12, 10, 5)
 
 
 def case(seed: int, members: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Members as they come back from a file, labels with lesion and other pathology, and a region."""
+    """Return members as they are read from a file, labels with lesion and other pathology, and a region."""
     generator = np.random.default_rng(seed)
     labels = generator.choice([0, 1, 2], SHAPE, p=[0.7, 0.2, 0.1]).astype(np.uint8)
     soft = np.clip(0.6 * (labels == 1)[..., None] + generator.normal(0.1, 0.25, (*SHAPE, members)), 0, 1)
@@ -162,7 +162,7 @@ def test_rater_scores_of_empty_masks() -> None:
 
 
 def test_energy_distance_bias_is_the_mean_distance_over_k() -> None:
-    """The bias that the docstring states, with members that are single voxels at random places (distance 0 or 1)."""
+    """The bias stated in the docstring, for members that are single random voxels (distance 0 or 1)."""
     generator = np.random.default_rng(0)
     maps = [np.zeros((6, 1, 1), dtype=np.uint8) for _ in range(2)]
     mean = {}

@@ -1,4 +1,4 @@
-"""Reading per-case scores and counting each case once."""
+"""Scores of cases: reading, and averaging over seeds (below 1 s)."""
 
 from pathlib import Path
 

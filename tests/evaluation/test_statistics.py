@@ -1,4 +1,4 @@
-"""Intervals and tests against closed forms, scipy and examples worked out by hand (about 2 s)."""
+"""Intervals and tests against closed forms, scipy and results calculated by hand (about 2 s)."""
 
 import math
 from itertools import product
@@ -86,7 +86,7 @@ def test_paired_differences_reject_disjoint_and_repeated_cases() -> None:
 
 
 def exact_signed_rank_p(differences: list[float]) -> float:
-    """By all assignments of signs to the ranks."""
+    """Return the p-value from all assignments of signs to the ranks."""
     ranks = stats.rankdata(np.abs(differences))
     centre = ranks.sum() / 2
     observed = abs(ranks[np.array(differences) > 0].sum() - centre)

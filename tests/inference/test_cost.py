@@ -1,4 +1,4 @@
-"""What members cost: once, and for each (below 1 s)."""
+"""Cost of sampling: shared and per member (below 1 s)."""
 
 import pandas as pd
 
@@ -6,7 +6,7 @@ from pd_ddpm.inference.cost import Cost
 
 
 def test_total_cost_counts_a_shared_presegmentation_once() -> None:
-    """PD-DDPM at T' = 300 with five members: 1500 steps, and the pre-segmentation once."""
+    """PD-DDPM at T' = 300 with five members: 1500 reverse steps and one pre-segmentation."""
     chain = Cost(evaluations_per_member=300, seconds_shared=0.5, seconds_per_member=10.0)
     presegmentation = Cost(evaluations_shared=1, seconds_shared=0.2)
     whole = (chain + presegmentation).total(5)

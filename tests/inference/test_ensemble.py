@@ -1,4 +1,4 @@
-"""Members to mask and uncertainty (below 1 s)."""
+"""Mask and uncertainty of an ensemble (below 1 s)."""
 
 import statistics
 
@@ -26,7 +26,7 @@ def test_segmentation_equals_statistics_of_each_voxel(members):
 
 
 def test_ensemble_mask_averages_probabilities_instead_of_masks():
-    """Two sure members outvote three doubtful ones: probabilities are averaged, not masks."""
+    """Two confident members outweigh three uncertain ones."""
     samples = np.array([1.0, 1.0, 0.4, 0.4, 0.4]).reshape(1, 1, 1, 5)
     assert ensemble_mask(samples).all()
 
@@ -45,7 +45,7 @@ def test_member_variance_does_not_depend_on_ensemble_size():
 
 @pytest.mark.parametrize("members", [2, 4])
 def test_tie_is_lesion_before_and_after_storing(members, tmp_path):
-    """A stored 1 reads as a rounding error less, which must not decide."""
+    """A stored 1 is read with a small rounding error, which must not change the mask."""
     samples = np.zeros((2, 2, 2, members), dtype=np.float32)
     samples[..., : members // 2] = 1
     template = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))

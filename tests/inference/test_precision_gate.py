@@ -1,4 +1,4 @@
-"""A number format is measured against float32 before it is sampled in, and what becomes of the verdict (about 15 s)."""
+"""The precision gate and the use of its verdict in sampling (about 15 s)."""
 
 import json
 import logging
@@ -66,7 +66,7 @@ def test_gate_requires_both_limits(network, scans, changes, passed):
 
 
 def test_gate_fails_a_precision_with_nan_output(network, scans, monkeypatch):
-    """As float16 does beyond 65,504: the network gives NaN in the short format alone."""
+    """The network returns NaN in the tested precision only, as float16 does beyond 65,504."""
     monkeypatch.setattr(precision_gate, "_output", lambda built, inputs: torch.full_like(inputs[0][:, :1], float("nan")))
     found = gate(flipped_share=1.0).compare(network, scans, [BFLOAT16])["bfloat16"]
     assert (found["forward_error"], found["passed"]) == (float("inf"), False)

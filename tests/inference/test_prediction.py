@@ -1,4 +1,4 @@
-"""Whole cases through a segmenter, and no way for the truth to reach it (about 10 s, half of it the import of MONAI)."""
+"""Segmentation of whole cases, independent of the ground truth (about 10 s, half of it the import of MONAI)."""
 
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ NATIVE = GridSettings(None, "slice", 0.0, 1.0)
 
 @dataclass
 class Recording:
-    """Gives back what a function of image and pre-segmentation says, and remembers the images that it was shown."""
+    """A segmenter that returns a function of its arguments and records the images."""
 
     answer: object
     num_members: int = 1
@@ -119,7 +119,7 @@ def test_segment_case_returns_members_along_the_last_axis():
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("given", [1, 3])
 def test_segment_case_passes_the_presegmentation_of_each_member(given, batch):
-    """One for all members, or each member's own."""
+    """One mask for all members, or one mask per member."""
     before = RANDOM.random((*SHAPE, given)).astype(np.float32)
     segmenter = Recording(lambda _, presegmentation, __: presegmentation, num_members=3)
     probability = segment(segmenter, presegmentation=before, batch=batch)
@@ -129,7 +129,7 @@ def test_segment_case_passes_the_presegmentation_of_each_member(given, batch):
 
 @pytest.mark.parametrize("value", [1.0, 0.9])
 def test_segment_case_resamples_the_presegmentation_to_the_working_grid(value):
-    """A hard mask arrives as partial volumes, as the masks that the denoiser was trained on."""
+    """A hard mask becomes partial volumes, as in the training of the denoiser."""
     before = np.zeros((*SHAPE, 1), np.float32)
     before[8:19, 6:14] = value
     seen = []

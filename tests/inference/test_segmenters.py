@@ -1,4 +1,4 @@
-"""Image in, probability maps out (about 4 s, most of it imports)."""
+"""Segmenters: image to probability maps (about 4 s, mostly imports)."""
 
 import math
 from functools import partial
@@ -34,7 +34,7 @@ NAMES = [(0, "case", 5, member) for member in range(4)]
 
 
 class Oracle(nn.Module):
-    """A network that reads the mask from the second image channel; it says the noise or the logit that belong to it."""
+    """A network that reads the mask from the second image channel and returns the noise or logit that corresponds to it."""
 
     divisor = 4
 
@@ -82,65 +82,67 @@ def tiny_network(seed=0):
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize(("start", "t_start"), [("noise", 1000), ("presegmentation", 1), ("presegmentation", 300)])
 def test_diffusion_segmenter_with_an_oracle_returns_the_mask(size, coding, predicts, sampler, start, t_start):
-    """Also from a pre-segmentation that is wrong everywhere."""
+    """Also if the pre-segmentation is wrong everywhere."""
     mask = (normal(4, 1, *size) > 0.5).float()
     image = torch.cat([normal(4, 1, *size, seed=1), mask], dim=1)
     settings = METHOD | {"sampler": sampler, "start": start, "t_start": t_start, "reverse_steps": 50}
-    draw = build_segmenter(settings, Denoiser(Oracle(predicts, coding), SCHEDULE, CODINGS[coding], predicts))
-    probability = draw(image, 1 - mask, MemberNoise(NAMES))
+    segmenter = build_segmenter(settings, Denoiser(Oracle(predicts, coding), SCHEDULE, CODINGS[coding], predicts))
+    probability = segmenter(image, 1 - mask, MemberNoise(NAMES))
     assert probability.shape == (4, 1, *size)
-    # At time 1 the oracle's float32 noise leaves a rounding error; nowhere else is there any.
+    # At timestep 1 the oracle's float32 noise leaves a rounding error; other timesteps leave none.
     torch.testing.assert_close(probability, mask, rtol=0, atol=0 if predicts == "mask" else 1e-5)
 
 
 @pytest.mark.parametrize(("start", "t_start"), [("noise", 1000), ("presegmentation", 300), ("presegmentation", 1)])
 def test_pd_ddpm_evaluates_the_network_t_start_times(start, t_start):
-    """Times T', T' - 1, ..., 1 (PD-DDPM Eq. 4), and the evaluations that are reported are those that are made."""
+    """Timesteps are T', T' - 1, ..., 1 (PD-DDPM Eq. 4), and the reported evaluations equal the real ones."""
     network = Oracle("mask", "signed")
-    draw = build_segmenter(
+    segmenter = build_segmenter(
         METHOD | {"start": start, "t_start": t_start}, Denoiser(network, SCHEDULE, CODINGS["signed"], "mask")
     )
-    draw(normal(3, 2, 4, 4), torch.zeros(3, 1, 4, 4), MemberNoise(NAMES[:3]))
+    segmenter(normal(3, 2, 4, 4), torch.zeros(3, 1, 4, 4), MemberNoise(NAMES[:3]))
     assert network.times == [[t] * 3 for t in range(t_start, 0, -1)]
-    assert draw.num_members == 3
-    assert draw.evaluations_shared + draw.num_members * draw.evaluations_per_member == sum(map(len, network.times))
-    assert draw.divisor == 4
+    assert segmenter.num_members == 3
+    assert segmenter.evaluations_shared + segmenter.num_members * segmenter.evaluations_per_member == sum(
+        map(len, network.times)
+    )
+    assert segmenter.divisor == 4
 
 
 @pytest.mark.parametrize(("t_start", "reverse_steps", "steps"), [(1000, 10, 10), (300, 10, 3), (300, 1000, 300), (50, 10, 1)])
 def test_respaced_chain_keeps_its_fraction_of_the_steps(t_start, reverse_steps, steps):
     settings = METHOD | {"start": "presegmentation", "t_start": t_start, "reverse_steps": reverse_steps}
-    draw = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
-    assert draw.steps == steps
-    assert draw.evaluations_per_member == steps
+    segmenter = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], "mask"))
+    assert segmenter.steps == steps
+    assert segmenter.evaluations_per_member == steps
 
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize("presegmented", [True, False])
 def test_diffusion_members_are_independent(predicts, sampler, presegmented):
-    """Alone, in another order or beside others, to the last bit."""
+    """A member is the same to the last bit alone, in another order and with other members."""
     settings = METHOD | {"sampler": sampler, "eta": 0.5, "reverse_steps": 100}
     settings |= {"start": "presegmentation", "t_start": 500} if presegmented else {"start": "noise", "t_start": 1000}
-    draw = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], predicts))
+    segmenter = build_segmenter(settings, Denoiser(Pointwise(), SCHEDULE, CODINGS["signed"], predicts))
     images, before = normal(4, 2, 8, 12), (normal(4, 1, 8, 12, seed=1) > 0).float()
-    together = draw(images, before, MemberNoise(NAMES))
-    backwards = draw(images.flip(0), before.flip(0), MemberNoise(NAMES[::-1])).flip(0)
-    alone = torch.cat([draw(images[n : n + 1], before[n : n + 1], MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+    together = segmenter(images, before, MemberNoise(NAMES))
+    backwards = segmenter(images.flip(0), before.flip(0), MemberNoise(NAMES[::-1])).flip(0)
+    alone = torch.cat([segmenter(images[n : n + 1], before[n : n + 1], MemberNoise(NAMES[n : n + 1])) for n in range(4)])
     assert torch.equal(together, backwards)
     assert torch.equal(together, alone)
 
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 def test_diffusion_members_of_a_real_network_are_independent(predicts):
-    """Up to the rounding of convolutions, which compute batches of different sizes in different orders."""
+    """Equal up to the rounding of convolutions, whose order of summation depends on the batch size."""
     settings = METHOD | {"start": "presegmentation", "t_start": 300, "reverse_steps": 50}
-    draw = build_segmenter(settings, Denoiser(tiny_network(), SCHEDULE, CODINGS["signed"], predicts))
+    segmenter = build_segmenter(settings, Denoiser(tiny_network(), SCHEDULE, CODINGS["signed"], predicts))
     images, before = normal(4, 2, 16, 16), (normal(4, 1, 16, 16, seed=1) > 0).float()
     with torch.inference_mode():
-        together = draw(images, before, MemberNoise(NAMES))
-        again = draw(images, before, MemberNoise(NAMES))
-        alone = torch.cat([draw(images[n : n + 1], before[n : n + 1], MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+        together = segmenter(images, before, MemberNoise(NAMES))
+        again = segmenter(images, before, MemberNoise(NAMES))
+        alone = torch.cat([segmenter(images[n : n + 1], before[n : n + 1], MemberNoise(NAMES[n : n + 1])) for n in range(4)])
     assert torch.equal(together, again)
     assert together.std() > 0.01
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
@@ -163,13 +165,13 @@ def test_whole_chain_equals_diffusers(variance, t_start):
 
     model = Denoiser(network, SCHEDULE, CODINGS["signed"], "noise")
     sampler = partial(ancestral, schedule=SCHEDULE, variance=variance)
-    draw = DiffusionSegmenter(model, lambda *_: start, sampler, t_start, 1)
-    draw.start.t_start = t_start
+    segmenter = DiffusionSegmenter(model, lambda *_: start, sampler, t_start, 1)
+    segmenter.start.t_start = t_start
     x, generator = start, torch.Generator().manual_seed(0)
     for t in range(t_start, 0, -1):
         predicted = network(torch.cat([image, x], dim=1), torch.tensor([t]))
         x = theirs.step(predicted, t - 1, x, generator=generator).prev_sample
-    actual = draw(image, None, SharedNoise(NAMES[:1]))
+    actual = segmenter(image, None, SharedNoise(NAMES[:1]))
     torch.testing.assert_close(actual, ((x + 1) / 2).clamp(0, 1), rtol=0, atol=2e-3)
 
 
@@ -187,19 +189,24 @@ def test_deterministic_segmenter_has_one_member():
         def forward(self, image):
             return image[:, :1]
 
-    draw = build_segmenter({"segmenter": "deterministic"}, Logits())
-    assert isinstance(draw, DeterministicSegmenter)
-    assert (draw.num_members, draw.evaluations_shared, draw.evaluations_per_member, draw.divisor) == (1, 0, 1, 16)
+    segmenter = build_segmenter({"segmenter": "deterministic"}, Logits())
+    assert isinstance(segmenter, DeterministicSegmenter)
+    assert (segmenter.num_members, segmenter.evaluations_shared, segmenter.evaluations_per_member, segmenter.divisor) == (
+        1,
+        0,
+        1,
+        16,
+    )
     image = normal(2, 2, 16, 16)
     expected = 1 / (1 + np.exp(-image[:, :1].numpy().astype(np.float64)))
-    np.testing.assert_allclose(draw(image, None, MemberNoise(NAMES[:2])).numpy(), expected, atol=1e-6)
-    assert math.isclose(draw(torch.zeros(1, 2, 16, 16), None, MemberNoise(NAMES[:1])).mean(), 0.5)
+    np.testing.assert_allclose(segmenter(image, None, MemberNoise(NAMES[:2])).numpy(), expected, atol=1e-6)
+    assert math.isclose(segmenter(torch.zeros(1, 2, 16, 16), None, MemberNoise(NAMES[:1])).mean(), 0.5)
 
 
 def bayesian(dropout=0.5):
     torch.manual_seed(0)
     network = unet(spatial_dims=2, in_channels=2, channels=(8, 8, 12, 16, 16), dropout=dropout)
-    network(normal(4, 2, 32, 48, seed=5))  # gives the batch normalisations statistics of their own
+    network(normal(4, 2, 32, 48, seed=5))  # fills the statistics of the batch normalisations
     return network.eval()
 
 
@@ -207,27 +214,27 @@ def probabilistic():
     torch.manual_seed(0)
     network = ProbabilisticUNet(spatial_dims=2, in_channels=2, channels=(8, 12), latent=3).eval()
     with torch.no_grad():
-        network.combination[0].weight[:, 8:] *= 20  # an untrained network makes little of z
+        network.combination[0].weight[:, 8:] *= 20  # an untrained network hardly depends on z
     return network
 
 
-DRAWN = {"dropout": (DropoutSegmenter, bayesian), "latent": (LatentSegmenter, probabilistic)}
-both = pytest.mark.parametrize("name", DRAWN)
+STOCHASTIC = {"dropout": (DropoutSegmenter, bayesian), "latent": (LatentSegmenter, probabilistic)}
+both = pytest.mark.parametrize("name", STOCHASTIC)
 
 
-def drawing(name):
-    return build_segmenter({"segmenter": name, "pool": 4}, DRAWN[name][1]())
+def stochastic_segmenter(name):
+    return build_segmenter({"segmenter": name, "pool": 4}, STOCHASTIC[name][1]())
 
 
 @both
 def test_stochastic_members_differ_and_are_reproducible(name):
-    draw = drawing(name)
-    assert isinstance(draw, DRAWN[name][0])
-    assert (draw.num_members, draw.divisor) == (4, draw.network.divisor)
-    assert (draw.evaluations_shared, draw.evaluations_per_member) == {"dropout": (0, 1), "latent": (1, 0)}[name]
+    segmenter = stochastic_segmenter(name)
+    assert isinstance(segmenter, STOCHASTIC[name][0])
+    assert (segmenter.num_members, segmenter.divisor) == (4, segmenter.network.divisor)
+    assert (segmenter.evaluations_shared, segmenter.evaluations_per_member) == {"dropout": (0, 1), "latent": (1, 0)}[name]
     image = normal(1, 2, 32, 48).expand(4, -1, -1, -1)
     with torch.inference_mode():
-        members, again = (draw(image, None, MemberNoise(NAMES)) for _ in range(2))
+        members, again = (segmenter(image, None, MemberNoise(NAMES)) for _ in range(2))
     assert members.shape == (4, 1, 32, 48)
     assert members.dtype == torch.float32
     assert 0 <= members.min() < members.max() <= 1
@@ -239,13 +246,13 @@ def test_stochastic_members_differ_and_are_reproducible(name):
 
 @both
 def test_stochastic_members_are_independent(name):
-    """Alone, in another order or beside other slices, up to the rounding of convolutions."""
-    draw, images = drawing(name), normal(4, 2, 32, 48)
+    """A member is the same alone, in another order and with other slices, up to the rounding of convolutions."""
+    segmenter, images = stochastic_segmenter(name), normal(4, 2, 32, 48)
     with torch.inference_mode():
-        together = draw(images, None, MemberNoise(NAMES))
-        backwards = draw(images.flip(0), None, MemberNoise(NAMES[::-1])).flip(0)
-        alone = torch.cat([draw(images[n : n + 1], None, MemberNoise(NAMES[n : n + 1])) for n in range(4)])
-        pair = draw(images[[1, 3]], None, MemberNoise([NAMES[1], NAMES[3]]))
+        together = segmenter(images, None, MemberNoise(NAMES))
+        backwards = segmenter(images.flip(0), None, MemberNoise(NAMES[::-1])).flip(0)
+        alone = torch.cat([segmenter(images[n : n + 1], None, MemberNoise(NAMES[n : n + 1])) for n in range(4)])
+        pair = segmenter(images[[1, 3]], None, MemberNoise([NAMES[1], NAMES[3]]))
     torch.testing.assert_close(together, backwards, rtol=0, atol=1e-5)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
     torch.testing.assert_close(together[[1, 3]], pair, rtol=0, atol=1e-5)
@@ -253,47 +260,47 @@ def test_stochastic_members_are_independent(name):
 
 @both
 def test_sampling_changes_neither_network_nor_global_generator(name):
-    draw, image = drawing(name), normal(4, 2, 32, 48)
-    before = {key: tensor.clone() for key, tensor in draw.network.state_dict().items()}
+    segmenter, image = stochastic_segmenter(name), normal(4, 2, 32, 48)
+    before = {key: tensor.clone() for key, tensor in segmenter.network.state_dict().items()}
     state = torch.get_rng_state()
-    draw(image, None, MemberNoise(NAMES))
+    segmenter(image, None, MemberNoise(NAMES))
     assert torch.equal(torch.get_rng_state(), state)
-    for key, tensor in draw.network.state_dict().items():
+    for key, tensor in segmenter.network.state_dict().items():
         assert torch.equal(tensor, before[key]), key
-    assert not draw.network.training
+    assert not segmenter.network.training
 
 
 @both
 def test_stochastic_members_under_autocast_are_close_to_float32(name):
-    draw, image = drawing(name), normal(4, 2, 32, 48)
+    segmenter, image = stochastic_segmenter(name), normal(4, 2, 32, 48)
     with torch.inference_mode():
-        expected = draw(image, None, MemberNoise(NAMES))
+        expected = segmenter(image, None, MemberNoise(NAMES))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            members = draw(image, None, MemberNoise(NAMES))
+            members = segmenter(image, None, MemberNoise(NAMES))
     assert members.dtype == torch.float32
     assert (members - expected).abs().mean() < 0.05 * expected.std()
 
 
 def test_bayesian_u_net_outside_sampling_has_no_dropout():
-    draw, plain, image = drawing("dropout"), bayesian(dropout=0.0), normal(4, 2, 32, 48)
-    plain.load_state_dict(draw.network.state_dict())
-    draw(image, None, MemberNoise(NAMES))
-    assert torch.equal(draw.network(image), plain(image))
+    segmenter, plain, image = stochastic_segmenter("dropout"), bayesian(dropout=0.0), normal(4, 2, 32, 48)
+    plain.load_state_dict(segmenter.network.state_dict())
+    segmenter(image, None, MemberNoise(NAMES))
+    assert torch.equal(segmenter.network(image), plain(image))
     with pytest.raises(ValueError, match="no dropout"):
         DropoutSegmenter(plain, 4)(image, None, MemberNoise(NAMES))
 
 
 def test_latent_member_uses_its_own_noise():
-    draw, image = drawing("latent"), normal(4, 2, 32, 48)
-    expected = draw.network(image, MemberNoise(NAMES).sample_normal((3,))).sigmoid()
-    assert torch.equal(draw(image, None, MemberNoise(NAMES)), expected)
+    segmenter, image = stochastic_segmenter("latent"), normal(4, 2, 32, 48)
+    expected = segmenter.network(image, MemberNoise(NAMES).sample_normal((3,))).sigmoid()
+    assert torch.equal(segmenter(image, None, MemberNoise(NAMES)), expected)
 
 
 @both
 def test_reported_evaluations_equal_those_of_the_network(name):
-    """By the first convolution: each slice once, or once for each member."""
-    draw, image, rows = drawing(name), normal(2, 2, 32, 48).repeat_interleave(4, dim=0), []
-    first = next(module for module in draw.network.modules() if isinstance(module, nn.Conv2d))
+    """Counted at the first convolution: once per slice, or once per member."""
+    segmenter, image, rows = stochastic_segmenter(name), normal(2, 2, 32, 48).repeat_interleave(4, dim=0), []
+    first = next(module for module in segmenter.network.modules() if isinstance(module, nn.Conv2d))
     first.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    draw(image, None, MemberNoise([*NAMES, *[(0, "case", 6, member) for member in range(4)]]))
-    assert sum(rows) == 2 * (draw.evaluations_shared + 4 * draw.evaluations_per_member)
+    segmenter(image, None, MemberNoise([*NAMES, *[(0, "case", 6, member) for member in range(4)]]))
+    assert sum(rows) == 2 * (segmenter.evaluations_shared + 4 * segmenter.evaluations_per_member)

@@ -1,4 +1,4 @@
-"""Cases dealt out among several jobs come to the same files, and batches are found from free memory (about 15 s)."""
+"""Sampling in shards, and batch sizes found from the free memory (about 15 s)."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_batch_auto_gives_the_same_files_as_a_number(tmp_path, sampling, script,
 
 
 class Layers(nn.Module):
-    """Gives out 3 and then 1 times the bytes of its input."""
+    """Two layers whose outputs have 3 times and 1 times the bytes of the input."""
 
     def __init__(self):
         super().__init__()
@@ -109,7 +109,7 @@ class Layers(nn.Module):
 
 @pytest.mark.parametrize(("free", "rows"), [(40_000, 1), (160_000, 6), (1_000_000, 20), (0, 1)])
 def test_find_batch_size_on_a_cpu_fills_the_free_memory(monkeypatch, free, rows):
-    """A row of 32 x 32 float32 is 4,096 bytes, and the layers give out four of them."""
+    """An image of 32 x 32 float32 has 4,096 bytes; the outputs of the layers have four times that."""
     monkeypatch.setattr(batch_size, "available_memory", lambda: free)
     network = Layers()
     with torch.inference_mode():
@@ -119,7 +119,7 @@ def test_find_batch_size_on_a_cpu_fills_the_free_memory(monkeypatch, free, rows)
 
 @pytest.mark.parametrize(("free", "held", "rows"), [(500, 0, 16), (100, 400, 16), (10, 0, 1), (10**6, 0, 128)])
 def test_find_batch_size_on_a_gpu_uses_the_peaks_of_two_batches(monkeypatch, free, held, rows):
-    """Made-up counters: 70 bytes whatever the batch is, and 17 for each row."""
+    """Simulated counters: 70 bytes for any batch, and 17 per image."""
     taken = []
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1000 + held)
