@@ -1,4 +1,4 @@
-"""Cases of BIDS data sets: sessions, channels, masks and sites by names, and what is wrong with them in one go. About 1 s."""
+"""Cases of BIDS datasets: sessions, channels, masks and sites by names, and what is wrong with them in one go. About 1 s."""
 
 from pathlib import Path
 

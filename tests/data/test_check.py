@@ -1,4 +1,4 @@
-"""The check of a data set: a made-up fault for each row of a list of bad inputs, its message and exit code. About 20 s."""
+"""The check of a dataset: one artificial fault per row of docs/faults.md, with its message and exit code. About 20 s."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ def move(path: Path, affine: np.ndarray) -> None:
 
 
 def edit_header(path: Path, **fields: object) -> None:
-    """Set fields of a stored header, whatever nibabel thinks of them."""
+    """Set fields of a stored header without nibabel's checks."""
     content = bytearray(gzip.decompress(path.read_bytes()))
     header = nib.Nifti1Header(bytes(content[:348]), check=False)
     for name, value in fields.items():
@@ -67,13 +67,13 @@ def flip_a_bit(path: Path) -> None:
 
 
 def edit(folder: Path, **columns: list) -> None:
-    """Set columns of the table of cases."""
+    """Set columns of the case table."""
     pd.read_csv(folder / "cases.csv", dtype=str).assign(**columns).to_csv(folder / "cases.csv", index=False)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five whole cases, each a head of 560 ml with a lesion, and their table."""
+    """Write five complete cases, each a head of 560 ml with a lesion, and their table."""
     folder = tmp_path_factory.mktemp("sound")
     random = np.random.default_rng(0)
     centre, radii = np.array([20, 29, 7]).reshape(3, 1, 1, 1), np.array([17, 25, 6.5]).reshape(3, 1, 1, 1)
@@ -95,7 +95,7 @@ def cohort(sound: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, pd.DataFrame]]:
-    """Exit code, what is printed, and the findings."""
+    """Run the check and return exit code, output and findings."""
 
     def call(data: Path, *arguments: str) -> tuple[int, str, pd.DataFrame]:
         output = tmp_path / "findings.csv"
@@ -314,7 +314,7 @@ def test_check_reports_the_volume_of_label_2(cohort, run):
 
 
 def test_check_lists_all_faults_at_once(cohort, run):
-    """Faults of files, of the table and of cases beside each other: none hides another."""
+    """Faults of files, of the table and across cases do not hide each other."""
     flip_a_bit(cohort / "p0/FLAIR.nii.gz")
     change(cohort / "p0/mask.nii.gz", lambda a: a * 3)
     (cohort / "p1/T1.nii.gz").write_bytes(b"")
@@ -622,7 +622,7 @@ def test_check_reports_an_output_folder_that_is_not_writable(cohort, run, tmp_pa
 
 @pytest.mark.parametrize(("free", "severity"), [(800_000, "error"), (3_200_000, "warning"), (3_300_000, None)])
 def test_check_reports_too_little_disk_space(cohort, run, monkeypatch, free, severity):
-    """Five cases of 32480 voxels of 2 x 4 + 2 bytes are 1.624 MB: half of it is too little, twice as much is plenty."""
+    """Five cases of 32480 voxels of 2 x 4 + 2 bytes take 1.624 MB. Half of that is an error, twice as much is enough."""
     usage = shutil.disk_usage(cohort)
     monkeypatch.setattr(dataset, "disk_usage", lambda path: usage._replace(free=free))
     code, printed, findings = run(cohort / "cases.csv")

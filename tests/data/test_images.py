@@ -45,7 +45,7 @@ def save(path, array: np.ndarray, **keywords):
 
 
 def edited_header(path, **fields):
-    """Write an image whose header fields are set as given, whatever nibabel thinks of them."""
+    """Write an image with the given header fields, without nibabel's checks."""
     content = bytearray(image_of(random_array()).to_bytes())
     header = nib.Nifti1Header.from_fileobj(io.BytesIO(bytes(content)), check=False)
     for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""Cases of nnU-Net raw data sets, as its versions 2 and 1 describe them, and what does not fit. About 1 s."""
+"""Cases of nnU-Net raw datasets, as its versions 2 and 1 describe them, and what does not fit. About 1 s."""
 
 import json
 from pathlib import Path

@@ -66,7 +66,7 @@ def save(path, array: np.ndarray, affine: np.ndarray) -> str:
 
 
 def by_scipy(reference_shape, reference_affine, moving, moving_affine, lps=None, order=1):
-    """What resampling should give, and where a full neighbourhood of the moving image lies under a voxel."""
+    """Return the expected result, and which voxels have a complete neighbourhood in the moving image."""
     world = np.eye(4) if lps is None else LPS_TO_RAS @ lps @ LPS_TO_RAS
     indices = np.indices(reference_shape).reshape(3, -1)
     homogeneous = np.vstack([indices, np.ones(indices.shape[1])])

@@ -1,4 +1,4 @@
-"""Splits: no leakage, even folds, the same for any order of the rows. About 3 s."""
+"""Splits: no leakage, even folds, independent of the order of rows. About 3 s."""
 
 import numpy as np
 import pandas as pd
