@@ -458,7 +458,7 @@ def test_review_page_needs_no_other_file(predict, page_file):
         "model card",
     ):
         assert words in text
-    assert "Warnings description the scan the networks were trained on 3 cases only" in text
+    assert "Warnings about the scan the networks were trained on 3 cases only" in text
 
 
 def test_predict_with_thick_slices_warns_on_the_page(workflow, predict, page_file, tmp_path):
@@ -468,7 +468,7 @@ def test_predict_with_thick_slices_warns_on_the_page(workflow, predict, page_fil
         save(scan / f"{name}.nii.gz", image.get_fdata(dtype=np.float32), image.affine @ np.diag([1, 1, 1.3, 1]))
     code, printed = predict(scan=scan)
     assert code == 0
-    assert "warning(s) description the scan" in printed
+    assert "warning(s) about the scan" in printed
     text = page_file.read_text(encoding="utf-8")
     assert "its slice distance of 6.5 mm is outside the range of the training scans (5 to 5 mm)" in text
 
