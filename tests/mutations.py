@@ -145,8 +145,8 @@ FAULTS = [
     Fault(
         "resume: a resumed training repeats its last step",
         "training/trainer.py",
-        "range(state.step + 1, steps + 1)",
-        "range(max(1, state.step), steps + 1)",
+        "range(state.step + 1, last + 1)",
+        "range(max(1, state.step), last + 1)",
         "training",
     ),
     Fault(
@@ -156,7 +156,7 @@ FAULTS = [
         'stream("train", self.seed)',
         "training",
     ),
-    Fault("code version: imports are not followed", "runtime/code_version.py", "waiting.extend(imported)", "pass", "runtime"),
+    Fault("code version: imports are not followed", "runtime/code_version.py", "pending.extend(imported)", "pass", "runtime"),
     Fault(
         "code version: comments count", "runtime/code_version.py", "return ast.dump(tree)", "return path.read_text()", "runtime"
     ),

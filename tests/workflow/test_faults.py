@@ -83,10 +83,10 @@ def test_sampling_killed_between_two_cases_keeps_the_first(tmp_path, sampling, s
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     script("sample")(sampling(whole, 20))
     job = subprocess.Popen(command("sample", tmp_path / "log", {"job": sampling(parts, 20)}), stderr=subprocess.DEVNULL)
-    patience = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while not (parts / "four.json").exists():
         assert job.poll() is None
-        assert time.monotonic() < patience
+        assert time.monotonic() < deadline
         time.sleep(0.002)
     job.kill()
     assert job.wait() == -signal.SIGKILL
@@ -176,21 +176,21 @@ def test_training_on_full_disk_keeps_its_states_and_resumes(tmp_path, training, 
     script("train")(training(whole))
     state = state_in(whole).stat().st_size
     first, second, runs = on_small_disk(command("train", tmp_path / "log", {"job": training(disk)}), int(2.7 * state))
-    (code, message), (code_then, message_then) = runs
+    (code, message), (second_code, second_message) = runs
     assert code == 1
-    said = re.search(
+    match = re.search(
         rf"DiskFullError: {disk / 'work'}/\w+/(state\.pt|early/step-\d+\.safetensors): there is no room .* it needs (\S+) "
         "(k|M)B",
         message,
     )
-    assert 0.1 * state < {"k": 1e3, "M": 1e6}[said[3]] * float(said[2]) <= 1.1 * state
+    assert 0.1 * state < {"k": 1e3, "M": 1e6}[match[3]] * float(match[2]) <= 1.1 * state
     assert "Make room and start again. Finished results are kept" in message
     step = load_state(state_in(first))["progress"]["step"]
     assert 2 <= step < 12
     assert not list(first.rglob(".partial.*"))
     assert not (first / "model.safetensors").exists()
-    assert code_then == 0, message_then
-    assert f"resuming after step {step} of 12" in message_then
+    assert second_code == 0, second_message
+    assert f"resuming after step {step} of 12" in second_message
     for name in ("model.safetensors", "early.safetensors"):
         assert file_sha256(second / name) == file_sha256(whole / name)
 
@@ -201,17 +201,17 @@ def test_sampling_on_full_disk_keeps_finished_cases_and_resumes(tmp_path, sampli
     page = os.sysconf("SC_PAGE_SIZE")
     one = sum(-(-path.stat().st_size // page) * page for path in whole.glob("four*"))
     first, second, runs = on_small_disk(command("sample", tmp_path / "log", {"job": sampling(disk)}), one + 3 * page)
-    (code, message), (code_then, message_then) = runs
+    (code, message), (second_code, second_message) = runs
     assert code == 1
-    said = re.search(
+    match = re.search(
         rf"DiskFullError: {disk}/(five_\w+\.nii\.gz): there is no room for it .* it needs (\S+) kB or more", message
     )
-    assert float(said[2]) == pytest.approx((whole / said[1]).stat().st_size / 1e3, abs=0.06)
+    assert float(match[2]) == pytest.approx((whole / match[1]).stat().st_size / 1e3, abs=0.06)
     assert (first / "four.json").exists()
     assert not (first / "five.json").exists()
     assert not (first / "predictions.csv").exists()
     assert not list(first.glob(".partial.*"))
-    assert code_then == 0, message_then
+    assert second_code == 0, second_message
     assert images(second) == images(whole)
     assert (first / "four.json").read_text() == (second / "four.json").read_text()  # including its time
 
