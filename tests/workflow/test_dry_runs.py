@@ -89,7 +89,7 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
     assert "results/phantom/networks/denoiser/split-0_seed-0/model.safetensors" in run.stdout + run.stderr
     assert "results/second/networks" not in run.stdout + run.stderr
     message = error(snakemake(fresh, "-n", "results/second/networks/unet/split-0_seed-0/model.json", *files))
-    assert "nothing is trained on second, whose networks_of is phantom; ask for results/phantom/networks" in message
+    assert "nothing is trained on second, whose networks_of is phantom. Request files in results/phantom/networks" in message
 
 
 @pytest.mark.parametrize(

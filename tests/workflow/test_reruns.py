@@ -178,7 +178,7 @@ def test_edited_case_table_reruns_check_and_split(fresh: Path) -> None:
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
     assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
-    edit(fresh / "src/pd_ddpm/data/check/report.py", "_LISTED = 8", "_LISTED = 9")
+    edit(fresh / "src/pd_ddpm/data/check/report.py", "_MAX_LISTED_CASES = 8", "_MAX_LISTED_CASES = 9")
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # but no later job
     edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
     assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}
