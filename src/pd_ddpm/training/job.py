@@ -115,7 +115,13 @@ def read_data(job: TrainJob) -> TrainingData:
 
 
 def open_states(job: TrainJob, data: TrainingData, backend: Backend) -> TrainingStates:
-    """Return the saved states of the training with these settings, data and code, on this kind of device."""
+    """Return the saved states of the training with these settings, data and code, on this kind of device.
+
+    Args:
+        job: the job.
+        data: its cases, from `read_data`.
+        backend: its device and precision.
+    """
     files = {"cases": file_sha256(job.cases), "first_weights": job.first_weights and file_sha256(job.first_weights)}
     inputs = job.settings | {"grid": job.grid, "seed": job.seed, "code": job.code, "data": files | data.roles}
     inputs |= {"number_format": str(backend.precision), "device": backend.device.type}
