@@ -80,8 +80,8 @@ def images(folder):
 
 
 def test_sampling_killed_between_two_cases_keeps_the_first(tmp_path, sampling, script):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    script("sample")(sampling(whole, 20))
+    reference, parts = tmp_path / "reference", tmp_path / "parts"
+    script("sample")(sampling(reference, 20))
     job = subprocess.Popen(command("sample", tmp_path / "log", {"job": sampling(parts, 20)}), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (parts / "four.json").exists():
@@ -93,16 +93,18 @@ def test_sampling_killed_between_two_cases_keeps_the_first(tmp_path, sampling, s
     assert not (parts / "predictions.csv").exists()
     assert not (parts / "five.json").exists()
     for path in parts.glob("[!.]*.nii.gz"):  # files with their final name are complete
-        assert path.read_bytes() == (whole / path.name).read_bytes()
+        assert path.read_bytes() == (reference / path.name).read_bytes()
     (parts / ".partial.five_samples.nii.gz").write_bytes(b"half")  # left by a process that was killed while writing
     first = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")}
     assert len(first) == 4
 
     script("sample")(sampling(parts, 20))
     assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in parts.glob("four*")} == first
-    assert images(parts) == images(whole)
+    assert images(parts) == images(reference)
     assert not list(parts.glob(".partial.*"))
-    assert pd.read_csv(parts / "predictions.csv")["case"].tolist() == pd.read_csv(whole / "predictions.csv")["case"].tolist()
+    assert (
+        pd.read_csv(parts / "predictions.csv")["case"].tolist() == pd.read_csv(reference / "predictions.csv")["case"].tolist()
+    )
 
 
 @pytest.mark.parametrize("part", ["samples", "mask", "uncertainty"])
@@ -110,10 +112,10 @@ def test_sampling_killed_during_a_write_leaves_no_incomplete_file(tmp_path, samp
     parts = tmp_path / "parts"
     before = (
         "import os, signal, pathlib\n"
-        "whole = pathlib.Path.replace\n"
+        "original = pathlib.Path.replace\n"
         "def replace(self, target):\n"
         f"    if 'four_{part}' in str(target): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return whole(self, target)\n"
+        "    return original(self, target)\n"
         "pathlib.Path.replace = replace"
     )
     job = subprocess.run(command("sample", tmp_path / "log", {"job": sampling(parts)}, before), capture_output=True)
@@ -122,8 +124,8 @@ def test_sampling_killed_during_a_write_leaves_no_incomplete_file(tmp_path, samp
     assert not (parts / f"four_{part}.nii.gz").exists()
     assert not (parts / "four.json").exists()
     script("sample")(sampling(parts))
-    script("sample")(sampling(tmp_path / "whole"))
-    assert images(parts) == images(tmp_path / "whole")
+    script("sample")(sampling(tmp_path / "reference"))
+    assert images(parts) == images(tmp_path / "reference")
     assert not list(parts.glob(".partial.*"))
 
 
@@ -172,9 +174,9 @@ def state_in(folder):
 
 
 def test_training_on_full_disk_keeps_its_states_and_resumes(tmp_path, training, script, on_small_disk):
-    whole, disk = tmp_path / "whole", on_small_disk.disk
-    script("train")(training(whole))
-    state = state_in(whole).stat().st_size
+    reference, disk = tmp_path / "reference", on_small_disk.disk
+    script("train")(training(reference))
+    state = state_in(reference).stat().st_size
     first, second, runs = on_small_disk(command("train", tmp_path / "log", {"job": training(disk)}), int(2.7 * state))
     (code, message), (second_code, second_message) = runs
     assert code == 1
@@ -192,27 +194,27 @@ def test_training_on_full_disk_keeps_its_states_and_resumes(tmp_path, training, 
     assert second_code == 0, second_message
     assert f"resuming after step {step} of 12" in second_message
     for name in ("model.safetensors", "early.safetensors"):
-        assert file_sha256(second / name) == file_sha256(whole / name)
+        assert file_sha256(second / name) == file_sha256(reference / name)
 
 
 def test_sampling_on_full_disk_keeps_finished_cases_and_resumes(tmp_path, sampling, script, on_small_disk):
-    whole, disk = tmp_path / "whole", on_small_disk.disk
-    script("sample")(sampling(whole))
+    reference, disk = tmp_path / "reference", on_small_disk.disk
+    script("sample")(sampling(reference))
     page = os.sysconf("SC_PAGE_SIZE")
-    one = sum(-(-path.stat().st_size // page) * page for path in whole.glob("four*"))
-    first, second, runs = on_small_disk(command("sample", tmp_path / "log", {"job": sampling(disk)}), one + 3 * page)
+    case_size = sum(-(-path.stat().st_size // page) * page for path in reference.glob("four*"))
+    first, second, runs = on_small_disk(command("sample", tmp_path / "log", {"job": sampling(disk)}), case_size + 3 * page)
     (code, message), (second_code, second_message) = runs
     assert code == 1
     match = re.search(
         rf"DiskFullError: {disk}/(five_\w+\.nii\.gz): there is no room for it .* it needs (\S+) kB or more", message
     )
-    assert float(match[2]) == pytest.approx((whole / match[1]).stat().st_size / 1e3, abs=0.06)
+    assert float(match[2]) == pytest.approx((reference / match[1]).stat().st_size / 1e3, abs=0.06)
     assert (first / "four.json").exists()
     assert not (first / "five.json").exists()
     assert not (first / "predictions.csv").exists()
     assert not list(first.glob(".partial.*"))
     assert second_code == 0, second_message
-    assert images(second) == images(whole)
+    assert images(second) == images(reference)
     assert (first / "four.json").read_text() == (second / "four.json").read_text()  # including its time
 
 
@@ -233,8 +235,8 @@ def test_sampling_with_failed_write_keeps_finished_cases(tmp_path, sampling, scr
     assert not list((tmp_path / "parts").glob(".partial.*"))
     monkeypatch.setattr(Path, "replace", replace)
     main(sampling(tmp_path / "parts"))
-    main(sampling(tmp_path / "whole"))
-    assert images(tmp_path / "parts") == images(tmp_path / "whole")
+    main(sampling(tmp_path / "reference"))
+    assert images(tmp_path / "parts") == images(tmp_path / "reference")
 
 
 # Out of memory
@@ -279,9 +281,9 @@ def test_sampling_out_of_gpu_memory_names_batch_and_keeps_finished_cases(tmp_pat
     monkeypatch.setattr(sample_cases, "segment_case", segment)
     main(sampling(tmp_path / "parts", batch=3))
     assert (tmp_path / "parts" / "four.json").stat().st_mtime_ns == before
-    main(sampling(tmp_path / "whole"))
+    main(sampling(tmp_path / "reference"))
     for name in ("four_mask.nii.gz", "five_mask.nii.gz"):
-        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "reference" / name).read_bytes()
 
 
 # Environment
@@ -320,8 +322,8 @@ def test_sampling_in_any_locale_writes_identical_files(tmp_path, sampling, scrip
     locale = {"LC_ALL": "C"} if name == "C" else german(tmp_path)
     if locale is None:
         pytest.skip("the sources of the German locale are not installed")
-    folder, whole = tmp_path / "Größe", tmp_path / "whole"
-    script("sample")(sampling(whole))
+    folder, reference = tmp_path / "Größe", tmp_path / "reference"
+    script("sample")(sampling(reference))
     before = "import locale; locale.setlocale(locale.LC_ALL, ''); comma = locale.localeconv()['decimal_point']; print(comma)"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
     job = subprocess.run(
@@ -331,9 +333,9 @@ def test_sampling_in_any_locale_writes_identical_files(tmp_path, sampling, scrip
     )
     assert job.returncode == 0, job.stderr
     assert job.stdout == {"C": b".\n", "German": b",\n"}[name]
-    assert images(folder) == images(whole)
+    assert images(folder) == images(reference)
     text = (folder / "predictions.csv").read_bytes().decode("utf-8")
-    ours, theirs = (pd.read_csv(path / "predictions.csv") for path in (whole, folder))
+    ours, theirs = (pd.read_csv(path / "predictions.csv") for path in (reference, folder))
     assert list(ours.columns) == list(theirs.columns)
     assert theirs["seconds_per_member"].between(0, 100).all()
     assert text.count(",") == 3 * (len(ours.columns) - 1)

@@ -99,12 +99,12 @@ def test_damaged_prediction_is_sampled_again(finished: Path, tmp_path: Path) -> 
     shutil.copytree(finished, folder, symlinks=True)
     predictions = folder / "results/phantom/predictions/attunet/split-0_seed-0"
     mask = next(predictions.glob("*_mask.nii.gz"))
-    whole = mask.read_bytes()
-    mask.write_bytes(whole[:100])
+    content = mask.read_bytes()
+    mask.write_bytes(content[:100])
     (predictions / "predictions.csv").unlink()
     run = snakemake(folder, str((predictions / "predictions.csv").relative_to(folder)), "--configfile", "small.yaml")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert mask.read_bytes() == whole
+    assert mask.read_bytes() == content
 
 
 def test_settings_without_effect_rerun_nothing_and_new_split_keeps_the_first(finished: Path, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_settings_without_effect_rerun_nothing_and_new_split_keeps_the_first(fin
 def test_equal_settings_in_another_order_and_other_number_types_rerun_nothing(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "equal"
     shutil.copytree(finished, folder, symlinks=True)
-    whole = reordered(load.read(finished / "small.yaml", {"scale": "demo"}))
+    all_settings = reordered(load.read(finished / "small.yaml", {"scale": "demo"}))
     examples = [{"training": {"validate_every": 3}}, {"training": {"batch": 4.0}}, {"grid": {"margin_mm": 2.0}}]
-    for overlay in (whole, *examples):
+    for overlay in (all_settings, *examples):
         (folder / "equal.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
         assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "equal.yaml")) == {}, overlay
 

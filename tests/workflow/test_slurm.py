@@ -108,8 +108,9 @@ def megabytes(job: dict[str, str]) -> float:
 
 
 def minutes(limit: str) -> int:
-    days, hours, more, _ = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit).groups(default="0")
-    return (int(days) * 24 + int(hours)) * 60 + int(more)
+    """Return the minutes of a time limit of Slurm, such as 1-12:30:00."""
+    match = re.fullmatch(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d+):\d+", limit)
+    return (int(match["days"] or 0) * 24 + int(match["hours"])) * 60 + int(match["minutes"])
 
 
 @pytest.fixture(scope="module")
