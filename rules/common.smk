@@ -26,12 +26,12 @@ START_SECONDS = 5  # longest time that the start of a run waits for its plan
 RETRIES = config["retries"] if workflow.is_main_process else 0
 
 # Paths of the runs of networks and methods.
-NETWORK_RUN = "{dataset}/{network}/" + SLUG
-METHOD_RUN = "{dataset}/{method}/" + SLUG
-NETWORK = "results/{dataset}/networks/{network}/" + SLUG
-PREDICTION = "results/{dataset}/predictions/{method}/" + SLUG
-SCORES = "results/{dataset}/scores/{method}/" + SLUG
-ENSEMBLES = "results/{dataset}/ensembles/{method}/" + SLUG
+NETWORK_RUN = f"{{dataset}}/{{network}}/{SLUG}"
+METHOD_RUN = f"{{dataset}}/{{method}}/{SLUG}"
+NETWORK = f"results/{{dataset}}/networks/{{network}}/{SLUG}"
+PREDICTION = f"results/{{dataset}}/predictions/{{method}}/{SLUG}"
+SCORES = f"results/{{dataset}}/scores/{{method}}/{SLUG}"
+ENSEMBLES = f"results/{{dataset}}/ensembles/{{method}}/{SLUG}"
 
 # The dataset whose Table 1 is published next to the exhibits of the active one, because its cases were held out from it.
 HELD_OUT = methods.held_out(config)
@@ -99,7 +99,7 @@ def script_code(name):
 
 
 def case_tables(wildcards):
-    """Inputs of rule `list_cases` in addition to the scans. Locked cases stop a run here."""
+    """Inputs of `list_cases` in addition to the scans. Locked cases stop a run here."""
     if reason := methods.locked(config, wildcards.dataset):
         raise WorkflowError(reason)
     return find.tables_of_cases(config["datasets"][wildcards.dataset])
@@ -114,17 +114,17 @@ def method_run(wildcards):
 
 
 def training_files(wildcards):
-    """Inputs of rule `train` in addition to the cases: the network that another one is initialised from."""
+    """Inputs of `train` in addition to the cases: the network that another one is initialised from."""
     return inputs.training_inputs(config, network_run(wildcards), "results")
 
 
 def shard_files(wildcards):
-    """Inputs of rule `sample_shard` in addition to the cases: network, precision gate and pre-segmentation."""
+    """Inputs of `sample_shard` in addition to the cases: network, precision gate and pre-segmentation."""
     return inputs.sampling_inputs(config, method_run(wildcards), "results")
 
 
 def sampling_files(wildcards):
-    """Inputs of rule `sample`: those of `sample_shard` and, if there are several shards, one metadata file for each."""
+    """Inputs of `sample`: those of `sample_shard` and, if there are several shards, one metadata file for each."""
     files = shard_files(wildcards)
     folder = method_run(wildcards).folder("results", "predictions")
     cases = [f"results/{wildcards.dataset}/cases/prepared.csv", f"results/{wildcards.dataset}/splits.csv"]
@@ -151,7 +151,7 @@ def ensembles_of(names):
 
 
 def figure2_files(wildcards):
-    """Inputs of rule `fig2_uncertainty` in addition to the cases: scores and predictions of one run of each method."""
+    """Inputs of `fig2_uncertainty` in addition to the cases: scores and predictions of one run of each method."""
     runs = exhibits.first_runs(config, wildcards.dataset)
     return {
         "scores": [f"{run.folder('results', 'scores')}.csv" for run in runs],

@@ -37,11 +37,11 @@ rule sample_shard:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        shard_record=PREDICTION + "/shards/{shard}-of-{shards}.json",
+        shard_record=f"{PREDICTION}/shards/{{shard}}-of-{{shards}}.json",
     log:
-        f"results/logs/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.log",
+        f"results/logs/sample/{METHOD_RUN}/shard-{{shard}}-of-{{shards}}.log",
     benchmark:
-        f"results/benchmarks/sample/{METHOD_RUN}" + "/shard-{shard}-of-{shards}.tsv"
+        f"results/benchmarks/sample/{METHOD_RUN}/shard-{{shard}}-of-{{shards}}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"

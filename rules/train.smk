@@ -27,7 +27,7 @@ rule train:
         runtime=escalating(config["resources"]["train"]["runtime"]),
         slurm_extra="--signal=TERM@300",
     params:
-        state="work/{dataset}/networks/{network}/" + SLUG,
+        state=f"work/{{dataset}}/networks/{{network}}/{SLUG}",
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
