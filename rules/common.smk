@@ -66,7 +66,7 @@ def require_device():
 
 
 def print_plan():
-    """Print what will run and its cost, as far as that is known within some seconds; no failure here stops a run.
+    """Print what will run and what is known of its cost within some seconds; no failure here stops a run.
 
     The cost is computed in a process of its own, since it may load PyTorch.
     """

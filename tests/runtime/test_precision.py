@@ -204,15 +204,15 @@ def test_prefetched_noise_equals_noise_sampled_on_demand(monkeypatch):
     plain, ahead = MemberNoise(names), MemberNoise(names)
     draw = MemberNoise._sample
 
-    def beside(self, *arguments, pinned_memory=pinned, **keywords):
+    def sample_in_thread(self, *arguments, pinned_memory=pinned, **keywords):
         pinned_memory.append(keywords.pop("pinned", False))
         return draw(self, *arguments, **keywords)
 
-    monkeypatch.setattr(MemberNoise, "_sample", beside)
+    monkeypatch.setattr(MemberNoise, "_sample", sample_in_thread)
     for number in range(3):
         ahead.prefetch_normal((1, 4, 5), SimpleNamespace(type="cuda"))
         assert torch.equal(ahead.sample_normal((1, 4, 5)), plain.sample_normal((1, 4, 5))), number
     assert torch.equal(ahead.sample_uniform((7,)), plain.sample_uniform((7,)))
     assert pinned == [True, False] * 3 + [False, False]
-    plain.prefetch_normal((1, 4, 5), CPU)  # there is nothing beside which a CPU could draw
+    plain.prefetch_normal((1, 4, 5), CPU)  # a CPU has no other work to sample next to
     assert plain._prefetched is None

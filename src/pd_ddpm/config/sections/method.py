@@ -58,7 +58,7 @@ class ForwardError(Section):
 
 
 class Gate(Section):
-    """How each trained network is tested in the precisions that the device supports besides float32."""
+    """How each trained network is tested in precisions other than float32."""
 
     cases: Count = Field(description="Validation cases, or training cases in a split that has no validation cases.")
     slices: Count = Field(description="Slices of each case, evenly spaced.")
