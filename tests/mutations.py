@@ -193,41 +193,33 @@ FAULTS = [
 ]
 
 
-def tests_notice(fault: Fault, copy: Path) -> str | None:
-    """Return the first test that fails on a copy of the repository with the fault, or None if none does.
+def first_failure(copy: Path, tests: str) -> str | None:
+    """Return the first of the fast tests at this path or name that fails in a copy of the repository, or None."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not workflow and not slurm", tests]
+    environment = os.environ | {"PYTHONPATH": str(copy / "src")}
+    run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    failed = [line.split(" ", 1)[1] for line in run.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return failed[0].split(" - ")[0] if failed else None
+
+
+def noticing_test(fault: Fault, copy: Path) -> str | None:
+    """Return the first test that fails because of the fault, or None.
 
     Raises:
-        ValueError: the module does not contain the text that the fault replaces.
+        ValueError: the module does not contain the text that the fault replaces, or the test fails without the fault too.
     """
     module = copy / "src" / "pd_ddpm" / fault.module
     original = module.read_text(encoding="utf-8")
     if fault.right not in original:
         raise ValueError(f"{fault.module}: does not contain {fault.right!r}. Update the fault '{fault.description}'.")
     module.write_text(original.replace(fault.right, fault.wrong, 1), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-n",
-        "0",
-        "-m",
-        "not workflow and not slurm",
-        f"tests/{fault.tests}",
-    ]
     try:
-        run = subprocess.run(
-            command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy / "src")}, capture_output=True, text=True
-        )
+        test = first_failure(copy, f"tests/{fault.tests}")
     finally:
         module.write_text(original, encoding="utf-8")
-    failed = [
-        line.removeprefix("FAILED ").removeprefix("ERROR ")
-        for line in run.stdout.splitlines()
-        if line.startswith(("FAILED", "ERROR "))
-    ]
-    return failed[0].split(" - ")[0] if run.returncode == 1 and failed else None
+    if test and first_failure(copy, test):
+        raise ValueError(f"{test}: fails without a fault too. Fix it first.")
+    return test
 
 
 def main(words: Sequence[str]) -> int:
@@ -240,7 +232,7 @@ def main(words: Sequence[str]) -> int:
             source = ROOT / part
             (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
         for fault in chosen:
-            test = tests_notice(fault, copy)
+            test = noticing_test(fault, copy)
             print(f"{'noticed  ' if test else 'UNNOTICED'} {fault.description}{f': {test}' if test else ''}", flush=True)
             if test is None:
                 unnoticed.append(fault)
