@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 from torch import nn
 
 from pd_ddpm.diffusion.denoiser import Denoiser
@@ -93,3 +94,78 @@ def test_denoiser_with_bfloat16_network_returns_float32():
         assert convolution(torch.cat([image, x_t], dim=1)).dtype == torch.bfloat16
         assert model.output(x_t, image, t).dtype == torch.float32
         assert model(x_t, image, 900).dtype == torch.float32
+
+
+def log_density(x, mean, variance):
+    """The log density of a normal distribution, by SciPy in float64."""
+    return stats.norm.logpdf(x.double().numpy(), loc=mean, scale=math.sqrt(variance))
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("schedule", [SCHEDULE, Schedule.linear(), Schedule.cosine(10)], ids=["cosine", "linear", "cosine-10"])
+def test_likelihood_skip_on_zero_network_is_posterior_under_flat_prior(coding, schedule):
+    """p(lesion | x_t) = p(x_t | lesion) / (p(x_t | lesion) + p(x_t | background)), at every t, for typical and extreme x_t."""
+    low, high = CODINGS[coding].low, CODINGS[coding].high
+    model = Denoiser(FixedOutput(torch.zeros(2, 1, 5, 7)), schedule, CODINGS[coding], "mask", likelihood_skip=True)
+    for t in range(1, schedule.T + 1):
+        mask = (normal(2, 1, 5, 7, seed=t) > 0).float()
+        x_t = schedule.diffuse(CODINGS[coding].encode(mask), torch.full((2,), t), normal(2, 1, 5, 7, seed=t + 10_000))
+        x_t[0, 0, 0, :2] = torch.tensor([-4.0, 4.0])
+        signal = schedule.signal(t)
+        log_ratio = np.subtract(*(log_density(x_t, math.sqrt(signal) * value, 1 - signal) for value in (high, low)))
+        expected = low + (high - low) * special.expit(np.clip(log_ratio, -12, 12))
+        np.testing.assert_allclose(model(x_t, normal(2, 2, 5, 7), t).numpy(), expected, rtol=0, atol=2e-6)
+        # The clipping changes a probability by less than 1e-5.
+        np.testing.assert_allclose(
+            model(x_t, normal(2, 2, 5, 7), t).numpy(), low + (high - low) * special.expit(log_ratio), atol=2e-5
+        )
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_likelihood_skip_adds_to_logits_of_each_row_at_its_own_timestep(coding):
+    x_t, image, t = normal(3, 1, 6, 8), normal(3, 2, 6, 8), torch.tensor([2, 300, 1000])
+    logits = normal(3, 1, 6, 8, seed=3)
+    model = Denoiser(FixedOutput(logits), SCHEDULE, CODINGS[coding], "mask", likelihood_skip=True)
+    output = model.output(x_t, image, t)
+    for row, time in enumerate(t.tolist()):
+        alone = model.log_likelihood_ratio(x_t[row : row + 1], torch.tensor([time]))
+        torch.testing.assert_close(output[row : row + 1], logits[row : row + 1] + alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("coding", CODINGS)
+def test_likelihood_skip_is_float32_whatever_the_precision_of_the_network(coding, dtype):
+    """The network's precision concerns its own output only: the ratio is that of float32, also under autocast."""
+
+    class HalfPrecision(nn.Module):
+        divisor = 1
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, dtype=dtype))
+
+        def forward(self, x, t):
+            assert x.dtype == dtype
+            return self.weight * x[:, -1:]
+
+    x_t, image = normal(2, 1, 6, 8), normal(2, 2, 6, 8)
+    half = Denoiser(HalfPrecision(), SCHEDULE, CODINGS[coding], "mask", likelihood_skip=True)
+    single = denoiser("mask", coding, torch.zeros(2, 1, 6, 8))
+    single.likelihood_skip = True
+    for t in (1, 20, 500, 1000):
+        assert torch.equal(half(x_t, image, t), single(x_t, image, t))
+    with autocast(torch.device("cpu"), PRECISIONS["bfloat16"]):
+        assert torch.equal(half(x_t, image, 20), single(x_t, image, 20))
+
+
+def test_likelihood_skip_returns_the_truth_at_first_timestep():
+    """At t = 1 nearly all of the mask is in x_t: a network that knows nothing returns it."""
+    mask = (normal(1, 1, 64, 64) > 1).float()
+    model = Denoiser(FixedOutput(torch.zeros(1, 1, 64, 64)), SCHEDULE, CODINGS["binary"], "mask", likelihood_skip=True)
+    x_t = SCHEDULE.diffuse(mask, torch.tensor([1]), normal(1, 1, 64, 64, seed=1))
+    assert torch.equal((model(x_t, normal(1, 2, 64, 64), 1) > 0.5).float(), mask)
+
+
+def test_likelihood_skip_to_noise_prediction_is_refused():
+    with pytest.raises(ValueError, match=r"`likelihood_skip` adds to mask logits. It needs `predicts: mask`."):
+        Denoiser(FixedOutput(), SCHEDULE, CODINGS["signed"], "noise", likelihood_skip=True)

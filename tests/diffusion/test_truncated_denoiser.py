@@ -103,6 +103,19 @@ def test_truncated_denoiser_up_to_t_max_equals_denoiser():
     assert extended.divisor == 2
 
 
+def test_likelihood_skip_is_used_below_t_max_and_not_by_the_generator():
+    """The generator's input is pure noise, from which no mask can be read."""
+    torch.manual_seed(0)
+    with_skip, without = build(SETTINGS | {"likelihood_skip": True}, 2), build(SETTINGS, 2)
+    for parameter in with_skip.network.last.parameters():
+        nn.init.normal_(parameter)
+    without.load_state_dict(with_skip.state_dict())
+    x, image, t = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 8, 8), torch.tensor([1, 300])
+    assert torch.equal(with_skip.output(x, image, t), without.output(x, image, t) + with_skip.log_likelihood_ratio(x, t))
+    generated = [model.sample_prior(image, lambda shape: torch.ones(2, *shape)) for model in (with_skip, without)]
+    assert torch.equal(*generated)
+
+
 @pytest.mark.parametrize("t_max", [0, 1001])
 def test_truncated_denoiser_rejects_t_max_outside_of_schedule(t_max):
     with pytest.raises(ValueError, match=f"`t_max` is {t_max}. It must be a timestep of the schedule, 1 to 1000"):

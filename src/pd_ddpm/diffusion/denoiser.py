@@ -10,6 +10,8 @@ from pd_ddpm.diffusion.mask_coding import MaskCoding
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.runtime.precision import cast_to_weights
 
+MAX_LOG_RATIO = 12.0
+
 
 class Denoiser(nn.Module):
     """A conditional denoiser, which hides whether its network predicts the noise or the mask.
@@ -19,16 +21,31 @@ class Denoiser(nn.Module):
         schedule: the forward process.
         coding: the values of background and lesion in x_0.
         predicts: "noise" if the network's output is the noise in x_t, "mask" if it is the logit of the mask.
+        likelihood_skip: whether the log-likelihood ratio of x_t is added to the mask logits; see `log_likelihood_ratio`.
+
+    Raises:
+        ValueError: for a likelihood skip to a network that predicts the noise.
 
     Reference: PD-DDPM, Fig. 1 (the image is concatenated to x_t); Ho et al. 2020 (DDPM), Eqs. 11 and 14 (noise prediction).
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, coding: MaskCoding, predicts: Literal["noise", "mask"]):
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        coding: MaskCoding,
+        predicts: Literal["noise", "mask"],
+        *,
+        likelihood_skip: bool = False,
+    ):
         super().__init__()
+        if likelihood_skip and predicts != "mask":
+            raise ValueError("`likelihood_skip` adds to mask logits. It needs `predicts: mask`.")
         self.network = network
         self.schedule = schedule
         self.coding = coding
         self.predicts = predicts
+        self.likelihood_skip = likelihood_skip
 
     @property
     def divisor(self) -> int:
@@ -36,7 +53,7 @@ class Denoiser(nn.Module):
         return self.network.divisor
 
     def output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
-        """Return the network's output, converted to float32.
+        """Return the predicted noise or mask logits, in float32.
 
         Args:
             x_t: (B, C, *S), the noisy mask.
@@ -44,8 +61,41 @@ class Denoiser(nn.Module):
             t: (B,), timesteps in 1..T; each row has its own.
 
         Returns:
-            (B, C, *S): predicted noise or mask logits, as `predicts` says.
+            (B, C, *S): predicted noise or mask logits, as `predicts` says. With `likelihood_skip`, the network's output is
+            the prior log-odds of lesion given image and neighbourhood, and the log-likelihood ratio is added to it.
         """
+        output = self._network_output(x_t, image, t)
+        return output + self.log_likelihood_ratio(x_t, t) if self.likelihood_skip else output
+
+    def log_likelihood_ratio(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return what each pixel's own x_t says about its mask: log p(x_t | lesion) - log p(x_t | background).
+
+        Given x_0, x_t is Gaussian in each pixel, with mean sqrt(a) x_0 and variance 1 - a, where a = alpha_bar[t]. With the
+        two values low and high of the mask coding, the quadratic terms of the two log densities cancel:
+
+            log ratio = (high - low) sqrt(a) / (1 - a) (x_t - sqrt(a) (high + low) / 2)
+
+        By Bayes' rule, prior log-odds plus this ratio are the posterior log-odds of lesion. The ratio is exact for binary
+        masks; for fractions of lesion on a coarse grid it is an approximation. Beyond +-12 (a probability of 6e-6) it is
+        clipped, so that the network can still overrule it and the cross-entropy stays finite.
+
+        Args:
+            x_t: (B, C, *S), the noisy mask.
+            t: (B,), timesteps in 1..T.
+
+        Returns:
+            (B, C, *S) float32.
+
+        Reference: Bayes' rule on Ho et al. 2020 (DDPM), Eq. 4; the skip connection is ours.
+        """
+        x_t = x_t.float()
+        signal, noise_level = self.schedule.coefficients(t, x_t)
+        slope = (self.coding.high - self.coding.low) * signal / noise_level.square()
+        midpoint = signal * ((self.coding.high + self.coding.low) / 2)
+        return (slope * (x_t - midpoint)).clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    def _network_output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
+        """Return the network's own output, converted to float32. The arguments are those of `output`."""
         return self.network(cast_to_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
 
     def expected_mask(self, logits: Tensor) -> Tensor:

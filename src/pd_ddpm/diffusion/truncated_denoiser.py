@@ -43,8 +43,9 @@ class TruncatedDenoiser(Denoiser):
         t_max: int,
         head: Literal["direct", "mean_plus_noise"],
         discriminator: nn.Module,
+        likelihood_skip: bool = False,
     ):
-        super().__init__(network, schedule, coding, predicts)
+        super().__init__(network, schedule, coding, predicts, likelihood_skip=likelihood_skip)
         if head not in HEADS:
             raise ValueError(f"`head` is {head!r}. It must be one of {', '.join(HEADS)}.")
         if not 1 <= t_max <= schedule.T:
@@ -65,8 +66,9 @@ class TruncatedDenoiser(Denoiser):
             x_T': (N, 1, *S).
         """
         shape = (1, *image.shape[2:])
-        output = self.output(sample_normal(shape), image, torch.full((len(image),), self.t_max + 1, device=image.device))
+        # The network's input is pure noise here, which says nothing about the mask: the likelihood skip is not used.
+        t = torch.full((len(image),), self.t_max + 1, device=image.device)
+        output = self._network_output(sample_normal(shape), image, t)
         if self.head == "direct":
             return output
-        t = torch.full((len(image),), self.t_max, device=image.device)
-        return self.schedule.diffuse(self.expected_mask(output), t, sample_normal(shape))
+        return self.schedule.diffuse(self.expected_mask(output), t - 1, sample_normal(shape))

@@ -54,12 +54,19 @@ def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
     )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
     denoiser_arguments = (DenoisingUNet(network_settings), schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
+    skip = settings.get("likelihood_skip", False)  # bundles of earlier versions lack it
     if settings["architecture"] == "denoising_unet":
-        return Denoiser(*denoiser_arguments)
+        return Denoiser(*denoiser_arguments, likelihood_skip=skip)
     discriminator = PatchDiscriminator(
         spatial_dims=settings["spatial_dims"], in_channels=image_channels + 1, channels=settings["discriminator_channels"]
     )
-    return TruncatedDenoiser(*denoiser_arguments, t_max=settings["t_max"], head=settings["head"], discriminator=discriminator)
+    return TruncatedDenoiser(
+        *denoiser_arguments,
+        t_max=settings["t_max"],
+        head=settings["head"],
+        discriminator=discriminator,
+        likelihood_skip=skip,
+    )
 
 
 def load_model(weights: Path, metadata_file: Path, checkpoint: str = "selected") -> tuple[nn.Module, dict[str, Any]]:

@@ -122,14 +122,23 @@ class _Denoiser(_Network):
     t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")
     mask_coding: Literal["signed", "binary"] = Field(description="signed: masks are diffused as -1 and 1; binary: as 0 and 1.")
     predicts: Literal["noise", "mask"] = Field(description="What the network's output is.")
+    likelihood_skip: bool = Field(
+        description=(
+            "true: the log-likelihood ratio of lesion against background of each pixel's own noisy value is added to the "
+            "network's logit (Bayes' rule), so that the network learns only what image and neighbours add."
+        )
+    )
     mask_loss: Literal["squared_error", "cross_entropy_dice"] = Field(
         description="Loss of a network that predicts the mask; unused if it predicts the noise."
     )
 
     def contradictions(self) -> Iterator[Contradiction]:
-        """Yield a `t_max` above T."""
+        """Yield a `t_max` above T, and a likelihood skip without mask logits."""
         if self.t_max > self.T:
             yield Contradiction("t_max", f"{self.t_max} is above T = {self.T}", "Lower `t_max` or raise `T`")
+        if self.likelihood_skip and self.predicts != "mask":
+            finding = "it adds to the logits of a mask, but the network predicts the noise"
+            yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")
 
 
 class DenoisingUNet(_Denoiser):
