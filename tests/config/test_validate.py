@@ -49,7 +49,7 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ({"networks": {"denoiser": {"t_max": 2000}}}, ["t_max", "above T = 1000"]),
         (
             {"networks": {"denoiser": {"likelihood_skip": True}}},
-            ["networks: denoiser: likelihood_skip", "Set `predicts: mask`"],
+            ["likelihood_skip", "Set `predicts: mask`"],
         ),
         ({"sampling": {"reverse_steps": 4000}}, ["`methods.pd-ddpm.reverse_steps`: 4000"]),
         ({"exhibits": {"fig3_tprime": {"t_start": [50, 1200]}}}, ["T' = 1200 is above T = 1000"]),
