@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pd_ddpm.diffusion.noise import MemberNoise, stream
+from pd_ddpm.diffusion.noise import MemberNoise, MethodNoise, stream
 
 NAMES = [(0, "Utrecht-3", 17, member) for member in range(4)]
 
@@ -64,3 +64,17 @@ def test_sample_uniform_is_below_one_in_steps_of_24_bits():
     samples = MemberNoise(NAMES).sample_uniform((50_000,))
     assert 0 <= samples.min() < samples.max() < 1
     assert torch.equal(samples * 2**24, (samples * 2**24).round())
+
+
+def test_method_noise_names_streams_with_method_seed_case_slice_and_member():
+    noise = MethodNoise("ddpm", 3).for_members("Utrecht-3", [(17, 2), (18, 0)])
+    expected = MemberNoise([("ddpm", 3, "Utrecht-3", 17, 2), ("ddpm", 3, "Utrecht-3", 18, 0)])
+    assert torch.equal(noise.sample_normal((5,)), expected.sample_normal((5,)))
+
+
+def test_method_noise_of_two_methods_is_independent():
+    """The latent vector of one method must not reappear as the first pixels of another one's start."""
+    members = [(z, member) for z in range(4) for member in range(5)]
+    methods = [MethodNoise(method, 0) for method in ("probabilistic-unet", "es-ddpm", "pd-ddpm", "ddpm")]
+    samples = [noise.for_members("case", members).sample_normal((50, 50)).flatten().numpy() for noise in methods]
+    assert np.abs(np.corrcoef(samples) - np.eye(4)).max() < 4.5 / np.sqrt(len(samples[0]))

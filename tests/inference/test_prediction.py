@@ -14,7 +14,9 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
+from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.diffusion.schedule import Schedule
+from pd_ddpm.inference import sample_cases
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segment_case import segment_case
@@ -50,7 +52,7 @@ class Recording:
 def segment(segmenter, image=IMAGE, brain=BRAIN, grid=NATIVE, case="case", **options):
     """Return the members of one case."""
     scan = Scan(case, image, brain, nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.diag([*SPACING, 1.0])))
-    options = {"seed": 0, "batch": 4, "device": torch.device("cpu")} | options
+    options = {"noise": MethodNoise("method", 0), "batch": 4, "device": torch.device("cpu")} | options
     return segment_case(segmenter, scan, grid, **options).samples
 
 
@@ -177,13 +179,35 @@ def test_segment_case_members_and_slices_are_independent():
     assert not last[:, :, :4].any()
 
 
-def test_segment_case_members_slices_cases_and_seeds_differ():
+def test_segment_case_members_slices_cases_seeds_and_methods_differ():
     constant, before = np.zeros_like(IMAGE), np.zeros((*SHAPE, 1), np.float32)
     first = segment(chain(2), image=constant, presegmentation=before)
     assert not np.array_equal(first[..., 0], first[..., 1])
     assert not np.array_equal(first[:, :, 1], first[:, :, 2])
-    for other in ({"case": "another"}, {"seed": 1}):
+    for other in ({"case": "another"}, {"noise": MethodNoise("method", 1)}, {"noise": MethodNoise("another", 0)}):
         assert not np.array_equal(segment(chain(2), image=constant, presegmentation=before, **other), first)
+
+
+def test_sample_cases_names_noise_with_the_method_and_shares_it_among_its_variations(
+    tmp_path, configured, random_network, sample_job, monkeypatch
+):
+    trained = random_network(configured("network", "attunet", channels=[4, 8]))
+    settings = configured("method", "attunet")
+
+    def noise(name):
+        values = []
+
+        def answer(image, _, noise):
+            values.append(noise.sample_normal((1000,)))
+            return torch.zeros_like(image[:, :1])
+
+        monkeypatch.setattr(sample_cases, "build_segmenter", lambda *_: Recording(answer))
+        sample_cases.sample_cases(sample_job(tmp_path / name, name, settings, batch=12, **trained))
+        return torch.cat(values).flatten().numpy()
+
+    latent, start, variation = map(noise, ("probabilistic-unet", "es-ddpm", "es-ddpm@t_start=100"))
+    assert np.array_equal(start, variation)
+    assert abs(np.corrcoef(latent, start)[0, 1]) < 4.5 / np.sqrt(len(start))
 
 
 # The ground truth

@@ -41,6 +41,11 @@ def method(config: Config, name: str) -> dict[str, Any]:
     return _resolved(config, "methods", name)
 
 
+def base_name(name: str) -> str:
+    """Return the name without overrides: "pd-ddpm" of "pd-ddpm@t_start=50"."""
+    return name.partition("@")[0]
+
+
 def canonical(config: Config, name: str) -> str:
     """Return the shortest name of a method: without overrides that equal its own settings, the rest sorted."""
     base, overrides = _parse(config, "methods", name)

@@ -9,10 +9,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from pd_ddpm.config.resolve import base_name
 from pd_ddpm.data.nifti.geometry import reorient, reorient_back
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage
+from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.precision_gate import gated_precision
@@ -87,8 +89,8 @@ def sample_members(
 ) -> tuple[np.ndarray, Cost]:
     """Sample the members of the last stage.
 
-    The random streams are named after the case. With name, seed and settings of a case of the workflow, the members equal
-    those of the workflow.
+    The random streams are named after method and case. With name, seed and settings of a case of the workflow, the members
+    equal those of the workflow.
 
     Args:
         stages: the stages in their order.
@@ -115,7 +117,7 @@ def sample_members(
             segmenter,
             reoriented,
             loaded.grid,
-            seed=loaded.seed,
+            noise=MethodNoise(base_name(method), loaded.seed),
             batch=batch,
             device=device,
             presegmentation=_starting_masks(loaded, members, reoriented.brain.shape),

@@ -1,12 +1,13 @@
 """Noise that belongs to an ensemble member, not to a batch.
 
-Every member has its own random stream, named (seed, case, slice, member), and its noise is sampled on the CPU. Samples
-therefore do not depend on batch size, order, shards or device.
+Every member has its own random stream, named (method, seed, case, slice, member), and its noise is sampled on the CPU.
+Samples therefore do not depend on batch size, order, shards or device.
 """
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class MemberNoise:
     """Noise for N ensemble members, each from its own stream.
 
     Args:
-        names: N stream names, for instance ("seed 0", "Utrecht-3", 17, 2) for member 2 of slice 17.
+        names: N stream names, for instance ("ddpm", 0, "Utrecht-3", 17, 2) for member 2 of slice 17.
     """
 
     def __init__(self, names: Sequence[tuple]):
@@ -74,6 +75,32 @@ class MemberNoise:
         for row, generator in zip(noise.numpy(), self.streams, strict=True):
             distribution(generator, dtype=np.float32, out=row)
         return noise
+
+
+@dataclass(frozen=True)
+class MethodNoise:
+    """The noise of a method.
+
+    The streams are named with the method, so that two methods never share noise. A chain's noise, above all, must not depend on
+    the noise in its own pre-segmentation. Variations of a method, such as another T', share the noise of the method. Their
+    comparison therefore has less variance (common random numbers).
+
+    Attributes:
+        method: name of the method, without the overrides of a variation.
+        seed: seed of the run.
+    """
+
+    method: str
+    seed: int
+
+    def for_members(self, case: str, members: Iterable[tuple[int, int]]) -> MemberNoise:
+        """Return the noise of some members of a case.
+
+        Args:
+            case: name of the case.
+            members: (slice, member), each counted from 0.
+        """
+        return MemberNoise([(self.method, self.seed, case, *member) for member in members])
 
 
 _PREFETCH_THREAD = ThreadPoolExecutor(1, "noise")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, slices_with_brain
 from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
@@ -106,7 +107,7 @@ class Gate:
                 segmenter,
                 replace(scan, brain=brain),
                 self.grid,
-                seed=seed,
+                noise=MethodNoise("gate", seed),
                 batch=len(slices) * segmenter.num_members or 1,
                 device=self.device,
                 presegmentation=empty,

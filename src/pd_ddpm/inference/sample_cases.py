@@ -2,14 +2,16 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from pd_ddpm.config.resolve import base_name
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.job import SampleJob
@@ -34,6 +36,7 @@ class CaseSampler:
     Attributes:
         job: the job.
         segmenter: the method's segmenter.
+        noise: noise of the method.
         grid: the grid on which the network was trained.
         store: the folder of the predictions.
         presegmentations: masks from which the reverse chains start, if they start from masks.
@@ -43,6 +46,7 @@ class CaseSampler:
 
     job: SampleJob
     segmenter: Segmenter
+    noise: MethodNoise
     grid: GridSettings
     store: PredictionFolder
     presegmentations: Presegmentations | None
@@ -68,7 +72,7 @@ class CaseSampler:
                 self.segmenter,
                 scan,
                 self.grid,
-                seed=self.job.run.seed,
+                noise=self.noise,
                 batch=batch,
                 device=self.device,
                 presegmentation=presegmentation,
@@ -92,11 +96,13 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
     presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)
 
     fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]
-    identity = [job.settings, job.run.seed, job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
+    noise = MethodNoise(base_name(job.run.name), job.run.seed)
+    identity = [job.settings, asdict(noise), job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
     version = fingerprint([*identity, str(precision), device.type])
     sampler = CaseSampler(
         job=job,
         segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, precision)),
+        noise=noise,
         grid=GridSettings(**trained["grid"]),
         store=PredictionFolder(job.folder, version),
         presegmentations=presegmentations,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
-from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.diffusion.noise import MemberNoise, MethodNoise
 from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.files import atomic_write
@@ -71,7 +71,7 @@ def segment_case(
     scan: Scan,
     grid_settings: GridSettings,
     *,
-    seed: int,
+    noise: MethodNoise,
     batch: int | Literal["auto"],
     device: torch.device,
     presegmentation: np.ndarray | None = None,
@@ -79,14 +79,14 @@ def segment_case(
 ) -> CaseSamples:
     """Sample the lesion probabilities of all members of a segmenter.
 
-    The random stream of a member is named (seed, case, slice, member). Batch size and order of computation therefore do
-    not change the result.
+    Every member has its own random stream, see `diffusion/noise.py`. Batch size and order of computation therefore do not
+    change the result.
 
     Args:
         segmenter: the segmenter, with N members.
         scan: the scan. Slices without brain are not segmented and stay zero.
         grid_settings: the grid on which the network sees the slices.
-        seed: seed of the run.
+        noise: noise of the method.
         batch: images per evaluation of the network; "auto" takes as many as fit into the free memory.
         device: device of the network.
         presegmentation: (X, Y, Z, N) in [0, 1], one mask per member, or (X, Y, Z, 1) for all members.
@@ -113,8 +113,9 @@ def segment_case(
     for offset in progress(offsets, f"{scan.case}, {partial.path.stem}", len(offsets)) if partial else offsets:
         rows = torch.tensor([row for row, _ in pairs[offset : offset + batch]])
         members = torch.tensor([member for _, member in pairs[offset : offset + batch]])
-        noise = MemberNoise([(seed, scan.case, int(slices[row]), member) for row, member in pairs[offset : offset + batch]])
-        samples = segmenter(images[rows].to(device), None if starts is None else starts[rows, members, None], noise)
+        numbers = [(int(slices[row]), member) for row, member in pairs[offset : offset + batch]]
+        presegmentations = None if starts is None else starts[rows, members, None]
+        samples = segmenter(images[rows].to(device), presegmentations, noise.for_members(scan.case, numbers))
         results[slices[rows], members] = samples[:, 0, :height, :width].cpu()
         if partial:
             partial.save(results, offset + len(rows))
