@@ -19,12 +19,17 @@ def test_pareto_methods_have_each_number_of_steps_once(paper: dict) -> None:
     small = "@variance=small"  # a long jump with the large variance is no fair rival
     respaced = [f"ddpm@reverse_steps={steps}{small}" for steps in (100, 90)]
     assert names[:4] == ["ddpm", *respaced, "ddpm@reverse_steps=100@sampler=ddim"]
-    # From T' = 10, 100 and 90 steps are one step both, which ddim takes as well.
-    assert [name for name in names if "t_start=10" in name] == [
-        "pd-ddpm@t_start=10",
-        f"pd-ddpm@reverse_steps=100@t_start=10{small}",
-    ]
+    # From T' = 10, 100 and 90 steps are one step both, which ddim takes as well, and which adds no noise.
+    assert [name for name in names if "t_start=10" in name] == ["pd-ddpm@t_start=10", "pd-ddpm@reverse_steps=100@t_start=10"]
     assert "pd-ddpm" in names
+    permitted = overlay(paper, {"exhibits": {"pareto": figure}, "sampling": {"large_variance_over_jumps": True}})
+    assert not [name for name in methods.pareto_methods(permitted) if small in name]
+
+
+def test_sampling_settings_hold_no_permission(paper: dict) -> None:
+    permitted = overlay(paper, {"sampling": {"large_variance_over_jumps": True}})
+    assert methods.sampling_settings(permitted, "pd-ddpm") == methods.sampling_settings(paper, "pd-ddpm")
+    assert methods.sampling_settings(paper, "pd-ddpm")["variance"] == "large"
 
 
 def test_pool_of_a_presegmentation_follows_the_members_that_start_from_it(paper: dict) -> None:

@@ -23,6 +23,19 @@ def test_validate_accepts_claims_without_a_method(paper: dict) -> None:
     validate(overlay(paper, {"exhibits": rows}))
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"variance": "small"},
+        {"large_variance_over_jumps": True},
+        {"sampler": "ddim"},
+        {"reverse_steps": 1},  # adds no noise
+    ],
+)
+def test_validate_accepts_jumps_without_large_variance_or_with_permission(paper: dict, sampling: dict) -> None:
+    validate(overlay(paper, {"sampling": {"reverse_steps": 20} | sampling}))
+
+
 def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None:
     validate(overlay(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
     validate(overlay(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
@@ -52,6 +65,18 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             ["likelihood_skip", "Set `predicts: mask`"],
         ),
         ({"sampling": {"reverse_steps": 4000}}, ["`methods.pd-ddpm.reverse_steps`: 4000"]),
+        (
+            {"sampling": {"reverse_steps": 20}},
+            [
+                "`methods.pd-ddpm.variance`: 'large' is meant for single steps",
+                "a chain of 6 steps from T' = 300",
+                "Set it or `sampling.variance` to `small`, or set `large_variance_over_jumps: true`",
+            ],
+        ),
+        (
+            {"exhibits": {"table1": ["pd-ddpm@reverse_steps=20"]}},
+            ["`methods.pd-ddpm@reverse_steps=20.variance`", "Write 'pd-ddpm@reverse_steps=20@variance=small'"],
+        ),
         ({"exhibits": {"fig3_tprime": {"t_start": [50, 1200]}}}, ["T' = 1200 is above T = 1000"]),
         ({"exhibits": {"table1": ["unett"]}}, ["'unett' is not one of methods", "Did you mean 'unet'"]),
         ({"exhibits": {"table1": ["pd-ddpm@tstart=3"]}}, ["sets 'tstart'", "Did you mean 't_start'"]),

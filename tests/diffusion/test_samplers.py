@@ -21,6 +21,7 @@ from pd_ddpm.diffusion.samplers import ancestral, ddim, reverse_times
 from pd_ddpm.diffusion.schedule import SCHEDULES, Schedule
 
 COSINE = Schedule.cosine()
+P = 0.3  # probability of lesion in random masks
 SAMPLERS = {
     "ancestral, large": partial(ancestral, variance="large"),
     "ancestral, small": partial(ancestral, variance="small"),
@@ -128,6 +129,52 @@ def test_sampler_with_oracle_keeps_forward_marginals(sampler, t_start, steps):
         variance = 1 - COSINE.signal(t)
         assert x.mean().item() == pytest.approx(-math.sqrt(COSINE.signal(t)), abs=4.5 * math.sqrt(variance / count))
         assert x.var().item() == pytest.approx(variance, rel=4.5 * math.sqrt(2 / count))
+
+
+@pytest.mark.parametrize("variance", ["large", "small"])
+@pytest.mark.parametrize(("t_start", "steps"), [(300, 2), (300, 6), (1000, 8), (1000, 20)])
+def test_ancestral_with_oracle_over_jumps_has_variance_of_closed_form(variance, t_start, steps):
+    """Var x_t = alpha_bar Var x_0 + 1 - alpha_bar with "small"; "large" adds alpha_bar[s] (1 - r)^2 / (1 - alpha_bar[t]).
+
+    r is alpha_bar[t] / alpha_bar[s]. Of the excess at t, a jump keeps the squared weight of x_t in the posterior's mean.
+    """
+    count, states = 200_000, []
+    x0 = 2 * (normal(1, 1, count, seed=5) < stats.norm.ppf(P)).float() - 1
+    times = reverse_times(t_start, steps)
+
+    def denoise(x, t):
+        states.append((t, x))
+        return x0
+
+    start = COSINE.diffuse(x0, torch.tensor([t_start]), normal(1, 1, count))
+    SAMPLERS[f"ancestral, {variance}"](denoise, start, times, schedule=COSINE, noise=members(1))
+    excess = {t_start: 0.0}
+    for t, s in pairwise(times[:-1]):
+        ratio, noise_t = COSINE.signal(t) / COSINE.signal(s), 1 - COSINE.signal(t)
+        added = COSINE.signal(s) * (1 - ratio) ** 2 / noise_t if variance == "large" else 0.0
+        excess[s] = ratio * ((1 - COSINE.signal(s)) / noise_t) ** 2 * excess[t] + added
+    assert [t for t, _ in states] == times[:-1]
+    for t, x in states:
+        expected = COSINE.signal(t) * 4 * P * (1 - P) + 1 - COSINE.signal(t) + excess[t]
+        assert x.var().item() == pytest.approx(expected, rel=4.5 * math.sqrt(2 / count))
+
+
+@pytest.mark.parametrize(
+    ("t_start", "steps", "t", "factor"),
+    [(300, 300, 150, 1.004), (300, 2, 150, 1.73), (300, 6, 50, 1.74), (1000, 8, 125, 1.785)],
+)
+def test_large_variance_over_jumps_exceeds_noise_of_training_by_documented_factor(t_start, steps, t, factor):
+    """The standard deviation of x_t around sqrt(alpha_bar) x_0, in units of the forward process's."""
+    count, states = 200_000, {}
+
+    def denoise(x, t):
+        states[t] = x
+        return torch.zeros_like(x)
+
+    start = math.sqrt(1 - COSINE.signal(t_start)) * normal(1, 1, count)
+    times = [time for time in reverse_times(t_start, steps) if time >= t] + [0]
+    ancestral(denoise, start, times, COSINE, members(1), "large")
+    assert (states[t].std() / math.sqrt(1 - COSINE.signal(t))).item() == pytest.approx(factor, abs=0.01)
 
 
 # Single steps
@@ -288,8 +335,6 @@ def test_truncated_chain_from_true_x_t_has_distribution_of_data(variance):
 
 
 # Masks whose pixels are independently lesion with probability P. The best denoiser is then a hyperbolic tangent.
-
-P = 0.3
 
 
 def lesion_probability(schedule, x, t):

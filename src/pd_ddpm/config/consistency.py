@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
-from pd_ddpm.config.methods import is_held_out, networks_from, pareto_methods, pool
+from pd_ddpm.config.methods import adds_noise_over_jumps, is_held_out, networks_from, pareto_methods, pool, steps_of_chain
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 from pd_ddpm.config.sections.method import Method
 from pd_ddpm.config.sections.network import Network
@@ -233,8 +233,19 @@ def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained
     if settings["reverse_steps"] > T:
         finding = f"{settings['reverse_steps']} is more than the T = {T} steps of '{model}'"
         yield KeyProblem(("methods", name, "reverse_steps"), finding, f"Set {T} or fewer")
+    elif (settings["sampler"], settings["variance"], settings["large_variance_over_jumps"]) == ("ancestral", "large", False):
+        yield from _jump_problems(config, name)
     if settings["start"] == "presegmentation":
         yield from _presegmentation_problems(config, name, settings)
+
+
+def _jump_problems(config: Config, name: str) -> Iterator[KeyProblem]:
+    """Yield a problem if a chain with the large variance skips timesteps."""
+    if adds_noise_over_jumps(config, name):
+        chain = f"{steps_of_chain(config, name)} steps from T' = {method(config, name)['t_start']}"
+        finding = f"'large' is meant for single steps, and over the jumps of a chain of {chain} it adds too much noise"
+        small = f"Write '{name}@variance=small'" if "@" in name else "Set it or `sampling.variance` to `small`"
+        yield KeyProblem(("methods", name, "variance"), finding, f"{small}, or set `large_variance_over_jumps: true`")
 
 
 def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[KeyProblem]:

@@ -63,6 +63,11 @@ def chain_steps(reverse_steps: int, t_start: int, T: int) -> int:
     return max(1, round(reverse_steps * t_start / T))
 
 
+def adds_noise_over_jumps(config: Config, name: str) -> bool:
+    """Return whether a diffusion method skips timesteps in a step that adds noise, as all steps but the last do."""
+    return 1 < steps_of_chain(config, name) < method(config, name)["t_start"]
+
+
 def gate_method(config: Config, name: str) -> dict[str, Any]:
     """Return a method with a short chain and few members, which tests a network in other precisions than float32."""
     trained, gate = network(config, name), config["sampling"]["gate"]
@@ -106,8 +111,9 @@ def pareto_methods(config: Config) -> list[str]:
             for sampler, respacings in figure["reverse_steps"].items():
                 for steps in respacings:
                     name = f"{base}@reverse_steps={steps}@sampler={sampler}@t_start={t_start}"
-                    if sampler == "ancestral" and steps != plain["reverse_steps"]:
-                        name += f"@variance={figure['variance']}"
+                    is_restricted = sampler == "ancestral" and not plain["large_variance_over_jumps"]
+                    if is_restricted and adds_noise_over_jumps(config, name):
+                        name += "@variance=small"
                     length = steps_of_chain(config, name)
                     names.setdefault((base, t_start, length, sampler if length > 1 else None), canonical(config, name))
     return list(names.values())
@@ -120,6 +126,6 @@ def presegmentation_of(config: Config, name: str) -> str | None:
 
 
 def sampling_settings(config: Config, name: str) -> dict[str, Any]:
-    """Return the settings of a method that affect its samples: all but its label."""
+    """Return the settings of a method that affect its samples: all but its label and a permission."""
     settings = method(config, name) | {"pool": pool(config, name)}
-    return {key: value for key, value in settings.items() if key != "label"}
+    return {key: value for key, value in settings.items() if key not in ("label", "large_variance_over_jumps")}

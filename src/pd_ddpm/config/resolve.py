@@ -14,7 +14,8 @@ from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
 
 Config = dict[str, Any]
 
-CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "eta"}  # used by methods with a chain of reverse steps only
+# Used by methods with a chain of reverse steps only.
+CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "large_variance_over_jumps", "eta"}
 
 COMMON = {"networks": "training", "methods": "sampling"}  # the settings that the entries of a section share
 

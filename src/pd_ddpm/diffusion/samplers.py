@@ -44,8 +44,11 @@ def ancestral(
         times: decreasing timesteps that end in 0.
         schedule: the forward process.
         noise: noise of the N ensemble members; the last step adds none.
-        variance: "small" is the variance of the posterior q(x_s | x_t, x_0). "large" is that of the forward jump
-            q(x_t | x_s), which is beta_t for single steps.
+        variance: "small" is the variance of the posterior q(x_s | x_t, x_0), with which x_t keeps the noise level of the
+            forward process over any jump. "large" is that of the forward jump q(x_t | x_s), which is beta_t for single
+            steps. Over a jump from t to s it adds alpha_bar[s] (1 - alpha_bar[t] / alpha_bar[s])^2 / (1 - alpha_bar[t]) to
+            the variance of x_s. From T' = 300 in 2 steps (cosine schedule), the standard deviation of the noise at s = 150
+            is 1.73 times that of the forward process, and 1.004 times in 300 steps.
 
     Returns:
         (N, C, *S), the estimate of x_0 in mask coding.

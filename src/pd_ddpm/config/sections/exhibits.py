@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import Field
 
 from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section
-from pd_ddpm.config.sections.method import Variance
 
 StartTimesteps = Annotated[list[Count], Field(min_length=1), *UNIQUE]
 Respacings = Annotated[list[Count], *UNIQUE]
@@ -76,7 +75,6 @@ class ParetoFigure(Section):
     methods: Annotated[list[str], Field(min_length=1)] = Field(description="Diffusion methods.")
     t_start: StartTimesteps = Field(description="T' of the methods that start from a pre-segmentation.")
     reverse_steps: RespacedSteps = Field(description="Reverse steps of each sampler, as in sampling.reverse_steps.")
-    variance: Variance = Field(description="sampling.variance of the shortened ancestral chains.")
     members: Annotated[list[Count], Field(min_length=1), *UNIQUE] = Field(description="Ensemble sizes shown.")
 
 

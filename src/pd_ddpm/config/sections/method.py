@@ -40,8 +40,14 @@ class _Chain(Section):
     sampler: Literal["ancestral", "ddim"] = Field(description="Sampler of the reverse steps.")
     variance: Variance = Field(
         description=(
-            "Variance of an ancestral step: that of the forward step (large) or of the posterior (small). Prefer small for few "
-            "steps and a network that predicts the noise."
+            "Variance of an ancestral step: that of the forward step (large) or of the posterior (small). A chain that skips "
+            "timesteps takes small."
+        )
+    )
+    large_variance_over_jumps: bool = Field(
+        description=(
+            "Whether an ancestral chain that skips timesteps may take the large variance. It puts more noise into x_t than the "
+            "network was trained on: up to 1.8 times its standard deviation. Changes no result by itself."
         )
     )
     eta: Share = Field(description="Randomness of ddim: 0 is deterministic, 1 is as random as ancestral with variance small.")
