@@ -1,6 +1,7 @@
 """The training job: what it reads from Snakemake, its fingerprint, first weights, and files (about 3 s)."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from pd_ddpm.models.weights import CheckpointError, load_weights
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.compute import Compute
+from pd_ddpm.runtime.problem import ProblemError
 from pd_ddpm.training.job import TrainJob, open_states, read_data, train, write_result
 
 
@@ -97,3 +99,20 @@ def test_write_result_describes_the_training(job):
     assert (metadata["threads"], metadata["device_type"], metadata["provenance"]["precision"]) == (1, "cpu", "float32")
     assert metadata["sha256"].keys() == {"model.safetensors", "early.safetensors"}
     assert pd.read_csv(job.history)["step"].tolist() == [row["step"] for row in result.history] == [2]
+
+
+def test_read_data_with_random_raters_rejects_cases_of_one_rater(job):
+    job = replace(job, settings=job.settings | {"raters": "random"})
+    with pytest.raises(ProblemError, match=r"networks\.denoiser: `raters: random` needs .*_observer-2.*Set `raters: first`"):
+        read_data(job)
+
+
+def test_read_data_with_random_raters_trains_on_all_and_validates_on_the_ground_truth(job, caplog):
+    folder = job.cases.parent
+    for case in ("two", "three"):
+        shutil.copy(folder / "one_mask.nii.gz", folder / f"{case}_observer-2.nii.gz")
+    plain, data = read_data(job), read_data(replace(job, settings=job.settings | {"raters": "random"}))
+    assert [len(case.further_fractions) for case in data.slices.cases] == [0, 1]
+    assert [len(case.further_fractions) for case in data.validation] == [0]
+    assert not any(case.further_fractions for case in plain.slices.cases)
+    assert "1 of 2 training cases have one rater only" in caplog.text

@@ -147,3 +147,55 @@ def test_read_slices_numbers_slices_by_position_in_scan(prepared):
     scan = nib.load(prepared / "two_image.nii.gz").get_fdata()
     for row, number in enumerate(read.slice_numbers):
         np.testing.assert_allclose(read.image[row, 0].numpy(), scan[:, :, number, 0], rtol=1e-6)
+
+
+# Raters
+
+
+def test_sample_batch_of_single_raters_is_what_it_was_before_raters_existed():
+    """No random number is drawn to choose among one rater."""
+    batch = TrainingSlices(CASES).sample_batch(stream("x", 0), 6, PatchSettings((8, 12), 0.5, (0, 1), 0.1))
+    assert batch.mask.sum().item() == 84.0
+    assert batch.image.double().sum().item() == pytest.approx(1172262.2142944597, rel=1e-6)
+
+
+def test_sample_batch_takes_each_patch_from_a_random_rater():
+    """Image, mask and loss mask stay aligned, whoever the rater is; half of the patches come from each."""
+    case = numbered("a", (16, 20), lesions=(0, 1, 2))
+    other = case.label_fractions.flip(1)  # lesion and other pathology exchanged
+    slices = TrainingSlices([case._replace(further_fractions=(other,)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))])
+    settings = PatchSettings((8, 12), None, (0, 1), 0.0)
+    batch = slices.sample_batch(stream("x", 0), 2000, settings)
+    is_first_case = (batch.image[:, 0] < 2000).all(dim=(1, 2))
+    labels = batch.image[:, 1:] / 10
+    by_first, by_second = (
+        ((batch.mask == (labels == lesion)) & (batch.loss_mask == (labels != 3 - lesion))).all(dim=(1, 2, 3))
+        for lesion in (1, 2)
+    )
+    assert (by_first ^ by_second).all()
+    assert by_first[~is_first_case].all()
+    count = int(is_first_case.sum())
+    assert by_first[is_first_case].sum().item() == pytest.approx(count / 2, abs=4.5 * np.sqrt(count / 4))
+    assert all(torch.equal(*parts) for parts in zip(batch, slices.sample_batch(stream("x", 0), 2000, settings), strict=True))
+
+
+def test_training_slices_count_a_slice_as_lesion_if_any_rater_marks_one():
+    case = numbered("a", (8, 12), lesions=(1,))
+    other = torch.zeros_like(case.label_fractions)
+    other[2, 0, 3, 4] = 1
+    assert TrainingSlices([case._replace(further_fractions=(other,))]).lesion_slices == [(0, 1), (0, 2)]
+
+
+def test_read_slices_reads_further_raters_only_if_they_are_used(prepared):
+    mask = nib.load(prepared / "two_mask.nii.gz")
+    labels = np.roll(np.asarray(mask.dataobj), 1, axis=0)
+    nib.save(nib.Nifti1Image(labels, mask.affine), prepared / "two_observer-2.nii.gz")
+    grid = GridSettings(None, "slice", 0.0, 0.5)
+    first, random = (read_slices(prepared, "two", grid, raters) for raters in ("first", "random"))
+    assert first.further_fractions == ()
+    assert torch.equal(random.label_fractions, first.label_fractions)
+    (further,) = random.further_fractions
+    for row, number in enumerate(random.slice_numbers):
+        for channel, label in enumerate((1, 2)):
+            assert np.array_equal(further[row, channel].numpy(), labels[:, :, number] == label)
+    assert read_slices(prepared, "one", grid, "random").further_fractions == ()

@@ -1,5 +1,6 @@
 """The training job of the workflow: what it reads, how its parts are put together, and what it writes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,8 @@ from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
 from pd_ddpm.runtime.precision import device_name
+from pd_ddpm.runtime.problem import Problem, ProblemError
+from pd_ddpm.runtime.progress import log
 from pd_ddpm.runtime.run_record import run_record
 from pd_ddpm.training.factory import build_objective, build_training_settings
 from pd_ddpm.training.patches import CaseSlices, TrainingSlices, read_slices
@@ -107,11 +110,32 @@ class TrainingData:
 
 
 def read_data(job: TrainJob) -> TrainingData:
-    """Read the training and validation cases of the job's split."""
-    roles, grid = cases_by_role(job.splits, job.split), GridSettings(**job.grid)
-    training = [read_slices(job.cases.parent, case, grid) for case in roles["train"]]
+    """Read the training and validation cases of the job's split.
+
+    Raises:
+        ProblemError: random raters are requested, but no training case has more than one.
+        ValueError: a case has no slice with enough brain, or no training case has a lesion.
+    """
+    roles, grid, raters = cases_by_role(job.splits, job.split), GridSettings(**job.grid), job.settings["raters"]
+    training = [read_slices(job.cases.parent, case, grid, raters) for case in roles["train"]]
+    if raters == "random":
+        _check_raters(job, training)
     validation = [read_slices(job.cases.parent, case, grid) for case in roles.get("validation", [])]
     return TrainingData(roles, TrainingSlices(training), validation)
+
+
+def _check_raters(job: TrainJob, training: Sequence[CaseSlices]) -> None:
+    """Raise if no training case has a second rater; log how many have none."""
+    single = sum(not case.further_fractions for case in training)
+    if single == len(training):
+        problem = (
+            f"`raters: random` needs masks of a second rater, but no training case of split {job.split} has one "
+            f"({job.cases.parent}/*_observer-2.nii.gz)"
+        )
+        remedy = "Set `raters: first`, or give the cases masks of further observers and prepare them again"
+        raise ProblemError(Problem(f"networks.{job.name}", problem, remedy))
+    if single:
+        log.warning("%s: %d of %d training cases have one rater only", job.title, single, len(training))
 
 
 def open_states(job: TrainJob, data: TrainingData, backend: Backend) -> TrainingStates:

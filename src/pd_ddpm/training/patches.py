@@ -7,14 +7,16 @@ on interruptions.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pd_ddpm.data.prepared import read_ground_truth, read_scan
+from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_scan
 from pd_ddpm.data.working_grid import GridSettings
+
+Raters = Literal["first", "random"]
 
 
 class Batch(NamedTuple):
@@ -43,21 +45,29 @@ class CaseSlices(NamedTuple):
         image: (Z, M, H, W), z-scored.
         label_fractions: (Z, 2, H, W), fraction of each pixel that is lesion and that is other pathology.
         slice_numbers: position of each slice in the scan, counted from 0.
+        further_fractions: label fractions of the second and further raters, if they are used.
     """
 
     case: str
     image: Tensor
     label_fractions: Tensor
     slice_numbers: Sequence[int]
+    further_fractions: tuple[Tensor, ...] = ()
+
+    @property
+    def fractions_of_raters(self) -> tuple[Tensor, ...]:
+        """Label fractions of every rater, the ground truth first."""
+        return (self.label_fractions, *self.further_fractions)
 
 
-def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSlices:
+def read_slices(folder: Path, case: str, grid_settings: GridSettings, raters: Raters = "first") -> CaseSlices:
     """Read the slices with brain of a prepared case, with its ground truth, on its working grid.
 
     Args:
         folder: folder of the prepared cases.
         case: name of the case.
         grid_settings: spacing (mm) and region of the working grid, and how much brain a slice must hold.
+        raters: "first": the ground truth only; "random": also the masks of further raters, if there are any.
 
     Raises:
         ValueError: if no slice holds enough brain.
@@ -70,7 +80,10 @@ def read_slices(folder: Path, case: str, grid_settings: GridSettings) -> CaseSli
             f"({grid_settings.minimum_brain_cm2}). Reduce that key, or check the brain mask."
         )
     slice_numbers = np.flatnonzero(with_brain).tolist()
-    return CaseSlices(case, grid.slices(scan.image)[with_brain], grid.label_fractions(labels)[with_brain], slice_numbers)
+    image, fractions = grid.slices(scan.image)[with_brain], grid.label_fractions(labels)[with_brain]
+    further_labels = read_observer_masks(folder, case) if raters == "random" else []
+    further_fractions = tuple(grid.label_fractions(further)[with_brain] for further in further_labels)
+    return CaseSlices(case, image, fractions, slice_numbers, further_fractions)
 
 
 def as_batch(image: Tensor, label_fractions: Tensor) -> Batch:
@@ -114,6 +127,8 @@ class PatchSettings:
 class TrainingSlices:
     """All slices with brain of the training cases, kept in memory.
 
+    Where a case has further raters, each patch takes the mask of a random one. A slice has lesion if any rater marks some.
+
     Raises:
         ValueError: if no case has a lesion.
     """
@@ -121,7 +136,9 @@ class TrainingSlices:
     def __init__(self, cases: Sequence[CaseSlices]):
         self.cases = list(cases)
         self.all_slices = [(c, z) for c, case in enumerate(cases) for z in range(len(case.image))]
-        self.lesion_slices = [(c, z) for c, z in self.all_slices if cases[c].label_fractions[z, 0].any()]
+        self.lesion_slices = [
+            (c, z) for c, z in self.all_slices if any(rater[z, 0].any() for rater in cases[c].fractions_of_raters)
+        ]
         if not self.lesion_slices:
             raise ValueError(
                 f"splits.csv: none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1. "
@@ -153,7 +170,8 @@ class TrainingSlices:
         return as_batch(torch.stack(images), torch.stack(label_fractions))
 
     def _sample_patch(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> tuple[Tensor, Tensor]:
-        image, fractions = self.cases[c].image[z], self.cases[c].label_fractions[z]
+        image, raters = self.cases[c].image[z], self.cases[c].fractions_of_raters
+        fractions = raters[rng.integers(len(raters)) if len(raters) > 1 else 0][z]
         for axis, length in enumerate(settings.crop, start=1):
             image, fractions = _crop_or_pad(rng, image, fractions, axis, length)
         mirrored = [axis + 1 for axis in settings.flip if rng.random() < 0.5]

@@ -48,6 +48,12 @@ class TrainingSettings(Section):
     )
     flip: list[Axis] = Field(description="In-plane axes (0 is X, 1 is Y) that are mirrored with probability 0.5.")
     intensity_jitter: NonNegative = Field(description="Standard deviation of a random gain and offset of each channel.")
+    raters: Literal["first", "random"] = Field(
+        description=(
+            "Whose masks are learnt if a case has several raters. first: the ground truth; random: those of a random rater for "
+            "each patch. Validation and scores use the ground truth."
+        )
+    )
     precision: Precision
     early_levels: list[Level] = Field(
         description=(
