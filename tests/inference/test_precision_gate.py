@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.inference import gate_network, precision_gate
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.job import GateJob
-from pd_ddpm.inference.precision_gate import Gate, gated_precision
+from pd_ddpm.inference.precision_gate import Gate, PrecisionChoice, gated_precision
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime import precision
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
@@ -26,6 +27,13 @@ LIMITS = {"tf32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}
 TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1, "predicts": "mask"}
 CHAIN = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "pool": 2, "reverse_steps": 4, "sampler": "ancestral"}
 CHAIN |= {"variance": "small", "eta": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _flags_of_pytorch():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture
@@ -86,42 +94,105 @@ def test_gate_skips_unsupported_precisions(network, scans, monkeypatch):
     assert list(gate().test(network, scans)) == ["bfloat16"]
 
 
-# What becomes of it
+# The choice of the precision
+
+GPU = torch.device("cuda")
+FAILED = "forward error 0.031 (limit 0.02), 7 flipped voxels (50 between seeds, limit 10% of them)"
 
 
-def verdict(passed=True, device="cpu"):
+def verdict(device="cpu", **passed):
+    """The verdict on a network: whether each precision passed."""
     found = {"forward_error": 0.031, "forward_error_limit": 0.02, "flipped_voxels": 7, "flipped_between_seeds": 50}
-    return {"device": device, "formats": {"bfloat16": found | {"flipped_share_limit": 0.1, "passed": passed}}}
+    found["flipped_share_limit"] = 0.1
+    return {"device": device, "formats": {name: found | {"passed": result} for name, result in passed.items()}}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that sets whether the CPU computes in bfloat16, and the compute capability of the GPU."""
+
+    def set_machine(bfloat16=False, capability=(9, 0)):
+        monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: bfloat16)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return set_machine
+
+
+@pytest.mark.parametrize(
+    ("capability", "passed", "failed", "name", "expected", "reason"),
+    [
+        # An H200 with the paper's denoiser: bfloat16 fails.
+        ((9, 0), "float16 tf32", "bfloat16", "auto", "float16", "float16 is the fastest precision of the device and passed"),
+        ((9, 0), "float16 tf32", "bfloat16", "bfloat16", "tf32", f"bfloat16 failed the test on this network: {FAILED}; tf32"),
+        ((9, 0), "float16 bfloat16 tf32", "", "bfloat16", "bfloat16", "bfloat16 is set as `precision` and passed the test"),
+        ((9, 0), "float16 bfloat16 tf32", "", "float32", "float32", "float32 is set as `precision` and needs no test"),
+        ((8, 0), "bfloat16 tf32", "float16", "auto", "bfloat16", "bfloat16 passed the test on this network and is used"),
+        ((8, 0), "tf32", "float16 bfloat16", "auto", "tf32", "tf32 passed the test on this network and is used instead"),
+        ((8, 0), "tf32", "float16 bfloat16", "float16", "tf32", "tf32 passed the test on this network and is used instead"),
+        ((8, 0), "", "float16 bfloat16 tf32", "auto", "float32", "float32 needs no test and is used instead"),
+        ((8, 0), "float16 bfloat16", "tf32", "tf32", "float32", "tf32 failed the test on this network"),
+        # Tested on an older GPU, which has no bfloat16 and no tf32.
+        ((9, 0), "float16", "", "auto", "float16", "float16 is the fastest"),
+        ((9, 0), "", "float16", "auto", "float32", "tf32 was not tested on this network"),
+        # Sampled on an older GPU than the test ran on.
+        ((7, 0), "float16 bfloat16 tf32", "", "auto", "float16", "float16 is the fastest"),
+        ((7, 0), "bfloat16 tf32", "float16", "auto", "float32", "float16 failed the test on this network"),
+    ],
+)
+def test_gated_precision_on_a_gpu_is_the_fastest_that_passed(
+    machine, caplog, capability, passed, failed, name, expected, reason
+):
+    machine(capability=capability)
+    tested = dict.fromkeys(passed.split(), True) | dict.fromkeys(failed.split(), False)
+    with caplog.at_level(logging.INFO):
+        choice = gated_precision(name, GPU, verdict("cuda", **tested))
+    assert str(choice.precision) == expected
+    assert reason in choice.reason
+    is_warning = expected != name and (name != "auto" or expected == "float32")
+    assert [(record.message, record.levelno) for record in caplog.records] == [
+        (choice.reason, logging.WARNING if is_warning else logging.INFO)
+    ]
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (expected == "tf32")
 
 
 @pytest.mark.parametrize("name", ["auto", "bfloat16"])
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (verdict(), None),
+        (verdict(bfloat16=True), None),
         (None, "bfloat16 was not tested on this network"),
-        ({"device": "cpu", "formats": {}}, "bfloat16 was not tested on this network"),
-        (verdict(device="cuda"), "bfloat16 was tested on another type of device (cuda, not cpu)"),
-        (
-            verdict(passed=False),
-            "bfloat16 failed the test on this network: forward error 0.031 (limit 0.02), 7 flipped voxels (50 between seeds, "
-            "limit 10% of them)",
-        ),
+        (verdict(), "bfloat16 was not tested on this network"),
+        (verdict("cuda", bfloat16=True), "the network was tested on another type of device (cuda, not cpu)"),
+        (verdict(bfloat16=False), f"bfloat16 failed the test on this network: {FAILED}"),
     ],
 )
-def test_gated_precision_requires_a_passed_test_on_this_device_type(monkeypatch, caplog, name, given, reason):
-    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+def test_gated_precision_requires_a_passed_test_on_this_device_type(machine, caplog, name, given, reason):
+    machine(bfloat16=True)
     with caplog.at_level(logging.WARNING):
-        assert gated_precision(name, CPU, given) == (BFLOAT16 if reason is None else FLOAT32, reason)
-    assert caplog.messages == ([] if reason is None else [f"{reason}; float32 is used instead"])
-    assert gated_precision("float32", CPU, None) == (FLOAT32, None)
+        choice = gated_precision(name, CPU, given)
+    assert choice.precision == (BFLOAT16 if reason is None else FLOAT32)
+    if reason is not None:
+        assert choice.reason == f"{reason}; float32 needs no test and is used instead"
+    assert caplog.messages == ([] if reason is None else [choice.reason])
 
 
-def test_gated_precision_rejects_an_unsupported_precision(monkeypatch):
-    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
-    assert gated_precision("auto", CPU, verdict()) == (FLOAT32, None)
+def test_gated_precision_on_a_float32_cpu_warns_of_nothing(machine, caplog):
+    machine(bfloat16=False)
+    with caplog.at_level(logging.WARNING):
+        choice = gated_precision("auto", CPU, verdict())
+    assert choice == PrecisionChoice(FLOAT32, "float32 is the fastest precision of the device and needs no test")
+    assert not caplog.messages
     with pytest.raises(ValueError, match="cpu does not compute in it natively"):
-        gated_precision("bfloat16", CPU, verdict())
+        gated_precision("bfloat16", CPU, verdict(bfloat16=True))
+
+
+def test_gate_tests_all_precisions_of_the_device(machine, network, scans, monkeypatch):
+    """Also those slower than the first that passes, since a later device may lack that one."""
+    machine(capability=(8, 0))
+    monkeypatch.setattr(Gate, "compare", lambda self, model, scans, precisions: list(map(str, precisions)))
+    assert replace(gate(), device=GPU).test(network, scans) == ["float16", "bfloat16", "tf32"]
+    machine(capability=(7, 0))
+    assert replace(gate(), device=GPU).test(network, scans) == ["float16"]
 
 
 # The jobs
@@ -162,9 +233,10 @@ def test_verdict_decides_the_precision_of_sampling(tmp_path, prepared, script, c
         verdict_file.write_text(json.dumps(verdict), encoding="utf-8")
         script("sample")(sample_job(tmp_path / name, "ddpm", method, batch=6, gate=verdict_file, **trained))
         metadata[name] = json.loads((tmp_path / name / "method.json").read_text(encoding="utf-8"))
-    assert (metadata["passed"]["provenance"]["precision"], metadata["passed"]["float32_because"]) == ("bfloat16", None)
+    assert metadata["passed"]["provenance"]["precision"] == "bfloat16"
+    assert metadata["passed"]["precision_because"].startswith("bfloat16 is the fastest precision of the device and passed")
     assert metadata["failed"]["provenance"]["precision"] == "float32"
-    assert metadata["failed"]["float32_because"].startswith("bfloat16 failed the test on this network")
+    assert metadata["failed"]["precision_because"].startswith("bfloat16 failed the test on this network")
     half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in metadata)
     assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.02

@@ -12,7 +12,7 @@ from pd_ddpm.config.validate import validate
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops, jobs
-from pd_ddpm.planning.flop_counts import count
+from pd_ddpm.planning.flop_counts import count, local_device
 from pd_ddpm.planning.planned_flops import local_rate, padded, read_rates
 from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
@@ -116,6 +116,16 @@ def test_local_device_is_measured_once(tmp_path: Path, demo: resolve.Config, mon
     assert read_rates(tmp_path / "rates.json") == [rate]
     with pytest.raises(ValueError, match="cuda:7"):
         local_rate(config | {"device": "cuda:7"}, "denoiser", 1, tmp_path / "rates.json")
+
+
+@pytest.mark.parametrize(("sampling", "expected"), [("auto", "float16"), ("tf32", "tf32")])
+def test_local_device_samples_in_the_fastest_precision(monkeypatch: pytest.MonkeyPatch, sampling: str, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    _, title, precisions = local_device("cuda", "auto", sampling)
+    assert (title, *map(str, precisions)) == ("NVIDIA H200", "bfloat16", expected)
 
 
 def test_measured_rate_is_operations_over_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime import cpu_info, precision
 from pd_ddpm.runtime.cpu_info import only_float32
-from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS, choose_precision, prepare_for_inference, unsupported_reason
+from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS, choose_precision, precisions_by_speed, prepare_for_inference
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 METHOD = {"pool": 2, "sampler": "ancestral", "variance": "large", "eta": 0.0, "reverse_steps": 50}
@@ -55,15 +55,15 @@ def machine(monkeypatch):
     ("device", "bfloat16", "capability", "offered", "auto"),
     [
         (CPU, False, None, ["float32"], "float32"),
-        (CPU, True, None, ["float32", "bfloat16"], "bfloat16"),
-        (GPU, True, (7, 0), ["float32", "float16"], "float32"),
-        (GPU, False, (8, 0), ["float32", "tf32", "bfloat16", "float16"], "bfloat16"),
-        (GPU, False, (9, 0), ["float32", "tf32", "bfloat16", "float16"], "bfloat16"),
+        (CPU, True, None, ["bfloat16", "float32"], "bfloat16"),
+        (GPU, True, (7, 0), ["float16", "float32"], "float32"),
+        (GPU, False, (8, 0), ["float16", "bfloat16", "tf32", "float32"], "bfloat16"),
+        (GPU, False, (9, 0), ["float16", "bfloat16", "tf32", "float32"], "bfloat16"),
     ],
 )
 def test_choose_precision_offers_what_the_device_computes_natively(machine, device, bfloat16, capability, offered, auto):
     machine(bfloat16, capability)
-    assert [name for name in PRECISIONS if unsupported_reason(name, device) is None] == offered
+    assert [str(precision) for precision in precisions_by_speed(device)] == offered
     assert str(choose_precision("auto", device)) == auto
     for name in PRECISIONS:
         if name in offered:

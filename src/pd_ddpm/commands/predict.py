@@ -39,8 +39,8 @@ examples:
 
 Trade-offs: time grows with members x steps. With a larger T', results depend less on the pre-segmentation and members differ
 more. Fewer steps than the bundle's are faster and less accurate. float32 is the reference precision; tf32, bfloat16 and
-float16 are faster on devices that support them. Precision auto is bfloat16 if the bundle's networks passed their test in it on
-such a device, otherwise float32. Other values are used without a test."""
+float16 are faster on devices that support them. Precision auto is the fastest in which a network of the bundle passed its test
+on such a device: float16, bfloat16, tf32 or float32, in this order. Other values are used without a test."""
 
 
 def add(commands: Commands) -> None:
@@ -143,9 +143,10 @@ def _segment(
         )
     result = ScanResult(scan, Segmentation.from_members(members), findings, cost)
     execution = {"seed": loaded[-1].seed, "device": device_name(device), "precision": str(precision)}
+    details = {"threads": options.threads, "reason of the precision": loaded[-1].precision_reason}
     seconds = cost.total(members.shape[-1])["seconds"]
     record = run_record(folder.fingerprint_inputs, code_version(__file__), **execution, seconds=seconds)
-    return folder.write(result, bundle, stages, execution | {"threads": options.threads}, record)
+    return folder.write(result, bundle, stages, execution | details, record)
 
 
 def _images(options: argparse.Namespace) -> dict[str, Path]:

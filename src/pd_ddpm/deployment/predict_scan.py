@@ -17,7 +17,7 @@ from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage
 from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.inference.precision_gate import gated_precision
+from pd_ddpm.inference.precision_gate import PrecisionChoice, gated_precision
 from pd_ddpm.inference.prediction_store import as_stored, starting_masks
 from pd_ddpm.inference.segment_case import PartialSamples, segment_case
 from pd_ddpm.inference.segmenters import Segmenter
@@ -36,6 +36,7 @@ class LoadedStage:
         segmenter: segmenter with the network.
         grid: grid on which the network sees the slices.
         precision: precision of the network.
+        precision_reason: why it was chosen.
         seed: seed of the noise, which may differ from the bundle's.
     """
 
@@ -43,6 +44,7 @@ class LoadedStage:
     segmenter: Segmenter
     grid: GridSettings
     precision: Precision
+    precision_reason: str
     seed: int
 
     @classmethod
@@ -54,8 +56,8 @@ class LoadedStage:
             stage: one of its stages, possibly with other settings of sampling.
             seed: seed of the noise.
             device: device of the network.
-            precision: precision of the network. None is the stage's setting. "auto", also as that setting, is bfloat16 if
-                the network was tested in it on such a device, otherwise float32.
+            precision: precision of the network, used without a test. None is the stage's setting. "auto", also as that
+                setting, is the fastest precision that the network has passed its test in on such a device.
 
         Raises:
             BundleError: the settings are invalid.
@@ -65,16 +67,16 @@ class LoadedStage:
         try:
             network, metadata = load_model(*bundle.network_files(stage))
             if precision in (None, "auto"):
-                chosen, _ = gated_precision(precision or stage.settings["precision"], device, metadata.get("gate"))
+                choice = gated_precision(precision or stage.settings["precision"], device, metadata.get("gate"))
             else:
-                chosen = choose_precision(precision, device)
-            segmenter = build_segmenter(stage.settings, prepare_for_inference(network, device, chosen))
+                choice = PrecisionChoice(choose_precision(precision, device), f"{precision} was requested")
+            segmenter = build_segmenter(stage.settings, prepare_for_inference(network, device, choice.precision))
             grid = GridSettings(**metadata["grid"])
         except (KeyError, TypeError) as error:
             problem = f"the settings of {stage.method} or of its network are invalid ({type(error).__name__}: {error})"
             remedy = "Make the bundle again with this version of pd-ddpm"
             raise BundleError(Problem(bundle.folder, problem, remedy)) from error
-        return cls(stage, segmenter, grid, chosen, seed)
+        return cls(stage, segmenter, grid, choice.precision, choice.reason, seed)
 
 
 def sample_members(

@@ -1,7 +1,7 @@
 """Gate for lower precision: test on a few cases whether a network may sample in another precision than float32.
 
 A precision passes if the network's output is close to that in float32, and if the masks differ from those in float32 by a
-small fraction of what another seed changes.
+small fraction of what another seed changes. Sampling uses the fastest precision that passed.
 """
 
 import copy
@@ -22,13 +22,12 @@ from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
 from pd_ddpm.runtime.precision import (
     FLOAT32,
-    PRECISIONS,
     Precision,
     cast_to_weights,
     choose_precision,
+    precisions_by_speed,
     prepare_for_inference,
     set_matmul_precision,
-    unsupported_reason,
 )
 from pd_ddpm.runtime.progress import log
 
@@ -56,10 +55,11 @@ class Gate:
     flipped_share: float
 
     def test(self, model: nn.Module, scans: Sequence[Scan]) -> dict[str, dict[str, Any]]:
-        """Test each precision that the device supports, except float32; return precision -> measurements and `passed`."""
-        precisions = [
-            item for item in PRECISIONS.values() if item != FLOAT32 and not unsupported_reason(item.name, self.device)
-        ]
+        """Test each precision that the device supports, except float32; return precision -> measurements and `passed`.
+
+        All are tested, also slower ones than the first that passes, because another device may not support that one.
+        """
+        precisions = [precision for precision in precisions_by_speed(self.device) if precision != FLOAT32]
         return self.compare(model, scans, precisions) if precisions else {}
 
     @torch.inference_mode()
@@ -138,8 +138,18 @@ class Gate:
         }
 
 
-def gated_precision(name: str, device: torch.device, verdict: Mapping[str, Any] | None) -> tuple[Precision, str | None]:
-    """Return the precision to sample in, and why it is float32 if another one was requested.
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """The precision to sample in, and why it was chosen, for the log and the metadata."""
+
+    precision: Precision
+    reason: str
+
+
+def gated_precision(name: str, device: torch.device, verdict: Mapping[str, Any] | None) -> PrecisionChoice:
+    """Choose the fastest precision that the network has passed its test in, and set PyTorch's matrix multiplication to it.
+
+    "auto" tries all precisions of the device. Another value tries that precision and slower ones. float32 needs no test.
 
     Args:
         name: key `precision` of the method.
@@ -147,31 +157,51 @@ def gated_precision(name: str, device: torch.device, verdict: Mapping[str, Any] 
         verdict: result of rule `gate`: {"device": device type, "formats": `Gate.test`}; None if nothing was tested.
 
     Returns:
-        The precision, and the reason for using float32 instead of the requested precision, if so.
+        The precision and the reason. The reason is logged: as a warning if the requested precision is not used, or if the
+        device has faster ones than float32 but none is used.
 
     Raises:
         ValueError: the device does not support the precision.
     """
-    requested = choose_precision(name, device)
-    if requested == FLOAT32:
-        return requested, None
-    result = verdict["formats"].get(requested.name) if verdict else None
-    if result is None:
-        reason = f"{requested} was not tested on this network"
-    elif verdict["device"] != device.type:
-        reason = f"{requested} was tested on another type of device ({verdict['device']}, not {device.type})"
-    elif not result["passed"]:
-        seeds = result["flipped_between_seeds"]
-        reason = (
-            f"{requested} failed the test on this network: forward error {result['forward_error']:.2g} (limit "
-            f"{result['forward_error_limit']:g}), {result['flipped_voxels']} flipped voxels"
-            + ("" if seeds is None else f" ({seeds} between seeds, limit {result['flipped_share_limit']:.0%} of them)")
-        )
+    candidates = precisions_by_speed(device)
+    if name != "auto":
+        candidates = candidates[candidates.index(choose_precision(name, device)) :]
+    rejections: list[str] = []
+    for precision in candidates:
+        rejection = _rejection(precision, device, verdict)
+        if rejection is None:
+            break
+        rejections.append(rejection)
+    test = "needs no test" if precision == FLOAT32 else "passed the test on this network"
+    if rejections:
+        reason = f"{'; '.join(dict.fromkeys(rejections))}; {precision} {test} and is used instead"
+    elif name != "auto":
+        reason = f"{precision} is set as `precision` and {test}"
     else:
-        return requested, None
-    log.warning("%s; float32 is used instead", reason)
-    set_matmul_precision(FLOAT32)
-    return FLOAT32, reason
+        reason = f"{precision} is the fastest precision of the device and {test}"
+    is_slower_than_expected = rejections and (name != "auto" or precision == FLOAT32)
+    (log.warning if is_slower_than_expected else log.info)("%s", reason)
+    set_matmul_precision(precision)
+    return PrecisionChoice(precision, reason)
+
+
+def _rejection(precision: Precision, device: torch.device, verdict: Mapping[str, Any] | None) -> str | None:
+    """Return why a network must not be sampled in this precision, or None if it may be."""
+    if precision == FLOAT32:
+        return None
+    if verdict and verdict["device"] != device.type:
+        return f"the network was tested on another type of device ({verdict['device']}, not {device.type})"
+    result = verdict["formats"].get(precision.name) if verdict else None
+    if result is None:
+        return f"{precision} was not tested on this network"
+    if result["passed"]:
+        return None
+    seeds = result["flipped_between_seeds"]
+    return (
+        f"{precision} failed the test on this network: forward error {result['forward_error']:.2g} (limit "
+        f"{result['forward_error_limit']:g}), {result['flipped_voxels']} flipped voxels"
+        + ("" if seeds is None else f" ({seeds} between seeds, limit {result['flipped_share_limit']:.0%} of them)")
+    )
 
 
 def _network(model: nn.Module) -> nn.Module:

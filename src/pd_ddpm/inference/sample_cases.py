@@ -91,23 +91,23 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
     torch.set_num_threads(job.compute.threads)
     device = choose_device(job.compute.device)
     verdict = json.loads(job.gate.read_text("utf-8")) if job.gate else None
-    precision, float32_reason = gated_precision(job.compute.precision, device, verdict)
+    choice = gated_precision(job.compute.precision, device, verdict)
     network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"])
     presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)
 
     fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]
     noise = MethodNoise(base_name(job.run.name), job.run.seed)
     identity = [job.settings, asdict(noise), job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
-    version = fingerprint([*identity, str(precision), device.type])
+    version = fingerprint([*identity, str(choice.precision), device.type])
     sampler = CaseSampler(
         job=job,
-        segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, precision)),
+        segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, choice.precision)),
         noise=noise,
         grid=GridSettings(**trained["grid"]),
         store=PredictionFolder(job.folder, version),
         presegmentations=presegmentations,
         device=device,
-        precision=precision,
+        precision=choice.precision,
     )
     cases = job.shard.select(job.test_cases())
     seconds = sampling_seconds([sampler.sample(case) for case in progress(cases, job.title)], presegmentations)
@@ -121,14 +121,14 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         "network_sha256": trained["sha256"][job.weights.name],
         "presegmentation": job.presegmentation and Run.parse(job.presegmentation).name,
         "device_type": device.type,
-        "float32_because": float32_reason,
+        "precision_because": choice.reason,
     }
     method |= run_record(
         job.config,
         job.code,
         seed=job.run.seed,
         device=device_name(device),
-        precision=precision,
+        precision=choice.precision,
         seconds=seconds,
         made_from=[job.network_metadata, job.presegmentation],
     )

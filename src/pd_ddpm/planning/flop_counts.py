@@ -13,6 +13,7 @@ from pd_ddpm.runtime.precision import (
     autocast,
     choose_device,
     choose_precision,
+    precisions_by_speed,
     prepare_for_inference,
     set_matmul_precision,
 )
@@ -56,11 +57,19 @@ def _all_steps(network: nn.Module, settings: Settings, channels: int) -> int:
     return sum(per_step * sum(phase.is_due(step, settings["steps"]) for step in steps) for phase, per_step in phases)
 
 
-def local_device(name: str, precisions: Sequence[str]) -> tuple[torch.device, str, list[Precision]]:
-    """Return the device of the config key `device`, its title, and its precisions for these values of `precision`."""
+def local_device(name: str, training: str, sampling: str) -> tuple[torch.device, str, list[Precision]]:
+    """Return the device of the config key `device`, its title, and its precisions of training and of sampling.
+
+    Args:
+        name: config key `device`.
+        training: key `precision` of training.
+        sampling: key `precision` of sampling; "auto" is the device's fastest, as if networks passed their tests in it.
+    """
     device = choose_device(name)
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return device, title, [choose_precision(precision, device) for precision in precisions]
+    fastest, *_ = precisions_by_speed(device)
+    sampled = fastest if sampling == "auto" else choose_precision(sampling, device)
+    return device, title, [choose_precision(training, device), sampled]
 
 
 def measure(

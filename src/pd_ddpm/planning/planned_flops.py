@@ -153,8 +153,8 @@ def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
     from pd_ddpm.planning import flop_counts
 
     settings, channels = resolve.network(config, network), len(config["datasets"][config["dataset"]]["channels"])
-    names = [settings["precision"], config["sampling"]["precision"]]
-    device, title, precisions = flop_counts.local_device(config["device"], names)
+    sampling_precision = config["sampling"]["precision"]
+    device, title, precisions = flop_counts.local_device(config["device"], settings["precision"], sampling_precision)
     batch, cached = config["sampling"]["batch"], read_cache(cache)
     batch = LARGEST[device.type] if batch == "auto" else batch
     key = fingerprint([settings, batch, channels, title, list(map(str, precisions)), threads, code_version(COUNTING)])

@@ -97,7 +97,7 @@ class SamplingSettings(_Chain):
         )
     )
     gate: Gate = Field(
-        description="How each trained network is tested in other precisions than float32. A precision that fails is not used."
+        description="How each trained network is tested in other precisions than float32. Sampling uses none that failed."
     )
 
 

@@ -11,9 +11,11 @@ Precision = Annotated[
     Literal["auto", "float32", "tf32", "bfloat16", "float16"],
     Field(
         description=(
-            "Precision of the networks' arithmetic. auto: bfloat16 if the device supports it, else float32. float32: all bits. "
-            "tf32: GPUs from compute capability 8.0, multiplies with ten bits of each factor. float16: GPUs only. In training "
-            "the weights stay float32. Any precision but float32 is sampled in only after the network has passed sampling.gate."
+            "Precision of the networks' arithmetic. auto: in training bfloat16 if the device supports it, else float32; in "
+            "sampling the fastest of float16, bfloat16, tf32 and float32, in this order, that the device supports and the "
+            "network passed sampling.gate in. float32: all bits. tf32: GPUs from compute capability 8.0, multiplies with ten "
+            "bits of each factor. float16: GPUs only. In training the weights stay float32. Any precision but float32 is "
+            "sampled in only if the network passed; otherwise the next fastest that it passed in is used."
         )
     ),
 ]
