@@ -24,6 +24,7 @@ PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "pandas"
 # name. Runs that differ only in these keys have the same configuration hash.
 WITHOUT_EFFECT = (
     *(("device",), ("resources",), ("retries",), ("save_every_seconds",), ("changed_training",), ("evaluate_held_out",)),
+    *(("sampling", "large_variance_over_jumps"), ("methods", "*", "large_variance_over_jumps")),
     *(("sampling", "batch"), ("sampling", "shards"), ("datasets", "*", "folder"), ("datasets", "*", "table")),
     *(("datasets", "*", "download", key) for key in ("accept_licence", "server", "source", "connections")),
 )
