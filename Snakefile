@@ -2,7 +2,7 @@
 
 results/table1.csv, .html, .md, .tex, table1_groups.csv   exhibits of the active dataset (config key `dataset`)
 results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
-results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf   also .png and .csv with the numbers
+results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf, probe.pdf   also .png and .csv with the numbers
 results/cost.csv, .html, .md                              cost by rule, network and method, next to the planned cost
 results/held_out.csv, .html, .md, .tex, held_out_groups.csv   Table 1 of held-out cases, locked until evaluate_held_out
 results/table1.json, ..., provenance.html, .csv, .md      how each exhibit, network and prediction was made
@@ -12,7 +12,8 @@ results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR'
 results/{dataset}/cases/preparation.json                  settings of the preprocessing
 results/{dataset}/splits.csv                              split, role, case, site, fold, patient
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
-                                                          precision.json: precisions that passed the gate
+                                                          precision.json: precisions that passed the gate;
+                                                          probe.csv, .json: whether a denoiser reads x_t
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case; .json
 results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members; .json

@@ -54,7 +54,7 @@ def require_device():
 
     The head node of a cluster needs no GPU. PyTorch may be missing outside the jobs' environments; then the jobs check.
     """
-    networks = any(job.rule.name in ("train", "gate", "sample", "sample_shard") for job in workflow.dag.needrun_jobs())
+    networks = any(job.rule.name in ("train", "gate", "probe", "sample", "sample_shard") for job in workflow.dag.needrun_jobs())
     if config["device"].startswith("cuda") and workflow.local_exec and networks:
         with suppress(ImportError):
             from pd_ddpm.runtime.precision import choose_device
@@ -75,8 +75,6 @@ def print_plan():
     jobs = [planning.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
     work = planning.planned_work(config, jobs)
     print(f"Plan: {report.jobs_line(jobs, work)}", file=sys.stderr, flush=True)
-    for line in report.doubt_lines(config, jobs):
-        print(f"Plan: {line}", file=sys.stderr, flush=True)
     if not (work.trainings or work.samplings):
         return
     request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "is_local": workflow.local_exec}

@@ -1,5 +1,5 @@
 # One job per method, split and seed, or `sampling.shards` jobs. Each samples its test cases and keeps those that are finished.
-# If the precision is not float32, one job per network tests it first.
+# If the precision is not float32, one job per network tests it first. Another job per denoiser tests whether it reads x_t.
 
 
 rule gate:
@@ -29,6 +29,35 @@ rule gate:
         code=script_code("gate"),
     script:
         "../workflow/scripts/gate.py"
+
+
+rule probe:
+    input:
+        cases="results/{dataset}/cases/prepared.csv",
+        splits="results/{dataset}/splits.csv",
+        weights=f"{NETWORK}/model.safetensors",
+        metadata=f"{NETWORK}/model.json",
+    output:
+        table=f"{NETWORK}/probe.csv",
+        record=f"{NETWORK}/probe.json",
+    log:
+        f"results/logs/probe/{NETWORK_RUN}.log",
+    benchmark:
+        f"results/benchmarks/probe/{NETWORK_RUN}.tsv"
+    retries: RETRIES
+    conda:
+        "../envs/networks.yaml"
+    threads: config["resources"]["sample"]["threads"]
+    resources:
+        gpu=config["resources"]["sample"]["gpu"],
+        gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
+        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        runtime=escalating(30),
+    params:
+        settings=config["exhibits"]["probe"],
+        code=script_code("probe"),
+    script:
+        "../workflow/scripts/probe.py"
 
 
 rule sample_shard:

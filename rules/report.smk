@@ -143,7 +143,10 @@ rule fig3_tprime:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        points=exhibits.figure3_points(config),
+        curve=lambda wildcards: dict(
+            zip(methods.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
+        ),
+        labels=exhibits.figure3_labels(config),
         caption_note=figure_note,
         code=script_code("fig3_tprime"),
     script:
@@ -196,6 +199,30 @@ rule pareto:
         code=script_code("pareto"),
     script:
         "../workflow/scripts/pareto.py"
+
+
+# Networks of another dataset are probed on validation cases of that dataset.
+rule probe_figure:
+    input:
+        probes=lambda wildcards: inputs.probe_inputs(config, wildcards.dataset, "results"),
+    output:
+        pdf="results/{dataset}/exhibits/probe.pdf",
+        png="results/{dataset}/exhibits/probe.png",
+        numbers="results/{dataset}/exhibits/probe.csv",
+        record="results/{dataset}/exhibits/probe.json",
+    log:
+        "results/logs/probe_figure/{dataset}.log",
+    benchmark:
+        "results/benchmarks/probe_figure/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        labels=exhibits.probed_networks(config),
+        caption_note=lambda wildcards: exhibits.figure_note(config, methods.networks_from(config, wildcards.dataset)),
+        code=script_code("probe_figure"),
+    script:
+        "../workflow/scripts/probe_figure.py"
 
 
 # The exhibits of the active dataset have short paths, and so has Table 1 of the cases that were held out from it.

@@ -10,7 +10,7 @@ from configurations import paper_configuration
 
 from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.errors import ConfigError
-from pd_ddpm.config.inputs import cost_inputs, existing_shards, sampling_inputs, training_inputs
+from pd_ddpm.config.inputs import cost_inputs, existing_shards, probe_inputs, sampling_inputs, training_inputs
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 
@@ -69,6 +69,13 @@ def test_cost_reads_every_planned_run_and_all_other_exhibits(paper: Config) -> N
     assert len(files["exhibits"]) == len(exhibits.EXHIBITS) - 1
     assert "out/wmh/exhibits/cost.html" not in files["exhibits"]
     assert cost_inputs(paper, "wmh-held-out", "out")["network_metadata"] == []
+
+
+def test_probe_figure_reads_the_probes_of_the_networks_that_segment_the_dataset(paper: Config) -> None:
+    files = probe_inputs(paper, "wmh", "out")
+    names = ("denoiser", "truncated-denoiser")
+    assert files == [f"out/wmh/networks/{name}/split-{split}_seed-0/probe.csv" for name in names for split in range(5)]
+    assert probe_inputs(paper, "wmh-held-out", "out") == files
 
 
 def write_sampling(folder: Path, settings: dict[str, Any], shards: int) -> list[str]:

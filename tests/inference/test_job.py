@@ -1,4 +1,4 @@
-"""Jobs of sampling and of the precision gate, read from the object of Snakemake (below 1 s)."""
+"""Jobs of sampling, of the precision gate and of the probe, read from the object of Snakemake (below 1 s)."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from snakemake.iocontainers import Namedlist
 
 from pd_ddpm.config.run import Run, Shard
-from pd_ddpm.inference.job import GateJob, SampleJob
+from pd_ddpm.inference.job import GateJob, ProbeJob, SampleJob
 from pd_ddpm.runtime.compute import Compute
 
 NETWORK = Path("results/wmh/networks/denoiser/split-2_seed-5")
@@ -77,6 +77,16 @@ def test_gate_job_from_snakemake_holds_run_and_limits() -> None:
     assert job.run == Run("wmh", "denoiser", 2, 5)
     assert (job.limits, job.settings, job.device, job.threads, job.code) == (limits, {"pool": 2}, "cuda", 4, "abc")
     assert (job.weights, job.network_metadata) == (NETWORK / "model.safetensors", NETWORK / "model.json")
+
+
+def test_probe_job_from_snakemake_holds_run_and_settings() -> None:
+    settings = {"slices": 40, "timesteps": [50, 300]}
+    given = snakemake({"network": "denoiser"}, {}, {"table": "probe.csv"}, settings=settings)
+    job = ProbeJob.from_snakemake(given)
+    assert (job.run, job.title) == (Run("wmh", "denoiser", 2, 5), "denoiser, split 2, seed 5")
+    assert (job.settings, job.device, job.threads, job.code, job.config) == (settings, "cuda", 4, "abc", given.config)
+    assert (job.weights, job.network_metadata) == (NETWORK / "model.safetensors", NETWORK / "model.json")
+    assert (job.cases, job.splits) == (Path(INPUT["cases"]), Path(INPUT["splits"]))
 
 
 @pytest.mark.parametrize("key", ["weights", "metadata", "cases", "splits"])

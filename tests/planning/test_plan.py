@@ -67,7 +67,7 @@ def test_plan_has_the_jobs_of_a_dry_run(repository: Path, paper_jobs: list[Job])
     work = planned_work(configured("paper"), paper_jobs)
     assert (len(work.trainings), len(work.samplings)) == (35, 245)
     assert report.jobs_line(paper_jobs, work) == f"{total} jobs, 35 trainings, 245 samplings"
-    several = "sample 245, resample_ensemble 175, score 125, train 35, gate 35"
+    several = "sample 245, resample_ensemble 175, score 125, train 35, gate 35, probe 10"
     assert report.rules_line(paper_jobs).startswith(f"{several}; once each: all, publish_table1, table1, ")
 
 
@@ -79,7 +79,7 @@ def test_cost_table_reads_the_metadata_of_every_planned_run(paper_jobs: list[Job
     trained = {("networks", run.name, run.slug) for run in work.trainings}
     sampled = {("predictions", sampling.run.name, sampling.run.slug) for sampling in work.samplings}
     assert metadata == trained | sampled
-    assert len([path for path in cost.inputs if "/exhibits/" in path]) == 8
+    assert len([path for path in cost.inputs if "/exhibits/" in path]) == 9
 
 
 @pytest.mark.workflow
@@ -201,15 +201,6 @@ def test_disk_space_counts_weights_states_and_volumes() -> None:
     # Four times 4 bytes for a parameter with three early checkpoints; two channels; ten members, mask and uncertainty.
     assert first == "prepared cases 0.0005 GB, networks 4 GB, predictions 2.6e-05 GB"
     assert second == "in work/ the last state of each training, 5 GB; while one runs, up to 10 GB more"
-
-
-def test_plan_doubts_long_steps_only_if_figure_3_is_computed() -> None:
-    config = validate(load.read(None, {"scale": "demo", "sampling": {"reverse_steps": 8}}))
-    figure = Job("fig3_tprime", {"dataset": "phantom"}, [])
-    (line,) = report.doubt_lines(config, [figure])
-    assert line.startswith("doubtful: `methods.pd-ddpm.reverse_steps`: 8 over T = 1000 are too few for Figure 3")
-    assert report.doubt_lines(config, [Job("table1", {"dataset": "phantom"}, [])]) == []
-    assert report.doubt_lines(configured("demo"), [figure]) == []
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pd_ddpm.runtime import code_version
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 
-NETWORKS = {"train", "gate", "sample", "cost"}  # `cost` counts the FLOPs of the networks
-FIGURES = {"fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"}
+NETWORKS = {"train", "gate", "probe", "sample", "cost"}  # `cost` counts the FLOPs of the networks
+FIGURES = {"fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
 METRICS = {"score", "resample_ensemble", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
 WRITERS = {"sample", "prepare", "score", "resample_ensemble", "fig2_uncertainty", "check", "list_cases"}
 ALL = {script.stem for script in SCRIPTS.glob("*.py")}

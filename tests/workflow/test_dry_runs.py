@@ -14,13 +14,14 @@ def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
     assert planned["train"] == 7
     for name in ("table1", "table2", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "uncertainty", "claims"):
         assert (planned[name], planned[f"publish_{name}"]) == (1, 1)
+    assert (planned["probe"], planned["probe_figure"], planned["publish_probe"]) == (2, 1, 1)
 
 
 def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
     """Return the output folders of one kind in a dry run, such as "networks/denoiser/split-0_seed-0", one per job."""
     lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
     paths = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
-    paths = [path for path in paths if not path.endswith("precision.json")]  # written by the precision gate
+    paths = [path for path in paths if not path.endswith(("precision.json", "probe.csv"))]  # written by gate and probe
     return [str(Path(path).parent).split("/", 2)[2] for path in paths if f"/{kind}/" in path]
 
 

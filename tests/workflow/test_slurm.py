@@ -308,5 +308,5 @@ def test_demo_on_cluster_has_the_scores_of_a_local_run(
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     rules = {job["Comment"].split("_wildcards_")[0] for job in jobs}
     gates = {"rule_gate"} if FULL else set()  # the small demo samples in float32 on every CPU
-    assert rules == {"rule_simulate_phantom", "rule_check", "rule_prepare", "rule_train", "rule_sample"} | gates
+    assert rules == {"rule_simulate_phantom", "rule_check", "rule_prepare", "rule_train", "rule_probe", "rule_sample"} | gates
     assert not any("TresPerJob" in job for job in jobs)  # the demo's networks run on CPUs

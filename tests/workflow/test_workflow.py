@@ -83,7 +83,7 @@ def test_uncertainty_and_claims_cover_all_methods(finished: Path) -> None:
 
 
 def test_figures_have_tables_of_their_values(finished: Path) -> None:
-    for name in ("fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto"):
+    for name in ("fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe"):
         assert (finished / "results" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / "results" / f"{name}.png").stat().st_size > 10_000
     curve = exhibit(finished, "fig4_ensemble")
@@ -96,6 +96,12 @@ def test_figures_have_tables_of_their_values(finished: Path) -> None:
     assert point["network_evaluations"].item() == ours.loc["PD-DDPM", "network_evaluations"]
     pixels = exhibit(finished, "fig2_uncertainty")
     assert pixels["case"].nunique() == 2
+    probes = exhibit(finished, "probe")
+    assert probes.groupby("network", sort=False)["t"].unique().map(list).to_dict() == {
+        "denoiser": [1, 300, 1000],
+        "truncated-denoiser": [1, 300],
+    }
+    assert (probes["role"] == "validation").all()
 
 
 def test_every_result_has_a_provenance_record(finished: Path) -> None:
@@ -111,6 +117,7 @@ def test_every_result_has_a_provenance_record(finished: Path) -> None:
         "fig3_tprime",
         "fig4_ensemble",
         "pareto",
+        "probe",
     } <= published
     runs = provenance[provenance["kind"] != "exhibit"]
     assert runs["kind"].value_counts().to_dict() == {"prediction": 21, "network": 7}

@@ -61,6 +61,18 @@ def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     return files
 
 
+def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
+    """Return the probes of all denoisers that segment a dataset.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        root: folder of all results.
+    """
+    networks = exhibits.runs(config, methods.networks_from(config, dataset), exhibits.probed_networks(config))
+    return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
+
+
 def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]:
     """Return the metadata of all networks and predictions of a dataset, and all other exhibits, so that the cost is last.
 

@@ -1,4 +1,4 @@
-"""Settings of the sampling and gate jobs, read from the `snakemake` object. Does not import PyTorch."""
+"""Settings of the sampling, gate and probe jobs, read from the `snakemake` object. Does not import PyTorch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +139,57 @@ class GateJob:
             threads=snakemake.threads,
             code=params["code"],
         )
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """A job of the rule `probe`: test whether a trained denoiser reads x_t.
+
+    Attributes:
+        run: dataset, network, split and seed.
+        settings: section `exhibits.probe` of the configuration.
+        cases: table of the preprocessed cases; the images are in its folder.
+        splits: table of the splits.
+        weights: weights of the network.
+        network_metadata: metadata file of the network.
+        device: config key `device`.
+        threads: CPU threads.
+        code: hash of the code.
+        config: the active configuration.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    cases: Path
+    splits: Path
+    weights: Path
+    network_metadata: Path
+    device: str
+    threads: int
+    code: str
+    config: dict[str, Any]
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script."""
+        inputs, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
+        return cls(
+            run=Run(wildcards["dataset"], wildcards["network"], int(wildcards["split"]), int(wildcards["seed"])),
+            settings=params["settings"],
+            cases=Path(inputs["cases"]),
+            splits=Path(inputs["splits"]),
+            weights=Path(inputs["weights"]),
+            network_metadata=Path(inputs["metadata"]),
+            device=snakemake.config["device"],
+            threads=snakemake.threads,
+            code=params["code"],
+            config=snakemake.config,
+        )
+
+    @property
+    def title(self) -> str:
+        """The job in messages, such as "denoiser, split 0, seed 1"."""
+        return f"{self.run.name}, split {self.run.split}, seed {self.run.seed}"
 
 
 def _path(file: str | None) -> Path | None:

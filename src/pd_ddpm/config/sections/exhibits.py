@@ -78,6 +78,15 @@ class ParetoFigure(Section):
     members: Annotated[list[Count], Field(min_length=1), *UNIQUE] = Field(description="Ensemble sizes shown.")
 
 
+class ProbeFigure(Section):
+    """Probe: the one-step estimate of each denoiser from x_t of different masks."""
+
+    slices: Count = Field(description="Slices with lesion, over all validation cases; at least one slice per case is taken.")
+    timesteps: StartTimesteps = Field(
+        description="Timesteps t of x_t, in addition to 1 and the network's t_max; those above t_max are left out."
+    )
+
+
 class Claims(Section):
     """Which row of Table 1 has which role in the paper's claims; null: claims about that role are not tested."""
 
@@ -97,4 +106,5 @@ class Exhibits(Section):
     fig3_tprime: StartTimestepFigure
     fig4_ensemble: EnsembleFigure
     pareto: ParetoFigure
+    probe: ProbeFigure
     claims: Claims

@@ -1,0 +1,16 @@
+"""Probe of the denoisers: Dice of their one-step estimates from x_t of different masks, against t."""
+
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.figures.probe import probe_figure, probe_numbers
+from pd_ddpm.runtime.recorded_job import run_with_record
+
+
+def main(job) -> None:
+    numbers = probe_numbers(read_scores(job.input.probes), job.params.labels)
+    numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
+    style.save(probe_figure(numbers, job.params.caption_note), job.output.pdf, job.output.png)
+
+
+if __name__ == "__main__":
+    run_with_record(main, snakemake, snakemake.input.probes)
