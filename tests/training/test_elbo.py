@@ -173,4 +173,48 @@ def test_elbo_training_makes_prior_cover_both_readings():
 
 
 def test_build_objective_returns_elbo_for_probabilistic_unet():
-    assert build_objective({"architecture": "probabilistic_unet", "kl_weight": 0.5}) == EvidenceLowerBound(0.5)
+    settings = {"architecture": "probabilistic_unet", "kl_weight": 0.5, "free_bits": 0.1, "kl_warm_up": 0.25}
+    assert build_objective(settings) == EvidenceLowerBound(0.5, free_bits=0.1, kl_warm_up=0.25)
+
+
+@pytest.mark.parametrize(
+    ("free_bits", "expected"),
+    [
+        (0.0, (2 - LN2) / 2 + 4.5 / 2),
+        (1.0, (1 + 4.5 / 2)),  # the first dimension's divergence, 0.65, is below the threshold
+        (3.0, 3.0 + 3.0),
+    ],
+)
+def test_free_bits_bound_penalty_of_each_latent_dimension_from_below(free_bits, expected):
+    """Means over two images: of dimension 0 the divergence 2 - ln 2 and 0, of dimension 1 none and 9/2."""
+    parts = EvidenceLowerBound(2.0, free_bits).loss(Stub(PRIOR, POSTERIOR), TINY, stream("test"))
+    assert parts["loss"].item() == pytest.approx(parts["cross_entropy"].item() + 2.0 * expected / 2, rel=1e-6)
+    assert parts["kl"].item() == pytest.approx((2 - LN2 + 4.5) / 2, rel=1e-6)
+
+
+def test_free_bits_gradient_is_zero_below_the_threshold_and_exact_above_it():
+    """d KL / d mean = (m_q - m_p) / s_p^2; the logits do not depend on z."""
+    mean = torch.tensor([[0.2, 2.0], [0.4, 1.0]], requires_grad=True)
+    prior = gaussian([[0.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]])
+    posterior = Independent(Normal(mean, torch.ones(2, 2)), 1)
+    assert kl_divergence(posterior.base_dist, prior.base_dist).mean(0).tolist() == pytest.approx([0.05, 1.25])
+    EvidenceLowerBound(4.0, free_bits=0.1).loss(Stub(prior, posterior), TINY, stream("test"))["loss"].backward()
+    assert mean.grad[:, 0].tolist() == [0.0, 0.0]
+    expected = 4.0 * mean.detach()[:, 1] / 2 / 2  # mean over two images, divided by two pixels
+    torch.testing.assert_close(mean.grad[:, 1], expected)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(1, 0.05), (10, 0.5), (20, 1.0), (21, 1.0), (50, 1.0)])
+def test_kl_warm_up_raises_the_weight_linearly(step, factor):
+    bound, model = EvidenceLowerBound(4.0, kl_warm_up=0.4), Stub(PRIOR, POSTERIOR)
+    (phase,) = bound.phases(model)
+    parts = phase.loss_at(step, steps=50)(model, TINY, stream("test"))
+    penalty = parts["loss"].item() - parts["cross_entropy"].item()
+    assert penalty == pytest.approx(factor * 4.0 * (2 - LN2 + 4.5) / 2 / 2, rel=1e-5)
+
+
+def test_kl_warm_up_of_zero_is_the_plain_bound():
+    model = Stub(PRIOR, POSTERIOR)
+    (phase,) = EvidenceLowerBound(4.0).phases(model)
+    plain = EvidenceLowerBound(4.0).loss(model, TINY, stream("test"))["loss"]
+    assert torch.equal(phase.loss_at(1, steps=50)(model, TINY, stream("test"))["loss"], plain)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -357,6 +358,27 @@ def test_fit_without_validation_after_warm_up_selects_last_weights(tmp_path, cap
     assert torch.equal(result.selected["one"], job.average.one)
     assert result.early == []
     assert "no early checkpoints are kept, since no validation came after the warm-up." in caplog.text
+
+
+class Annealed(CrossEntropy):
+    """An objective whose loss also takes the progress of the training; `progress` lists it."""
+
+    def __init__(self):
+        super().__init__(0.0)
+        object.__setattr__(self, "progress", [])
+
+    def loss(self, model, batch, rng, progress):
+        self.progress.append(progress)
+        return super().loss(model, batch, rng)
+
+    def phases(self, model):
+        return [replace(phase, needs_progress=True) for phase in super().phases(model)]
+
+
+def test_fit_gives_the_progress_to_a_phase_that_needs_it(tmp_path):
+    objective = Annealed()
+    folder_trainer(Scale(), objective, validation=[], steps=4, validate_every=4).fit(tmp_path)
+    assert objective.progress == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_phase_can_share_the_optimiser_of_another(tmp_path):

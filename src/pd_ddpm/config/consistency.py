@@ -15,7 +15,7 @@ from pd_ddpm.config.sections.network import Network
 from pd_ddpm.config.translation import problems_from
 
 # What a network may differ in from the one whose trained weights it begins with, in addition to how it is trained.
-FREE_AT_THE_START = {"architecture", "dice_weight", "kl_weight", "mask_loss", "t_max", "dropout"}
+FREE_AT_THE_START = {"architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"}
 
 
 def find_contradictions(config: Config) -> Iterator[KeyProblem]:

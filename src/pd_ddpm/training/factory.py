@@ -26,7 +26,7 @@ def build_objective(settings: dict[str, Any]) -> Objective:
             warm_up=settings["warm_up"],
         )
     if settings["architecture"] == "probabilistic_unet":
-        return EvidenceLowerBound(settings["kl_weight"])
+        return EvidenceLowerBound(settings["kl_weight"], settings["free_bits"], settings["kl_warm_up"])
     return CrossEntropy(settings["dice_weight"])
 
 

@@ -198,7 +198,7 @@ class Trainer:
             for parameter in self.model.parameters():
                 parameter.requires_grad_(parameter in trained)
         with self.backend.autocast():
-            values = phase.loss(self.model, batch, rng)
+            values = phase.loss_at(step, self.settings.steps)(self.model, batch, rng)
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(values["loss"]).backward()
         if self.settings.gradient_clip is not None:

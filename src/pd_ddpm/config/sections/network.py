@@ -108,6 +108,15 @@ class ProbabilisticUNet(_Network):
             "weight 1."
         )
     )
+    free_bits: NonNegative = Field(
+        description=(
+            "Divergence of each latent dimension, mean over the batch, that is not penalised, in nats. Above 0 it keeps the "
+            "posterior from collapsing onto the prior, after which all samples are equal."
+        )
+    )
+    kl_warm_up: Share = Field(
+        description="Share of the steps in which the divergence's weight rises linearly from 0; 0: no warm-up."
+    )
 
 
 class _Denoiser(_Network):

@@ -5,12 +5,15 @@ An objective has a `loss` and `estimates`. One that trains several parts against
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
 from pd_ddpm.training.patches import Batch
+
+Loss = Callable[[nn.Module, Batch, np.random.Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,22 @@ class Phase:
         every: the phase runs in every `every`-th step.
         start_fraction: fraction of all steps before the first step of the phase.
         optimiser: name of an earlier phase whose Adam, with its moments, this phase shares. None: an optimiser of its own.
+        needs_progress: whether the loss also takes the keyword `progress`, the number of the step as a fraction of all steps.
     """
 
     name: str
-    loss: Callable[[nn.Module, Batch, np.random.Generator], dict[str, Tensor]]
+    loss: Loss
     parameters: list[nn.Parameter]
     learning_rate_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     every: int = 1
     start_fraction: float = 0.0
     optimiser: str | None = None
+    needs_progress: bool = False
+
+    def loss_at(self, step: int, steps: int) -> Loss:
+        """Return the loss of step 1..steps."""
+        return partial(self.loss, progress=step / steps) if self.needs_progress else self.loss
 
     def has_begun(self, step: int, steps: int) -> bool:
         """Return whether step 1..steps comes after the start of the phase."""

@@ -1,6 +1,6 @@
 """Objective of the Probabilistic U-Net: the evidence lower bound."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch.distributions import Independent, kl_divergence
 from torch.nn import functional
 
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
-from pd_ddpm.training.objectives.base import Objective
+from pd_ddpm.training.objectives.base import Objective, Phase
 from pd_ddpm.training.objectives.noise import sample_normal
 from pd_ddpm.training.patches import Batch
 
@@ -23,25 +23,55 @@ class EvidenceLowerBound(Objective):
     gives losses and gradients the size of other objectives. Ignored pixels add nothing, and the posterior sees them as
     background. The only penalty on the weights is the optimiser's.
 
-    Reference: Kohl et al. 2018 (Probabilistic U-Net), Eq. 4.
+    The posterior may collapse onto the prior before the decoder learns to use z. All samples are then equal. Two remedies
+    change the penalty, but not the logged divergence:
+
+    * Free bits: the penalty is sum_j max(free_bits, KL_j). KL_j is the divergence of latent dimension j, mean over the batch.
+      Below the threshold it has no gradient, so that collapse saves nothing.
+    * Warm-up: the weight rises linearly from 0 to `kl_weight` in the first steps.
+
+    Attributes:
+        kl_weight: weight beta of the divergence.
+        free_bits: divergence per latent dimension that is free, in nats.
+        kl_warm_up: fraction of the steps in which the weight rises.
+
+    Reference: Kohl et al. 2018 (Probabilistic U-Net), Eq. 4; Kingma et al. 2016 (inverse autoregressive flow; free bits);
+    Bowman et al. 2016 and Sønderby et al. 2016 (warm-up).
     """
 
     kl_weight: float
+    free_bits: float = 0.0
+    kl_warm_up: float = 0.0
 
-    def loss(self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+    def phases(self, model: ProbabilisticUNet) -> list[Phase]:
+        """Return the only phase, whose loss depends on the progress of the training. See `Objective.phases`."""
+        return [replace(phase, needs_progress=True) for phase in super().phases(model)]
+
+    def loss(
+        self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator, progress: float = 1.0
+    ) -> dict[str, Tensor]:
         """Return the loss with one z from the posterior. See `Objective.loss`.
+
+        Args:
+            model: the network in training mode.
+            batch: B patches.
+            rng: source of z.
+            progress: number of this step as a fraction of all steps.
 
         Returns:
             "loss"; "cross_entropy", per pixel; "kl", in nats per image.
         """
-        posterior = model.posterior(batch.image, batch.mask * batch.loss_mask)
+        posterior, prior = model.posterior(batch.image, batch.mask * batch.loss_mask), model.prior(batch.image)
         logits = model.decode(model.features(batch.image), _sample_latent(posterior, rng)).float()
         cross_entropy = functional.binary_cross_entropy_with_logits(
             logits, batch.mask, batch.loss_mask, reduction="none"
         ).mean()
-        kl = kl_divergence(posterior, model.prior(batch.image)).mean()
+        kl_of_dimensions = kl_divergence(posterior.base_dist, prior.base_dist).mean(dim=0)
+        penalty = kl_of_dimensions.clamp(min=self.free_bits).sum()
+        weight = self.kl_weight * (min(1.0, progress / self.kl_warm_up) if self.kl_warm_up else 1.0)
         pixels = batch.mask[0].numel()
-        return {"loss": cross_entropy + self.kl_weight * kl / pixels, "cross_entropy": cross_entropy, "kl": kl}
+        loss = cross_entropy + weight * penalty / pixels
+        return {"loss": loss, "cross_entropy": cross_entropy, "kl": kl_of_dimensions.sum()}
 
     def estimates(self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
         """Return the lesion probabilities of the prior's mean and of two samples from it. See `Objective.estimates`."""
