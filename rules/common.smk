@@ -75,6 +75,8 @@ def print_plan():
     jobs = [planning.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
     work = planning.planned_work(config, jobs)
     print(f"Plan: {report.jobs_line(jobs, work)}", file=sys.stderr, flush=True)
+    for line in report.doubt_lines(config, jobs):
+        print(f"Plan: {line}", file=sys.stderr, flush=True)
     if not (work.trainings or work.samplings):
         return
     request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "is_local": workflow.local_exec}

@@ -143,10 +143,7 @@ rule fig3_tprime:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        curve=lambda wildcards: dict(
-            zip(methods.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True)
-        ),
-        labels=exhibits.figure3_labels(config),
+        points=exhibits.figure3_points(config),
         caption_note=figure_note,
         code=script_code("fig3_tprime"),
     script:

@@ -28,7 +28,7 @@ def rule_parameters(config: Config) -> dict[str, str]:
         **{section: config[section] for section in ("grid", "folds", "preparation", "evaluation", "resources", "sampling")},
         **{f"exhibit {name}": config["exhibits"][name] for name in config["exhibits"]},
         "labels": exhibits.labels(config, planned),
-        "figure3_labels": exhibits.figure3_labels(config),
+        "figure3_points": exhibits.figure3_points(config),
         "table2_rows": exhibits.table2_rows(config),
         "pareto_points": exhibits.pareto_points(config),
         "probed_networks": exhibits.probed_networks(config),

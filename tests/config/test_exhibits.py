@@ -62,9 +62,24 @@ def test_figure_3_has_its_curve_the_presegmentation_and_the_whole_chain(paper: C
     curve = methods.figure3_methods(paper)
     assert len(curve) == 10
     assert exhibits.figure3_methods(paper) == [*curve, "attunet", "ddpm"]
-    labels = exhibits.figure3_labels(paper)
-    assert {labels[name] for name in curve} == {"PD-DDPM"}
-    assert (labels["attunet"], labels["ddpm"]) == ("AttUNet", "Vanilla DDPM")
+    points = exhibits.figure3_points(paper)
+    assert [point["method"] for point in points] == exhibits.figure3_methods(paper)
+    assert {point["label"] for point in points[:10]} == {"PD-DDPM"}
+    assert [(point["t_start"], point["step_size"]) for point in points[:2]] == [(50, 1.0), (100, 1.0)]
+    assert points[10] == {"method": "attunet", "label": "AttUNet", "t_start": None}
+    level = {"method": "ddpm", "label": "Vanilla DDPM", "t_start": None, "reverse_steps": 1000, "step_size": 1.0}
+    assert points[11] == level
+
+
+@pytest.mark.parametrize(("reverse_steps", "sizes"), [(20, [50, 50, 50, 50]), (8, [50, 150, 125, 125])])
+def test_figure_3_names_the_step_size_of_each_chain(reverse_steps: int, sizes: list[float]) -> None:
+    grid = [50, 300, 500, 1000]
+    shown = {"fig3_tprime": {"t_start": grid}, "pareto": {"reverse_steps": {"ancestral": [4], "ddim": [2]}}}
+    config = paper_configuration(sampling={"reverse_steps": reverse_steps, "variance": "small"}, exhibits=shown)
+    curve = [point for point in exhibits.figure3_points(config) if point["t_start"]]
+    assert [point["step_size"] for point in curve] == sizes
+    assert [point["reverse_steps"] * point["step_size"] for point in curve] == grid
+    assert exhibits.claims_roles(config)["step_sizes"] == dict(zip(grid, sizes, strict=True))
 
 
 def test_table_2_has_a_row_for_each_presegmentation(paper: Config) -> None:

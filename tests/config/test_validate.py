@@ -5,6 +5,7 @@ import yaml
 from workflow_runs import ROOT
 
 from pd_ddpm.config import resolve
+from pd_ddpm.config.consistency import find_doubts
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
@@ -199,6 +200,15 @@ def test_validate_accepts_a_method_with_a_variation_of_a_network(paper: dict) ->
     """One denoiser for each T', as the paper can be read."""
     exhibits = {"fig3_tprime": {"t_start": [50, 300]}, "pareto": {"t_start": [300]}}
     validate(overlay(paper, {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300"}}, "exhibits": exhibits}))
+
+
+def test_find_doubts_names_too_few_steps_for_figure_3(paper: dict) -> None:
+    assert not list(find_doubts(validate(paper)))
+    few = overlay(paper, {"methods": {"pd-ddpm": {"reverse_steps": 19, "variance": "small"}}})
+    (doubt,) = find_doubts(validate(few))
+    assert str(doubt).startswith("`methods.pd-ddpm.reverse_steps`: 19 over T = 1000 are too few for Figure 3")
+    assert str(doubt).endswith("Set at least 20.")
+    assert not list(find_doubts(validate(overlay(few, {"methods": {"pd-ddpm": {"reverse_steps": 20}}}))))
 
 
 def test_validate_reports_all_problems_at_once(paper: dict) -> None:

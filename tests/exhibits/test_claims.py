@@ -1,6 +1,6 @@
 """Verdicts on synthetic scores in which each effect is planted, absent or reversed (about 2 s)."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,6 +17,7 @@ PRINTED = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.csv
 NOISE = np.array([0.004, -0.003, 0.001, -0.004, 0.002])
 BASE = np.array([0.6, 0.7, 0.75, 0.8, 0.85])
 GRID = {50: "pd@50", 300: "pd", 500: "pd@500", 1000: "pd@1000"}
+STEP_SIZES = dict.fromkeys(GRID, 50.0)
 TABLE2 = [
     Table2Row("Zero", "pd-zero", None, "Zero"),
     Table2Row("Early", "pd-early", "early", "0.754"),
@@ -30,6 +31,7 @@ ROLES = Roles(
     es_ddpm="es",
     ensemble="pd",
     grid=GRID,
+    step_sizes=STEP_SIZES,
     table2=TABLE2,
 )
 NO_ENSEMBLES = pd.DataFrame()
@@ -195,6 +197,32 @@ def test_uncertainty_growth_is_relative_to_the_mean_of_the_case() -> None:
     falling = verdicts(uncertain({50: 0.5, 300: 3.0, 500: 5.0, 1000: 2.0}, noise=0.0))
     mean_of_all = (0.5 + 3 + 5 + 2) / 4
     assert falling.loc["uncertainty_saturates", "effect"] == pytest.approx((0.6 - 0.5) / mean_of_all)
+
+
+@pytest.mark.parametrize("size", [44.9, 55.1, 25.0])
+def test_uncertainty_claims_leave_out_chains_with_steps_of_another_size(size: float) -> None:
+    """The uncertainty at T' = 50 would reverse the verdict. Its steps are shorter or longer than those of the other chains."""
+    frame = uncertain({50: 9.0, 300: 3.0, 500: 5.0, 1000: 5.0}, noise=0.0)
+    assert verdicts(frame).loc["uncertainty_grows", "verdict"] == FAILS
+    table = verdicts(frame, roles=replace(ROLES, step_sizes=STEP_SIZES | {50: size}))
+    assert table.loc["uncertainty_grows", "effect"] == pytest.approx(1.0 / 4)  # 3 to 5 in 200 steps, mean 4
+    left_out = f"Left out, since their steps have another size than the 50 timesteps of T' = 1000: {size:.4g} at T' = 50."
+    assert table.loc[["uncertainty_grows", "uncertainty_saturates"], "detail"].str.endswith(left_out).all()
+    assert f"{size:.4g} at T' = 50, 50 at T' = 300." in table.loc["t300_better_than_smallest", "detail"]
+    assert "differ in size" not in table.loc["t300_better_than_largest", "detail"]
+
+
+def test_uncertainty_claims_accept_step_sizes_that_differ_by_rounding() -> None:
+    frame = uncertain({50: 0.5, 300: 3.0, 500: 5.0, 1000: 10.0}, noise=0.0)
+    rounded = verdicts(frame, roles=replace(ROLES, step_sizes=STEP_SIZES | {50: 45.0, 300: 55.0}))
+    pd.testing.assert_frame_equal(rounded, verdicts(frame))
+
+
+def test_uncertainty_claims_without_equal_steps_are_not_run() -> None:
+    sizes = {50: 50.0, 300: 150.0, 500: 125.0, 1000: 125.0}  # 8 steps over T = 1000
+    table = verdicts(uncertain({50: 0.1, 300: 0.6, 500: 1.0, 1000: 1.05}), roles=replace(ROLES, step_sizes=sizes))
+    assert table.loc[["uncertainty_grows", "uncertainty_saturates"], "verdict"].tolist() == [NOT_RUN, NOT_RUN]
+    assert "whose steps have the size of the largest T'" in table.loc["uncertainty_grows", "detail"]
 
 
 def test_uncertainty_saturates_ignores_changes_of_opposite_sign() -> None:

@@ -2,7 +2,7 @@
 
 import io
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from pd_ddpm.exhibits.figures.fig2_cases import FigureCase, MethodResult, choose
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty
 from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime, paper_best_t_start
 from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
-from pd_ddpm.exhibits.figures.pareto import pareto, pareto_front, pareto_numbers
+from pd_ddpm.exhibits.figures.pareto import log_ticks, pareto, pareto_front, pareto_numbers
 from pd_ddpm.exhibits.figures.style import METHODS, SPARE, looks
 
 NOTE = "synthetic, test scale"
@@ -82,11 +82,11 @@ def test_figures_distinguish_two_other_methods_with_equal_first_look() -> None:
     assert curves[0].get_color() != curves[1].get_color()
     assert curves[0].get_marker() != curves[1].get_marker()
     described = pd.DataFrame({"method": [one, other], "label": [one, other], "t_start": 300, "reverse_steps": 30})
-    points = pareto(pareto_numbers(both, described.assign(sampler="ancestral"), [1, 3]), NOTE)
-    (legend,) = [legend for legend in points.legends if {text.get_text() for text in legend.get_texts()} == {one, other}]
+    scatter = pareto(pareto_numbers(both, described.assign(sampler="ancestral"), [1, 3]), NOTE)
+    (legend,) = [legend for legend in scatter.legends if {text.get_text() for text in legend.get_texts()} == {one, other}]
     assert len({handle.get_color() for handle in legend.legend_handles}) == 2
     tables = [scores(name, [0.6, 0.7], uncertainty=1e-3) for name in ("pd", one, other)]
-    levels = fig3_numbers(pd.concat(tables), {"pd": 300}, {"pd": "PD-DDPM", one: one, other: other})
+    levels = fig3_numbers(pd.concat(tables), points(("pd", "PD-DDPM", 300, 6), (one, one), (other, other)))
     lines = {line.get_label(): line for line in fig3_tprime(levels, NOTE, 300).axes[0].lines}
     assert len({lines[name].get_color() for name in ("PD-DDPM", one, other)}) == 3
     assert len({str(lines[name]._unscaled_dash_pattern) for name in ("PD-DDPM", one, other)}) == 3
@@ -296,16 +296,28 @@ def scores(method: str, dice: list[float], uncertainty: float = np.nan) -> pd.Da
     return pd.DataFrame(rows | {"network_evaluations": 1501})
 
 
+def points(*rows: tuple) -> pd.DataFrame:
+    """Return the points of Figure 3 from (method, label, T' or None, reverse steps or nothing)."""
+    columns = ["method", "label", "t_start", "reverse_steps"]
+    table = pd.DataFrame([(*row, *[None] * (4 - len(row))) for row in rows], columns=columns)
+    return table.assign(step_size=table["t_start"].fillna(1000).astype(float) / table["reverse_steps"].astype(float))
+
+
 def test_fig3_draws_its_numbers() -> None:
-    curve = {"pd-ddpm@t_start=50": 50, "pd-ddpm": 300}
-    labels = {"pd-ddpm@t_start=50": "PD-DDPM", "pd-ddpm": "PD-DDPM", "attunet": "AttUNet", "ddpm": "Vanilla DDPM"}
+    described = points(
+        *(("pd-ddpm@t_start=50", "PD-DDPM", 50, 1), ("pd-ddpm", "PD-DDPM", 300, 6)),
+        *(("attunet", "AttUNet"), ("ddpm", "Vanilla DDPM", None, 20)),
+    )
     rows = [
         scores("pd-ddpm@t_start=50", [0.6, 0.7], uncertainty=1e-3),
         scores("pd-ddpm", [0.8, 0.9], uncertainty=2e-3),
         scores("attunet", [0.5, 0.6]),
         scores("ddpm", [0.4, 0.5], uncertainty=4e-3),
     ]
-    numbers = fig3_numbers(pd.concat(rows), curve, labels)
+    numbers = fig3_numbers(pd.concat(rows), described)
+    assert numbers["t_start"].tolist() == [50, 300, pd.NA, pd.NA]
+    assert numbers["reverse_steps"].tolist() == [1, 6, pd.NA, 20]
+    assert numbers["step_size"].tolist() == pytest.approx([50, 50, np.nan, 50], nan_ok=True)
     assert numbers.set_index("method").loc["pd-ddpm", "dice"] == pytest.approx(0.85)
     assert numbers.set_index("method").loc["pd-ddpm", "dice_standard_error"] == pytest.approx(0.05)
     figure = fig3_tprime(numbers, NOTE, 300)
@@ -316,6 +328,17 @@ def test_fig3_draws_its_numbers() -> None:
     assert len({str(line._unscaled_dash_pattern) for line in dice.lines[:3]}) == 3
     assert "AttUNet" not in {line.get_label() for line in uncertain.lines}  # one mask has no spread
     assert list(uncertain.lines[0].get_ydata()) == pytest.approx([1.0, 2.0])
+    assert dice.get_title(loc="left") == f"{NOTE}; bands: standard error over cases"
+    render(figure)
+
+
+@pytest.mark.parametrize(("steps", "is_noted"), [([1, 6, 20], False), ([1, 2, 8], True)])
+def test_fig3_names_unequal_step_sizes(steps: list[int], is_noted: bool) -> None:
+    described = points(*((f"pd-{t}", "PD-DDPM", t, steps[n]) for n, t in enumerate((50, 300, 1000))))
+    numbers = fig3_numbers(pd.concat([scores(name, [0.6, 0.7], uncertainty=1e-3) for name in described["method"]]), described)
+    figure = fig3_tprime(through_csv(numbers), NOTE, 300)
+    title = figure.axes[0].get_title(loc="left").replace("\n", " ")
+    assert ("(timesteps of a step: 50 at T' = 50, 150 at T' = 300, 125 at T' = 1000)" in title) == is_noted
     render(figure)
 
 
@@ -325,7 +348,7 @@ def test_paper_best_t_start_is_read_from_the_printed_values() -> None:
 
 
 def test_fig3_draws_one_case_with_one_member() -> None:
-    numbers = fig3_numbers(scores("pd-ddpm", [0.6]), {"pd-ddpm": 300}, {"pd-ddpm": "PD-DDPM"})
+    numbers = fig3_numbers(scores("pd-ddpm", [0.6]), points(("pd-ddpm", "PD-DDPM", 300, 6)))
     render(fig3_tprime(numbers, NOTE, 300))
 
 
@@ -526,6 +549,42 @@ def test_pareto_draws_the_front_as_steps() -> None:
     assert figure.axes[0].get_xscale() == "log"
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
     render(figure)
+
+
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [
+        ((0.8, 2000), [1, 10, 100, 1000]),
+        ((1.5, 50), [3, 10, 30]),
+        ((0.9, 6), [1, 2, 5]),
+        ((1.2, 4), [1.5, 2, 3]),
+        ((2.02, 2.41), [2.1, 2.2, 2.3, 2.4]),
+        ((1.011, 1.033), [1.01, 1.03]),
+    ],
+)
+def test_log_ticks_are_round_and_few(ends: tuple[float, float], ticks: list[float]) -> None:
+    assert log_ticks(*ends).tolist() == pytest.approx(ticks)
+    assert len(log_ticks(1e-9, 1e9)) <= 7
+
+
+@pytest.mark.parametrize("longest_seconds", [0.2, 0.7, 4.0, 3000.0])
+def test_pareto_labels_of_ticks_do_not_overlap(longest_seconds: float) -> None:
+    rows = costed()
+    rows["seconds"] = np.geomspace(0.1, longest_seconds, len(rows))
+    figure = pareto(pareto_numbers(rows, DESCRIPTION, [1, 2, 3]), NOTE)
+    figure.canvas.draw()
+    for axis in figure.axes:
+        labels = [label for label in axis.get_xticklabels(which="both") if label.get_text()]
+        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+        assert len(boxes) >= 2
+        assert all(box.x1 < next_box.x0 for box, next_box in pairwise(boxes))
+
+
+def test_pareto_numbers_a_chain_of_one_step_in_the_singular() -> None:
+    numbers = pareto_numbers(costed(), DESCRIPTION.assign(reverse_steps=[1, np.nan]), [1])
+    figure = pareto(numbers.assign(on_front_seconds=True), NOTE)
+    texts = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert "2: PD-DDPM, T' 300, 1 step, ancestral" in texts
 
 
 @pytest.mark.parametrize("method", ["unet", "pd-ddpm"])

@@ -203,6 +203,15 @@ def test_disk_space_counts_weights_states_and_volumes() -> None:
     assert second == "in work/ the last state of each training, 5 GB; while one runs, up to 10 GB more"
 
 
+def test_plan_doubts_long_steps_only_if_figure_3_is_computed() -> None:
+    config = validate(load.read(None, {"scale": "demo", "sampling": {"reverse_steps": 8}}))
+    figure = Job("fig3_tprime", {"dataset": "phantom"}, [])
+    (line,) = report.doubt_lines(config, [figure])
+    assert line.startswith("doubtful: `methods.pd-ddpm.reverse_steps`: 8 over T = 1000 are too few for Figure 3")
+    assert report.doubt_lines(config, [Job("table1", {"dataset": "phantom"}, [])]) == []
+    assert report.doubt_lines(configured("demo"), [figure]) == []
+
+
 @pytest.mark.parametrize(
     ("flops", "words"), [(3.614e18, "3.61 EFLOP"), (5.6e13, "56 TFLOP"), (0, "0 GFLOP"), (2e15, "2 PFLOP")]
 )

@@ -9,7 +9,7 @@ from pd_ddpm.runtime.recorded_job import run_with_record
 
 
 def main(job) -> None:
-    numbers = fig3_numbers(read_scores(job.input.scores), job.params.curve, job.params.labels)
+    numbers = fig3_numbers(read_scores(job.input.scores), pd.DataFrame(job.params.points))
     numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
     figure = fig3_tprime(numbers, job.params.caption_note, paper_best_t_start(pd.read_csv(job.input.printed)))
     style.save(figure, job.output.pdf, job.output.png)

@@ -17,6 +17,8 @@ from pd_ddpm.config.translation import problems_from
 # What a network may differ in from the one whose trained weights it begins with, in addition to how it is trained.
 FREE_AT_THE_START = {"architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"}
 
+FEWEST_FIGURE3_STEPS = 20  # over T: a chain from T/20, the smallest T' of Fig. 3, then has one whole step
+
 
 def find_contradictions(config: Config) -> Iterator[KeyProblem]:
     """Yield what entries allow by themselves but not together. The configuration must be canonical."""
@@ -34,6 +36,19 @@ def find_contradictions(config: Config) -> Iterator[KeyProblem]:
         yield from _initialisation_problems(config, name)
     problems = [problem for name in config["methods"] for problem in method_problems(config, name)]
     yield from problems or _exhibit_problems(config)
+
+
+def find_doubts(config: Config) -> Iterator[KeyProblem]:
+    """Yield settings that can be run, but whose result is doubtful. The configuration must be valid."""
+    name = config["exhibits"]["fig3_tprime"]["method"]
+    settings = method(config, name)
+    if settings["reverse_steps"] < FEWEST_FIGURE3_STEPS:
+        T = network(config, settings["network"])["T"]
+        problem = (
+            f"{settings['reverse_steps']} over T = {T} are too few for Figure 3, because chains from small T' cannot have "
+            "steps of that size"
+        )
+        yield KeyProblem(("methods", name, "reverse_steps"), problem, f"Set at least {FEWEST_FIGURE3_STEPS}")
 
 
 def _networks_of_problems(config: Config, name: str, dataset: Config) -> Iterator[KeyProblem]:

@@ -86,10 +86,21 @@ def labels(config: Config, names: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def figure3_labels(config: Config) -> dict[str, str]:
-    """Return the labels in Fig. 3, where all points of the curve have the label of one method."""
-    (curve,) = labels(config, [config["exhibits"]["fig3_tprime"]["method"]]).values()
-    return labels(config, figure3_methods(config)) | dict.fromkeys(methods.figure3_methods(config), curve)
+def figure3_points(config: Config) -> list[dict[str, Any]]:
+    """Return the methods of Fig. 3, each with its label and its reverse chain.
+
+    All points of the curve have the label of one method. Only they have a T' (`t_start`). The step size is in timesteps.
+    """
+    (curve_label,) = labels(config, [config["exhibits"]["fig3_tprime"]["method"]]).values()
+    curve = dict(zip(methods.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True))
+    points = []
+    for name, label in labels(config, figure3_methods(config)).items():
+        point = {"method": name, "label": curve_label if name in curve else label, "t_start": curve.get(name)}
+        if method(config, name)["segmenter"] == "diffusion":
+            steps = methods.steps_of_chain(config, name)
+            point |= {"reverse_steps": steps, "step_size": method(config, name)["t_start"] / steps}
+        points.append(point)
+    return points
 
 
 def figure3_methods(config: Config) -> list[str]:
@@ -133,10 +144,12 @@ def claims_roles(config: Config) -> dict[str, Any]:
     """Return the method that has each role in the paper's claims, the T' grid of Fig. 3, and the rows of Table 2."""
     exhibits = config["exhibits"]
     roles = {role: name and canonical(config, name) for role, name in exhibits["claims"].items()}
+    curve = [point for point in figure3_points(config) if point["t_start"] is not None]
     return roles | {
         "presegmentation": methods.presegmentation_of(config, roles["pd_ddpm"]),
         "ensemble": canonical(config, exhibits["fig4_ensemble"]["method"]),
-        "grid": dict(zip(exhibits["fig3_tprime"]["t_start"], methods.figure3_methods(config), strict=True)),
+        "grid": {point["t_start"]: point["method"] for point in curve},
+        "step_sizes": {point["t_start"]: point["step_size"] for point in curve},
         "table2": table2_rows(config),
     }
 

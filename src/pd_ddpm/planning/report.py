@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pd_ddpm.config import resolve
+from pd_ddpm.config.consistency import find_doubts
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.planning.case_sizes import CohortSizes
@@ -44,6 +45,13 @@ def rules_line(jobs: Sequence[Job]) -> str:
     repeated = ", ".join(f"{rule} {count}" for rule, count in counts.most_common() if count > 1)
     single = ", ".join(rule for rule, count in counts.items() if count == 1)
     return f"{repeated}; once each: {single}"
+
+
+def doubt_lines(config: Config, jobs: Sequence[Job]) -> list[str]:
+    """Return a line for each doubtful setting of Figure 3, if its job is among these."""
+    if not any(job.rule == "fig3_tprime" for job in jobs):
+        return []
+    return [f"doubtful: {problem}" for problem in find_doubts(config)]
 
 
 def evaluations_line(evaluations: int) -> str:

@@ -51,6 +51,7 @@ class Roles:
         es_ddpm: ES-DDPM.
         ensemble: method whose ensembles of different size were scored.
         grid: T' -> PD-DDPM with this start timestep.
+        step_sizes: T' -> mean size of the reverse steps of that chain, in timesteps.
         table2: rows of Table 2.
     """
 
@@ -61,6 +62,7 @@ class Roles:
     es_ddpm: str | None = None
     ensemble: str | None = None
     grid: Mapping[int, str] = field(default_factory=dict)
+    step_sizes: Mapping[int, float] = field(default_factory=dict)
     table2: Sequence[Table2Row] = ()
 
     @classmethod

@@ -7,7 +7,8 @@ import pandas as pd
 
 from pd_ddpm.evaluation.ensemble_curve import variance_of_disjoint
 from pd_ddpm.evaluation.statistics import paired_differences
-from pd_ddpm.exhibits.claims.claim import Effect, Evidence, NotRun
+from pd_ddpm.exhibits.claims.claim import Effect, Evidence, NotRun, Roles
+from pd_ddpm.exhibits.step_sizes import step_sizes_phrase, unequal_steps
 from pd_ddpm.exhibits.tables.cells import number
 from pd_ddpm.exhibits.tables.table2 import presegmentation_dice
 
@@ -105,33 +106,42 @@ def paper_best_over_end(evidence: Evidence, best: int, end: Callable[[Mapping[in
         raise NotRun(f"The grid of T' has no {best}, or nothing {'below' if end is min else 'beyond'} it")
     dice = evidence.by_t_start("dice", grid)
     end_t_start, our_best = end(grid), dice.mean().idxmax()
+    step_sizes, compared = evidence.roles.step_sizes, (best, end_t_start)
+    sizes = step_sizes_phrase({t_start: step_sizes[t_start] for t_start in compared if t_start in step_sizes})
+    steps = f" Steps differ in size, not only T': {sizes}." if set(compared) & set(unequal_steps(step_sizes)) else ""
     return Effect(
         dice[best] - dice[end_t_start],
         f"Dice {number(dice[best].mean(), 3)} at T' = {best}, {number(dice[end_t_start].mean(), 3)} at T' = {end_t_start}; "
-        f"highest here at T' = {our_best} ({number(dice[our_best].mean(), 3)}), not tested because it is chosen by its result.",
+        f"highest here at T' = {our_best} ({number(dice[our_best].mean(), 3)}), not tested because it is chosen by its result."
+        f"{steps}",
     )
 
 
 def growth_of_uncertainty(evidence: Evidence, knee: int) -> Effect:
-    """Return each case's slope of uncertainty over T' up to the knee, relative to the case's mean there."""
-    grid = {t_start: method for t_start, method in evidence.roles.grid.items() if t_start <= knee}
+    """Return each case's slope of uncertainty over T' up to the knee, relative to the case's mean there.
+
+    Only chains with steps of equal size are compared: longer steps may change the uncertainty, too.
+    """
+    equal_steps, left_out = _grid_with_equal_steps(evidence.roles)
+    grid = {t_start: method for t_start, method in equal_steps.items() if t_start <= knee}
     if len(grid) < 2:
-        raise NotRun(f"The grid of T' has fewer than two values up to {knee}")
+        raise NotRun(f"The grid of T' has fewer than two values up to {knee} whose steps have the size of the largest T'")
     uncertainty = evidence.by_t_start("uncertainty", grid)
     relative = _relative_slopes(uncertainty, uncertainty)
     means = ", ".join(f"{1000 * value:.3g} at {t_start}" for t_start, value in uncertainty.mean().items())
-    return Effect(relative, f"Mean variance in the brain [10⁻³] by T': {means}; effect: mean of the cases' relative slopes.")
+    detail = f"Mean variance in the brain [10⁻³] by T': {means}; effect: mean of the cases' relative slopes."
+    return Effect(relative, detail + left_out)
 
 
 def saturation_of_uncertainty(evidence: Evidence, knee: int) -> Effect:
     """Return the size of the slope beyond the knee minus half of the slope up to it, relative to each case's mean.
 
     The effect is below zero only if uncertainty grew. Beyond the knee, the direction of the mean slope counts as positive in
-    every case. The absolute slopes of single cases would add up their noise.
+    every case. The absolute slopes of single cases would add up their noise. Only chains with steps of equal size are compared.
     """
-    grid = evidence.roles.grid
+    grid, left_out = _grid_with_equal_steps(evidence.roles)
     if knee not in grid or min(grid) == knee or max(grid) == knee:
-        raise NotRun(f"The grid of T' has no {knee}, or nothing below or beyond it")
+        raise NotRun(f"The grid of T', with steps of the size of the largest T', has no {knee}, or nothing below or beyond it")
     uncertainty = evidence.by_t_start("uncertainty", grid)
     before = _relative_slopes(uncertainty[[t_start for t_start in uncertainty if t_start <= knee]], uncertainty)
     beyond = _relative_slopes(uncertainty[[t_start for t_start in uncertainty if t_start >= knee]], uncertainty)
@@ -139,7 +149,8 @@ def saturation_of_uncertainty(evidence: Evidence, knee: int) -> Effect:
     return Effect(
         size - before / 2,
         f"Growth per 100 steps: {number(100 * before.mean(), 1, signed=True)} % of the case's mean from T' = {min(grid)} to "
-        f"{knee}, {number(100 * beyond.mean(), 1, signed=True)} % from {knee} to {max(grid)}.",
+        f"{knee}, {number(100 * beyond.mean(), 1, signed=True)} % from {knee} to {max(grid)}."
+        f"{left_out}",
     )
 
 
@@ -177,6 +188,18 @@ def spread_of_ensembles(evidence: Evidence) -> Effect:
         f"{number(spread[1].mean(), 4)} with one, between ensembles that share no member of the pool of {pool}; 1/√{several} = "
         f"{number(several**-0.5, 2)} would follow if Dice were linear in the members.",
     )
+
+
+def _grid_with_equal_steps(roles: Roles) -> tuple[Mapping[int, str], str]:
+    """Return the grid of T' without the chains whose steps have another size, and a sentence on those, or no text."""
+    unequal = unequal_steps(roles.step_sizes)
+    if not unequal:
+        return roles.grid, ""
+    grid = {t_start: method for t_start, method in roles.grid.items() if t_start not in unequal}
+    sizes = step_sizes_phrase({t_start: roles.step_sizes[t_start] for t_start in unequal})
+    largest = max(roles.step_sizes)
+    usual = f"{roles.step_sizes[largest]:.4g} timesteps"
+    return grid, f" Left out, since their steps have another size than the {usual} of T' = {largest}: {sizes}."
 
 
 def _ensemble_rows(evidence: Evidence) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Figure 3 of PD-DDPM: Dice and uncertainty against T'."""
 
-from collections.abc import Mapping
+import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -8,32 +8,31 @@ from matplotlib.figure import Figure
 
 from pd_ddpm.evaluation.scores import average_over_seeds, select_method
 from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.step_sizes import step_sizes_phrase, unequal_steps
 
 
-def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping[str, str]) -> pd.DataFrame:
+def fig3_numbers(scores: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Return the numbers of Figure 3 of PD-DDPM: one row per method.
 
     Args:
         scores: score rows of all methods.
-        curve: method on the curve -> its T'.
-        labels: method -> name in the figure.
+        points: columns `method`, `label`, `t_start` (T'; empty for methods that are not on the curve), and `reverse_steps` and
+            `step_size` (in timesteps), which are empty for methods without a reverse chain.
 
     Returns:
-        Dice of the ensemble and uncertainty (variance over the members, mean over the brain), each with the standard error over
-        cases. `t_start` is empty for methods that are not on the curve.
+        Columns of `points`, Dice of the ensemble and uncertainty (variance over the members, mean over the brain), each with
+        the standard error over cases, network evaluations and number of cases.
 
     Raises:
         ValueError: a method has no score.
     """
     cases = average_over_seeds(scores)
     rows = []
-    for method, label in labels.items():
-        method_cases = select_method(cases, method)
+    for point in points.to_dict("records"):
+        method_cases = select_method(cases, point["method"])
         rows.append(
-            {
-                "label": label,
-                "method": method,
-                "t_start": curve.get(method),
+            point
+            | {
                 "dice": method_cases["dice"].mean(),
                 "dice_standard_error": method_cases["dice"].sem(),
                 "uncertainty": method_cases["uncertainty"].mean(),
@@ -42,7 +41,7 @@ def fig3_numbers(scores: pd.DataFrame, curve: Mapping[str, int], labels: Mapping
                 "cases": len(method_cases),
             }
         )
-    return pd.DataFrame(rows).astype({"t_start": "Int64"})
+    return pd.DataFrame(rows).astype({"t_start": "Int64", "reverse_steps": "Int64"})
 
 
 def paper_best_t_start(printed: pd.DataFrame) -> float:
@@ -53,6 +52,8 @@ def paper_best_t_start(printed: pd.DataFrame) -> float:
 
 def fig3_tprime(numbers: pd.DataFrame, caption_note: str, paper_best: float) -> Figure:
     """Draw Figure 3: Dice and uncertainty against T', with methods that have no T' as horizontal lines.
+
+    If the steps of the chains differ in size, the title says so: then a difference is not due to T' alone.
 
     Args:
         numbers: table of `fig3_numbers`.
@@ -82,7 +83,17 @@ def fig3_tprime(numbers: pd.DataFrame, caption_note: str, paper_best: float) -> 
     axes[1].set_ylabel("Uncertainty (variance\nin the brain, $10^{-3}$)")
     axes[1].set_ylim(bottom=0)
     axes[1].set_xlabel("T', noising steps of the pre-segmentation")
-    axes[0].set_title(f"{caption_note}; bands: standard error over cases", fontsize="small", loc="left")
+    notes = [f"{caption_note}; bands: standard error over cases", *_step_notes(curve)]
+    axes[0].set_title("\n".join(notes), fontsize="small", loc="left")
     figure.align_ylabels(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
+
+
+def _step_notes(curve: pd.DataFrame) -> list[str]:
+    """Return lines that name the step sizes of the curve's chains, or none if the sizes are equal."""
+    step_sizes = dict(zip(curve["t_start"], curve["step_size"], strict=True))
+    if not unequal_steps(step_sizes):
+        return []
+    text = f"Steps differ in size, not only T' (timesteps of a step: {step_sizes_phrase(step_sizes)})"
+    return textwrap.wrap(text, 72)
