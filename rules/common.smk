@@ -145,6 +145,11 @@ def scores_of(names):
     ]
 
 
+def histories_of(names):
+    """Return an input function: the histories of all trainings behind these methods."""
+    return lambda wildcards: inputs.training_histories(config, wildcards.dataset, names, "results")
+
+
 def ensembles_of(names):
     """Return an input function: the scores of ensembles of these methods for all splits and seeds."""
     return lambda wildcards: [

@@ -4,6 +4,7 @@
 rule table1:
     input:
         scores=scores_of(config["exhibits"]["table1"]),
+        histories=histories_of(config["exhibits"]["table1"]),
         printed="config/printed_values.csv",
     output:
         table="results/{dataset}/exhibits/table1.csv",
@@ -21,6 +22,7 @@ rule table1:
         "../envs/scans-and-tables.yaml"
     params:
         labels=exhibits.labels(config, config["exhibits"]["table1"]),
+        users=exhibits.network_users(config, config["exhibits"]["table1"]),
         compared_with=resolve.canonical(config, config["exhibits"]["compared_with"]),
         caption_note=caption_note,
         code=script_code("table1"),

@@ -133,6 +133,11 @@ def test_probed_networks_are_all_denoisers_with_the_methods_that_use_them() -> N
     assert exhibits.probed_networks(config) == {"denoiser": "PD-DDPM, Vanilla DDPM"}  # the Pareto figure shows vanilla DDPM
 
 
+def test_network_users_are_the_labels_of_the_methods_that_sample_from_it(paper: Config) -> None:
+    names = ["attunet", "ddpm", "pd-ddpm", "pd-ddpm@t_start=50"]
+    assert exhibits.network_users(paper, names) == {"attunet": "AttUNet", "denoiser": "Vanilla DDPM, PD-DDPM"}
+
+
 def test_captions_name_scale_simulation_and_the_source_of_the_networks(paper: Config) -> None:
     demo = validate(load.read(None, {"scale": "demo"}))
     note = exhibits.caption_note(demo, "phantom")

@@ -10,7 +10,14 @@ from configurations import paper_configuration
 
 from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.errors import ConfigError
-from pd_ddpm.config.inputs import cost_inputs, existing_shards, probe_inputs, sampling_inputs, training_inputs
+from pd_ddpm.config.inputs import (
+    cost_inputs,
+    existing_shards,
+    probe_inputs,
+    sampling_inputs,
+    training_histories,
+    training_inputs,
+)
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 
@@ -76,6 +83,15 @@ def test_probe_figure_reads_the_probes_of_the_networks_that_segment_the_dataset(
     names = ("denoiser", "truncated-denoiser")
     assert files == [f"out/wmh/networks/{name}/split-{split}_seed-0/probe.csv" for name in names for split in range(5)]
     assert probe_inputs(paper, "wmh-held-out", "out") == files
+
+
+def test_training_histories_include_those_of_presegmentations() -> None:
+    config = paper_configuration(splits=[1, 4])
+    files = [
+        f"out/wmh/networks/{name}/split-{split}_seed-0/training.csv" for name in ("denoiser", "attunet") for split in (1, 4)
+    ]
+    assert training_histories(config, "wmh", ["ddpm", "pd-ddpm"], "out") == files
+    assert training_histories(config, "wmh-held-out", ["ddpm", "pd-ddpm"], "out") == files
 
 
 def write_sampling(folder: Path, settings: dict[str, Any], shards: int) -> list[str]:

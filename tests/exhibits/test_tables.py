@@ -152,6 +152,14 @@ def test_table1_document_of_other_method_has_no_paper_value() -> None:
     assert "| Own | 0.700 ± 0.141 |" in document_of(scores("own", [0.6, 0.8]), {"own": "Own"}).markdown()
 
 
+def test_table1_document_repeats_remarks_below_the_scores() -> None:
+    frame = scores("unet", [0.6, 0.7])
+    table, groups = table1(frame, {"unet": "U-Net"}, PRINTED, None), table1_groups(frame, {"unet": "U-Net"})
+    first, *others = table1_document(table, groups, None, NOTE, ["U-Net: not yet flattened."]).parts
+    assert first.notes[-1] == "Remark: U-Net: not yet flattened."
+    assert not any("Remark" in note for part in others for note in part.notes)
+
+
 def test_table1_names_a_method_without_scores() -> None:
     with pytest.raises(ValueError, match="ddpm: has no scores"):
         table1(BOTH, TWO | {"ddpm": "Vanilla DDPM"}, PRINTED, "pd-ddpm")

@@ -176,14 +176,18 @@ def planned_networks(config: Config) -> list[str]:
     return list(dict.fromkeys(method(config, name)["network"] for name in planned_methods(config)))
 
 
+def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:
+    """Return the networks of methods, each with the labels of these methods that sample from it."""
+    users: dict[str, dict[str, None]] = {}
+    for settings in (method(config, name) for name in names):
+        users.setdefault(settings["network"], {})[settings["label"]] = None
+    return {network: ", ".join(labels) for network, labels in users.items()}
+
+
 def probed_networks(config: Config) -> dict[str, str]:
     """Return the denoisers of all methods that the exhibits need, each with the labels of the methods that use it."""
-    users: dict[str, dict[str, None]] = {}
-    for name in planned_methods(config):
-        settings = method(config, name)
-        if settings["segmenter"] == "diffusion":
-            users.setdefault(settings["network"], {})[settings["label"]] = None
-    return {network: ", ".join(labels) for network, labels in users.items()}
+    diffusion = [name for name in planned_methods(config) if method(config, name)["segmenter"] == "diffusion"]
+    return network_users(config, diffusion)
 
 
 def caption_note(config: Config, dataset: str) -> str:

@@ -73,6 +73,22 @@ def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
     return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
 
 
+def training_histories(config: Config, dataset: str, names: Iterable[str], root: str) -> list[str]:
+    """Return the history of each training behind some methods and their pre-segmentations, on one dataset.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset that is segmented.
+        names: the methods.
+        root: folder of all results.
+    """
+    names = list(names)
+    starts = (methods.presegmentation_of(config, name) for name in names)
+    networks = exhibits.network_users(config, [*names, *filter(None, starts)])
+    trainings = exhibits.runs(config, methods.networks_from(config, dataset), networks)
+    return [f"{run.folder(root, 'networks')}/training.csv" for run in trainings]
+
+
 def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]:
     """Return the metadata of all networks and predictions of a dataset, and all other exhibits, so that the cost is last.
 

@@ -1,6 +1,6 @@
 """Table 1 of PD-DDPM: scores of all methods, their differences to PD-DDPM, and Dice in groups of cases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +118,13 @@ def _site_groups(scores: pd.DataFrame) -> list[_Group]:
     return [_Group("site", site, sites.index[sites == site]) for site in sorted(sites.unique())]
 
 
-def table1_document(table: pd.DataFrame, groups: pd.DataFrame, compared_with: str | None, caption_note: str) -> Document:
+def table1_document(
+    table: pd.DataFrame,
+    groups: pd.DataFrame,
+    compared_with: str | None,
+    caption_note: str,
+    remarks: Sequence[str] = (),
+) -> Document:
     """Return the document of Table 1: scores and cost, differences, groups.
 
     Args:
@@ -126,8 +132,9 @@ def table1_document(table: pd.DataFrame, groups: pd.DataFrame, compared_with: st
         groups: rows of `table1_groups`.
         compared_with: name in the table of the method that the others are compared with.
         caption_note: dataset and scale that the numbers belong to.
+        remarks: what to know of single methods before comparing them, one sentence each.
     """
-    parts = [_scores_part(table)]
+    parts = [_scores_part(table, remarks)]
     if table["dice_difference"].notna().any():
         parts.append(_differences_part(table, compared_with))
     parts += [_groups_part(groups, "lesion load"), _groups_part(groups, "site")]
@@ -143,7 +150,7 @@ def _comparison(values: pd.Series, others: pd.Series | None) -> dict[str, float]
     return {name: differences.mean(), f"{name}_low": low, f"{name}_high": high, f"{values.name}_p": p}
 
 
-def _scores_part(table: pd.DataFrame) -> Part:
+def _scores_part(table: pd.DataFrame, remarks: Sequence[str]) -> Part:
     cells = pd.DataFrame({"Method": table["method"]})
     for metric, heading in PAPER_METRICS.items():
         cells[heading] = [mean_and_deviation(row, metric, decimals(metric)) for _, row in table.iterrows()]
@@ -157,6 +164,7 @@ def _scores_part(table: pd.DataFrame) -> Part:
         "K: number of ensemble members. Evaluations: network evaluations for one slice with all members, including those of "
         "the pre-segmentation. The csv has 95 % intervals of the means.",
         missing_hd95_note(table, "method"),
+        *(f"Remark: {remark}" for remark in remarks),
     ]
     return Part("Scores and cost", cells, notes)
 
