@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from pd_ddpm.data.phantom import acquisition, anatomy, cohort, fields, geometry, lesions, raters, template
 
-COARSE_MM = 2.5
-SEED = 5
+COHORT = cohort.Cohort(cases_per_site=1, seed=5, resolution_mm=2.5, coarsening=2, smallest_lesion_ml=0.2)
 CASE_FOLDERS = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
 
 
@@ -30,7 +29,7 @@ def simulated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
         patch.setattr(socket, "getaddrinfo", refuse)
-        cases = cohort.simulate_cohort(folder, 1, SEED, COARSE_MM)
+        cases = cohort.simulate_cohort(folder, COHORT)
     return folder, cases
 
 
@@ -92,7 +91,7 @@ def test_simulate_cohort_writes_notice_and_summary(simulated):
         assert words in notice
     assert template.TEMPLATE_FILE in notice
     summary = json.loads((folder / "simulated.json").read_text())
-    assert (summary["seed"], summary["cases_per_site"], summary["resolution_mm"]) == (SEED, 1, COARSE_MM)
+    assert {key: summary[key] for key in asdict(COHORT)} == asdict(COHORT)
     for case, place in zip(summary["cases"], CASE_FOLDERS, strict=True):
         mask = nib.load(folder / "training" / place / "wmh.nii.gz")
         lesion = np.asarray(mask.dataobj) == 1
@@ -106,15 +105,19 @@ def test_simulate_cohort_writes_notice_and_summary(simulated):
 
 def test_simulated_images_have_scanner_grids(simulated):
     folder, cases = simulated
-    expected = {scanner.first_id: (scanner.flair_shape, scanner.flair_spacing) for scanner in acquisition.SCANNERS}
+    expected = {
+        0: ((120, 120, 48), (1.92, 1.92, 3), (106, 96, 86)),
+        50: ((116, 128, 48), (2, 2, 3), (106, 98, 88)),
+        100: ((66, 128, 48), (2.4, 1.96, 3), (106, 95, 85)),
+    }
     for case, place in zip(cases, CASE_FOLDERS, strict=True):
         flair, t1, mask = (nib.load(case / name) for name in ("pre/FLAIR.nii.gz", "orig/3DT1.nii.gz", "wmh.nii.gz"))
-        shape, spacing = expected[int(case.name)]
-        assert flair.shape == shape
+        shape, spacing, t1_shape = expected[int(case.name)]
+        assert (flair.shape, t1.shape) == (shape, t1_shape)
         np.testing.assert_allclose(flair.header.get_zooms(), spacing, rtol=1e-5)
         assert nib.aff2axcodes(flair.affine) == ("L", "P", "S")
         assert nib.aff2axcodes(t1.affine) == ("P", "I", "R")
-        np.testing.assert_allclose(t1.header.get_zooms(), 1, rtol=1e-5)
+        np.testing.assert_allclose(t1.header.get_zooms(), 2, rtol=1e-5)
         for image in (flair, t1):
             np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
             directions = image.affine[:3, :3] / image.header.get_zooms()
@@ -180,7 +183,7 @@ def test_elastix_transform_describes_fixed_image(simulated):
 def test_simulate_cohort_is_equal_with_two_processes_and_after_interruption(simulated, tmp_path, monkeypatch):
     folder, cases = simulated
     copy = tmp_path / "copy"
-    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM, processes=2)
+    cohort.simulate_cohort(copy, COHORT, processes=2)
     assert read_files(copy) == read_files(folder)
 
     # After a killed run, one case is unfinished and there is no summary. Only that case is simulated again.
@@ -190,44 +193,47 @@ def test_simulate_cohort_is_equal_with_two_processes_and_after_interruption(simu
     simulated_cases = []
     simulate = cohort._simulate_case
     monkeypatch.setattr(cohort, "_simulate_case", lambda *arguments: (simulated_cases.append(arguments), simulate(*arguments)))
-    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
+    cohort.simulate_cohort(copy, COHORT)
     assert [case.number for _, case in simulated_cases] == [50]
     assert read_files(copy) == read_files(folder)
-    cohort.simulate_cohort(copy, 1, SEED, COARSE_MM)
+    cohort.simulate_cohort(copy, COHORT)
     assert len(simulated_cases) == 1
 
     # Other settings lead to another person.
-    other = cohort.Case(acquisition.SCANNERS[1], 50, SEED + 1, COARSE_MM)
+    other = replace(COHORT, seed=COHORT.seed + 1).cases()[1]
     assert cohort._read_summary(copy, other) is None
     simulate(copy, other)
-    assert cohort._read_summary(copy, other)["seed"] == SEED + 1
+    assert cohort._read_summary(copy, other)["seed"] == COHORT.seed + 1
     for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz", "orig/3DT1.nii.gz"):
         assert (copy / "training/Singapore/50" / name).read_bytes() != (cases[1] / name).read_bytes()
 
 
 def test_simulate_cohort_rejects_bad_settings_and_foreign_cases(simulated, tmp_path):
     folder, _ = simulated
-    for wrong, words in (
-        ({"cases_per_site": 0}, "cases_per_site"),
-        ({"cases_per_site": 51}, "cases_per_site"),
-        ({"resolution_mm": 9.0}, "resolution_mm"),
-        ({"seed": -1}, "seed"),
-        ({"processes": 0}, "processes"),
+    for key, value in (
+        ("cases_per_site", 0),
+        ("cases_per_site", 51),
+        ("resolution_mm", 9.0),
+        ("coarsening", 0.5),
+        ("smallest_lesion_ml", 0.0),
+        ("seed", -1),
     ):
-        with pytest.raises(ValueError, match=words):
-            cohort.simulate_cohort(**{"folder": tmp_path, "cases_per_site": 1, "seed": 0} | wrong)
+        with pytest.raises(ValueError, match=key):
+            replace(COHORT, **{key: value})
+    with pytest.raises(ValueError, match="processes"):
+        cohort.simulate_cohort(tmp_path, COHORT, processes=0)
     left_over = tmp_path / "training" / "Utrecht" / "7"
     left_over.mkdir(parents=True)
     shutil.copy(folder / "training" / "Utrecht" / "0" / "wmh.nii.gz", left_over)
     with pytest.raises(ValueError, match="not part of this cohort"):
-        cohort.simulate_cohort(tmp_path, 1, SEED, COARSE_MM)
+        cohort.simulate_cohort(tmp_path, COHORT)
 
 
 def test_sample_lesions_has_requested_load(simulated):
-    person = anatomy.sample_anatomy(template.build_template_maps(), np.random.default_rng(1), COARSE_MM)
-    voxel_ml = COARSE_MM**3 / 1e3
+    person = anatomy.sample_anatomy(template.build_template_maps(), np.random.default_rng(1), COHORT.resolution_mm)
+    voxel_ml = COHORT.resolution_mm**3 / 1e3
     volumes = [
-        lesions.sample_lesions(person, load, np.random.default_rng(2)).white_matter.sum() * voxel_ml
+        lesions.sample_lesions(person, load, 0.03, np.random.default_rng(2)).white_matter.sum() * voxel_ml
         for load in (3.0, 12.0, 40.0)
     ]
     np.testing.assert_allclose(volumes, [3, 12, 40], rtol=0.35)
@@ -237,12 +243,55 @@ def test_sample_lesions_has_requested_load(simulated):
     assert person["grey"].sum() * voxel_ml == pytest.approx(650, rel=0.4)
 
 
+def test_coarsened_scanner_keeps_its_fields_of_view_and_slices():
+    for scanner in acquisition.SCANNERS:
+        assert scanner.coarsened(1) == scanner
+        for factor in (1.5, 2, 3):
+            coarse = scanner.coarsened(factor)
+            np.testing.assert_allclose(coarse.flair_spacing, np.array(scanner.flair_spacing) * (factor, factor, 1))
+            assert coarse.t1_voxel_mm == factor
+            assert coarse.flair_shape[2] == scanner.flair_shape[2]
+            excess = np.array(coarse.flair_shape) * coarse.flair_spacing - np.array(scanner.flair_shape) * scanner.flair_spacing
+            assert (excess > -1e-6).all()
+            assert (excess < coarse.flair_spacing).all()
+            excess = np.array(coarse.t1_shape) * factor - scanner.t1_shape
+            assert (excess >= 0).all()
+            assert (excess < factor).all()
+
+
+def test_deep_volumes_start_at_the_smallest_lesion_and_add_up_to_the_load():
+    random = np.random.default_rng(6)
+    for smallest in (0.03, 0.2):
+        for total in (1.0, 4.0, 12.0):
+            samples = [lesions._deep_volumes(total, smallest, random) for _ in range(200)]
+            assert min(volumes.min() for volumes in samples) > 1e3 * smallest
+            assert max(volumes.max() for volumes in samples) <= 3000
+            # The last lesion exceeds the total by less than its own volume; a low load still has four lesions.
+            for volumes in samples:
+                assert len(volumes) in (4, 60) or volumes[:-1].sum() <= 1e3 * total <= volumes.sum()
+            # Median of a shifted log-normal distribution. The last volume of a case is biased towards large ones.
+            excess = np.concatenate([volumes[:-1] for volumes in samples]) - 1e3 * smallest
+            assert np.median(excess) == pytest.approx(45 * max(total / 3, 0.8) ** 0.5, rel=0.15)
+
+
+def test_without_islands_keeps_large_lesions_and_their_borders():
+    lattice = fields.Lattice((40, 24, 24), (0.0, 0.0, 0.0), (2.0, 2.0, 2.0))
+    x, y, z = lattice.axes()
+
+    def ball(centre_mm, radius):
+        return fields.sigmoid((radius - np.sqrt((x - centre_mm) ** 2 + (y - 24) ** 2 + (z - 24) ** 2)) / 0.8)
+
+    large, small = ball(20, 7.0), ball(60, 3.0)  # 1.4 ml and 0.11 ml
+    lesion = np.maximum(large, small)
+    filtered = lesions._without_islands(lesion, lattice, 0.3)
+    near = large > 0.1
+    np.testing.assert_allclose(filtered[near], large[near], rtol=1e-3)
+    assert filtered[25:].max() == 0
+    np.testing.assert_allclose(lesions._without_islands(lesion, lattice, 0.05)[small > 0.1], small[small > 0.1], rtol=1e-3)
+
+
 def test_lesion_loads_are_log_normal_over_ids():
-    loads = [
-        cohort._lesion_load_ml(cohort.Case(scanner, scanner.first_id + index, SEED, 1.5))
-        for scanner in acquisition.SCANNERS
-        for index in range(20)
-    ]
+    loads = [cohort._lesion_load_ml(case) for case in replace(COHORT, cases_per_site=20).cases()]
     assert np.median(loads) == pytest.approx(lesions.MEDIAN_LOAD_ML, rel=0.1)
     assert np.std(np.log(loads)) == pytest.approx(lesions.LOG_LOAD_SD, rel=0.15)
 
@@ -320,7 +369,7 @@ def test_outlines_of_raters_differ_at_border_only():
     lesion = fields.sigmoid(depth / 1.2).astype(np.float32)
     infarct = np.zeros_like(lesion)
     infarct[:4] = 1
-    first, second = (raters.outline(lesion, infarct, (1.0, 1.0, 3.0), np.random.default_rng(seed)) for seed in (1, 2))
+    first, second = (raters.outline(lesion, infarct, (1.0, 1.0, 3.0), 0.003, np.random.default_rng(seed)) for seed in (1, 2))
     assert first.dtype == np.uint8
     assert not np.array_equal(first, second)
     for labels in (first, second):
@@ -329,9 +378,22 @@ def test_outlines_of_raters_differ_at_border_only():
         assert (labels[4:][depth[4:] < -3] == 0).all()
 
 
+def test_outline_leaves_out_fragments_of_the_smallest_lesion():
+    lesion = np.zeros((60, 60, 8), np.float32)
+    lesion[10:14, 10:14, 4] = 1  # 48 mm3
+    lesion[30:35, 30:35, 4] = 1  # 75 mm3
+    infarct = np.zeros_like(lesion)
+    for seed in range(8):
+        labels = raters.outline(lesion, infarct, (1.0, 1.0, 3.0), 0.2, np.random.default_rng(seed))
+        assert not labels[10:14, 10:14].any()
+        assert (labels[30:35, 30:35, 4] == 1).all()
+
+
 def test_outline_misses_some_small_lesions():
     lesion = np.zeros((60, 60, 20), np.float32)
     lesion[5:55:5, 5:55:5, 5:15:5] = 1
     infarct = np.zeros_like(lesion)
-    seen = [(raters.outline(lesion, infarct, (1.0, 1.0, 3.0), np.random.default_rng(seed)) == 1).sum() for seed in range(8)]
+    seen = [
+        (raters.outline(lesion, infarct, (1.0, 1.0, 3.0), 0.003, np.random.default_rng(seed)) == 1).sum() for seed in range(8)
+    ]
     assert np.mean(seen) / (lesion == 1).sum() == pytest.approx(1 - raters.MISS_PROBABILITY, abs=0.04)

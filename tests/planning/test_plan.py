@@ -154,7 +154,7 @@ def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: 
     cohort = cohort_sizes(config, "phantom", tmp_path)
     assert len(cohort.cases) == 15
     sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
-    assert sizes["Amsterdam/GE3T"] == ((132, 256, 48), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
+    assert sizes["Amsterdam/GE3T"] == ((66, 128, 48), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
     own = {"layout": "table", "folder": "own", "table": str(tmp_path / "cohort.csv"), "channels": ["FLAIR", "T1"]}
     config |= {"datasets": {"own": own}}
     with pytest.raises(ValueError, match=r"cohort\.csv"):

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pd_ddpm.data.phantom.cohort import simulate_cohort
+from pd_ddpm.data.phantom.cohort import Cohort, simulate_cohort
 from pd_ddpm.runtime.job import run
 
 
 def main(done: str, settings: dict, processes: int) -> None:
-    simulate_cohort(Path(done).parent, processes=processes, **settings)
+    simulate_cohort(Path(done).parent, Cohort(**settings), processes)
 
 
 if __name__ == "__main__":

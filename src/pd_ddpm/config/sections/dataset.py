@@ -50,11 +50,23 @@ class Download(Section):
 
 
 class Simulation(Section):
-    """How many phantoms are simulated, and how finely."""
+    """How many phantoms are simulated, how finely, and for which scans."""
 
     cases_per_site: Annotated[int, Field(ge=1, le=50), WHOLE] = Field(description="Cases of each of the three scanners.")
     seed: Index = Field(description="Seed of the simulation.")
     resolution_mm: Annotated[float, Field(ge=0.8, le=4)] = Field(description="Voxel size of the simulated anatomy, in mm.")
+    coarsening: Annotated[float, Field(ge=1, le=4)] = Field(
+        description=(
+            "Factor by which FLAIR pixels and T1 voxels are larger than the WMH challenge's (FLAIR 0.96 to 1.2 mm in plane, "
+            "T1 1 mm). 1 simulates the challenge's grids. FLAIR slices always lie 3 mm apart."
+        )
+    )
+    smallest_lesion_ml: Annotated[float, Field(ge=0.01, le=1)] = Field(
+        description=(
+            "Least volume of a simulated lesion, in ml. Choose at least ten voxels of the FLAIR, which such a scan resolves: "
+            "0.03 for the challenge's grids, 0.12 for pixels of 2 mm."
+        )
+    )
 
 
 class Dataset(Section):

@@ -1,12 +1,12 @@
 """Three simulated scanners: grids, contrasts, slice thickness, artefacts and noise.
 
-Sites, ids and FLAIR grids are those of the WMH challenge. All other numbers are ours: they were chosen so that images look
-like the challenge's, and differ between sites about as much.
+Sites, ids and FLAIR grids are those of the WMH challenge; `Scanner.coarsened` enlarges the voxels. All other numbers are ours:
+they were chosen so that images look like the challenge's, and differ between sites about as much.
 
 Reference: Kuijf et al. 2019 (WMH challenge).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
@@ -23,7 +23,8 @@ class Scanner:
         first_id: id of the site's first case.
         flair_shape: FLAIR matrix (X, Y, Z).
         flair_spacing: FLAIR voxel size in mm.
-        t1_shape: T1 matrix (anterior-posterior, superior-inferior, right-left) of 1 mm voxels.
+        t1_shape: T1 matrix (anterior-posterior, superior-inferior, right-left).
+        t1_voxel_mm: edge of the cubic T1 voxels.
         flair_fluid: FLAIR signal of cerebrospinal fluid.
         flair_grey: FLAIR signal of grey matter.
         flair_lesion: FLAIR signal that a typical lesion adds.
@@ -42,6 +43,7 @@ class Scanner:
     flair_shape: tuple[int, int, int]
     flair_spacing: tuple[float, float, float]
     t1_shape: tuple[int, int, int]
+    t1_voxel_mm: float
     flair_fluid: float
     flair_grey: float
     flair_lesion: float
@@ -54,6 +56,26 @@ class Scanner:
     t1_noise: float
     t1_level: float
 
+    def coarsened(self, factor: float) -> "Scanner":
+        """Return this scanner with FLAIR pixels and T1 voxels enlarged by a factor.
+
+        Slice thickness, fields of view, contrast, and the noise and blur of a voxel stay. So do the differences between sites.
+        """
+        spacing_x, spacing_y, thickness = self.flair_spacing
+        size_x, size_y, slices = self.flair_shape
+        return replace(
+            self,
+            flair_shape=(*_shrunk((size_x, size_y), factor), slices),
+            flair_spacing=(spacing_x * factor, spacing_y * factor, thickness),
+            t1_shape=_shrunk(self.t1_shape, factor),
+            t1_voxel_mm=self.t1_voxel_mm * factor,
+        )
+
+
+def _shrunk(shape: tuple[int, ...], factor: float) -> tuple[int, ...]:
+    """Return how many voxels of `factor` times the size cover the field of view."""
+    return tuple(int(np.ceil(round(count / factor, 6))) for count in shape)
+
 
 SCANNERS = (
     Scanner(
@@ -62,6 +84,7 @@ SCANNERS = (
         flair_shape=(240, 240, 48),
         flair_spacing=(0.96, 0.96, 3.0),
         t1_shape=(212, 192, 172),
+        t1_voxel_mm=1.0,
         flair_fluid=0.24,
         flair_grey=1.24,
         flair_lesion=0.62,
@@ -80,6 +103,7 @@ SCANNERS = (
         flair_shape=(232, 256, 48),
         flair_spacing=(1.0, 1.0, 3.0),
         t1_shape=(212, 196, 176),
+        t1_voxel_mm=1.0,
         flair_fluid=0.20,
         flair_grey=1.28,
         flair_lesion=0.70,
@@ -98,6 +122,7 @@ SCANNERS = (
         flair_shape=(132, 256, 48),
         flair_spacing=(1.2, 0.98, 3.0),
         t1_shape=(212, 190, 170),
+        t1_voxel_mm=1.0,
         flair_fluid=0.28,
         flair_grey=1.20,
         flair_lesion=0.58,
@@ -168,7 +193,7 @@ def acquire_t1(signal: np.ndarray, scanner: Scanner, random: np.random.Generator
     Returns:
         The stored image, uint16 (X, Y, Z).
     """
-    return _receive(signal, (1.0, 1.0, 1.0), scanner.bias, scanner.t1_noise, scanner.t1_level, random)
+    return _receive(signal, (scanner.t1_voxel_mm,) * 3, scanner.bias, scanner.t1_noise, scanner.t1_level, random)
 
 
 def _receive(

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -51,20 +51,57 @@ from birth to adulthood. NeuroImage 47, Supplement 1:S102 (2009).
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """Settings of a simulated cohort: a dataset's section `simulate` in the configuration, documented in config/schema.yaml.
+
+    Attributes:
+        cases_per_site: number of cases per scanner, 1 to 50.
+        seed: seed of the cohort.
+        resolution_mm: voxel size of the simulated anatomy, 0.8 to 4.
+        coarsening: size of FLAIR pixels and T1 voxels relative to the challenge's, 1 to 4; see `Scanner.coarsened`.
+        smallest_lesion_ml: least volume of a simulated lesion, 0.01 to 1; see `sample_lesions`.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    cases_per_site: int
+    seed: int
+    resolution_mm: float
+    coarsening: float
+    smallest_lesion_ml: float
+
+    def __post_init__(self):
+        if not 1 <= self.cases_per_site <= IDS_PER_SITE:
+            raise ValueError(f"`cases_per_site` must be 1 to {IDS_PER_SITE} (the challenge's ids), not {self.cases_per_site}.")
+        if self.seed < 0:
+            raise ValueError(f"`seed` must not be negative, but is {self.seed}.")
+        for name, low, high in (("resolution_mm", 0.8, 4), ("coarsening", 1, 4), ("smallest_lesion_ml", 0.01, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"`{name}` must be {low} to {high}, not {getattr(self, name)}.")
+
+    def cases(self) -> list["Case"]:
+        """Return all cases, ordered by id."""
+        return [
+            Case(scanner.coarsened(self.coarsening), scanner.first_id + index, self)
+            for scanner in SCANNERS
+            for index in range(self.cases_per_site)
+        ]
+
+
+@dataclass(frozen=True)
 class Case:
     """Everything that a simulated case depends on, except the code.
 
     Attributes:
-        scanner: the site's scanner.
+        scanner: the site's scanner, coarsened.
         number: id of the case.
-        seed: seed of the cohort.
-        resolution_mm: voxel size of the simulated anatomy.
+        cohort: settings of the cohort; the case does not depend on the number of cases.
     """
 
     scanner: Scanner
     number: int
-    seed: int
-    resolution_mm: float
+    cohort: Cohort
 
     @property
     def relative_folder(self) -> Path:
@@ -73,26 +110,16 @@ class Case:
 
     def settings(self) -> dict:
         """Return the fields of the case's summary that tell whether it must be simulated again."""
-        return {
-            "case": self.number,
-            "site": self.scanner.site,
-            "seed": self.seed,
-            "resolution_mm": self.resolution_mm,
-            "code": code_version(__file__),
-        }
+        settings = asdict(self.cohort)
+        del settings["cases_per_site"]
+        return {"case": self.number, "site": self.scanner.site} | settings | {"code": code_version(__file__)}
 
     def random(self, purpose: int) -> np.random.Generator:
         """Return the random stream of one part of the simulation; it does not depend on the order of cases."""
-        return np.random.default_rng([self.seed, self.number, purpose])
+        return np.random.default_rng([self.cohort.seed, self.number, purpose])
 
 
-def simulate_cohort(
-    folder: Path,
-    cases_per_site: int,
-    seed: int,
-    resolution_mm: float = 1.5,
-    processes: int = 1,
-) -> list[Path]:
+def simulate_cohort(folder: Path, cohort: Cohort, processes: int = 1) -> list[Path]:
     """Simulate a WMH challenge cohort of three scanners.
 
     Existing cases with the same settings and code are kept, so an interrupted simulation continues. A case depends on its id
@@ -101,31 +128,19 @@ def simulate_cohort(
 
     Args:
         folder: folder of the cohort; made if it does not exist.
-        cases_per_site: number of cases per scanner, 1 to 50.
-        seed: seed of the cohort.
-        resolution_mm: voxel size of the simulated anatomy; 1.5 mm takes a few CPU seconds per case.
+        cohort: settings of the cohort.
         processes: number of forked processes.
 
     Returns:
         The case folders, ordered by id.
 
     Raises:
-        ValueError: if a setting is out of range, or the folder has cases that do not belong to the cohort.
+        ValueError: if the folder has cases that do not belong to the cohort, or `processes` is below 1.
     """
     folder = Path(folder)
-    if not 1 <= cases_per_site <= IDS_PER_SITE:
-        raise ValueError(f"`cases_per_site` must be 1 to {IDS_PER_SITE} (the challenge's ids), not {cases_per_site}.")
-    if not 0.8 <= resolution_mm <= 4:
-        raise ValueError(f"`resolution_mm` must be 0.8 to 4, not {resolution_mm}.")
-    if seed < 0:
-        raise ValueError(f"`seed` must not be negative, but is {seed}.")
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, not {processes}.")
-    cases = [
-        Case(scanner, scanner.first_id + index, seed, float(resolution_mm))
-        for scanner in SCANNERS
-        for index in range(cases_per_site)
-    ]
+    cases = cohort.cases()
     _check_leftovers(folder, cases)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
@@ -134,10 +149,7 @@ def simulate_cohort(
         (folder / SUMMARY).unlink(missing_ok=True)
         build_template_maps()  # before forking, so that the processes share the maps
         in_processes(partial(_simulate_case, folder), missing, processes, "simulating cases")
-    summary = {
-        "seed": seed,
-        "cases_per_site": cases_per_site,
-        "resolution_mm": float(resolution_mm),
+    summary = asdict(cohort) | {
         "code": code_version(__file__),
         "cases": [_read_summary(folder, case) for case in cases],
     }
@@ -165,8 +177,8 @@ def _read_summary(folder: Path, case: Case) -> dict | None:
 def _simulate_case(folder: Path, case: Case) -> None:
     """Simulate one case and write its two folders; the one that marks it as finished comes last."""
     scanner = case.scanner
-    anatomy = sample_anatomy(build_template_maps(), case.random(0), case.resolution_mm)
-    lesions = sample_lesions(anatomy, _lesion_load_ml(case), case.random(1))
+    anatomy = sample_anatomy(build_template_maps(), case.random(0), case.cohort.resolution_mm)
+    lesions = sample_lesions(anatomy, _lesion_load_ml(case), case.cohort.smallest_lesion_ml, case.random(1))
 
     geometry = case.random(2)
     flair_to_patient = flair_geometry(scanner, geometry)
@@ -190,7 +202,10 @@ def _simulate_case(folder: Path, case: Case) -> None:
     flair = acquire_flair(volumes[0], scanner, noise)
     t1 = resample(compose_t1(anatomy, lesions, scanner, noise), anatomy.lattice, t1_to_patient, scanner.t1_shape)
     t1 = acquire_t1(t1, scanner, noise)
-    first_rater, second_rater = (outline(*volumes[1:], scanner.flair_spacing, case.random(4 + rater)) for rater in range(2))
+    first_rater, second_rater = (
+        outline(*volumes[1:], scanner.flair_spacing, case.cohort.smallest_lesion_ml, case.random(4 + rater))
+        for rater in range(2)
+    )
 
     case_folder, second_rater_folder = folder / case.relative_folder, folder / SECOND_RATER / case.relative_folder
     with _atomic_folder(case_folder) as target, _atomic_folder(second_rater_folder) as second_rater_target:
@@ -214,8 +229,8 @@ def _simulate_case(folder: Path, case: Case) -> None:
 
 def _lesion_load_ml(case: Case) -> float:
     """Return the lesion load in ml: log-normal over the ids, evenly spread so that small cohorts have low and high loads."""
-    start = np.random.default_rng(case.seed).random()
-    rank = (case.number % IDS_PER_SITE) * len(SCANNERS) + SCANNERS.index(case.scanner)
+    start = np.random.default_rng(case.cohort.seed).random()
+    rank = (case.number % IDS_PER_SITE) * len(SCANNERS) + case.number // IDS_PER_SITE
     golden_ratio = (np.sqrt(5) - 1) / 2
     quantile = np.clip((start + rank * golden_ratio) % 1, 1e-6, 1 - 1e-6)
     return float(np.clip(MEDIAN_LOAD_ML * np.exp(LOG_LOAD_SD * ndtri(quantile)), *LOAD_RANGE_ML))

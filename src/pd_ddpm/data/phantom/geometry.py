@@ -19,11 +19,11 @@ def flair_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
 
 
 def t1_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
-    """Sample the affine (4, 4) from T1 voxels to patient mm (RAS): nearly straight sagittal 1 mm slices (axes P, I, R)."""
+    """Sample the affine (4, 4) from T1 voxels to patient mm (RAS): nearly straight sagittal slices (axes P, I, R)."""
     directions = euler_matrix(*np.deg2rad(random.normal(0, 1.5, 3)))
     directions = directions @ np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     centre = np.array([0.0, -13.0, -3.0]) + random.normal(0, 1.5, 3)
-    return _centred_affine(directions, (1.0, 1.0, 1.0), scanner.t1_shape, centre)
+    return _centred_affine(directions, (scanner.t1_voxel_mm,) * 3, scanner.t1_shape, centre)
 
 
 def _centred_affine(directions: np.ndarray, spacing: tuple, shape: tuple, centre: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Sizes and numbers of lesions are ours: they give loads and lesion counts in the 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt, label
 
 from pd_ddpm.data.phantom.anatomy import Anatomy
 from pd_ddpm.data.phantom.fields import Lattice, random_field, sigmoid, smooth_step
@@ -39,29 +40,34 @@ class Lesions:
         return 0.55 * self.white_matter + 0.45 * self.contrast
 
 
-def sample_lesions(anatomy: Anatomy, load_ml: float, random: np.random.Generator) -> Lesions:
+def sample_lesions(anatomy: Anatomy, load_ml: float, smallest_ml: float, random: np.random.Generator) -> Lesions:
     """Sample lesions: caps and bands at the ventricles, the rest in the deep white matter.
 
     Args:
         anatomy: the person.
         load_ml: approximate total volume of white matter hyperintensities.
+        smallest_ml: least volume of a lesion. Smaller ones are left out, and outlines have no finer details.
         random: random stream.
     """
     periventricular_share = float(random.beta(6, 2.4))
-    periventricular, halo = _periventricular_lesions(anatomy, periventricular_share * load_ml, random)
-    white_matter, contrast = _add_deep_lesions(anatomy, (1 - periventricular_share) * load_ml, periventricular, random)
+    periventricular, halo = _periventricular_lesions(anatomy, periventricular_share * load_ml, smallest_ml, random)
+    deep_volumes = _deep_volumes((1 - periventricular_share) * load_ml, smallest_ml, random)
+    white_matter, contrast = _add_deep_lesions(anatomy, deep_volumes, periventricular, random)
     infarct, cavity = _infarcts(anatomy, random)
     spaces = _perivascular_spaces(anatomy, random)
     return Lesions(white_matter * (1 - infarct), contrast * (1 - infarct), halo * (1 - infarct), infarct, cavity, spaces)
 
 
-def _periventricular_lesions(anatomy: Anatomy, volume_ml: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _periventricular_lesions(
+    anatomy: Anatomy, volume_ml: float, smallest_ml: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Return lesion and halo fractions: a noisy distance to the ventricles, with the threshold that gives the volume."""
     lattice, distance = anatomy.lattice, anatomy["ventricle"]
     reach = np.float32(3.8 + 0.42 * np.sqrt(volume_ml))
     x = lattice.axes()[0]
-    score = 0.75 * random_field(random, lattice, 11) + 0.6 * random_field(random, lattice, 5.5)
-    score += 0.35 * random_field(random, lattice, 3)
+    smallest_diameter = (6e3 * smallest_ml / np.pi) ** (1 / 3)
+    score = 0.75 * random_field(random, lattice, 11) + 0.6 * random_field(random, lattice, max(5.5, smallest_diameter))
+    score += 0.35 * random_field(random, lattice, max(3, 0.8 * smallest_diameter))
     score += random.normal(1.7, 0.35) * anatomy["frontal_cap"] + random.normal(1.5, 0.35) * anatomy["occipital_cap"]
     score += random.normal(0.8, 0.4) * anatomy["band"] + random.normal(0, 0.4) * x / 60
     # Without the midline term the caps of both sides would meet in the corpus callosum.
@@ -71,9 +77,18 @@ def _periventricular_lesions(anatomy: Anatomy, volume_ml: float, random: np.rand
     allowed *= smooth_step(distance, -1.0, 0.0) * smooth_step(distance, 45, 30)
     border = np.float32(random.uniform(0.5, 0.9) + 0.14 * np.sqrt(volume_ml))
     threshold = _threshold_for_volume(score, allowed, border, volume_ml / np.prod(lattice.spacing) * 1e3)
-    lesion = sigmoid((score - threshold) / border) * allowed
+    lesion = _without_islands(sigmoid((score - threshold) / border) * allowed, lattice, smallest_ml)
     halo = sigmoid((score - threshold + 3.2) / 1.8) * allowed
     return lesion, halo
+
+
+def _without_islands(lesion: np.ndarray, lattice: Lattice, smallest_ml: float) -> np.ndarray:
+    """Return the lesion fractions without islands below the smallest volume; these stay as a faint halo."""
+    islands, count = label(lesion > 0.5, np.ones((3, 3, 3)))
+    volumes_ml = np.bincount(islands.ravel(), minlength=count + 1) * np.prod(lattice.spacing) / 1e3
+    is_large = volumes_ml >= smallest_ml
+    is_large[0] = False
+    return lesion * smooth_step(distance_transform_edt(~is_large[islands], sampling=lattice.spacing), 6, 3)
 
 
 def _threshold_for_volume(score: np.ndarray, allowed: np.ndarray, border: float, voxels: float) -> float:
@@ -91,7 +106,7 @@ def _threshold_for_volume(score: np.ndarray, allowed: np.ndarray, border: float,
 
 
 def _add_deep_lesions(
-    anatomy: Anatomy, volume_ml: float, periventricular: np.ndarray, random: np.random.Generator
+    anatomy: Anatomy, volumes: np.ndarray, periventricular: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add lesions away from the ventricles; return the fraction and the brightness-weighted fraction of all lesions."""
     lattice, distance = anatomy.lattice, anatomy["ventricle"]
@@ -102,7 +117,6 @@ def _add_deep_lesions(
     weight *= np.clip(1 + 0.6 * random_field(random, lattice, 30), 0.05, None)
     pons = anatomy["brainstem"] * anatomy["white"] * (random.random() < 0.3) * 0.4
     weight = np.where(white_matter > 0.6, weight, 0) + np.where(pons > 0.2, pons, 0) * 0.15
-    volumes = _deep_volumes(volume_ml * 1e3, random)
     positions = _sample_positions(weight, len(volumes), random)
     lesion, contrast = periventricular.copy(), periventricular * np.float32(random.uniform(0.88, 1.08))
     allowed = np.clip(white_matter + pons * 2, 0, 1)
@@ -117,11 +131,11 @@ def _add_deep_lesions(
     return lesion, contrast
 
 
-def _deep_volumes(total: float, random: np.random.Generator) -> np.ndarray:
-    """Sample 4 to 60 log-normal lesion volumes in mm3 that add up to about `total`."""
-    median = 45 * max(total / 3000, 0.8) ** 0.5
-    volumes = np.clip(median * np.exp(1.15 * random.standard_normal(60)), 12, 3000)
-    count = int(np.clip(np.searchsorted(np.cumsum(volumes), total) + 1, 4, len(volumes)))
+def _deep_volumes(total_ml: float, smallest_ml: float, random: np.random.Generator) -> np.ndarray:
+    """Sample 4 to 60 lesion volumes in mm3 that add up to about the total: the smallest plus a log-normal excess."""
+    excess = 45 * max(total_ml / 3, 0.8) ** 0.5 * np.exp(1.15 * random.standard_normal(60))
+    volumes = np.minimum(smallest_ml * 1e3 + excess, 3000)
+    count = int(np.clip(np.searchsorted(np.cumsum(volumes), total_ml * 1e3) + 1, 4, len(volumes)))
     return volumes[:count]
 
 
