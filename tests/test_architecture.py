@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "data": {"config", "runtime"},
     "diffusion": {"runtime"},
     "models": {"diffusion", "runtime"},
-    "training": {"data", "diffusion", "models", "runtime"},
+    "training": {"config", "data", "diffusion", "models", "runtime"},
     "inference": {"config", "data", "diffusion", "models", "runtime"},
     "evaluation": {"data", "inference", "runtime"},
     "planning": {"config", "data", "diffusion", "inference", "models", "runtime", "training"},

@@ -14,7 +14,7 @@ from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.precision import PRECISIONS
-from pd_ddpm.training.objectives.base import Objective, Phase
+from pd_ddpm.training.objectives.base import Estimate, Objective, Phase
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
 from pd_ddpm.training.resume import TrainingStates
@@ -181,7 +181,7 @@ class Scripted(CrossEntropy):
 
     def estimates(self, model, batch, rng):
         self.evaluated.append(model.factor.item())
-        return [batch.mask * next(self.shares)]
+        return [Estimate(batch.mask * next(self.shares))]
 
 
 class Two(nn.Module):
@@ -224,4 +224,4 @@ class Phases(Objective):
         return [first, *(Phase(loss=self.other(c["name"]), parameters=[model.other], **c) for c in self.changes)]
 
     def estimates(self, model, batch, rng):
-        return [model(batch.image).sigmoid()]
+        return [Estimate(model(batch.image).sigmoid())]

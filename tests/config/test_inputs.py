@@ -27,13 +27,30 @@ def paper() -> Config:
     return paper_configuration()
 
 
+def test_training_reads_the_presegmenter_of_its_validation(paper: Config) -> None:
+    assert training_inputs(paper, Run("wmh", "denoiser", 1, 2), "out") == {
+        "presegmenter_weights": "out/wmh/networks/attunet/split-1_seed-2/model.safetensors",
+        "presegmenter_metadata": "out/wmh/networks/attunet/split-1_seed-2/model.json",
+    }
+    assert training_inputs(paper, Run("wmh", "truncated-denoiser", 1, 2), "out") == {}
+
+
+def test_planned_networks_include_those_that_only_trainings_read() -> None:
+    shown = {"table1": ["ddpm", "unet"], "compared_with": "unet", "pareto": {"methods": ["ddpm"]}}
+    shown |= {"claims": {"pd_ddpm": "ddpm", "vanilla": "ddpm", "tdpm": None, "es_ddpm": None}}
+    shown |= {"table2": {"method": "pd-ddpm", "presegmentations": [{"method": "zero", "printed": None}]}}
+    shown |= {name: {"method": "pd-ddpm@presegmentation=zero"} for name in ("fig3_tprime", "fig4_ensemble")}
+    config = paper_configuration(exhibits=shown)
+    assert exhibits.planned_networks(config) == ["denoiser", "unet", "attunet"]
+
+
 def test_training_reads_the_network_that_it_is_initialised_from() -> None:
     config = paper_configuration(networks={"truncated-denoiser": {"initialise_from": "denoiser"}})
     assert training_inputs(config, Run("wmh", "truncated-denoiser", 1, 2), "out") == {
         "first_weights": "out/wmh/networks/denoiser/split-1_seed-2/model.safetensors",
         "first_metadata": "out/wmh/networks/denoiser/split-1_seed-2/model.json",
     }
-    assert training_inputs(config, Run("wmh", "denoiser", 1, 2), "out") == {}
+    assert training_inputs(config, Run("wmh", "attunet", 1, 2), "out") == {}
 
 
 def test_training_on_a_dataset_that_is_only_tested_is_refused(paper: Config) -> None:

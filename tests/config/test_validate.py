@@ -112,6 +112,28 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             {"networks": {"truncated-denoiser": {"initialise_from": "denoiser", "channels": 64, "skip": "average"}}},
             ["'truncated-denoiser' and 'denoiser' differ in channels, skip"],
         ),
+        (
+            {"networks": {"denoiser": {"validation_presegmenter": "atunet"}}},
+            ["`networks.denoiser.validation_presegmenter`: 'atunet' is not one of networks", "Did you mean 'attunet'"],
+        ),
+        (
+            {"networks": {"denoiser": {"validation_presegmenter": "denoiser"}}},
+            ["the denoising_unet 'denoiser' has no deterministic mask", "attention_unet or unet or unet_plus_plus"],
+        ),
+        (
+            {"networks": {"denoiser": {"validation_presegmenter": "probabilistic-unet"}}},
+            ["the probabilistic_unet 'probabilistic-unet' has no deterministic mask"],
+        ),
+        ({"networks": {"unet": {"validation_presegmenter": "attunet"}}}, ["`networks.unet.validation_presegmenter`: unknown"]),
+        ({"networks": {"denoiser": {"validation_chain_steps": 1001}}}, ["1001 is more than the T = 1000 steps"]),
+        (
+            {"methods": {"pd-ddpm": {"network": "denoiser@t_max=300@validation_presegmenter=null"}}},
+            ["no chain can validate the network", "Name a deterministic network, or raise `t_max`"],
+        ),
+        (
+            {"methods": {"pd-ddpm": {"network": "denoiser@validation_presegmenter=unett"}}},
+            ["'unett' is not one of networks", "Did you mean 'unet'"],
+        ),
         ({"exhibits": {"compared_with": "pd-ddpm@t_start=100"}}, ["`exhibits.compared_with`", "Add it to `exhibits.table1`"]),
         (
             {"exhibits": {"table1": ["ddpm", "tdpm", "es-ddpm", "pd-ddpm", "pd-ddpm@t_start=300"]}},

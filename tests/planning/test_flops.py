@@ -61,7 +61,9 @@ def test_flops_of_the_papers_denoiser_match_known_numbers(paper: resolve.Config)
     (shared, each) = count(chosen, 2, "evaluation", (128, 192))
     assert (shared, round(each / 1e9, 1)) == (0, 186.1)
     assert count(chosen, 2, "steps", ())[0] / 10 == pytest.approx(558.2e9, rel=1e-3)
-    assert count(chosen, 2, "validation", ()) == [5 * each]  # five noise levels
+    # Ten steps from noise, three from T' = 300, and five noise levels of the ground truth.
+    assert count(chosen, 2, "validation", ()) == [(10 + 3 + 5) * each]
+    assert count(chosen | {"validation_presegmenter": None}, 2, "validation", ()) == [(10 + 5) * each]
     assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
 
 

@@ -13,6 +13,7 @@ from training_examples import (
 
 from pd_ddpm.models.weights import CheckpointError
 from pd_ddpm.training.early_checkpoints import nearest_records
+from pd_ddpm.training.objectives.base import Estimate
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 from pd_ddpm.training.resume import TrainingStates
 
@@ -42,7 +43,7 @@ def test_early_checkpoints_hold_weights_of_their_validation(tmp_path):
         objective.evaluated.append(model.factor.item())
         share = shares[2 * len(objective.evaluated)]
         kept = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < share
-        return [batch.mask * kept]
+        return [Estimate(batch.mask * kept)]
 
     object.__setattr__(objective, "estimates", estimates)
     result = folder_trainer(

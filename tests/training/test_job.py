@@ -90,6 +90,25 @@ def test_train_with_first_weights_starts_from_them(tmp_path, job):
         run(replace(second, settings=frozen | {"channels": 16}))
 
 
+def test_train_with_a_presegmenter_validates_chains_from_its_masks(tmp_path, job, configured, train_job):
+    unet = train_job(
+        tmp_path / "unet", configured("network", "unet", channels=[4, 4, 8, 8, 16], steps=2, batch=2, crop=[16, 32])
+    )
+    run(unet)
+    with_masks = replace(job, presegmenter_weights=unet.weights, presegmenter_metadata=unet.metadata)
+    (row,) = run(with_masks).history
+    columns = [f"validation_dice_{name}" for name in ("noise", "presegmentation", "diffused_truth")]
+    assert row["validation_dice"] == pytest.approx((row[columns[0]] + row[columns[1]]) / 2)
+    assert list(pd.read_csv(job.history))[:8] == [
+        *("step", "loss", "learning_rate", "validation_dice", "seconds"),
+        *columns,
+    ]
+    runs = json.loads(job.metadata.read_text(encoding="utf-8"))["made_from"]["runs"]
+    assert [one["file"].split("/")[-2:] for one in runs] == [["unet", "model.json"]]
+    backend, data = Backend.from_compute(job.compute), read_data(job)
+    assert open_states(with_masks, data, backend).folder != open_states(job, data, backend).folder
+
+
 def test_write_result_describes_the_training(job):
     result = run(job)
     metadata = json.loads(job.metadata.read_text(encoding="utf-8"))

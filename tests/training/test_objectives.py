@@ -91,7 +91,7 @@ def test_cross_entropy_objective_adds_weighted_dice(dice_weight):
     torch.testing.assert_close(parts["loss"], cross_entropy + dice_weight * dice)
     assert torch.equal(model.x, examples.image)
     (estimate,) = CrossEntropy(dice_weight).estimates(model, examples, stream("test"))
-    torch.testing.assert_close(estimate, probability)
+    torch.testing.assert_close(estimate.probability, probability)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -159,7 +159,7 @@ def test_losses_depend_on_their_generator_alone():
             assert values[0] != values[2]
 
 
-def test_denoising_estimates_cover_five_noise_levels():
+def test_denoising_estimates_from_truth_cover_five_noise_levels():
     examples, _ = batch()
     seen = []
 
@@ -170,7 +170,7 @@ def test_denoising_estimates_cover_five_noise_levels():
 
     examples = examples._replace(image=CODINGS["signed"].encode(examples.mask))
     model = Denoiser(Watched(), SCHEDULE, CODINGS["signed"], "noise")
-    estimates = Denoising(300, "squared_error").estimates(model, examples, stream("test"))
+    estimates = Denoising(300, "squared_error").estimates_from_truth(model, examples, stream("test"))
     assert seen == [[t] * 4 for t in (30, 90, 150, 210, 270)]
     for estimate in estimates:
-        torch.testing.assert_close(estimate, examples.mask, rtol=0, atol=1e-5)
+        torch.testing.assert_close(estimate.probability, examples.mask, rtol=0, atol=1e-5)

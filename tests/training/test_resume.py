@@ -66,7 +66,7 @@ def test_fit_resumes_several_optimisers_and_early_checkpoints(tmp_path):
     ("make", "objective"),
     [
         (lambda: denoiser("noise", dropout=0.2), Denoising(1000, "squared_error")),
-        (lambda: denoiser("mask"), Denoising(300, "cross_entropy_dice")),
+        (lambda: denoiser("mask"), Denoising(1000, "cross_entropy_dice")),
         (lambda: segmentation_network(attention_unet, (8, 16)), CrossEntropy(1.0)),
     ],
     ids=["noise, dropout", "mask", "attention_unet"],

@@ -223,16 +223,25 @@ def test_tdpm_denoises_up_to_t_max_and_generates_at_next_timestep():
     assert torch.equal(game.loss(model, batch, stream("test"))["loss"], denoising)
 
 
-def test_tdpm_estimates_are_generated_ones_and_five_noise_levels():
+def test_tdpm_estimates_are_a_chain_from_the_prior_and_five_noise_levels():
     network = Linear()
     model, game, batch = truncated(PixelDiscriminator(), network=network), objective(), examples()
     estimates = game.estimates(model, batch, stream("test"))
-    assert [seen[0] for seen in network.seen] == [301, 300, 30, 90, 150, 210, 270]
+    assert [seen[0] for seen in network.seen] == [301, 300, 200, 100, 30, 90, 150, 210, 270]
+    assert [(one.name, one.selects) for one in estimates] == [("learned_prior", True), *[("diffused_truth", False)] * 5]
+    network.seen.clear()
+    masks = torch.zeros_like(batch.mask)
+    estimates = game.estimates(model, batch._replace(presegmentation=masks), stream("test"))
+    assert [seen[0] for seen in network.seen] == [301, 300, 200, 100, 300, 200, 100, 30, 90, 150, 210, 270]
+    assert [one.name for one in estimates[:2]] == ["learned_prior", "presegmentation"]
+
+
+def test_tdpm_estimate_is_one_step_from_the_prior():
+    model, game, batch = truncated(PixelDiscriminator()), objective(), examples()
     x = 0.1 + 0.7 * torch.from_numpy(stream("test").standard_normal(batch.mask.shape, dtype=np.float32))
     level = SCHEDULE.signal(300)
     clean = ((x - math.sqrt(1 - level) * (0.1 + 0.7 * x)) / math.sqrt(level)).clamp(-1, 1)
-    torch.testing.assert_close(estimates[0], (clean + 1) / 2)
-    assert len(estimates) == 6
+    torch.testing.assert_close(game.estimate(model, batch, stream("test")), (clean + 1) / 2)
 
 
 SETTINGS = {
@@ -266,6 +275,9 @@ NETWORK = {
     "mask_coding": "signed",
     "predicts": "mask",
     "mask_loss": "cross_entropy_dice",
+    "validation_chain_steps": 10,
+    "validation_presegmenter": None,
+    "validation_t_start": 300,
     "head": "mean_plus_noise",
     "discriminator_channels": 8,
     "learning_rate": 2e-3,
@@ -365,7 +377,8 @@ def test_tdpm_resumes_bit_for_bit_and_keeps_weights_for_sampling(tmp_path, head)
     for name in whole.selected:
         assert torch.equal(parts.selected[name], whole.selected[name]), name
     assert str([row | {"seconds": 0} for row in parts.history]) == str([row | {"seconds": 0} for row in whole.history])
-    columns = ["cross_entropy", "dice_loss", "generator_loss", "discriminator_loss"]
+    columns = ["validation_dice_learned_prior", "validation_dice_diffused_truth"]
+    columns += ["cross_entropy", "dice_loss", "generator_loss", "discriminator_loss"]
     assert list(whole.history[1])[5:] == [*columns, "empty_masks", "true_empty_masks", "generated_variance", "penalty_loss"]
 
 

@@ -35,6 +35,7 @@ from pd_ddpm.models.networks.supervised import attention_unet, unet
 from pd_ddpm.runtime.precision import PRECISIONS
 from pd_ddpm.training.errors import TrainingError
 from pd_ddpm.training.interruption import Interrupted
+from pd_ddpm.training.objectives.base import Estimate
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 from pd_ddpm.training.patches import PatchSettings, TrainingSlices
@@ -195,18 +196,18 @@ def test_validator_dice_equals_value_by_hand_outside_ignored_pixels():
     job = folder_trainer(Scale(), CrossEntropy(0.0), validation=brighter, validation_slices=4)
     expected = []
     for one in brighter:
-        chosen = [0, 3]  # two slices a case: the first and the last
+        chosen = [1, 3]  # two slices a case, each in the middle of a half
         widened = [np.pad(part[chosen].numpy(), [(0, 0), (0, 0), (0, 8), (0, 0)], mode="edge") for part in one[1:3]]
         predicted = widened[0][:, :1] >= 0  # a fresh batch-norm layer leaves the sign
         lesion, counted = widened[1][:, :1] == 1, widened[1][:, 1:] == 0
         expected.append(2 * (predicted & lesion).sum() / ((predicted & counted).sum() + lesion.sum()))
         assert (predicted & ~counted).any()
-    assert job.validator.dice(job.eval_model) == pytest.approx(np.mean(expected), rel=1e-6)
+    assert job.validator.scores(job.eval_model) == {"validation_dice": pytest.approx(np.mean(expected), rel=1e-6)}
 
 
 def test_validator_uses_same_noise_every_time():
     job = folder_trainer(denoiser("noise"), Denoising(1000, "squared_error"))
-    assert job.validator.dice(job.eval_model) == job.validator.dice(job.eval_model)
+    assert job.validator.scores(job.eval_model) == job.validator.scores(job.eval_model)
 
 
 # Device reads
@@ -320,7 +321,7 @@ class ScriptedPhases(Phases):
 
     def estimates(self, model, batch, rng):
         self.evaluated.append(model.one.item())
-        return [batch.mask * next(self.shares)]
+        return [Estimate(batch.mask * next(self.shares))]
 
 
 @pytest.mark.parametrize(

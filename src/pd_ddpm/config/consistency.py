@@ -15,7 +15,10 @@ from pd_ddpm.config.sections.network import Network
 from pd_ddpm.config.translation import problems_from
 
 # What a network may differ in from the one whose trained weights it begins with, in addition to how it is trained.
-FREE_AT_THE_START = {"architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"}
+FREE_AT_THE_START = {
+    *("architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"),
+    *("validation_chain_steps", "validation_presegmenter", "validation_t_start"),
+}
 
 FEWEST_FIGURE3_STEPS = 20  # over T: a chain from T/20, the smallest T' of Fig. 3, then has one whole step
 
@@ -34,6 +37,7 @@ def find_contradictions(config: Config) -> Iterator[KeyProblem]:
         yield KeyProblem(("datasets",), finding, f"Let only one of them have `networks_of: {config['dataset']}`")
     for name in config["networks"]:
         yield from _initialisation_problems(config, name)
+        yield from _presegmenter_problems(config, name)
     problems = [problem for name in config["methods"] for problem in method_problems(config, name)]
     yield from problems or _exhibit_problems(config)
 
@@ -100,6 +104,23 @@ def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:
     if differing:
         finding = f"'{name}' and '{first}' differ in {', '.join(differing)}"
         yield KeyProblem(path, finding, "Set the same values for both")
+
+
+def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the network whose masks a denoiser is validated from.
+
+    Only denoisers have such a network, and it is none itself. A circle of trainings is therefore impossible.
+    """
+    presegmenter, path = network(config, name).get("validation_presegmenter"), ("networks", name, "validation_presegmenter")
+    if presegmenter is None:
+        return
+    if presegmenter not in config["networks"]:
+        yield KeyProblem(path, f"'{presegmenter}' is not one of networks", suggestion(presegmenter, config["networks"]))
+        return
+    architecture, deterministic = network(config, presegmenter)["architecture"], ARCHITECTURES["deterministic"]
+    if architecture not in deterministic:
+        finding = f"the {architecture} '{presegmenter}' has no deterministic mask"
+        yield KeyProblem(path, finding, f"Name a network of architecture {' or '.join(sorted(deterministic))}")
 
 
 def _exhibit_problems(config: Config) -> Iterator[KeyProblem]:
@@ -210,6 +231,9 @@ def _type_problems(annotation: Any, settings: dict[str, Any], path: Sequence[str
 def _network_problems(config: Config, name: str, settings: dict[str, Any], trained: dict[str, Any]) -> Iterator[KeyProblem]:
     """Yield why a method cannot use its network."""
     path, model = ("methods", name), settings["network"]
+    if "@" in model:
+        yield from _initialisation_problems(config, model)
+        yield from _presegmenter_problems(config, model)
     segmenter, architecture = settings["segmenter"], trained["architecture"]
     if architecture not in ARCHITECTURES[segmenter]:
         finding = f"segmenter '{segmenter}' cannot use the {architecture} '{model}'"

@@ -172,8 +172,12 @@ def planned_methods(config: Config) -> list[str]:
 
 
 def planned_networks(config: Config) -> list[str]:
-    """Return the networks of all methods that the exhibits need."""
-    return list(dict.fromkeys(method(config, name)["network"] for name in planned_methods(config)))
+    """Return the networks of all methods that the exhibits need, and the networks that the trainings of these need."""
+    names = list(dict.fromkeys(method(config, name)["network"] for name in planned_methods(config)))
+    before = {name: methods.networks_before(config, name) for name in names}
+    while missing := [other for others in before.values() for other in others if other not in before]:
+        before |= {name: methods.networks_before(config, name) for name in missing}
+    return list(before)
 
 
 def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:

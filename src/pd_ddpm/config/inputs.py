@@ -14,7 +14,7 @@ from pd_ddpm.runtime.problem import Problem
 
 
 def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
-    """Return the trained network that a training is initialised from; empty if it starts at random.
+    """Return the trained networks that a training reads: the one it is initialised from, and its validation's pre-segmenter.
 
     Args:
         config: a canonical configuration.
@@ -28,11 +28,12 @@ def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     if trained != run.dataset:
         finding = f"nothing is trained on {run.dataset}, whose networks_of is {trained}"
         raise ConfigError(Problem(f"{root}/{run.dataset}/networks", finding, f"Request files in {root}/{trained}/networks"))
-    first = network(config, run.name)["initialise_from"]
-    if first is None:
-        return {}
-    folder = Run(run.dataset, first, run.split, run.seed).folder(root, "networks")
-    return {"first_weights": f"{folder}/model.safetensors", "first_metadata": f"{folder}/model.json"}
+    settings, files = network(config, run.name), {}
+    for role, key in (("first", "initialise_from"), ("presegmenter", "validation_presegmenter")):
+        if (other := settings.get(key)) is not None:
+            folder = Run(run.dataset, other, run.split, run.seed).folder(root, "networks")
+            files |= {f"{role}_weights": f"{folder}/model.safetensors", f"{role}_metadata": f"{folder}/model.json"}
+    return files
 
 
 def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:

@@ -2,12 +2,19 @@
 
 from typing import Any
 
+from pd_ddpm.config.chain_length import chain_steps
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 
 
 def networks_from(config: Config, dataset: str) -> str:
     """Return the dataset whose networks segment this one: itself, unless it is only tested."""
     return config["datasets"][dataset].get("networks_of") or dataset
+
+
+def networks_before(config: Config, name: str) -> list[str]:
+    """Return the networks that are trained before this one: that of its first weights, and its validation's pre-segmenter."""
+    settings = network(config, name)
+    return [other for key in ("initialise_from", "validation_presegmenter") if (other := settings.get(key)) is not None]
 
 
 def held_out(config: Config) -> str | None:
@@ -50,17 +57,6 @@ def steps_of_chain(config: Config, name: str) -> int:
     """Return the number of reverse steps of a diffusion method."""
     settings = method(config, name)
     return chain_steps(settings["reverse_steps"], settings["t_start"], network(config, settings["network"])["T"])
-
-
-def chain_steps(reverse_steps: int, t_start: int, T: int) -> int:
-    """Return the steps of a chain from `t_start`: the share t_start/T of the `reverse_steps` of a whole chain, at least one.
-
-    Args:
-        reverse_steps: network evaluations of a chain from T.
-        t_start: start timestep T' of the chain.
-        T: steps of the whole diffusion process.
-    """
-    return max(1, round(reverse_steps * t_start / T))
 
 
 def adds_noise_over_jumps(config: Config, name: str) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pd_ddpm.config.methods import chain_steps
+from pd_ddpm.config.chain_length import chain_steps
 from pd_ddpm.runtime.files import atomic_write, file_sha256
 from pd_ddpm.runtime.problem import Problem, ProblemError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from pd_ddpm.config.methods import chain_steps
+from pd_ddpm.config.chain_length import chain_steps
 from pd_ddpm.diffusion.samplers import ancestral, ddim
 from pd_ddpm.diffusion.starts import LearnedPriorStart, NoiseStart, PresegmentationStart
 from pd_ddpm.inference.segmenters import (

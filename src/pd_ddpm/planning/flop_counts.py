@@ -43,7 +43,8 @@ def count(settings: Settings, channels: int, quantity: Quantity, size: Sequence[
     if quantity == "steps":
         return [_all_steps(network, settings, channels)]
     if quantity == "validation":
-        return [flops.validation(network, build_objective(settings), channels, tuple(settings["crop"]))]
+        has_presegmentation = settings.get("validation_presegmenter") is not None
+        return [flops.validation(network, build_objective(settings), channels, tuple(settings["crop"]), has_presegmentation)]
     if quantity == "evaluation":
         return list(flops.evaluation(network, channels, tuple(size)))
     if quantity == "divisor":

@@ -99,7 +99,9 @@ def backward(model: nn.Module, phase: Phase, batch: Batch) -> None:
     phase.loss(model, batch, np.random.default_rng(0))["loss"].backward()
 
 
-def validation(model: nn.Module, objective: Objective, image_channels: int, crop: tuple[int, int]) -> int:
+def validation(
+    model: nn.Module, objective: Objective, image_channels: int, crop: tuple[int, int], has_presegmentation: bool = False
+) -> int:
     """Return the FLOPs of validating one slice that is as large as a training patch.
 
     Args:
@@ -107,10 +109,14 @@ def validation(model: nn.Module, objective: Objective, image_channels: int, crop
         objective: what the training minimises.
         image_channels: number of image channels M.
         crop: (height, width) of a patch.
+        has_presegmentation: whether the slice has a pre-segmentation, from which a chain starts.
     """
     model.eval()
+    batch = empty_batch(image_channels, 1, crop)
+    if has_presegmentation:
+        batch = batch._replace(presegmentation=torch.zeros((1, 1, *crop)))  # a start computes on the CPU
     with torch.inference_mode(), _Counter() as counter:
-        objective.estimates(model, empty_batch(image_channels, 1, crop), np.random.default_rng(0))
+        objective.estimates(model, batch, np.random.default_rng(0))
     return counter.get_total_flops()
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pd_ddpm.training.objectives.base import Objective
+from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
@@ -14,7 +15,7 @@ from pd_ddpm.training.settings import TrainingSettings
 def build_objective(settings: dict[str, Any]) -> Objective:
     """Build the objective of these network settings (one entry of `networks` in the configuration)."""
     if settings["architecture"] == "denoising_unet":
-        return Denoising(settings["t_max"], settings["mask_loss"])
+        return Denoising(settings["t_max"], settings["mask_loss"], _chains(settings))
     if settings["architecture"] == "truncated_denoising_unet":
         return TruncatedDiffusion(
             settings["t_max"],
@@ -24,10 +25,15 @@ def build_objective(settings: dict[str, Any]) -> Objective:
             gradient_penalty=settings["gradient_penalty"],
             penalty_every=settings["penalty_every"],
             warm_up=settings["warm_up"],
+            chains=_chains(settings),
         )
     if settings["architecture"] == "probabilistic_unet":
         return EvidenceLowerBound(settings["kl_weight"], settings["free_bits"], settings["kl_warm_up"])
     return CrossEntropy(settings["dice_weight"])
+
+
+def _chains(settings: dict[str, Any]) -> ValidationChains:
+    return ValidationChains(settings["validation_chain_steps"], settings["validation_t_start"])
 
 
 def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pd_ddpm.data.prepared import cases_by_role
 from pd_ddpm.data.working_grid import GridSettings
-from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.factory import build_model, load_model
 from pd_ddpm.models.weights import architecture_settings, assign_weights, load_weights, save_early, save_metadata, save_weights
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.compute import Compute
@@ -52,6 +52,8 @@ class TrainJob:
         config: the active configuration, for the run record.
         first_weights: weights of another network that this one starts from.
         first_metadata: their metadata file.
+        presegmenter_weights: weights of the network whose masks some chains start from in validation.
+        presegmenter_metadata: their metadata file.
     """
 
     cases: Path
@@ -73,6 +75,8 @@ class TrainJob:
     config: dict[str, Any]
     first_weights: Path | None = None
     first_metadata: Path | None = None
+    presegmenter_weights: Path | None = None
+    presegmenter_metadata: Path | None = None
 
     @classmethod
     def from_snakemake(cls, snakemake: Any) -> Self:
@@ -146,7 +150,8 @@ def open_states(job: TrainJob, data: TrainingData, backend: Backend) -> Training
         data: its cases, from `read_data`.
         backend: its device and precision.
     """
-    files = {"cases": file_sha256(job.cases), "first_weights": job.first_weights and file_sha256(job.first_weights)}
+    optional = {"first_weights": job.first_weights, "presegmenter_weights": job.presegmenter_weights}
+    files = {"cases": file_sha256(job.cases)} | {name: path and file_sha256(path) for name, path in optional.items()}
     inputs = job.settings | {"grid": job.grid, "seed": job.seed, "code": job.code, "data": files | data.roles}
     inputs |= {"number_format": str(backend.precision), "device": backend.device.type}
     return TrainingStates(job.state, inputs)
@@ -162,7 +167,7 @@ def train(job: TrainJob, data: TrainingData, backend: Backend, states: TrainingS
         states: its saved states, from `open_states`.
 
     Raises:
-        CheckpointError: if the first weights do not fit the network.
+        CheckpointError: if the first weights do not fit the network, or the pre-segmenter's files are damaged.
         TrainingError, OtherTrainingError and others: as `Trainer.fit` does.
     """
     torch.manual_seed(job.seed)
@@ -170,7 +175,8 @@ def train(job: TrainJob, data: TrainingData, backend: Backend, states: TrainingS
     objective, settings = build_objective(job.settings), build_training_settings(job.settings)
     validator = None
     if data.validation:
-        validator = Validator(objective, data.validation, settings.validation_slices, job.seed, backend)
+        presegmenter = _load_presegmenter(job)
+        validator = Validator(objective, data.validation, settings.validation_slices, job.seed, backend, presegmenter)
     trainer = Trainer(network, objective, data.slices, settings, job.seed, backend, validator)
     return trainer.fit(states, job.title, save_every_seconds=job.save_every_seconds, changed=job.changed_training)
 
@@ -200,9 +206,16 @@ def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: Tr
         device=device_name(backend.device),
         precision=backend.precision,
         seconds=result.history[-1]["seconds"],
-        made_from=[job.first_metadata],
+        made_from=[job.first_metadata, job.presegmenter_metadata],
     )
     save_metadata(job.metadata, [job.weights, job.early], metadata)
+
+
+def _load_presegmenter(job: TrainJob) -> nn.Module | None:
+    """Return the trained network whose masks some chains start from in validation, if the job has one."""
+    if job.presegmenter_weights is None:
+        return None
+    return load_model(job.presegmenter_weights, job.presegmenter_metadata)[0]
 
 
 def _build_network(job: TrainJob, image_channels: int) -> nn.Module:

@@ -26,15 +26,17 @@ class Batch(NamedTuple):
         image: (B, M, *S), z-scored.
         mask: (B, 1, *S), fraction of lesion in [0, 1].
         loss_mask: (B, 1, *S), 1, or 0 if the label is to be ignored.
+        presegmentation: (B, 1, *S) in [0, 1]; only slices for the validation of a denoiser may have one.
     """
 
     image: Tensor
     mask: Tensor
     loss_mask: Tensor
+    presegmentation: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on the device."""
-        return Batch(*(to_device(part, device) for part in self))
+        return Batch(*(part if part is None else to_device(part, device) for part in self))
 
 
 class CaseSlices(NamedTuple):

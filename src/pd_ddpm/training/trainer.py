@@ -32,7 +32,7 @@ from pd_ddpm.training.patches import Batch, TrainingSlices
 from pd_ddpm.training.result import EarlyCheckpoint, TrainingResult
 from pd_ddpm.training.resume import ChangedTraining, TrainingStates
 from pd_ddpm.training.settings import TrainingSettings
-from pd_ddpm.training.validator import Validator
+from pd_ddpm.training.validator import SCORE, Validator
 
 _MAX_LISTED = 12  # slices of a batch in an error message
 
@@ -234,9 +234,10 @@ class Trainer:
 
         Weights from before the last phase begins are only partly trained and are never kept.
         """
-        state, dice = self.progress, math.nan
+        state, scores = self.progress, {SCORE: math.nan}
         if self.validator:
-            dice = self.validator.dice(self.eval_model)
+            scores = self.validator.scores(self.eval_model)
+            dice = scores[SCORE]
             all_phases_begun = all(phase.has_begun(state.step, self.settings.steps) for phase in self.phases)
             if all_phases_begun and (not state.records or dice > state.records[-1][1]):
                 state.records.append((state.step, dice))
@@ -248,12 +249,12 @@ class Trainer:
             "step": state.step,
             "loss": means.pop("loss"),
             "learning_rate": learning_rate(self.settings, state.step),
-            "validation_dice": dice,
+            SCORE: scores.pop(SCORE),
             "seconds": round(state.seconds, 1),
         }
-        state.history.append(row | means)
+        state.history.append(row | scores | means)
         state.losses = {}
-        log.info("%s: step %d, loss %.4f, validation Dice %.4f", title, state.step, row["loss"], dice)
+        log.info("%s: step %d, loss %.4f, validation Dice %.4f", title, state.step, row["loss"], row[SCORE])
 
     def _load_early_checkpoints(self, folder: Path, title: str) -> list[EarlyCheckpoint]:
         """Load one checkpoint per early level; none, with a warning, if no validation is eligible."""

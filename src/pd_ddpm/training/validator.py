@@ -1,16 +1,18 @@
 """Validation during a training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pd_ddpm.data.working_grid import pad_to_multiple
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.runtime.backend import Backend
-from pd_ddpm.training.objectives.base import Objective
-from pd_ddpm.training.patches import CaseSlices, as_batch
+from pd_ddpm.training.objectives.base import Estimate, Objective
+from pd_ddpm.training.patches import Batch, CaseSlices, as_batch
+
+SCORE = "validation_dice"  # the history column by which weights are selected
 
 
 class Validator:
@@ -22,32 +24,80 @@ class Validator:
         num_slices: slices per validation, over all cases; at least one slice per case is taken.
         seed: seed of the training.
         backend: device and precision.
+        presegmenter: trained deterministic network; its masks are computed here once. None: there are no pre-segmentations.
     """
 
-    def __init__(self, objective: Objective, cases: Sequence[CaseSlices], num_slices: int, seed: int, backend: Backend):
+    def __init__(
+        self,
+        objective: Objective,
+        cases: Sequence[CaseSlices],
+        num_slices: int,
+        seed: int,
+        backend: Backend,
+        presegmenter: nn.Module | None = None,
+    ):
         self.objective = objective
-        self.cases = cases
-        self.num_slices = num_slices
         self.seed = seed
         self.backend = backend
+        self.cases = [_evenly_spaced(case, max(1, num_slices // len(cases))) for case in cases]
+        self.masks = [presegmenter and presegment(presegmenter, case.image, backend.device) for case in self.cases]
 
     @torch.inference_mode()
-    def dice(self, model: nn.Module) -> float:
-        """Return the mean Dice over cases and estimates, at a threshold of 0.5. Every call uses the same noise."""
-        model.eval()
-        return float(np.mean([score for case in self.cases for score in self._case_dice(model, case)]))
+    def scores(self, model: nn.Module) -> dict[str, float]:
+        """Return mean Dice scores over the cases, at a threshold of 0.5. Every call uses the same noise.
 
-    def _case_dice(self, model: nn.Module, case: CaseSlices) -> list[float]:
-        """Return the Dice of each estimate of one case."""
-        per_case = max(1, self.num_slices // len(self.cases))
-        chosen = np.unique(np.linspace(0, len(case.image) - 1, per_case).round().astype(int))
-        image, fractions = (pad_to_multiple(part[chosen], model.divisor) for part in (case.image, case.label_fractions))
-        batch = as_batch(image, fractions).to(self.backend.device)
+        Returns:
+            "validation_dice", the mean over all estimates that count in the selection, and "validation_dice_{name}" for
+            each named estimate, also over those of equal names.
+        """
+        model.eval()
+        scores: dict[str, list[float]] = {SCORE: []}
+        for case, masks in zip(self.cases, self.masks, strict=True):
+            for estimate, dice in self._case_dice(model, case, masks):
+                if estimate.selects:
+                    scores[SCORE].append(dice)
+                if estimate.name:
+                    scores.setdefault(f"{SCORE}_{estimate.name}", []).append(dice)
+        return {column: float(np.mean(values)) for column, values in scores.items()}
+
+    def _case_dice(self, model: nn.Module, case: CaseSlices, masks: Tensor | None) -> Iterator[tuple[Estimate, float]]:
+        """Yield each estimate of one case with its Dice."""
+        batch = self._batch(case, masks, model.divisor)
         with self.backend.autocast():
             estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
         truth = (batch.mask >= 0.5) & (batch.loss_mask > 0)
         counts = []
         for estimate in estimates:
-            predicted = (estimate >= 0.5) & (batch.loss_mask > 0)
+            predicted = (estimate.probability >= 0.5) & (batch.loss_mask > 0)
             counts.append(torch.stack([(predicted & truth).sum(), predicted.sum() + truth.sum()]))
-        return [2 * both / total if total else 1.0 for both, total in torch.stack(counts).tolist()]
+        for estimate, (both, total) in zip(estimates, torch.stack(counts).tolist(), strict=True):
+            yield estimate, 2 * both / total if total else 1.0
+
+    def _batch(self, case: CaseSlices, masks: Tensor | None, divisor: int) -> Batch:
+        image, fractions = (pad_to_multiple(part, divisor) for part in (case.image, case.label_fractions))
+        presegmentation = None if masks is None else pad_to_multiple(masks, divisor)
+        return as_batch(image, fractions)._replace(presegmentation=presegmentation).to(self.backend.device)
+
+
+@torch.inference_mode()
+def presegment(network: nn.Module, image: Tensor, device: torch.device) -> Tensor:
+    """Return the masks of a deterministic segmentation network, thresholded at 0.5.
+
+    Args:
+        network: (B, M, *S) -> logits (B, 1, *S); it is moved to the device, in evaluation mode.
+        image: (Z, M, H, W), z-scored.
+        device: where the network computes.
+
+    Returns:
+        (Z, 1, H, W) float32 on the CPU, 0 or 1.
+    """
+    logits = network.to(device).eval()(pad_to_multiple(image, network.divisor).to(device))
+    return (logits >= 0)[:, :, : image.shape[2], : image.shape[3]].float().cpu()
+
+
+def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:
+    """Return the slices in the middle of `count` equal parts of a case, or all of them if there are fewer."""
+    total = len(case.image)
+    chosen = np.unique(((np.arange(count) + 0.5) / count * total).astype(int))
+    numbers = [case.slice_numbers[n] for n in chosen]
+    return CaseSlices(case.case, case.image[chosen], case.label_fractions[chosen], numbers)

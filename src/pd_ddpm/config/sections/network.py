@@ -148,11 +148,29 @@ class _Denoiser(_Network):
     mask_loss: Literal["squared_error", "cross_entropy_dice"] = Field(
         description="Loss of a network that predicts the mask; unused if it predicts the noise."
     )
+    validation_chain_steps: Count = Field(
+        description=(
+            "Reverse steps of a chain from T in validation, ancestral with variance small; a chain from T' takes the share "
+            "T'/T of them, at least one."
+        )
+    )
+    validation_presegmenter: str | None = Field(
+        description=(
+            "Deterministic network whose masks of the validation slices are the start of further chains in validation. It is "
+            "trained before. null: there are no such chains."
+        )
+    )
+    validation_t_start: Count = Field(
+        description="Start timestep T' of the chains from the masks of validation_presegmenter; t_max if that is lower."
+    )
 
     def contradictions(self) -> Iterator[Contradiction]:
-        """Yield a `t_max` above T, and a likelihood skip without mask logits."""
+        """Yield a `t_max` or a chain that is longer than T, and a likelihood skip without mask logits."""
         if self.t_max > self.T:
             yield Contradiction("t_max", f"{self.t_max} is above T = {self.T}", "Lower `t_max` or raise `T`")
+        if self.validation_chain_steps > self.T:
+            problem = f"{self.validation_chain_steps} is more than the T = {self.T} steps"
+            yield Contradiction("validation_chain_steps", problem, f"Set {self.T} or fewer")
         if self.likelihood_skip and self.predicts != "mask":
             finding = "it adds to the logits of a mask, but the network predicts the noise"
             yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")
@@ -162,6 +180,13 @@ class DenoisingUNet(_Denoiser):
     """The denoiser of DDPM, ES-DDPM and PD-DDPM."""
 
     architecture: Literal["denoising_unet"]
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield those of all denoisers, and a denoiser that no chain can validate."""
+        yield from super().contradictions()
+        if self.t_max < self.T and self.validation_presegmenter is None:
+            finding = f"no chain can validate the network, since one from noise needs t_max = T = {self.T}, not {self.t_max}"
+            yield Contradiction("validation_presegmenter", finding, "Name a deterministic network, or raise `t_max`")
 
 
 class TruncatedDenoisingUNet(_Denoiser):

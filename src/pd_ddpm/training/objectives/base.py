@@ -6,7 +6,7 @@ An objective has a `loss` and `estimates`. One that trains several parts against
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -55,6 +55,20 @@ class Phase:
         return step % self.every == 0 and self.has_begun(step, steps)
 
 
+class Estimate(NamedTuple):
+    """Lesion probabilities that validation compares with the ground truth.
+
+    Attributes:
+        probability: (B, 1, *S).
+        name: the history has a column `validation_dice_{name}` for it; None: it has no column of its own.
+        selects: whether its Dice counts in `validation_dice`, by which the best weights are selected.
+    """
+
+    probability: Tensor
+    name: str | None = None
+    selects: bool = True
+
+
 class Objective(Protocol):
     """What a training minimises and how its validation judges the model."""
 
@@ -68,8 +82,8 @@ class Objective(Protocol):
         """
         ...
 
-    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
-        """Return estimates of the lesion probabilities, (B, 1, *S) each. Their mean Dice selects the best weights.
+    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
+        """Return estimates of the lesion probabilities. The mean Dice of those that select chooses the best weights.
 
         Args:
             model: the network in evaluation mode.

@@ -8,7 +8,7 @@ from torch.distributions import Independent, kl_divergence
 from torch.nn import functional
 
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
-from pd_ddpm.training.objectives.base import Objective, Phase
+from pd_ddpm.training.objectives.base import Estimate, Objective, Phase
 from pd_ddpm.training.objectives.noise import sample_normal
 from pd_ddpm.training.patches import Batch
 
@@ -73,11 +73,11 @@ class EvidenceLowerBound(Objective):
         loss = cross_entropy + weight * penalty / pixels
         return {"loss": loss, "cross_entropy": cross_entropy, "kl": kl_of_dimensions.sum()}
 
-    def estimates(self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+    def estimates(self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
         """Return the lesion probabilities of the prior's mean and of two samples from it. See `Objective.estimates`."""
         features, prior = model.features(batch.image), model.prior(batch.image)
         vectors = [prior.mean, _sample_latent(prior, rng), _sample_latent(prior, rng)]
-        return [model.decode(features, z).float().sigmoid() for z in vectors]
+        return [Estimate(model.decode(features, z).float().sigmoid()) for z in vectors]
 
 
 def _sample_latent(gaussian: Independent, rng: np.random.Generator) -> Tensor:

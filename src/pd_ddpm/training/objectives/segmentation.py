@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pd_ddpm.training.objectives import losses
-from pd_ddpm.training.objectives.base import Objective
+from pd_ddpm.training.objectives.base import Estimate, Objective
 from pd_ddpm.training.patches import Batch
 
 
@@ -20,9 +20,9 @@ class CrossEntropy(Objective):
         """Return "loss" and its two parts. See `Objective.loss`; no random numbers are used."""
         return segmentation_losses(model(batch.image).float(), batch, self.dice_weight)
 
-    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
+    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
         """Return the network's lesion probabilities. See `Objective.estimates`."""
-        return [model(batch.image).float().sigmoid()]
+        return [Estimate(model(batch.image).float().sigmoid())]
 
 
 def segmentation_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:

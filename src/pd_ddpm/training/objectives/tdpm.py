@@ -1,7 +1,7 @@
 """Objective of TDPM: denoising up to T', and an adversarial game for the distribution at T'."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pd_ddpm.diffusion.starts import LearnedPriorStart
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.runtime.precision import PRECISIONS, autocast
 from pd_ddpm.training.objectives import losses
-from pd_ddpm.training.objectives.base import Objective, Phase
+from pd_ddpm.training.objectives.base import Estimate, Objective, Phase
+from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
 from pd_ddpm.training.patches import Batch
@@ -37,6 +39,7 @@ class TruncatedDiffusion(Objective):
         gradient_penalty: weight gamma of R1.
         penalty_every: number of steps between two gradient penalties.
         warm_up: fraction of the steps that train denoising alone, before the game begins.
+        chains: how reverse chains are run in validation.
 
     Reference: Zheng et al. 2022 (TDPM).
     """
@@ -48,11 +51,12 @@ class TruncatedDiffusion(Objective):
     gradient_penalty: float
     penalty_every: int
     warm_up: float
+    chains: ValidationChains = field(default_factory=ValidationChains)
 
     @property
     def denoising(self) -> Denoising:
         """The objective of the denoising phase."""
-        return Denoising(self.t_max, self.mask_loss)
+        return Denoising(self.t_max, self.mask_loss, self.chains)
 
     def phases(self, model: TruncatedDenoiser) -> list[Phase]:
         """Return denoising, generator, discriminator and gradient penalty. See `Objective.phases`."""
@@ -126,13 +130,15 @@ class TruncatedDiffusion(Objective):
         squared = (gradient * batch.loss_mask).square().sum() / logits.numel()
         return {"loss": self.gradient_penalty / 2 * self.penalty_every * squared} | diagnostics
 
-    def estimates(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> list[Tensor]:
-        """Return the estimate from a generated x_T', then those of denoising. See `Objective.estimates`.
+    def estimates(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
+        """Return the results of reverse chains, and of single steps from the diffused ground truth. See `Objective.estimates`.
 
-        The first follows the generator: it is the method with a single reverse step. The others tell whether the network
-        still denoises well.
+        The chains select: one from the learned prior, and one from the pre-segmentation, if the batch has one.
         """
-        return [self.estimate(model, batch, rng), *self.denoising.estimates(model, batch, rng)]
+        starts = {"learned_prior": LearnedPriorStart(self.t_max, model)}
+        starts |= self.chains.presegmentation_starts(model, batch, self.t_max)
+        seeds = rng.integers(2**63, size=len(batch.image)).tolist()
+        return self.chains.estimates(model, batch, starts, seeds) + self.denoising.estimates_from_truth(model, batch, rng)
 
     def estimate(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Generate x_T' and return the lesion probabilities of one reverse step from it.
