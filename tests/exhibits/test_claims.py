@@ -284,6 +284,31 @@ def test_claims_average_over_seeds() -> None:
     assert (row["effect"], row["cases"]) == (pytest.approx(0.02), 5)
 
 
+def test_claims_of_several_splits_count_trainings() -> None:
+    """Cases agree within each split, but the splits do not: fifteen cases decide nothing, and each split alone would."""
+    splits = [world(shift).assign(split=split) for split, shift in enumerate([0.02, 0.03, -0.02])]
+    frame = pd.concat([rows.assign(case=f"{split}-" + rows["case"]) for split, rows in enumerate(splits)])
+    row = verdicts(frame).loc["better_than_tdpm"]
+    assert row[["verdict", "cases", "trainings"]].tolist() == [UNDECIDED, 15, 3]
+    means = [0.02 + NOISE.mean(), 0.03 + NOISE.mean(), -0.02 + NOISE.mean()]
+    expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert (row["effect_low"], row["effect_high"]) == pytest.approx((expected.low, expected.high))
+    assert verdicts(splits[0]).loc["better_than_tdpm", "verdict"] == HOLDS
+    assert verdicts(splits[2]).loc["better_than_tdpm", "verdict"] == FAILS
+    document = claims_document(verdicts(frame).reset_index(), "Three splits.").markdown()
+    assert "Student's t over 3 trainings and their cases" in document
+
+
+def test_ensemble_claims_of_several_splits_count_trainings() -> None:
+    quality = BASE[:, None] + np.random.default_rng(2).normal(0, 0.02, (5, 6))
+    rows = [members(quality, gain).assign(split=split) for split, gain in enumerate([0.01, 0.02, -0.02])]
+    rows = pd.concat([frame.assign(case=f"{split}-" + frame["case"]) for split, frame in enumerate(rows)])
+    row = verdicts(world(0.0), rows).loc["ensemble_better_than_member"]
+    expected = stats.ttest_1samp([0.01, 0.02, -0.02], 0).confidence_interval(0.95)
+    assert (row["effect_low"], row["effect_high"]) == pytest.approx((expected.low, expected.high))
+    assert row[["verdict", "cases", "trainings"]].tolist() == [UNDECIDED, 15, 3]
+
+
 def test_claims_of_single_case_are_undecided() -> None:
     rows = members(np.array([[0.6, 0.62, 0.58, 0.61, 0.6]]), 0.01)
     table = verdicts(world(0.02, cases=1), rows)

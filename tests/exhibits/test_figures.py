@@ -292,7 +292,14 @@ def test_read_figure_cases_reads_masks_variance_and_ground_truth(prepared: Path,
 
 
 def scores(method: str, dice: list[float], uncertainty: float = np.nan) -> pd.DataFrame:
-    rows = {"method": method, "case": [str(n) for n in range(len(dice))], "dice": dice, "uncertainty": uncertainty}
+    rows = {
+        "method": method,
+        "split": 0,
+        "seed": 0,
+        "case": [str(n) for n in range(len(dice))],
+        "dice": dice,
+        "uncertainty": uncertainty,
+    }
     return pd.DataFrame(rows | {"network_evaluations": 1501})
 
 
@@ -328,7 +335,7 @@ def test_fig3_draws_its_numbers() -> None:
     assert len({str(line._unscaled_dash_pattern) for line in dice.lines[:3]}) == 3
     assert "AttUNet" not in {line.get_label() for line in uncertain.lines}  # one mask has no spread
     assert list(uncertain.lines[0].get_ydata()) == pytest.approx([1.0, 2.0])
-    assert dice.get_title(loc="left") == f"{NOTE}; bands: standard error over cases"
+    assert dice.get_title(loc="left") == f"{NOTE}; bands: standard error over cases, one training"
     render(figure)
 
 
@@ -340,6 +347,15 @@ def test_fig3_names_unequal_step_sizes(steps: list[int], is_noted: bool) -> None
     title = figure.axes[0].get_title(loc="left").replace("\n", " ")
     assert ("(timesteps of a step: 50 at T' = 50, 150 at T' = 300, 125 at T' = 1000)" in title) == is_noted
     render(figure)
+
+
+def test_fig3_standard_error_of_several_splits_is_that_of_their_means() -> None:
+    splits = [scores("pd-ddpm", dice).assign(split=split) for split, dice in enumerate([[0.6, 0.8], [0.7, 0.9], [0.5, 0.6]])]
+    frame = pd.concat(splits).assign(case=[str(number) for number in range(6)])
+    numbers = fig3_numbers(frame, points(("pd-ddpm", "PD-DDPM", 300, 6)))
+    assert numbers.loc[0, ["cases", "trainings"]].tolist() == [6, 3]
+    assert numbers.loc[0, "dice_standard_error"] == pytest.approx(np.std([0.7, 0.8, 0.55], ddof=1) / np.sqrt(3))
+    assert "standard error over trainings and cases" in fig3_tprime(numbers, NOTE, 300).axes[0].get_title(loc="left")
 
 
 def test_paper_best_t_start_is_read_from_the_printed_values() -> None:
@@ -530,6 +546,13 @@ def test_pareto_numbers_average_subsets_and_seeds() -> None:
     assert numbers["seconds"].tolist() == pytest.approx([2, 6, 0.1])
     assert numbers["network_evaluations"].tolist() == [11, 31, 1]
     assert numbers["on_front_seconds"].tolist() == numbers["on_front_evaluations"].tolist() == [False, False, True]
+
+
+def test_pareto_standard_error_of_several_splits_is_that_of_their_means() -> None:
+    tests = {(split, 0): [np.array([dice, dice])] * 3 for split, dice in enumerate([0.6, 0.7, 0.5])}
+    row = pareto_numbers(ensembles(tests, 2), DESCRIPTION[DESCRIPTION["method"] == "pd-ddpm"], [2]).loc[0]
+    assert row["cases"] == 9
+    assert row["dice_standard_error"] == pytest.approx(0.1 / np.sqrt(3))
 
 
 def test_pareto_numbers_name_a_method_without_ensembles() -> None:

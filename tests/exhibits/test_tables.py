@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pd_ddpm.evaluation.statistics import bootstrap_interval, holm
+from pd_ddpm.evaluation.statistics import holm
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.figures.style import METHODS
 from pd_ddpm.exhibits.tables.table1 import table1, table1_document, table1_groups
@@ -65,7 +65,8 @@ def test_table1_has_mean_deviation_and_interval_over_cases() -> None:
     table = table1(BOTH, TWO, PRINTED, "pd-ddpm").set_index("method")
     assert table.loc["U-Net", "dice"] == pytest.approx(0.7)
     assert table.loc["U-Net", "dice_sd"] == pytest.approx(0.2 / np.sqrt(2))
-    assert table.loc["U-Net", ["dice_low", "dice_high"]].tolist() == pytest.approx([0.6, 0.8])
+    reach = 0.1 * stats.t.ppf(0.975, 1)
+    assert table.loc["U-Net", ["dice_low", "dice_high"]].tolist() == pytest.approx([0.7 - reach, 0.7 + reach])
     assert table.loc["U-Net", "dice_paper"] == 0.787
     assert table.loc["PD-DDPM", "hd95_mm"] == 2.0
     assert table.loc["PD-DDPM", "cases_without_hd95"] == 1
@@ -86,7 +87,8 @@ def test_table1_differences_are_paired_and_corrected() -> None:
     for name, dice in others.items():
         row = table.loc[LABELS[name]]
         assert row["dice_difference"] == pytest.approx((dice - pd_ddpm).mean())
-        assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx(bootstrap_interval(dice - pd_ddpm))
+        expected = stats.ttest_rel(dice, pd_ddpm).confidence_interval(0.95)
+        assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx((expected.low, expected.high))
         p_values.append(stats.wilcoxon(dice - pd_ddpm).pvalue)
         assert row["dice_p"] == pytest.approx(p_values[-1])
     assert table.loc[["U-Net", "AttUNet"], "dice_p_holm"].to_numpy() == pytest.approx(holm(p_values))
@@ -103,10 +105,44 @@ def test_table1_difference_drops_pairs_without_hd95() -> None:
 
 
 def test_table1_averages_seeds_before_it_counts_cases() -> None:
-    frame = pd.concat([scores("unet", [0.6, 0.8]), scores("unet", [0.7, 0.9], seed=1), scores("pd-ddpm", [0.7, 0.8])])
+    pd_ddpm = scores("pd-ddpm", [0.7, 0.8])
+    frame = pd.concat([scores("unet", [0.6, 0.8]), scores("unet", [0.7, 0.9], seed=1), pd_ddpm, pd_ddpm.assign(seed=1)])
     table = table1(frame, TWO, PRINTED, "pd-ddpm").set_index("method")
-    assert table.loc["U-Net", "cases"] == 2
+    assert table.loc["U-Net", ["cases", "trainings"]].tolist() == [2, 2]
     assert table.loc["U-Net", "dice_difference"] == pytest.approx(0.0)
+    assert table.loc["U-Net", "dice_sd"] == pytest.approx(0.2 / np.sqrt(2))
+
+
+def two_splits(seeds: int = 1) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return scores of two methods in three splits of four cases, and their difference in Dice (seeds, splits, cases)."""
+    difference = np.random.default_rng(seeds).normal(0.02, 0.01, (seeds, 3, 4))
+    frames = []
+    for seed, split in np.ndindex(seeds, 3):
+        identity = {"split": split, "seed": seed, "case": [f"{split}-{case}" for case in range(4)]}
+        frames += [scores("pd-ddpm", [0.7] * 4, **identity), scores("unet", list(0.7 + difference[seed, split]), **identity)]
+    return pd.concat(frames), difference
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_table1_of_several_splits_tests_over_splits(seeds: int) -> None:
+    frame, difference = two_splits(seeds)
+    result = stats.ttest_1samp(difference.mean(axis=(0, 2)), 0)
+    row = table1(frame, TWO, PRINTED, "pd-ddpm").set_index("method").loc["U-Net"]
+    assert row[["cases", "trainings"]].tolist() == [12, 3]
+    assert row[["dice_difference", "dice_p"]].tolist() == pytest.approx([difference.mean(), result.pvalue])
+    expected = result.confidence_interval(0.95)
+    assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_documents_state_what_their_intervals_cover() -> None:
+    several, _ = two_splits()
+    page = document_of(several, TWO).markdown()
+    assert page.count("Student's t over 3 trainings and their cases. They cover what other trainings") == 2
+    assert "Test: the t-test over trainings" in page
+    assert "cannot give less" not in page
+    one = document_of(several[several["split"] == 0], TWO).markdown()
+    assert one.count("the intervals are for this training") == 2
+    assert "Test: Wilcoxon's signed-rank test over cases" in one
 
 
 def test_table1_document_has_paper_values_and_missing_cases() -> None:
@@ -130,7 +166,6 @@ def test_table1_document_states_the_power_of_few_and_many_cases() -> None:
         pd.concat([scores("unet", [0.6] * 30), scores("pd-ddpm", list(np.linspace(0.6, 0.7, 30)))]), TWO
     ).markdown()
     assert "cannot give less" not in many
-    assert "too narrow" not in many
     assert "half-width of the interval of a Dice difference: 0.011" in many
 
 
@@ -219,13 +254,16 @@ def test_table2_compares_pd_ddpm_with_its_presegmentation() -> None:
     assert table["presegmentation_dice_paper"].tolist()[:2] == [0.0, 0.754]
     assert np.isnan(table.loc["AttUNet", "dice_paper"])
     assert table.loc["Early", "dice_paper"] == 0.790
-    assert table.loc["Early", ["gain", "gain_low", "gain_high"]].tolist() == pytest.approx([0.1 / 3, 0.02, 0.05])
+    expected = stats.ttest_1samp([0.05, 0.02, 0.03], 0).confidence_interval(0.95)
+    gain = table.loc["Early", ["gain", "gain_low", "gain_high"]]
+    assert gain.tolist() == pytest.approx([0.1 / 3, expected.low, expected.high])
     assert table.loc["AttUNet", "gain"] == pytest.approx(0.0)
     assert table.loc["Zero", "gain"] == pytest.approx(0.5 / 3)
     assert table["cases_without_hd95"].tolist() == [2, 0, 0]
     page = table2_document(table.reset_index(), NOTE).markdown()
     assert "| Early | 0.700 ± 0.100 [0.754] | 0.733 ± 0.091 [0.790] |" in page
-    assert "+0.033 (+0.020 to +0.050)".replace(" to ", "\u00a0to\u00a0") in page
+    assert "+0.033 (−0.005 to +0.071)".replace(" to ", "\u00a0to\u00a0") in page
+    assert "so the intervals are for this training" in page
     assert "left out of its mean: Zero 2." in page
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.evaluation.metrics import EMPTY_MASK_POLICY
+from pd_ddpm.evaluation.scores import name_trainings
+from pd_ddpm.evaluation.statistics import CASE, TRAINING
 from pd_ddpm.exhibits.document import Document, Part
-from pd_ddpm.exhibits.tables.cells import number, summary
+from pd_ddpm.exhibits.tables.cells import interval_note, number, summary
 
 INTENDED_USE = (
     "Research only. Not a medical device: do not use it for diagnosis, for treatment, or for any decision about a patient. "
@@ -52,10 +54,10 @@ def summarise_scores(scores: pd.DataFrame) -> dict[str, Any]:
     def to_number(value: float) -> float | None:
         return None if pd.isna(value) else round(float(value), 6)
 
-    metrics = {}
+    metrics, by_case = {}, name_trainings(scores).set_index([TRAINING, CASE])
     for name in METRICS:
         if name in scores and scores[name].notna().any():
-            statistics = summary(scores[name].dropna(), "mean")
+            statistics = summary(by_case[name], "mean")
             metrics[name] = {key.removeprefix("mean_"): to_number(value) for key, value in statistics.items()}
             metrics[name]["cases"] = int(scores[name].notna().sum())
     worst = scores.sort_values("dice").head(WORST_CASES)
@@ -169,8 +171,8 @@ def _scores_part(scores: Mapping[str, Any]) -> Part:
             )
     note = (
         f"Scores on the {scores['cases']} test cases of this split, which no network has seen. Metrics are defined as in the "
-        "WMH challenge. The interval is a bootstrap interval over cases; with few cases it is too narrow. "
-        f"{EMPTY_MASK_POLICY}"
+        "WMH challenge. "
+        f"{interval_note(1)} {EMPTY_MASK_POLICY}"
     )
     return Part("Performance", pd.DataFrame(rows), [note])
 

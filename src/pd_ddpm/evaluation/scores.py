@@ -1,9 +1,11 @@
-"""Read the scores of cases and average them over seeds."""
+"""Read the scores of cases and average them over seeds and trainings."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+
+from pd_ddpm.evaluation.statistics import CASE, TRAINING
 
 
 def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
@@ -12,21 +14,35 @@ def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def average_over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per method and case, the mean over seeds, so that each case counts once."""
-    return scores.groupby(["method", "case"], as_index=False).mean(numeric_only=True)
+    """Return one row per method and case, the mean over splits and seeds, so that each case counts once."""
+    return scores.groupby(["method", CASE], as_index=False).mean(numeric_only=True)
+
+
+def name_trainings(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a column `training`: the split, or the seed if there is only one split.
+
+    Networks of one split have the same training and test cases, whatever their seed. They therefore count as one training, with
+    the mean of the seeds. In one split, seeds are all that differs between trainings.
+    """
+    return scores.assign(**{TRAINING: scores["split" if scores["split"].nunique() > 1 else "seed"]})
+
+
+def by_training(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per method, training and case (see `name_trainings`)."""
+    return name_trainings(scores).groupby(["method", TRAINING, CASE], as_index=False).mean(numeric_only=True)
 
 
 def select_method(cases: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the rows of one method, indexed by case.
+    """Return the rows of one method, indexed by case, or by training and case.
 
     Args:
-        cases: table from `average_over_seeds`.
+        cases: table from `average_over_seeds` or `by_training`.
         method: name of the method.
 
     Raises:
         ValueError: the table has no row of the method.
     """
-    rows = cases[cases["method"] == method].set_index("case")
+    rows = cases[cases["method"] == method].set_index([TRAINING, CASE] if TRAINING in cases else CASE)
     if rows.empty:
         raise ValueError(f"{method}: has no scores, unlike {', '.join(sorted(set(cases['method'])))}. Score the method first.")
     return rows

@@ -40,7 +40,7 @@ class Configuration(Section):
         description="Splits that are trained and tested; split i has fold i as its test fold."
     )
     seeds: Annotated[list[Index], Field(min_length=1), *UNIQUE] = Field(
-        description="Seeds of training and sampling; every one listed is run."
+        description="Seeds of training and sampling; every one listed is run. Tables average the seeds of a split."
     )
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:0"])] = Field(
         description="auto: the GPU if there is one. Otherwise cpu, cuda or cuda:N."

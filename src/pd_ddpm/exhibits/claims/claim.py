@@ -1,19 +1,16 @@
 """A claim of the PD-DDPM paper, and how its verdict follows from our own scores.
 
-A claim predicts on which side of a bound the mean of an effect lies. The effect is one number per case. The verdict comes from
-the 95 % interval of the mean effect over cases:
+A claim predicts on which side of a bound the mean of an effect lies. The effect is one number per training and case. The
+verdict comes from the 95 % interval of the mean effect (see `statistics.mean_interval`):
 
 * holds: the whole interval lies on the predicted side;
 * does not hold: the whole interval lies on the other side;
 * undecided at this scale: anything else, including a single case;
 * not run: no method has one of the roles in the claim, or that method has no scores.
 
-The interval is Student's t. The percentile bootstrap is too narrow for the four to twelve cases of a demo or of one fold (84 %
-coverage instead of 95 % at five cases). The effect of a case is a difference or an average and hence nearly normal, and t is
-exact for normal effects from two cases on.
-
-Cases are the unit: seeds are averaged first, and the variation between trainings is not part of an interval. Claims are not
-corrected for their number. The statement of a claim names what is compared, and its bound if that is not zero.
+With one training, the interval covers other cases only, and a verdict is about the trained networks. With several, it covers
+other trainings as well. Claims are not corrected for their number. The statement of a claim names what is compared, and its
+bound if that is not zero.
 """
 
 import math
@@ -24,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import select_method
-from pd_ddpm.evaluation.statistics import student_interval
+from pd_ddpm.evaluation.statistics import CASE, mean_interval, mean_over_cases, num_trainings
 from pd_ddpm.exhibits.tables.cells import number
 from pd_ddpm.exhibits.tables.table2 import Table2Row
 
@@ -80,12 +77,12 @@ class Effect:
     """Effect of a claim.
 
     Attributes:
-        by_case: one number per case; NaN if undefined.
+        values: one number per training and case (index); NaN if undefined.
         detail: what was compared, in words.
         condition: whether the second condition of the claim is true, if the claim has one.
     """
 
-    by_case: pd.Series
+    values: pd.Series
     detail: str
     condition: bool = True
 
@@ -95,7 +92,7 @@ class Evidence:
     """Data that claims are tested on.
 
     Attributes:
-        cases: scores by method and case, averaged over seeds.
+        cases: scores by method, training and case (see `scores.by_training`).
         ensembles: ensemble rows; an empty frame if there are none.
         roles: methods that the claims compare.
     """
@@ -105,7 +102,7 @@ class Evidence:
     roles: Roles
 
     def scores_of(self, method: str | None, name: str) -> pd.DataFrame:
-        """Return the scores of a method by case.
+        """Return the scores of a method by training and case.
 
         Args:
             method: method, or None if no method has the role.
@@ -121,11 +118,11 @@ class Evidence:
         return select_method(self.cases, method)
 
     def scores_of_role(self, role: str) -> pd.DataFrame:
-        """Return the scores of the method with this role by case, or raise NotRun if it has none."""
+        """Return the scores of the method with this role by training and case, or raise NotRun if it has none."""
         return self.scores_of(getattr(self.roles, role), ROLE_NAMES[role])
 
     def by_t_start(self, metric: str, grid: Mapping[int, str]) -> pd.DataFrame:
-        """Return a metric by case (rows) and T' (columns, ascending).
+        """Return a metric by training and case (rows) and T' (columns, ascending).
 
         Args:
             metric: column of the scores.
@@ -150,7 +147,7 @@ class Claim:
         statement: the claim in words.
         source: sections, tables and figures of the paper that make the claim.
         unit: unit of the effect.
-        effect: computes the effect of each case.
+        effect: computes the effect in each training and case.
         printed: effect according to the values printed in the paper; NaN if the paper does not give it.
         bound: value that the mean effect is compared with.
         is_above: whether the claim predicts an effect above the bound.
@@ -174,13 +171,13 @@ class Claim:
             effect = self.effect(evidence)
         except NotRun as reason:
             numbers = dict.fromkeys(["effect", "effect_low", "effect_high"], math.nan)
-            outcome = {"cases": 0, "verdict": NOT_RUN, "detail": f"{reason}."}
+            outcome = {"cases": 0, "trainings": 0, "verdict": NOT_RUN, "detail": f"{reason}."}
         else:
-            values = effect.by_case.dropna()
-            low, high = student_interval(values)
-            numbers = {"effect": self.scale(values.mean()), "effect_low": self.scale(low), "effect_high": self.scale(high)}
-            verdict = self.verdict(low, high, effect.condition)
-            outcome = {"cases": len(values), "verdict": verdict, "detail": effect.detail}
+            values = effect.values.dropna()
+            mean, (low, high) = mean_over_cases(values), mean_interval(values)
+            numbers = {"effect": self.scale(mean), "effect_low": self.scale(low), "effect_high": self.scale(high)}
+            counts = {"cases": values.index.get_level_values(CASE).nunique(), "trainings": num_trainings(values)}
+            outcome = counts | {"verdict": self.verdict(low, high, effect.condition), "detail": effect.detail}
         return identity | numbers | {"effect_paper": self.printed, "unit": self.unit} | outcome
 
     def verdict(self, low: float, high: float, condition: bool) -> str:

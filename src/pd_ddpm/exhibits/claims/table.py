@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import average_over_seeds
+from pd_ddpm.evaluation.scores import by_training
 from pd_ddpm.exhibits.claims.catalogue import all_claims
 from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Evidence, Roles, plain_number
 from pd_ddpm.exhibits.document import Document, Part
-from pd_ddpm.exhibits.tables.cells import interval
+from pd_ddpm.exhibits.tables.cells import interval, interval_note
 
 
 def claims_table(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, printed: pd.DataFrame) -> pd.DataFrame:
@@ -22,10 +22,10 @@ def claims_table(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, pr
 
     Returns:
         Columns `claim`, `statement`, `paper` (sections that make the claim), `effect` (mean over cases), `effect_low` and
-        `effect_high` (95 % interval), `effect_paper` (from the printed values, if they give it), `unit`, `cases`, `verdict`
-        (see `claim`) and `detail` (what was compared).
+        `effect_high` (95 % interval), `effect_paper` (from the printed values, if they give it), `unit`, `cases`, `trainings`,
+        `verdict` (see `claim`) and `detail` (what was compared).
     """
-    evidence = Evidence(average_over_seeds(scores), ensembles, roles)
+    evidence = Evidence(by_training(scores), ensembles, roles)
     return pd.DataFrame([claim.row(evidence) for claim in all_claims(printed)])
 
 
@@ -48,14 +48,13 @@ def claims_document(table: pd.DataFrame, caption_note: str) -> Document:
     tally = ", ".join(f"{verdict}: {counts.get(verdict, 0)}" for verdict in (HOLDS, FAILS, UNDECIDED, NOT_RUN))
     notes = [
         f"Of {len(table)} claims — {tally}.",
-        "The effect of a claim is one number per case. Holds: the whole 95 % interval of the mean effect lies on the claimed "
-        "side of the bound. Does not hold: the whole interval lies on the other side, or a second condition of the claim is "
-        "false. Undecided: the interval contains the bound, so these cases cannot decide whether there is an effect. Not run: "
-        "a method that the claim compares is not among those that were run, or has no scores. The bound is zero (for a ratio: "
-        "one) unless the claim names another.",
-        "The interval is Student's t over cases, not the bootstrap of the other tables, which is too narrow for a handful of "
-        "cases. It covers the variation between cases, not between trainings; seeds are averaged. Claims are not corrected for "
-        "their number: of 40 claims without any effect, one would be found to hold.",
+        "The effect of a claim is one number per training and case. Holds: the whole 95 % interval of the mean effect lies on "
+        "the claimed side of the bound. Does not hold: the whole interval lies on the other side, or a second condition of "
+        "the claim is false. Undecided: the interval contains the bound, so these cases cannot decide whether there is an "
+        "effect. Not run: a method that the claim compares is not among those that were run, or has no scores. The bound is "
+        "zero (for a ratio: one) unless the claim names another.",
+        f"{interval_note(int(table['trainings'].max()))} A verdict covers what its interval covers.",
+        "Claims are not corrected for their number: of 40 claims without any effect, one would be found to hold.",
         "[paper's]: the same effect from the means in the paper, which has neither intervals nor scores of single cases.",
     ]
     left = ("Paper", "Verdict", "Unit", "What was compared")

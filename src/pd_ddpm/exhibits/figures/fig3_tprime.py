@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pd_ddpm.evaluation.scores import average_over_seeds, select_method
+from pd_ddpm.evaluation.scores import by_training, select_method
+from pd_ddpm.evaluation.statistics import CASE, mean_over_cases, num_trainings, standard_error
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.step_sizes import step_sizes_phrase, unequal_steps
 
@@ -21,24 +22,25 @@ def fig3_numbers(scores: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns of `points`, Dice of the ensemble and uncertainty (variance over the members, mean over the brain), each with
-        the standard error over cases, network evaluations and number of cases.
+        its standard error (see `standard_error`), network evaluations, number of cases and number of trainings.
 
     Raises:
         ValueError: a method has no score.
     """
-    cases = average_over_seeds(scores)
+    cases = by_training(scores)
     rows = []
     for point in points.to_dict("records"):
         method_cases = select_method(cases, point["method"])
         rows.append(
             point
             | {
-                "dice": method_cases["dice"].mean(),
-                "dice_standard_error": method_cases["dice"].sem(),
-                "uncertainty": method_cases["uncertainty"].mean(),
-                "uncertainty_standard_error": method_cases["uncertainty"].sem(),
+                "dice": mean_over_cases(method_cases["dice"]),
+                "dice_standard_error": standard_error(method_cases["dice"])[0],
+                "uncertainty": mean_over_cases(method_cases["uncertainty"]),
+                "uncertainty_standard_error": standard_error(method_cases["uncertainty"])[0],
                 "network_evaluations": method_cases["network_evaluations"].mean(),
-                "cases": len(method_cases),
+                "cases": method_cases.index.get_level_values(CASE).nunique(),
+                "trainings": num_trainings(method_cases["dice"]),
             }
         )
     return pd.DataFrame(rows).astype({"t_start": "Int64", "reverse_steps": "Int64"})
@@ -83,7 +85,8 @@ def fig3_tprime(numbers: pd.DataFrame, caption_note: str, paper_best: float) -> 
     axes[1].set_ylabel("Uncertainty (variance\nin the brain, $10^{-3}$)")
     axes[1].set_ylim(bottom=0)
     axes[1].set_xlabel("T', noising steps of the pre-segmentation")
-    notes = [f"{caption_note}; bands: standard error over cases", *_step_notes(curve)]
+    over = "cases, one training" if numbers["trainings"].min() < 2 else "trainings and cases"
+    notes = [f"{caption_note}; bands: standard error over {over}", *_step_notes(curve)]
     axes[0].set_title("\n".join(notes), fontsize="small", loc="left")
     figure.align_ylabels(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")

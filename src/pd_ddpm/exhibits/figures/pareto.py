@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
+from pd_ddpm.evaluation.scores import name_trainings
+from pd_ddpm.evaluation.statistics import CASE, TRAINING, standard_error
 from pd_ddpm.exhibits.figures import style
 
 COSTS = {"seconds": "Seconds per case", "network_evaluations": "Network evaluations per slice"}
@@ -25,10 +27,10 @@ DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(10, 100
 
 
 def pareto_numbers(ensembles: pd.DataFrame, description: pd.DataFrame, members: Sequence[int]) -> pd.DataFrame:
-    """Return one row per method and number of members: Dice with its standard error over cases, cost, and fronts.
+    """Return one row per method and number of members: Dice with its standard error, cost, and fronts.
 
     Args:
-        ensembles: ensemble rows. Subsets and seeds are averaged first, so that each case counts once.
+        ensembles: ensemble rows. Subsets and seeds are averaged first. The standard error counts trainings and cases.
         description: columns `method`, `label`, `t_start`, `reverse_steps` and `sampler`; the last three are empty for methods
             without a reverse chain.
         members: numbers of members; a method has a row for each one that its pool contains.
@@ -47,7 +49,8 @@ def pareto_numbers(ensembles: pd.DataFrame, description: pd.DataFrame, members: 
     cases = rows.groupby(["method", "size", "case"], as_index=False)[["dice", *COSTS]].mean()
     by_point = cases.groupby(["method", "size"])
     points = by_point[["dice", *COSTS]].mean()
-    points["dice_standard_error"] = by_point["dice"].sem()
+    by_training = name_trainings(rows).groupby(["method", "size", TRAINING, CASE])["dice"].mean()
+    points["dice_standard_error"] = by_training.groupby(["method", "size"]).agg(lambda dice: standard_error(dice)[0])
     points["cases"] = by_point["case"].size()
     numbers = description.merge(points.reset_index().rename(columns={"size": "members"}), on="method", how="left")
     for cost, front in FRONTS.items():

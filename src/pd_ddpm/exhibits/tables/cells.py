@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.evaluation.metrics import EMPTY_MASK_POLICY
-from pd_ddpm.evaluation.statistics import bootstrap_interval
+from pd_ddpm.evaluation.statistics import CASE, mean_interval
 
 # The four metrics in the paper's tables -> headings.
 PAPER_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", "lesion_f1": "F1"}
@@ -21,9 +21,28 @@ PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases; [in brackets: t
 
 
 def summary(values: pd.Series, name: str) -> dict[str, float]:
-    """Return mean, standard deviation (n - 1) and 95 % bootstrap interval as `name`, `name_sd`, `name_low`, `name_high`."""
-    low, high = bootstrap_interval(values)
-    return {name: values.mean(), f"{name}_sd": values.std(ddof=1), f"{name}_low": low, f"{name}_high": high}
+    """Return mean and standard deviation (n - 1) over cases and the 95 % interval of the mean.
+
+    Args:
+        values: one value per training and case, with these two levels in the index.
+        name: name of the mean in the result; the others are `name_sd`, `name_low` and `name_high`.
+    """
+    low, high = mean_interval(values)
+    cases = values.groupby(CASE).mean()
+    return {name: cases.mean(), f"{name}_sd": cases.std(ddof=1), f"{name}_low": low, f"{name}_high": high}
+
+
+def interval_note(trainings: int) -> str:
+    """Return a note on what the 95 % intervals cover, for this number of trainings."""
+    if trainings < 2:
+        return (
+            "95 % intervals: Student's t over cases. Each network was trained once, so the intervals are for this training. "
+            "Another training may change a method by more."
+        )
+    return (
+        f"95 % intervals: Student's t over {trainings} trainings and their cases. They cover what other trainings and other "
+        "cases would change. A training is a split with the mean of its seeds or, with one split only, a seed."
+    )
 
 
 def printed_values(printed: pd.DataFrame, exhibit: str) -> pd.Series:

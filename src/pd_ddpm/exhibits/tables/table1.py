@@ -6,8 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import average_over_seeds, select_method
-from pd_ddpm.evaluation.statistics import bootstrap_interval, holm, paired_differences, smallest_wilcoxon_p, wilcoxon_p
+from pd_ddpm.evaluation.scores import average_over_seeds, by_training, select_method
+from pd_ddpm.evaluation.statistics import (
+    CASE,
+    holm,
+    mean_interval,
+    mean_over_cases,
+    num_trainings,
+    paired_differences,
+    paired_p,
+    smallest_wilcoxon_p,
+)
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
@@ -15,6 +24,7 @@ from pd_ddpm.exhibits.tables.cells import (
     PAPER_VALUES_NOTE,
     decimals,
     effect_and_interval,
+    interval_note,
     mean_and_deviation,
     missing_hd95_note,
     number,
@@ -37,30 +47,32 @@ def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFram
         compared_with: method that the others are compared with.
 
     Returns:
-        For each metric the mean over cases, the standard deviation (n - 1, `*_sd`), the 95 % bootstrap interval (`*_low`,
-        `*_high`) and the paper's value (`*_paper`). For the paper's four metrics also the paired difference (row minus
-        `compared_with`) with its interval, Wilcoxon's p-value, and that p-value after Holm's correction over the other
-        methods, for each metric separately. Differences are empty in the row of `compared_with`, and in all rows if it is
-        None or not in the table. `network_evaluations` counts one slice with all members.
+        For each metric the mean over cases, the standard deviation (n - 1, `*_sd`), the 95 % interval (`*_low`, `*_high`) and
+        the paper's value (`*_paper`). For the paper's four metrics also the paired difference (row minus `compared_with`) with
+        its interval, its p-value (see `paired_p`), and that p-value after Holm's correction over the other methods, for each
+        metric separately. Differences are empty in the row of `compared_with`, and in all rows if it is None or not in the
+        table. `network_evaluations` counts one slice with all members.
 
     Raises:
         ValueError: a method has no score.
     """
-    cases = average_over_seeds(scores)
+    rows_by_training = by_training(scores)
     paper = printed_values(printed, "table1")
-    compared = select_method(cases, compared_with) if compared_with in labels else None
+    compared = select_method(rows_by_training, compared_with) if compared_with in labels else None
     rows = []
     for method, label in labels.items():
-        method_cases = select_method(cases, method)
+        method_rows = select_method(rows_by_training, method)
+        method_cases = method_rows.groupby(CASE).mean(numeric_only=True)
         row = {"method": label}
         for metric in PAPER_METRICS:
-            row |= summary(method_cases[metric], metric) | {f"{metric}_paper": paper.get((label, metric), np.nan)}
+            row |= summary(method_rows[metric], metric) | {f"{metric}_paper": paper.get((label, metric), np.nan)}
             is_compared = compared is not None and method != compared_with
-            row |= _comparison(method_cases[metric], compared[metric] if is_compared else None)
+            row |= _comparison(method_rows[metric], compared[metric] if is_compared else None)
         for metric in FURTHER_METRICS:
-            row |= summary(method_cases[metric], metric)
+            row |= summary(method_rows[metric], metric)
         row |= {
             "cases": len(method_cases),
+            "trainings": num_trainings(method_rows["dice"]),
             "cases_without_hd95": int(method_cases["hd95_mm"].isna().sum()),
             "samples": int(method_cases["samples"].max()),
             "network_evaluations": round(method_cases["network_evaluations"].mean()),
@@ -143,11 +155,13 @@ def table1_document(
 
 def _comparison(values: pd.Series, others: pd.Series | None) -> dict[str, float]:
     """Return the mean paired difference, its interval and p-value, in columns that begin with the name of `values`."""
-    differences = pd.Series(dtype=float) if others is None else paired_differences(values, others)
-    low, high = bootstrap_interval(differences)
     name = f"{values.name}_difference"
-    p = wilcoxon_p(differences)
-    return {name: differences.mean(), f"{name}_low": low, f"{name}_high": high, f"{values.name}_p": p}
+    if others is None:
+        return dict.fromkeys([name, f"{name}_low", f"{name}_high", f"{values.name}_p"], np.nan)
+    differences = paired_differences(values, others)
+    low, high = mean_interval(differences)
+    mean, p = mean_over_cases(differences), paired_p(differences)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{values.name}_p": p}
 
 
 def _scores_part(table: pd.DataFrame, remarks: Sequence[str]) -> Part:
@@ -163,6 +177,7 @@ def _scores_part(table: pd.DataFrame, remarks: Sequence[str]) -> Part:
         METRICS_NOTE,
         "K: number of ensemble members. Evaluations: network evaluations for one slice with all members, including those of "
         "the pre-segmentation. The csv has 95 % intervals of the means.",
+        interval_note(int(table["trainings"].min())),
         missing_hd95_note(table, "method"),
         *(f"Remark: {remark}" for remark in remarks),
     ]
@@ -176,12 +191,13 @@ def _differences_part(table: pd.DataFrame, compared_with: str) -> Part:
         effects = [effect_and_interval(row, f"{metric}_difference", decimals(metric)) for _, row in others.iterrows()]
         p_values = others[f"{metric}_p_holm"].map(p_value)
         cells[heading] = [f"{effect}, {p}" if p else effect for effect, p in zip(effects, p_values, strict=True)]
+    trainings = int(others["trainings"].min())
+    test = "Wilcoxon's signed-rank test over cases" if trainings < 2 else "the t-test over trainings, as for the interval"
     notes = [
         f"Mean over cases of (method − {compared_with}), paired. A negative Dice means that {compared_with} is better; a "
-        "negative HD95 means that it is worse. In parentheses: 95 % percentile bootstrap interval over cases (10,000 "
-        "resamples). Then: p-value of Wilcoxon's signed-rank test, after Holm's correction over the methods compared with "
-        f"{compared_with}, for each metric separately. The intervals cover the variation between cases, not between trainings: "
-        "another training run may change a method by more.",
+        "negative HD95 means that it is worse. In parentheses: 95 % interval. Then: p-value after Holm's correction over the "
+        f"methods compared with {compared_with}, for each metric separately. Test: {test}.",
+        f"{interval_note(trainings)} The same is true of the test.",
         _power_note(others, compared_with),
     ]
     return Part(f"Difference to {compared_with}", cells, notes)
@@ -195,16 +211,11 @@ def _power_note(others: pd.DataFrame, compared_with: str) -> str:
     smallest = smallest_wilcoxon_p(cases)
     corrected = min(methods * smallest, 1.0)
     text = f"n = {cases} cases. "
-    if corrected >= 0.05:
+    if corrected >= 0.05 and others["trainings"].min() < 2:
         comparisons = f"{methods} {'comparison' if methods == 1 else 'comparisons'}"
         text += (
             f"With so few cases the test cannot give less than p = {smallest:.2g}, or {corrected:.2g} after correction for "
             f"{comparisons}: no difference can be significant, however large. "
-        )
-    if cases < 20:
-        text += (
-            "Below about 20 cases the bootstrap interval is too narrow (5 cases: it contains the true mean in 84 % of samples "
-            "instead of 95 %). The verdicts in the table of claims use Student's t instead. "
         )
     half_width = ((others["dice_difference_high"] - others["dice_difference_low"]) / 2).median()
     return text + (

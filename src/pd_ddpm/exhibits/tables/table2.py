@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import average_over_seeds, select_method
-from pd_ddpm.evaluation.statistics import bootstrap_interval, paired_differences
+from pd_ddpm.evaluation.scores import by_training, select_method
+from pd_ddpm.evaluation.statistics import CASE, mean_interval, mean_over_cases, num_trainings, paired_differences
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
@@ -15,6 +15,7 @@ from pd_ddpm.exhibits.tables.cells import (
     PAPER_VALUES_NOTE,
     decimals,
     effect_and_interval,
+    interval_note,
     mean_and_deviation,
     missing_hd95_note,
     printed_values,
@@ -40,10 +41,10 @@ class Table2Row:
 
 
 def presegmentation_dice(cases: pd.DataFrame, method: str, presegmentation: str | None) -> pd.Series:
-    """Return the Dice of a pre-segmentation by case, for the cases of the method that starts from it.
+    """Return the Dice of a pre-segmentation by training and case, for the cases of the method that starts from it.
 
     Args:
-        cases: rows of `average_over_seeds`.
+        cases: rows of `by_training`.
         method: method that starts from the pre-segmentation.
         presegmentation: method that makes it. None is the empty mask, with Dice 1 if the ground truth is empty and 0 if not.
     """
@@ -64,26 +65,28 @@ def table2(scores: pd.DataFrame, rows: Sequence[Table2Row], printed: pd.DataFram
 
     Returns:
         The Dice of the pre-segmentation on the same test cases (`presegmentation_dice`) and the scores of PD-DDPM, each with
-        the standard deviation over cases (n - 1, `*_sd`), the 95 % bootstrap interval (`*_low`, `*_high`) and the paper's
+        the standard deviation over cases (n - 1, `*_sd`), the 95 % interval (`*_low`, `*_high`) and the paper's
         value (`*_paper`). `gain` is the Dice of PD-DDPM minus that of its pre-segmentation, paired.
 
     Raises:
         ValueError: a method has no score.
     """
-    cases = average_over_seeds(scores)
+    cases = by_training(scores)
     paper = printed_values(printed, "table2")
     table = []
     for row in rows:
         result = select_method(cases, row.method)
         start_dice = presegmentation_dice(cases, row.method, row.presegmentation)
         gain = paired_differences(result["dice"], start_dice)
-        low, high = bootstrap_interval(gain)
+        low, high = mean_interval(gain)
         columns = {"presegmentation": row.label, "method": row.method}
         metrics = {"presegmentation_dice": start_dice, **{metric: result[metric] for metric in PAPER_METRICS}}
         for name, values in metrics.items():
             columns |= summary(values, name) | {f"{name}_paper": paper.get((row.printed_row, name), np.nan)}
-        columns |= {"gain": gain.mean(), "gain_low": low, "gain_high": high, "cases": len(result)}
-        table.append(columns | {"cases_without_hd95": int(result["hd95_mm"].isna().sum())})
+        columns |= {"gain": mean_over_cases(gain), "gain_low": low, "gain_high": high}
+        by_case = result.groupby(CASE).mean(numeric_only=True)
+        columns |= {"cases": len(by_case), "trainings": num_trainings(result["dice"])}
+        table.append(columns | {"cases_without_hd95": int(by_case["hd95_mm"].isna().sum())})
     return pd.DataFrame(table)
 
 
@@ -102,8 +105,7 @@ def table2_document(table: pd.DataFrame, caption_note: str) -> Document:
         PAPER_VALUES_NOTE,
         "Its own Dice: Dice of the pre-segmentation itself on the same test cases. The empty mask has Dice 1 if the reference "
         "is empty, and 0 otherwise. The paper does not say how its weaker pre-segmentations were made.",
-        "Gain: Dice of PD-DDPM minus Dice of its pre-segmentation, paired, with the 95 % percentile bootstrap interval over "
-        "cases (too narrow below about 20 cases).",
+        f"Gain: Dice of PD-DDPM minus Dice of its pre-segmentation, paired. {interval_note(int(table['trainings'].min()))}",
         METRICS_NOTE,
         missing_hd95_note(table, "presegmentation"),
     ]
