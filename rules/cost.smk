@@ -21,6 +21,7 @@ rule cost:
         "../envs/networks.yaml"
     params:
         labels=exhibits.labels(config, exhibits.planned_methods(config)),
+        users=exhibits.network_users(config, config["exhibits"]["table1"]),
         caption_note=caption_note,
         code=script_code("cost"),
     script:

@@ -88,6 +88,7 @@ def test_sampling_of_an_invalid_variation_is_refused(paper: Config) -> None:
 def test_cost_reads_every_planned_run_and_all_other_exhibits(paper: Config) -> None:
     files = cost_inputs(paper, "wmh", "out")
     assert len(files["network_metadata"]) == 5 * len(exhibits.planned_networks(paper)) == 35
+    assert [path.replace("training.csv", "model.json") for path in files["histories"]] == files["network_metadata"]
     assert len(files["prediction_metadata"]) == 5 * len(exhibits.planned_methods(paper))
     assert "out/wmh/predictions/pd-ddpm/split-4_seed-0/method.json" in files["prediction_metadata"]
     assert len(files["exhibits"]) == len(exhibits.EXHIBITS) - 1

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pd_ddpm.config import load
+from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
 from pd_ddpm.exhibits.tables import cost
@@ -89,10 +90,51 @@ def test_cost_table_sums_jobs_and_compares_with_the_plan() -> None:
     total = table.loc[("total", "", "")]
     assert total["hours"] == pytest.approx(3 + 0.5 + 1 / 60)
     assert (total["jobs"], total["gpu_hours"], total["device"]) == (5, 6.0, "cpu, cuda:0")
-    page = cost.cost_document(cost.cost_table(jobs), {"ddpm": "Vanilla DDPM"}, "made up").markdown()
+    page = cost.cost_document(cost.cost_table(jobs), {"ddpm": "Vanilla DDPM"}, {}, "made up").markdown()
     assert "| Vanilla DDPM | 1 | 0.500 |" in page
     assert "| unet | 1 | unknown (1 jobs without time) |" in page
     assert "| Total | 5 | 3.517 (1 jobs without time) |" in page
+
+
+def test_cost_document_shows_unequal_training_compute_and_unflattened_networks() -> None:
+    def training(name: str, seconds: float, flops: int, late_gain: float, **fields: object) -> cost.JobCost:
+        fields = {
+            "steps": 1200,
+            "batch": 8,
+            "threads": 1,
+            "validation_dice": 0.75,
+            "device": "CPU",
+            "precision": "float32",
+        } | fields
+        return cost.JobCost(rule="train", name=name, seconds=seconds, memory_mb=1.0, flops=flops, late_gain=late_gain, **fields)
+
+    jobs = [
+        training("attunet", 90.0, 4 * 10**12, 0.002),
+        training("denoiser", 100.0, 8 * 10**12, 0.02, validation_dice=0.7),
+        training("denoiser", 140.0, 8 * 10**12, -0.0, validation_dice=0.8),
+        training("tdpm", 10.0, 10**12, np.nan, steps=60, batch=4, begins_with="denoiser", validation_dice=np.nan, threads=2),
+    ]
+    table = cost.cost_table(jobs)
+    networks = table[table["level"] == "network"].set_index("name")
+    assert networks.loc["denoiser", ["steps", "batch", "threads"]].tolist() == [1200, 8, 1]
+    columns = ["seconds_per_training", "flops_per_training", "validation_dice", "late_gain"]
+    assert networks.loc["denoiser", columns].tolist() == pytest.approx([120, 8e12, 0.75, 0.02])
+    assert networks["flattening"].str.split(" \\(").str[0].tolist() == [
+        "flattened",
+        "not yet flattened in 1 of 2 trainings",
+        "unknown",
+    ]
+    assert table.loc[table["level"] != "network", [*columns, "steps", "flattening"]].isna().all(axis=None)
+    document = cost.cost_document(table, {}, {"denoiser": "Vanilla DDPM, PD-DDPM"}, "made up")
+    cells = document.parts[2].table.set_index("Network")
+    assert cells["Methods"].tolist() == ["", "Vanilla DDPM, PD-DDPM", ""]
+    assert cells["Steps"].tolist() == ["1,200", "1,200", "60 after denoiser"]
+    # The compute of the third is that of its own training and of the denoiser's.
+    assert cells["Compute [TFLOP]"].tolist() == ["4.00 (1.0 ×)", "8.00 (2.0 ×)", "9.00 (2.2 ×)"]
+    assert cells["s / training"].tolist() == ["90", "120", "10"]
+    assert cells["Device"].tolist() == ["CPU float32, 1 thread", "CPU float32, 1 thread", "CPU float32, 2 threads"]
+    assert cells["Dice"].tolist() == ["0.750", "0.750", ""]
+    assert cells["Gain"].tolist() == ["+0.002", "+0.020", ""]
 
 
 def test_measured_seconds_uses_the_latest_rate_of_the_device() -> None:
@@ -109,8 +151,7 @@ def test_measured_seconds_uses_the_latest_rate_of_the_device() -> None:
 
 def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run has one resumed training and one method in two shards. FLOPs are set, so that no network is built."""
-    config = load.read(None, {"scale": "demo"})
-    config = validate(config)
+    config = validate(overlay(load.read(None, {"scale": "demo"}), {"sampling": {"reverse_steps": 8}}))
     monkeypatch.chdir(tmp_path)
     results, plan = tmp_path / "phantom", tmp_path / "work" / "plan"
     case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
@@ -123,9 +164,12 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     (plan / "rates.json").write_text(json.dumps({"one": asdict(rate)}), encoding="utf-8")
     made = {"device": "some CPU", "precision": "float32"}
     card = {"split": 0, "seed": 0, "device_type": "cpu"}
+    trained = {"threads": 3, "settings": {"steps": 600, "batch": 8, "initialise_from": None}}
     network = results / "networks" / "denoiser" / "split-0_seed-0" / "model.json"
     network.parent.mkdir(parents=True)
-    network.write_text(json.dumps(card | {"network": "denoiser", "provenance": made | {"seconds": 7200.0}}), encoding="utf-8")
+    network.write_text(json.dumps(card | trained | {"provenance": made | {"seconds": 7200.0}}), encoding="utf-8")
+    history = network.with_name("training.csv")
+    history.write_text("step,validation_dice\n300,0.5\n600,0.625\n", encoding="utf-8")
     method = results / "predictions" / "pd-ddpm" / "split-0_seed-0" / "method.json"
     method.parent.mkdir(parents=True)
     method.write_text(json.dumps(card | {"method": "pd-ddpm", "provenance": made | {"seconds": 18.0}}), encoding="utf-8")
@@ -134,17 +178,18 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     for shard in (0, 1):
         benchmark(folder / "sample" / "phantom" / "pd-ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", 1800, 300)
     files = {key: str(tmp_path / f"cost.{end}") for key, end in (("table", "csv"), ("page", "html"), ("markdown", "md"))}
-    metadata = {"network_metadata": [str(network)], "prediction_metadata": [str(method)]}
+    metadata = {"network_metadata": [str(network)], "histories": [str(history)], "prediction_metadata": [str(method)]}
     job = SimpleNamespace(
         input=SimpleNamespace(splits=str(results / "splits.csv"), **metadata),
         output=SimpleNamespace(**files),
-        params=SimpleNamespace(labels={}, caption_note="made up"),
+        params=SimpleNamespace(labels={}, users={}, caption_note="made up"),
         config=config,
     )
     script("cost")(job)
     table = pd.read_csv(files["table"]).set_index("level")
     # The benchmark of the training has only its last minute; the metadata has two hours.
     assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 1, 700]
+    assert table.loc["network", ["steps", "threads", "validation_dice", "late_gain"]].tolist() == [600, 3, 0.625, 0.125]
     assert table.loc["method", ["hours", "planned_evaluations"]].tolist() == [1, 4 * 8 * 2]  # two reverse steps
     assert table.loc["total", "hours"] == 3
     assert "made up" in Path(files["page"]).read_text(encoding="utf-8")

@@ -43,6 +43,7 @@ CONSTANTS = [
     ("evaluation/metrics.py", "LABEL_TOLERANCE = 1e-3", "LABEL_TOLERANCE = 2e-3", METRICS),
     ("planning/device_rates.py", "1e12", "1e11", {"cost"}),
     ("exhibits/figures/style.py", "0.3", "0.4", FIGURES),
+    ("exhibits/training_remarks.py", "= 0.01", "= 0.02", {"table1", "cost"}),
     ("exhibits/claims/claim.py", '"holds"', '"held"', {"claims"}),
     ("deployment/bundle.py", '"bundle.json"', '"bundles.json"', set()),
     ("commands/main.py", '"pd-ddpm"', '"pd-ddpms"', set()),

@@ -10,9 +10,11 @@ FOLDERS = {"benchmarks": Path("results", "benchmarks"), "plan": Path("work", "pl
 
 def main(job) -> None:
     folders = CostFolders(results=Path(job.input.splits).parent, **FOLDERS)
-    table = cost_table(read_job_costs(job.config, folders, job.input.network_metadata, job.input.prediction_metadata))
+    files = job.input.network_metadata, job.input.histories, job.input.prediction_metadata
+    table = cost_table(read_job_costs(job.config, folders, *files))
     table.to_csv(job.output.table, index=False, float_format="%.6g")
-    cost_document(table, job.params.labels, job.params.caption_note).write(job.output.page, job.output.markdown)
+    document = cost_document(table, job.params.labels, job.params.users, job.params.caption_note)
+    document.write(job.output.page, job.output.markdown)
 
 
 if __name__ == "__main__":

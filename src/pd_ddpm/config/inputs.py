@@ -91,7 +91,9 @@ def training_histories(config: Config, dataset: str, names: Iterable[str], root:
 
 
 def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]:
-    """Return the metadata of all networks and predictions of a dataset, and all other exhibits, so that the cost is last.
+    """Return metadata and histories of all networks of a dataset, the metadata of its predictions, and all other exhibits.
+
+    The exhibits are inputs so that the cost is computed last.
 
     Args:
         config: a canonical configuration.
@@ -103,6 +105,7 @@ def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]
     predictions = exhibits.runs(config, dataset, exhibits.planned_methods(config))
     return {
         "network_metadata": [f"{run.folder(root, 'networks')}/model.json" for run in networks],
+        "histories": [f"{run.folder(root, 'networks')}/training.csv" for run in networks],
         "prediction_metadata": [f"{run.folder(root, 'predictions')}/method.json" for run in predictions],
         "exhibits": [
             f"{root}/{dataset}/exhibits/{exhibit.files[0]}" for name, exhibit in exhibits.EXHIBITS.items() if name != "cost"

@@ -13,6 +13,7 @@ from pd_ddpm.config.methods import pool
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
+from pd_ddpm.exhibits.training_remarks import LARGEST_LATE_GAIN, flattening, late_gain
 from pd_ddpm.planning.case_sizes import cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
 from pd_ddpm.planning.jobs import Sampling
@@ -27,6 +28,16 @@ NOTES = (
     "include reading, writing and the start of a job.",
     "Planned hours use the rate that `make plan` or the start of a run measured on this device; they are empty without a "
     "measurement. GPU hours are hours times the number of GPUs of a job, for jobs whose network ran on a GPU.",
+)
+
+
+TRAINING_NOTES = (
+    "Compute: planned TFLOP of one training with its validations, plus those of the network that it begins with. In "
+    "parentheses: the same as a multiple of the least in this table. Methods whose networks differ in it are compared at "
+    "unequal training. Seconds: mean over trainings, without those of the network that a training begins with.",
+    "Dice: best validation Dice of a training, mean over trainings. Gain: rise of the best validation Dice in the last third "
+    f"of the steps, largest over trainings. Up to {LARGEST_LATE_GAIN:g} the score counts as flattened; the paper's PD-DDPM "
+    "leads ES-DDPM by 0.009. A learning rate that falls to 0 flattens any score: more steps may still help.",
 )
 
 
@@ -45,6 +56,12 @@ class JobCost:
         evaluations: planned network evaluations.
         flops: planned floating-point operations of the networks.
         planned_seconds: planned FLOPs at the measured rate of the device; NaN if no rate is known.
+        steps: steps of a training.
+        batch: patches in a step of a training.
+        threads: CPU threads of a training.
+        begins_with: network that a training begins with; empty if it begins at random.
+        validation_dice: best validation Dice of a training.
+        late_gain: by how much that rose in the last third of the steps.
     """
 
     rule: str
@@ -57,6 +74,12 @@ class JobCost:
     evaluations: int = 0
     flops: int = 0
     planned_seconds: float = np.nan
+    steps: int = 0
+    batch: int = 0
+    threads: int = 0
+    begins_with: str = ""
+    validation_dice: float = np.nan
+    late_gain: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,11 @@ class CostFolders:
 
 
 def read_job_costs(
-    config: Config, folders: CostFolders, network_metadata: Iterable[str], prediction_metadata: Iterable[str]
+    config: Config,
+    folders: CostFolders,
+    network_metadata: Sequence[str],
+    histories: Sequence[str],
+    prediction_metadata: Sequence[str],
 ) -> list[JobCost]:
     """Return the costs of all jobs of a run, those of other rules first.
 
@@ -83,6 +110,7 @@ def read_job_costs(
         config: the resolved configuration.
         folders: where benchmarks, results and plans lie.
         network_metadata: paths of the metadata of all trained networks.
+        histories: paths of the histories of their trainings, in the same order.
         prediction_metadata: paths of the metadata of all predictions.
     """
     dataset = folders.results.name
@@ -92,7 +120,7 @@ def read_job_costs(
     trained, sampled = ([Run.parse(path) for path in paths] for paths in (network_metadata, prediction_metadata))
     costs = other_jobs(folders.benchmarks, dataset, [*trained, *sampled])
 
-    def network_job(rule: str, run: Run, metadata: Mapping[str, Any], flops: int, evaluations: int = 0) -> JobCost:
+    def network_job(rule: str, run: Run, metadata: Mapping[str, Any], flops: int, **further: Any) -> JobCost:
         provenance, is_on_gpu = metadata["provenance"], metadata["device_type"] == "cuda"
         seconds, memory = read_benchmarks(benchmark_files(folders.benchmarks, rule, run))
         return JobCost(
@@ -103,23 +131,36 @@ def read_job_costs(
             gpus=max(1, config["resources"][rule]["gpu"]) if is_on_gpu else 0,
             device=provenance["device"],
             precision=provenance["precision"],
-            evaluations=evaluations,
             flops=flops,
             planned_seconds=measured_seconds(rates, flops, rule, is_on_gpu, provenance["precision"]),
+            **further,
         )
 
-    for run, path in zip(trained, network_metadata, strict=True):
-        flops = planned.training(run)
-        costs.append(network_job("train", run, _read_metadata(path), flops))
+    for run, path, history in zip(trained, network_metadata, histories, strict=True):
+        metadata = _read_metadata(path)
+        costs.append(network_job("train", run, metadata, planned.training(run), **_training_facts(metadata, history)))
     for run, path in zip(sampled, prediction_metadata, strict=True):
         sampling = Sampling(run, pool(config, run.name))
         evaluations = network_evaluations(config, cohorts, sampling)
-        costs.append(network_job("sample", run, _read_metadata(path), planned.sampling(sampling), evaluations))
+        flops = planned.sampling(sampling)
+        costs.append(network_job("sample", run, _read_metadata(path), flops, evaluations=evaluations))
     return costs
 
 
 def _read_metadata(path: str) -> dict[str, Any]:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _training_facts(metadata: Mapping[str, Any], history_file: str) -> dict[str, Any]:
+    """Return the fields of a `JobCost` that only a training has."""
+    settings, history = metadata["settings"], pd.read_csv(history_file)
+    return {
+        **{key: settings[key] for key in ("steps", "batch")},
+        "threads": metadata["threads"],
+        "begins_with": settings["initialise_from"] or "",
+        "validation_dice": history["validation_dice"].max(),
+        "late_gain": late_gain(history),
+    }
 
 
 def read_benchmarks(files: Iterable[Path]) -> tuple[float, float]:
@@ -181,7 +222,8 @@ def measured_seconds(rates: Sequence[Rate], flops: int, rule: str, is_on_gpu: bo
 def cost_table(jobs: Sequence[JobCost]) -> pd.DataFrame:
     """Return one row per rule, network and method, and the total of all rules last.
 
-    Unknown values are NaN or empty. `planned_hours` and `planned_over_real` count only jobs with a known time, on a device
+    Unknown values are NaN or empty, and so are in other rows the columns that describe the training of a network.
+    `planned_hours` and `planned_over_real` count only jobs with a known time, on a device
     whose rate was measured.
     """
     table = pd.DataFrame(jobs, columns=[field.name for field in fields(JobCost)])
@@ -213,15 +255,30 @@ def _row(level: str, rule: str, name: str, jobs: pd.DataFrame) -> dict[str, obje
         "peak_memory_mb": jobs["memory_mb"].max(),
         "device": ", ".join(sorted(set(jobs["device"]) - {""})),
         "number_format": ", ".join(sorted(set(jobs["precision"]) - {""})),
+    } | (_training_columns(jobs) if level == "network" else {})
+
+
+def _training_columns(trainings: pd.DataFrame) -> dict[str, object]:
+    """Return the columns that describe the training of a network, which has equal settings in all splits and seeds."""
+    first = trainings.iloc[0]
+    return {
+        **{key: first[key] for key in ("steps", "batch", "begins_with")},
+        "threads": trainings["threads"].max(),
+        "seconds_per_training": trainings["seconds"].mean(),
+        "flops_per_training": trainings["flops"].mean(),
+        "validation_dice": trainings["validation_dice"].mean(),
+        "late_gain": trainings["late_gain"].max(),
+        "flattening": flattening(trainings["late_gain"].tolist()),
     }
 
 
-def cost_document(table: pd.DataFrame, labels: Mapping[str, str], caption_note: str) -> Document:
-    """Return the document: a part each for the rules with their total, the networks and the methods.
+def cost_document(table: pd.DataFrame, labels: Mapping[str, str], users: Mapping[str, str], caption_note: str) -> Document:
+    """Return the document: a part each for the rules with their total, the networks, their training and the methods.
 
     Args:
         table: rows of `cost_table`.
         labels: method -> name in tables.
+        users: network -> names of the methods in Table 1 that use it.
         caption_note: dataset and scale that the numbers belong to.
     """
     parts = []
@@ -239,7 +296,32 @@ def cost_document(table: pd.DataFrame, labels: Mapping[str, str], caption_note: 
         cells["Peak memory [MB]"] = rows["peak_memory_mb"].map(lambda value: "" if pd.isna(value) else f"{value:,.0f}")
         cells["Device"] = [" ".join(pair) for pair in zip(rows["device"], rows["number_format"], strict=True)]
         parts.append(Part(heading, cells, NOTES if heading == "Rules" else (), left={"Device"}))
+        if heading == "Networks" and len(rows):
+            parts.append(_training_part(rows, users))
     return Document("Cost of the run", caption_note, parts)
+
+
+def _training_part(networks: pd.DataFrame, users: Mapping[str, str]) -> Part:
+    """Return how long each network was trained, and whether its validation score has flattened."""
+    begins_with = networks["begins_with"]
+    own_flops = networks.set_index("name")["flops_per_training"]
+    compute = networks["flops_per_training"] + begins_with.map(own_flops).fillna(0.0)
+    steps = networks["steps"].map("{:,.0f}".format) + begins_with.map(lambda name: f" after {name}" if name else "")
+    cells = pd.DataFrame({"Network": networks["name"], "Methods": networks["name"].map(lambda name: users.get(name, ""))})
+    cells["Steps"] = steps
+    cells["Batch"] = networks["batch"].map("{:.0f}".format)
+    cells["s / training"] = networks["seconds_per_training"].map(lambda value: "unknown" if pd.isna(value) else f"{value:,.0f}")
+    cells["Device"] = [_device(row) for _, row in networks.iterrows()]
+    cells["Compute [TFLOP]"] = [f"{flops / 1e12:,.2f} ({flops / compute.min():.1f} ×)" for flops in compute]
+    cells["Dice"] = networks["validation_dice"].map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
+    cells["Gain"] = networks["late_gain"].map(lambda value: "" if pd.isna(value) else f"{value:+.3f}")
+    cells["Validation"] = networks["flattening"]
+    return Part("Training", cells, TRAINING_NOTES, left={"Methods", "Device", "Validation"})
+
+
+def _device(network: pd.Series) -> str:
+    threads = f"{network['threads']:.0f} thread{'s' if network['threads'] > 1 else ''}"
+    return f"{network['device']} {network['number_format']}, {threads}"
 
 
 def _hours(hours: float, jobs_without_time: int) -> str:
