@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation
 
-from pd_ddpm.data.phantom import acquisition, anatomy, cohort, fields, geometry, lesions, raters, template
+from pd_ddpm.data.phantom import acquisition, anatomy, cohort, contrast, fields, geometry, lesions, raters, template
 
 COHORT = cohort.Cohort(cases_per_site=1, seed=5, resolution_mm=2.5, coarsening=2, smallest_lesion_ml=0.2)
 CASE_FOLDERS = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
@@ -241,6 +241,20 @@ def test_sample_lesions_has_requested_load(simulated):
     assert tissues.max() < 1.01
     assert person["white"].sum() * voxel_ml == pytest.approx(480, rel=0.4)
     assert person["grey"].sum() * voxel_ml == pytest.approx(650, rel=0.4)
+
+
+def test_maps_of_the_brain_are_not_needed_far_from_it(monkeypatch):
+    def signals():
+        random = np.random.default_rng(9)
+        person = anatomy.sample_anatomy(template.build_template_maps(), random, COHORT.resolution_mm)
+        sampled = lesions.sample_lesions(person, 20.0, 0.2, random)
+        compositions = (contrast.compose_flair, contrast.compose_t1)
+        return [sampled.visible(), *(compose(person, sampled, acquisition.SCANNERS[0], random) for compose in compositions)]
+
+    near_brain = signals()
+    monkeypatch.setattr(anatomy, "BRAIN_MARGIN_MM", np.inf)
+    for restricted, complete in zip(near_brain, signals(), strict=True):
+        np.testing.assert_array_equal(restricted, complete)
 
 
 def test_coarsened_scanner_keeps_its_fields_of_view_and_slices():

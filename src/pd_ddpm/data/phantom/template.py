@@ -42,7 +42,7 @@ class TemplateMaps:
     maps: dict[str, tuple[Lattice, np.ndarray]]
 
     def interpolate(self, name: str, coordinates: np.ndarray) -> np.ndarray:
-        """Interpolate the map `name` linearly at MNI coordinates (3, X, Y, Z) in mm; return float32 (X, Y, Z)."""
+        """Interpolate the map `name` linearly at MNI coordinates (3, ...) in mm; return float32 (...)."""
         lattice, values = self.maps[name]
         voxels = np.empty_like(coordinates)
         for axis in range(3):
