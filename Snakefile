@@ -11,6 +11,7 @@ results/{dataset}/check.csv                               problems of the scans:
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2, -3
 results/{dataset}/cases/preparation.json                  settings of the preprocessing
 results/{dataset}/splits.csv                              split, role, case, site, fold, patient
+results/{dataset}/grid_dice.csv                           Dice of the ground truth through a working grid and back
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
                                                           precision.json: precisions that passed the gate;
                                                           probe.csv, .json: whether a denoiser reads x_t

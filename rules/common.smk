@@ -138,6 +138,11 @@ def sampling_files(wildcards):
     return files
 
 
+def grid_dice_files(wildcards):
+    """Inputs of `score` and `resample_ensemble` in addition to cases and predictions."""
+    return inputs.grid_dice_inputs(config, wildcards.dataset, "results")
+
+
 def scores_of(names):
     """Return an input function: the scores of these methods for all splits and seeds."""
     return lambda wildcards: [

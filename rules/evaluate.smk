@@ -2,8 +2,29 @@
 # Snakemake runs, also with a cluster: in the queue, a group of them would wait for the slowest of its predictions.
 
 
+# Only if a working grid is configured. It needs PyTorch, which resamples to the grid.
+rule grid_dice:
+    input:
+        cases="results/{dataset}/cases/prepared.csv",
+    output:
+        table="results/{dataset}/grid_dice.csv",
+    log:
+        "results/logs/grid_dice/{dataset}.log",
+    benchmark:
+        "results/benchmarks/grid_dice/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/networks.yaml"
+    params:
+        grid=methods.training_grid(config),
+        code=script_code("grid_dice"),
+    script:
+        "../workflow/scripts/grid_dice.py"
+
+
 rule score:
     input:
+        unpack(grid_dice_files),
         cases="results/{dataset}/cases/prepared.csv",
         predictions=f"{PREDICTION}/predictions.csv",
     output:
@@ -26,6 +47,7 @@ rule score:
 
 rule resample_ensemble:
     input:
+        unpack(grid_dice_files),
         cases="results/{dataset}/cases/prepared.csv",
         predictions=f"{PREDICTION}/predictions.csv",
     output:

@@ -32,7 +32,7 @@ rule train:
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
         settings=lambda wildcards: resolve.network(config, wildcards.network),
-        grid=config["grid"],
+        grid=methods.training_grid(config),
         code=script_code("train"),
     script:
         "../workflow/scripts/train.py"

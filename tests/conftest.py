@@ -159,7 +159,7 @@ def sample_job(prepared: Path) -> Callable[..., SampleJob]:
         defaults = {
             "run": Run("dataset", name, 0, 0),
             "compute": Compute("cpu", settings["precision"], threads=1, batch=batch),
-            "settings": settings,
+            "settings": {"grid_members": "soft"} | settings,
             "cases": prepared / "prepared.csv",
             "splits": prepared / "splits.csv",
             "folder": folder,

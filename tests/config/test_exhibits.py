@@ -139,7 +139,7 @@ def test_network_users_are_the_labels_of_the_methods_that_sample_from_it(paper: 
 
 
 def test_captions_name_scale_simulation_and_the_source_of_the_networks(paper: Config) -> None:
-    demo = validate(load.read(None, {"scale": "demo"}))
+    demo = validate(load.read(None, {"scale": "demo", "grid": {"spacing_mm": None}}))
     note = exhibits.caption_note(demo, "phantom")
     assert note.startswith("Demo scale: ")
     assert note.endswith("nothing here is a result on patients.")
@@ -150,3 +150,17 @@ def test_captions_name_scale_simulation_and_the_source_of_the_networks(paper: Co
     assert "held-out cases of the WMH challenge, on which nothing was trained" in note
     assert "trained on the dataset wmh. Each case is segmented by the networks of splits 0, 1, 2, 3, 4 and every seed" in note
     assert "of split 1 and every seed" in exhibits.caption_note(paper_configuration(splits=[1]), "wmh-held-out")
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ("auto", "On larger pixels than the scan's, the members of all methods are made binary."),
+        ("binary", "On them, the members of all methods are made binary."),
+        ("soft", "this favours networks of a single pass"),
+    ],
+)
+def test_captions_name_the_form_of_members_on_a_working_grid(members: str, words: str) -> None:
+    note = exhibits.caption_note(paper_configuration(grid={"spacing_mm": 2.5, "members": members}), "wmh")
+    assert "The networks see pixels of 2.5 mm." in note
+    assert words in note

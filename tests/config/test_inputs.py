@@ -13,6 +13,7 @@ from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.inputs import (
     cost_inputs,
     existing_shards,
+    grid_dice_inputs,
     probe_inputs,
     sampling_inputs,
     training_histories,
@@ -110,6 +111,12 @@ def test_training_histories_include_those_of_presegmentations() -> None:
     ]
     assert training_histories(config, "wmh", ["ddpm", "pd-ddpm"], "out") == files
     assert training_histories(config, "wmh-held-out", ["ddpm", "pd-ddpm"], "out") == files
+
+
+def test_scores_read_the_dice_through_the_grid_only_if_there_is_a_grid(paper: Config) -> None:
+    assert grid_dice_inputs(paper, "wmh", "out") == {}
+    coarse = paper | {"grid": paper["grid"] | {"spacing_mm": 2.0}}
+    assert grid_dice_inputs(coarse, "wmh-held-out", "out") == {"grid_dice": "out/wmh-held-out/grid_dice.csv"}
 
 
 def write_sampling(folder: Path, settings: dict[str, Any], shards: int) -> list[str]:

@@ -26,6 +26,21 @@ def test_pareto_methods_have_each_number_of_steps_once(paper: dict) -> None:
     assert not [name for name in methods.pareto_methods(permitted) if small in name]
 
 
+def test_grid_members_concern_samplings_only(paper: dict) -> None:
+    coarse = overlay(paper, {"grid": {"spacing_mm": 2.0}})
+    soft = overlay(coarse, {"grid": {"members": "soft"}})
+    assert methods.training_grid(coarse) == methods.training_grid(soft)
+    assert "members" not in methods.training_grid(coarse)
+    for name in ("unet", "ddpm", "pd-ddpm"):
+        assert methods.sampling_settings(coarse, name)["grid_members"] == "auto"
+        assert methods.sampling_settings(soft, name)["grid_members"] == "soft"
+
+
+def test_grid_members_are_soft_by_default_on_the_pixels_of_the_scan(paper: dict) -> None:
+    assert methods.grid_members(paper) == methods.grid_members(overlay(paper, {"grid": {"members": "soft"}})) == "soft"
+    assert methods.grid_members(overlay(paper, {"grid": {"members": "binary"}})) == "binary"
+
+
 def test_sampling_settings_hold_no_permission(paper: dict) -> None:
     permitted = overlay(paper, {"sampling": {"large_variance_over_jumps": True}})
     assert methods.sampling_settings(permitted, "pd-ddpm") == methods.sampling_settings(paper, "pd-ddpm")

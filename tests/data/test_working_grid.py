@@ -138,6 +138,32 @@ def test_probabilities_stay_probabilities(spacing_mm):
     assert volume.max() <= 1
 
 
+@pytest.mark.parametrize("spacing_mm", [2.0, 2.6, 3.0, 4.0])
+def test_nearest_finds_the_binary_mask_of_the_grid_again(spacing_mm):
+    """With single pixels, which `slices` would lose."""
+    grid = WorkingGrid.from_brain(BRAIN, SPACING, spacing_mm, "brain_box", 3.0)
+    mask = (np.random.default_rng(0).random((SHAPE[2], 2, *grid.size)) < 0.2).astype(np.float32)
+    returned = grid.volume(torch.from_numpy(mask)) >= 0.5
+    np.testing.assert_array_equal(grid.nearest(returned).numpy(), mask)
+    assert (grid.slices(returned).numpy() >= 0.5).sum() < 0.8 * mask.sum()
+
+
+@pytest.mark.parametrize(("spacing_mm", "is_coarser"), [(None, False), (0.5, False), (1.0, False), (1.05, True), (2.0, True)])
+def test_grid_is_coarser_if_its_pixels_are_larger(spacing_mm, is_coarser):
+    assert (
+        WorkingGrid.from_brain(np.ones((90, 70, 2), bool), (1.0, 1.0, 3.0), spacing_mm, "slice", 0.0).is_coarser == is_coarser
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "coarse", "native"), [("auto", True, False), ("binary", True, True), ("soft", False, False)]
+)
+def test_members_are_binary_on_coarser_grids_or_as_configured(members, coarse, native):
+    for spacing_mm, is_binary in ((2.0, coarse), (None, native)):
+        settings = GridSettings(spacing_mm, "slice", 0.0, 1.0, members)
+        assert settings.has_binary_members(settings.working_grid(BRAIN, SPACING)[0]) == is_binary
+
+
 def test_label_fractions_are_binary_without_resampling_and_partial_volumes_with_it():
     labels = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
     native = whole_slice(None).label_fractions(labels).numpy()

@@ -130,7 +130,7 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     for name in NETWORKS:
         train(results / "networks" / name / RUN, name)
     for name, changes in METHODS.items():
-        chosen = resolve.method(CONFIG, name) | changes
+        chosen = resolve.method(CONFIG, name) | {"grid_members": CONFIG["grid"]["members"]} | changes
         chosen.pop("label")
         target = results / "predictions" / name / RUN
         target.mkdir(parents=True)
@@ -405,6 +405,14 @@ def test_predict_equals_the_workflow(workflow, predict, tmp_path, method):
     np.testing.assert_allclose(ours["uncertainty"].get_fdata(), variance, atol=1e-6)
     assert members.std() > 0.05
     assert ours["mask"].get_fdata().any()
+
+
+def test_predict_makes_members_binary_on_a_coarser_grid(workflow):
+    """Most voxels lie between pixels of equal value, so that bilinear interpolation leaves them at 0 or 1."""
+    for method in METHODS:
+        members = np.rint(255 * workflow_members(workflow, method, "p3").get_fdata()).astype(int)
+        lesion = members[members > 0]
+        assert (lesion == 255).mean() > 0.2, method
 
 
 def test_predict_writes_table_and_record_that_match_the_mask(workflow, predict, tmp_path):

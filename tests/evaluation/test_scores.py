@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pd_ddpm.evaluation.scores import average_over_seeds, read_scores, select_method
+from pd_ddpm.evaluation.scores import average_over_seeds, read_scores, select_method, with_grid_dice
 
 
 def scores(method: str, dice: list[float], seed: int = 0) -> pd.DataFrame:
@@ -26,6 +26,17 @@ def test_read_scores_keeps_leading_zeros_of_case_names(tmp_path: Path) -> None:
 def test_read_scores_keeps_subsets_as_text(tmp_path: Path) -> None:
     scores("unet", [0.6]).assign(subset="0").to_csv(tmp_path / "e.csv", index=False)
     assert read_scores([tmp_path / "e.csv"])["subset"].tolist() == ["0"]
+
+
+def test_with_grid_dice_adds_the_columns_of_each_case(tmp_path: Path) -> None:
+    rows = pd.concat([scores("unet", [0.6, 0.8]), scores("ddpm", [0.5, 0.7])])
+    assert with_grid_dice(rows, None) is rows
+    table = pd.DataFrame({"case": ["02", "01", "00"], "grid_dice_soft": [1.0, 0.9, 0.8], "grid_dice_hard": [1.0, 0.7, 0.6]})
+    table.to_csv(tmp_path / "grid_dice.csv", index=False)
+    completed = with_grid_dice(rows, tmp_path / "grid_dice.csv")
+    assert completed["grid_dice_soft"].tolist() == [0.8, 0.9, 0.8, 0.9]
+    assert completed["grid_dice_hard"].tolist() == [0.6, 0.7, 0.6, 0.7]
+    assert completed[rows.columns].to_numpy().tolist() == rows.to_numpy().tolist()
 
 
 def test_select_method_names_a_method_without_scores() -> None:

@@ -144,6 +144,19 @@ def test_segment_case_resamples_the_presegmentation_to_the_working_grid(value):
     assert 0 <= probability.min() <= probability.max() <= 1
 
 
+@pytest.mark.parametrize("members", ["auto", "binary"])
+def test_segment_case_makes_members_binary_on_a_coarser_grid(members):
+    """A chain then starts from the binary mask that its pre-segmentation was on this grid, single pixels included."""
+    grid, seen = GridSettings(3.0, "slice", 0.0, 1.0, members), []
+    first = segment(Recording(lambda image, *_: image[:, :1].sigmoid()), grid=grid)
+    settings = GridSettings(3.0, "slice", 0.0, 1.0, "soft")
+    soft = segment(Recording(lambda image, *_: (image[:, :1] >= 0).float()), grid=settings)
+    np.testing.assert_array_equal(first, soft)
+    again = segment(Recording(lambda _, given, __: seen.append(given) or given), grid=grid, presegmentation=first >= 0.5)
+    assert set(torch.cat(seen).unique().tolist()) == {0, 1}
+    np.testing.assert_array_equal(again, first)
+
+
 @pytest.mark.parametrize("start", ["presegmentation", "noise"])
 @pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 4.0, 1.0)])
 def test_segment_case_does_not_depend_on_batch_size(start, grid):

@@ -13,21 +13,23 @@ SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 
 NETWORKS = {"train", "gate", "probe", "sample", "cost"}  # `cost` counts the FLOPs of the networks
 FIGURES = {"fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
-METRICS = {"score", "resample_ensemble", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
-WRITERS = {"sample", "prepare", "score", "resample_ensemble", "fig2_uncertainty", "check", "list_cases"}
+SCORES = {"score", "resample_ensemble", "grid_dice"}
+METRICS = SCORES | {"table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
+WRITERS = SCORES | {"sample", "prepare", "fig2_uncertainty", "check", "list_cases"}
+UNRECORDED = {"split", "download", "simulate", "list_cases", "check", "grid_dice"}
 ALL = {script.stem for script in SCRIPTS.glob("*.py")}
 
 # For each package a constant, and exactly the scripts whose code version it changes.
 CONSTANTS = [
     ("runtime/files.py", 'PARTIAL = ".partial."', 'PARTIAL = ".part."', ALL - {"split"}),
-    ("runtime/cpu_info.py", '"/proc/cpuinfo"', '"/proc/cpu"', ALL - {"split", "download", "simulate", "list_cases", "check"}),
+    ("runtime/cpu_info.py", '"/proc/cpuinfo"', '"/proc/cpu"', ALL - UNRECORDED),
     (
         "config/resolve.py",
         'NO_PRESEGMENTATION = "zero"',
         'NO_PRESEGMENTATION = "none"',
         {"sample", "cost", "check", "list_cases"},
     ),
-    ("data/working_grid.py", "/ 100 >=", "/ 10 >=", NETWORKS),
+    ("data/working_grid.py", "/ 100 >=", "/ 10 >=", NETWORKS | {"grid_dice"}),
     ("data/splits.py", '"split", "role"', '"split", "part"', {"split", "check", "list_cases", "cost"}),
     ("data/preparation/brain_mask.py", "(4, 5, 6, 8)", "(4, 5, 6, 9)", {"prepare", "check", "list_cases"}),
     ("data/nifti/write.py", "np.float32(1 / 255)", "np.float32(1 / 256)", WRITERS),

@@ -140,6 +140,15 @@ def test_changed_label_reruns_tables_and_figures_only(finished: Path, tmp_path: 
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "renamed.yaml")) == dict.fromkeys(expected, 1)
 
 
+def test_changed_form_of_members_reruns_samplings_only(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "soft"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "soft.yaml").write_text("grid: {members: soft}\n", encoding="utf-8")
+    planned = jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "soft.yaml"))
+    assert planned["sample"] == planned["score"] == 21
+    assert not {"train", "probe", "grid_dice", "prepare"} & set(planned)
+
+
 def test_precision_gate_runs_once_per_network_if_precision_is_auto(finished: Path, fresh: Path) -> None:
     target = "results/table1.csv"
     planned = jobs(snakemake(finished, "-n", "--forceall", target, "--configfile", "small.yaml"))  # precision: float32

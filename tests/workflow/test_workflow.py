@@ -142,6 +142,16 @@ def test_figure_3_shows_the_configured_start_timesteps(finished: Path) -> None:
     assert set(numbers.loc[numbers["t_start"].isna(), "label"]) == {"AttUNet", "Vanilla DDPM"}
 
 
+def test_tables_state_the_dice_of_the_ground_truth_through_the_grid(finished: Path) -> None:
+    splits = pd.read_csv(finished / "results/phantom/splits.csv")
+    tested = set(splits.query("split == 0 and role == 'test'")["case"])
+    table = pd.read_csv(finished / "results/phantom/grid_dice.csv").set_index("case")
+    soft, hard = (table.loc[sorted(tested), f"grid_dice_{kind}"].mean() for kind in ("soft", "hard"))
+    for name in ("table1", "table2", "uncertainty", "claims"):
+        text = (finished / "results" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"has a Dice of {soft:.3f}, or {hard:.3f} if it is made binary on them first." in text
+
+
 def test_predictions_are_on_the_grid_of_the_scan(finished: Path) -> None:
     splits = pd.read_csv(finished / "results/phantom/splits.csv")
     case = splits.query("role == 'test'")["case"].iloc[0]

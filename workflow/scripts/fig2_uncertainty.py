@@ -6,6 +6,7 @@ from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.fig2_cases import fig2_numbers, read_figure_cases
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty
+from pd_ddpm.exhibits.grid_note import figure_caption
 from pd_ddpm.runtime.recorded_job import run_with_record
 
 
@@ -15,7 +16,7 @@ def main(job) -> None:
     cases = read_figure_cases(scores, Path(job.input.cases).parent, manifests, job.params.labels, job.params.num_cases)
     numbers = fig2_numbers(cases)
     numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
-    style.save(fig2_uncertainty(numbers, job.params.caption_note), job.output.pdf, job.output.png)
+    style.save(fig2_uncertainty(numbers, figure_caption(job.params.caption_note, scores)), job.output.pdf, job.output.png)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ import pandas as pd
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime, paper_best_t_start
+from pd_ddpm.exhibits.grid_note import figure_caption
 from pd_ddpm.runtime.recorded_job import run_with_record
 
 
 def main(job) -> None:
-    numbers = fig3_numbers(read_scores(job.input.scores), pd.DataFrame(job.params.points))
+    scores = read_scores(job.input.scores)
+    numbers = fig3_numbers(scores, pd.DataFrame(job.params.points))
     numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
-    figure = fig3_tprime(numbers, job.params.caption_note, paper_best_t_start(pd.read_csv(job.input.printed)))
+    caption = figure_caption(job.params.caption_note, scores)
+    figure = fig3_tprime(numbers, caption, paper_best_t_start(pd.read_csv(job.input.printed)))
     style.save(figure, job.output.pdf, job.output.png)
 
 

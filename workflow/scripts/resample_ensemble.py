@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from pd_ddpm.evaluation.resample_cases import resample_cases
+from pd_ddpm.evaluation.scores import with_grid_dice
 from pd_ddpm.runtime.recorded_job import run_with_record
 
 
 def main(job) -> None:
     cases, predictions = Path(job.input.cases), Path(job.input.predictions)
     table = resample_cases(cases, predictions, job.params.identity, job.params.subsets)
-    table.to_csv(job.output.ensembles, index=False)
+    with_grid_dice(table, job.input.get("grid_dice")).to_csv(job.output.ensembles, index=False)
 
 
 if __name__ == "__main__":

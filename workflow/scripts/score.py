@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from pd_ddpm.evaluation.score_cases import score_cases
+from pd_ddpm.evaluation.scores import with_grid_dice
 from pd_ddpm.runtime.recorded_job import run_with_record
 
 
 def main(job) -> None:
     cases, predictions = Path(job.input.cases), Path(job.input.predictions)
-    score_cases(cases, predictions, job.params.identity, job.params.settings).to_csv(job.output.scores, index=False)
+    rows = score_cases(cases, predictions, job.params.identity, job.params.settings)
+    with_grid_dice(rows, job.input.get("grid_dice")).to_csv(job.output.scores, index=False)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.grid_note import table_caption
 from pd_ddpm.exhibits.tables.table2 import Table2Row, table2, table2_document
 from pd_ddpm.runtime.recorded_job import run_with_record
 
 
 def main(job) -> None:
+    scores = read_scores(job.input.scores)
     rows = [Table2Row(**row) for row in job.params.rows]
-    table = table2(read_scores(job.input.scores), rows, pd.read_csv(job.input.printed))
+    table = table2(scores, rows, pd.read_csv(job.input.printed))
     table.to_csv(job.output.table, index=False, float_format="%.6g")
-    table2_document(table, job.params.caption_note).write(job.output.page, job.output.markdown)
+    table2_document(table, table_caption(job.params.caption_note, scores)).write(job.output.page, job.output.markdown)
 
 
 if __name__ == "__main__":

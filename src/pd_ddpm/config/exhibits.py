@@ -201,6 +201,7 @@ def caption_note(config: Config, dataset: str) -> str:
     text = demo if config["scale"] == "demo" else "The configuration's paper scale."
     if "simulate" in source:
         text += " The scans are simulated: nothing here is a result on patients."
+    text += _grid_sentence(config["grid"])
     if source.get("part") == "held_out":
         text += (
             " These are the held-out cases of the WMH challenge, on which nothing was trained. The values that the paper "
@@ -213,6 +214,22 @@ def caption_note(config: Config, dataset: str) -> str:
             f"{splits} and every seed. It counts once, with the mean of its scores (for HD95, of the defined ones)."
         )
     return text
+
+
+def _grid_sentence(grid: Config) -> str:
+    """Return what a caption says about the form of the members on a working grid; no text on the scan's own pixels."""
+    if grid["spacing_mm"] is None:
+        return ""
+    members = {
+        "auto": "On larger pixels than the scan's, the members of all methods are made binary.",
+        "binary": "On them, the members of all methods are made binary.",
+        "soft": (
+            "The members of all methods keep their probabilities on them. If these pixels are larger than the scan's, this "
+            "favours networks of a single pass, whose probabilities hold partial volumes, over reverse chains, which end "
+            "nearly binary."
+        ),
+    }
+    return f" The networks see pixels of {grid['spacing_mm']:g} mm. {members[grid['members']]}"
 
 
 def figure_note(config: Config, dataset: str) -> str:

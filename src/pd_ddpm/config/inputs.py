@@ -90,6 +90,17 @@ def training_histories(config: Config, dataset: str, names: Iterable[str], root:
     return [f"{run.folder(root, 'networks')}/training.csv" for run in trainings]
 
 
+def grid_dice_inputs(config: Config, dataset: str, root: str) -> dict[str, str]:
+    """Return the table of the ground truth's Dice through the working grid; empty if networks see the scan's own pixels.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        root: folder of all results.
+    """
+    return {} if config["grid"]["spacing_mm"] is None else {"grid_dice": f"{root}/{dataset}/grid_dice.csv"}
+
+
 def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]:
     """Return metadata and histories of all networks of a dataset, the metadata of its predictions, and all other exhibits.
 

@@ -121,7 +121,18 @@ def presegmentation_of(config: Config, name: str) -> str | None:
     return None if start in (None, NO_PRESEGMENTATION) else canonical(config, start)
 
 
+def training_grid(config: Config) -> dict[str, Any]:
+    """Return the settings of the working grid that a training depends on: all but the form of sampled members."""
+    return {key: value for key, value in config["grid"].items() if key != "members"}
+
+
+def grid_members(config: Config) -> str:
+    """Return `grid.members`; "soft" for "auto" if no working grid is coarser than its scan."""
+    members, is_scan_grid = config["grid"]["members"], config["grid"]["spacing_mm"] is None
+    return "soft" if members == "auto" and is_scan_grid else members
+
+
 def sampling_settings(config: Config, name: str) -> dict[str, Any]:
     """Return the settings of a method that affect its samples: all but its label and a permission."""
-    settings = method(config, name) | {"pool": pool(config, name)}
+    settings = method(config, name) | {"pool": pool(config, name), "grid_members": grid_members(config)}
     return {key: value for key, value in settings.items() if key not in ("label", "large_variance_over_jumps")}

@@ -69,12 +69,27 @@ class WorkingGrid:
         """
         return torch.cat([self.slices(labels == label) for label in (1, 2)], dim=1)
 
+    def nearest(self, volume: np.ndarray) -> Tensor:
+        """Convert a volume (X, Y, Z, N) to slices (Z, N, H, W) float32 with the voxel that is nearest to each pixel's centre.
+
+        A mask that was binary on this grid, was returned by `volume` and thresholded, is found again. With `slices` it would
+        lose single pixels, because these are averaged twice. Pixels must be at least 1.7 times as large as voxels; below, some
+        single pixels are lost.
+        """
+        inside = torch.from_numpy(np.ascontiguousarray(volume[self._inside].astype(np.float32).transpose(2, 3, 0, 1)))
+        return functional.interpolate(inside, self.size, mode="nearest-exact")
+
     def volume(self, slices: Tensor) -> np.ndarray:
         """Convert slices (Z, C, H, W) back to a volume (X, Y, Z, C) float32 on the scan's grid, zero outside of the box."""
         native = self._resample(slices, (self.box[1] - self.box[0], self.box[3] - self.box[2]))
         volume = np.zeros((*self.shape, *slices.shape[:2]), dtype=np.float32)
         volume[self._inside] = native.permute(2, 3, 0, 1).numpy()
         return volume
+
+    @property
+    def is_coarser(self) -> bool:
+        """Whether pixels are larger than the scan's."""
+        return self.size[0] < self.box[1] - self.box[0] or self.size[1] < self.box[3] - self.box[2]
 
     @property
     def _inside(self) -> tuple[slice, slice]:
@@ -89,17 +104,25 @@ class WorkingGrid:
 
 @dataclass(frozen=True)
 class GridSettings:
-    """The section `grid` of the configuration, documented in config/schema.yaml."""
+    """The section `grid` of the configuration, documented in config/schema.yaml.
+
+    `members` concerns sampled members only. A training does not depend on it.
+    """
 
     spacing_mm: float | None
     region: str
     margin_mm: float
     minimum_brain_cm2: float
+    members: Literal["auto", "binary", "soft"] = "soft"
 
     def working_grid(self, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[WorkingGrid, np.ndarray]:
         """Return the working grid of a case with brain mask (X, Y, Z), and which slices to use, (Z,) bool."""
         grid = WorkingGrid.from_brain(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm)
         return grid, slices_with_brain(brain, spacing_mm, self.minimum_brain_cm2)
+
+    def has_binary_members(self, grid: WorkingGrid) -> bool:
+        """Return whether members are made binary on the working grid of a case."""
+        return self.members == "binary" or (self.members == "auto" and grid.is_coarser)
 
 
 def pad_to_multiple(slices: Tensor, divisor: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Read the scores of cases and average them over seeds and trainings."""
+"""Read the scores of cases, complete them, and average them over seeds and trainings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,22 @@ from pathlib import Path
 import pandas as pd
 
 from pd_ddpm.evaluation.statistics import CASE, TRAINING
+
+# Dice of a case's ground truth through a coarser working grid and back; only if a grid is configured.
+GRID_DICE = ("grid_dice_soft", "grid_dice_hard")
+
+
+def with_grid_dice(rows: pd.DataFrame, grid_dice: str | Path | None) -> pd.DataFrame:
+    """Return score or ensemble rows with the columns `GRID_DICE` of their cases.
+
+    Args:
+        rows: rows with a column `case`.
+        grid_dice: table of `grid_dice_table`; None leaves the rows unchanged.
+    """
+    if grid_dice is None:
+        return rows
+    table = pd.read_csv(grid_dice, dtype={"case": str})
+    return rows.merge(table[["case", *GRID_DICE]], on="case", how="left", validate="many_to_one")
 
 
 def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ class CaseSampler:
         job: the job.
         segmenter: the method's segmenter.
         noise: noise of the method.
-        grid: the grid on which the network was trained.
+        grid: the grid on which the network was trained, and whether members are made binary on it.
         store: the folder of the predictions.
         presegmentations: masks from which the reverse chains start, if they start from masks.
         device: device of the network.
@@ -103,7 +103,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         job=job,
         segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, choice.precision)),
         noise=noise,
-        grid=GridSettings(**trained["grid"]),
+        grid=GridSettings(**trained["grid"], members=job.settings["grid_members"]),
         store=PredictionFolder(job.folder, version),
         presegmentations=presegmentations,
         device=device,

@@ -13,6 +13,7 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
 from pd_ddpm.diffusion.noise import MemberNoise, MethodNoise
 from pd_ddpm.inference.batch_size import find_batch_size
+from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.files import atomic_write
 from pd_ddpm.runtime.progress import log, progress
@@ -85,7 +86,8 @@ def segment_case(
     Args:
         segmenter: the segmenter, with N members.
         scan: the scan. Slices without brain are not segmented and stay zero.
-        grid_settings: the grid on which the network sees the slices.
+        grid_settings: the grid on which the network sees the slices, and whether members are made binary on it. If they are,
+            a pre-segmentation reaches the grid as the binary mask that it was there; otherwise as partial volumes.
         noise: noise of the method.
         batch: images per evaluation of the network; "auto" takes as many as fit into the free memory.
         device: device of the network.
@@ -99,9 +101,11 @@ def segment_case(
     slices = np.flatnonzero(has_brain)
     num_members = segmenter.num_members
     images = pad_to_multiple(grid.slices(scan.image)[slices], segmenter.divisor)
+    is_binary = grid_settings.has_binary_members(grid)
     starts = None
     if presegmentation is not None:
-        starts = pad_to_multiple(grid.slices(presegmentation)[slices], segmenter.divisor).expand(-1, num_members, -1, -1)
+        masks = grid.nearest(presegmentation) if is_binary else grid.slices(presegmentation)
+        starts = pad_to_multiple(masks[slices], segmenter.divisor).expand(-1, num_members, -1, -1)
     height, width = grid.size
     results = torch.zeros((len(has_brain), num_members, height, width))
     started = time.perf_counter()
@@ -120,6 +124,8 @@ def segment_case(
         if partial:
             partial.save(results, offset + len(rows))
     seconds = time.perf_counter() - started
+    if is_binary:
+        results = torch.from_numpy(threshold(results.numpy()).astype(np.float32))
     return CaseSamples(grid.volume(results), seconds)
 
 

@@ -30,6 +30,15 @@ class Grid(Section):
     minimum_brain_cm2: NonNegative = Field(
         description="Slices with less brain area than this, in cm2, are segmented as empty without being sampled."
     )
+    members: Literal["auto", "binary", "soft"] = Field(
+        description=(
+            "Form in which the members of all methods return from the working grid to the scan's. binary: thresholded at 0.5 "
+            "on the working grid; soft: as probabilities; auto: binary for scans with smaller pixels than the grid, otherwise "
+            "soft. On a coarser grid probabilities hold partial volumes. This favours a network's single pass over a reverse "
+            "chain, whose members are nearly binary there. If members are binary, a chain starts from the binary mask that its "
+            "pre-segmentation was on this grid, otherwise from partial volumes."
+        )
+    )
 
 
 class Folds(Section):

@@ -1,0 +1,14 @@
+"""Dice of the ground truth of every case through the working grid and back."""
+
+from pathlib import Path
+
+from pd_ddpm.evaluation.grid_dice import grid_dice_table
+from pd_ddpm.runtime.job import run
+
+
+def main(job) -> None:
+    grid_dice_table(Path(job.input.cases), job.params.grid).to_csv(job.output.table, index=False)
+
+
+if __name__ == "__main__":
+    run(main, snakemake.log[0], job=snakemake)
