@@ -27,6 +27,7 @@ rule score:
         unpack(grid_dice_files),
         cases="results/{dataset}/cases/prepared.csv",
         predictions=f"{PREDICTION}/predictions.csv",
+        method_metadata=f"{PREDICTION}/method.json",
     output:
         scores=f"{SCORES}.csv",
         record=f"{SCORES}.json",

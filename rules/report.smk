@@ -48,6 +48,7 @@ rule table2:
         "../envs/scans-and-tables.yaml"
     params:
         rows=exhibits.table2_rows(config),
+        labels=exhibits.labels(config, exhibits.table2_methods(config)),
         caption_note=caption_note,
         code=script_code("table2"),
     script:
@@ -97,6 +98,7 @@ rule claims:
         "../envs/scans-and-tables.yaml"
     params:
         roles=exhibits.claims_roles(config),
+        labels=exhibits.labels(config, exhibits.compared_methods(config)),
         caption_note=caption_note,
         code=script_code("claims"),
     script:

@@ -154,7 +154,9 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         scores = results / "scores" / name / f"{RUN}.csv"
         scores.parent.mkdir(parents=True)
         identity = {"dataset": "own", "method": name, "split": 0, "seed": 0}
-        score_cases(cases, target / "predictions.csv", identity, CONFIG["evaluation"]).to_csv(scores, index=False)
+        score_cases(cases, target / "predictions.csv", target / "method.json", identity, CONFIG["evaluation"]).to_csv(
+            scores, index=False
+        )
     bundle = folder / "bundle"
     assert main(["export", str(results), "--output", str(bundle)]) == 0
     return SimpleNamespace(folder=folder, scans=folder / "scans", results=results, bundle=bundle)

@@ -10,8 +10,15 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE
 from pd_ddpm.evaluation.metrics import dice
-from pd_ddpm.evaluation.probability_scores import auroc, band, expected_calibration_error, probability_scores, rater_scores
-from pd_ddpm.inference.ensemble import ensemble_mask, member_variance, threshold
+from pd_ddpm.evaluation.probability_scores import (
+    auroc,
+    band,
+    expected_calibration_error,
+    members_dice,
+    probability_scores,
+    rater_scores,
+)
+from pd_ddpm.inference.ensemble import Segmentation, ensemble_mask, member_variance, threshold
 
 SHAPE = (12, 10, 5)
 
@@ -182,6 +189,24 @@ def test_rater_scores_of_a_single_rater_are_undefined() -> None:
     assert found["raters"] == 1
     assert math.isnan(found["ged_squared"])
     assert math.isnan(found["interrater_dice"])
+
+
+@pytest.mark.parametrize("members", [2, 5])
+def test_members_dice_is_the_mean_over_pairs(members: int) -> None:
+    samples = case(3, members)[0]
+    masks = [threshold(samples[..., member]) for member in range(members)]
+    expected = np.mean([dice(one, other) for one, other in combinations(masks, 2)])
+    assert members_dice(Segmentation.from_members(samples)) == pytest.approx(expected)
+
+
+def test_members_dice_leaves_out_pairs_of_empty_masks() -> None:
+    samples = np.zeros((*SHAPE, 4), dtype=np.float32)
+    assert math.isnan(members_dice(Segmentation.from_members(samples)))
+    samples[0, 0, :2, 0] = samples[0, 0, :1, 1] = 1
+    # Members of 2, 1, 0 and 0 voxels: Dice 2/3 of the first pair, 0 of four pairs, and one pair of empty masks.
+    assert members_dice(Segmentation.from_members(samples)) == pytest.approx(2 / 3 / 5)
+    assert math.isnan(members_dice(Segmentation.from_members(samples[..., :1])))
+    assert members_dice(Segmentation.from_members(samples[..., [0, 0, 0]])) == 1.0
 
 
 def test_scores_of_a_whole_case_take_less_than_a_second() -> None:

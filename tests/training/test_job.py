@@ -15,6 +15,7 @@ from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.problem import ProblemError
 from pd_ddpm.training.job import TrainJob, open_states, read_data, train, write_result
+from pd_ddpm.training.result import TrainingResult
 
 
 @pytest.fixture
@@ -135,3 +136,15 @@ def test_read_data_with_random_raters_trains_on_all_and_validates_on_the_ground_
     assert [len(case.further_fractions) for case in data.validation] == [0]
     assert not any(case.further_fractions for case in plain.slices.cases)
     assert "1 of 2 training cases have one rater only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "is_sign"), [("kl", 0.003, True), ("kl", 3.0, False), ("discriminator_loss", 1.38, True)]
+)
+def test_write_result_keeps_the_values_of_the_generator_and_warns_of_collapse(job, caplog, column, value, is_sign):
+    """The values are those of the selected step, not of the last one."""
+    data, backend = read_data(job), Backend.from_compute(job.compute)
+    history = [{"step": step, "loss": 1.0, "seconds": 0.0, column: number} for step, number in ((1, 0.5), (2, value), (3, 0.5))]
+    write_result(job, data, backend, TrainingResult({"weight": torch.zeros(1)}, 2, history, []))
+    assert json.loads(job.metadata.read_text(encoding="utf-8"))["generator"] == {column: value}
+    assert (f"{job.title}: the di" in caplog.text) == is_sign

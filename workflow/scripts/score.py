@@ -8,8 +8,8 @@ from pd_ddpm.runtime.recorded_job import run_with_record
 
 
 def main(job) -> None:
-    cases, predictions = Path(job.input.cases), Path(job.input.predictions)
-    rows = score_cases(cases, predictions, job.params.identity, job.params.settings)
+    files = [Path(path) for path in (job.input.cases, job.input.predictions, job.input.method_metadata)]
+    rows = score_cases(*files, job.params.identity, job.params.settings)
     with_grid_dice(rows, job.input.get("grid_dice")).to_csv(job.output.scores, index=False)
 
 

@@ -4,6 +4,7 @@ import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.grid_note import table_caption
+from pd_ddpm.exhibits.score_remarks import collapse_remarks
 from pd_ddpm.exhibits.tables.table1 import table1, table1_document, table1_groups
 from pd_ddpm.exhibits.training_remarks import flattening_remarks
 from pd_ddpm.runtime.recorded_job import run_with_record
@@ -15,10 +16,10 @@ def main(job) -> None:
     groups = table1_groups(scores, labels)
     table.to_csv(job.output.table, index=False, float_format="%.6g")
     groups.to_csv(job.output.groups, index=False, float_format="%.6g")
-    remarks = flattening_remarks(job.input.histories, job.params.users)
     caption = table_caption(job.params.caption_note, scores)
-    document = table1_document(table, groups, labels[job.params.compared_with], caption, remarks)
-    document.write(job.output.page, job.output.markdown, job.output.latex)
+    document = table1_document(table, groups, labels[job.params.compared_with], caption)
+    remarks = [*flattening_remarks(job.input.histories, job.params.users), *collapse_remarks(scores, labels)]
+    document.with_remarks(remarks).write(job.output.page, job.output.markdown, job.output.latex)
 
 
 if __name__ == "__main__":

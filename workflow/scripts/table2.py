@@ -4,6 +4,7 @@ import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.grid_note import table_caption
+from pd_ddpm.exhibits.score_remarks import collapse_remarks
 from pd_ddpm.exhibits.tables.table2 import Table2Row, table2, table2_document
 from pd_ddpm.runtime.recorded_job import run_with_record
 
@@ -13,7 +14,9 @@ def main(job) -> None:
     rows = [Table2Row(**row) for row in job.params.rows]
     table = table2(scores, rows, pd.read_csv(job.input.printed))
     table.to_csv(job.output.table, index=False, float_format="%.6g")
-    table2_document(table, table_caption(job.params.caption_note, scores)).write(job.output.page, job.output.markdown)
+    document = table2_document(table, table_caption(job.params.caption_note, scores))
+    document = document.with_remarks(collapse_remarks(scores, job.params.labels))
+    document.write(job.output.page, job.output.markdown)
 
 
 if __name__ == "__main__":

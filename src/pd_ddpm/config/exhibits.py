@@ -155,10 +155,14 @@ def claims_roles(config: Config) -> dict[str, Any]:
 
 
 def claims_methods(config: Config) -> list[str]:
-    """Return the methods that the claims compare."""
+    """Return all methods whose scores the claims need."""
+    return [*compared_methods(config), *claims_roles(config)["grid"].values(), *table2_methods(config)]
+
+
+def compared_methods(config: Config) -> list[str]:
+    """Return the methods that the claims compare by their roles, without those of Table 2 and Fig. 3."""
     roles = claims_roles(config)
-    single = [roles[role] for role in ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm") if roles[role]]
-    return [*single, *roles["grid"].values(), *table2_methods(config)]
+    return [roles[role] for role in ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm") if roles[role]]
 
 
 def planned_methods(config: Config) -> list[str]:

@@ -14,7 +14,11 @@ Score of the whole case against several raters:
 * Generalised energy distance, squared, of members S and raters Y, where d = 1 - Jaccard:
   2 E[d(S, Y)] - E[d(S, S')] - E[d(Y, Y')]. 0 if the members vary as the raters do.
 
-Voxels with label 2 (other pathology) are ignored everywhere.
+Score of the members alone:
+
+* Members' Dice: mean Dice of all pairs of members. Near 1 the members are copies of each other.
+
+Voxels with label 2 (other pathology) are ignored, except in the members' Dice.
 
 Reference: Naeini et al. 2015 and Guo et al. 2017 (calibration); Kohl et al. 2018, Sec. 3 (energy distance).
 """
@@ -158,9 +162,7 @@ def rater_scores(samples: np.ndarray, raters: Sequence[np.ndarray]) -> dict[str,
     members = samples.shape[-1]
     masks = np.concatenate([threshold(samples), np.stack([labels == LESION for labels in raters], axis=-1)], axis=-1)
     scored_voxels = masks.any(axis=-1) & ~np.any([labels == OTHER_PATHOLOGY for labels in raters], axis=0)
-    voxels = masks[scored_voxels].astype(np.float64)
-    overlap = voxels.T @ voxels
-    total = np.add.outer(overlap.diagonal(), overlap.diagonal())
+    overlap, total = _overlaps(masks[scored_voxels])
     # Two empty masks (0 / 0) agree.
     distance = 1 - np.divide(overlap, total - overlap, out=np.ones_like(overlap), where=total > 0)
     dice = np.divide(2 * overlap, total, out=np.ones_like(overlap), where=total > 0)
@@ -170,6 +172,24 @@ def rater_scores(samples: np.ndarray, raters: Sequence[np.ndarray]) -> dict[str,
         "ged_squared": float(2 * between.mean() - within.mean() - raters_within.mean()),
         "interrater_dice": float(dice[members:, members:][np.triu_indices(len(raters), k=1)].mean()),
     }
+
+
+def members_dice(segmentation: Segmentation) -> float:
+    """Return the mean Dice of all pairs of members, each thresholded at 0.5.
+
+    Two empty masks say nothing about variation, so they are left out. NaN if no pair remains, as for a single member.
+    """
+    overlap, total = _overlaps(segmentation.member_masks[segmentation.union])
+    pairs = np.triu_indices(segmentation.num_members, k=1)
+    overlap, total = overlap[pairs], total[pairs]
+    return float((2 * overlap[total > 0] / total[total > 0]).mean()) if total.any() else np.nan
+
+
+def _overlaps(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for all pairs of masks (N voxels, M) bool, the number of common voxels and the sum of their voxels, (M, M)."""
+    voxels = masks.astype(np.float64)
+    overlap = voxels.T @ voxels
+    return overlap, np.add.outer(overlap.diagonal(), overlap.diagonal())
 
 
 def _check_shapes(samples: np.ndarray, *volumes: np.ndarray) -> None:

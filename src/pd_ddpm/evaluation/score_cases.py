@@ -1,32 +1,41 @@
 """Score all predictions of a run against the ground truth."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_scan
 from pd_ddpm.evaluation.metrics import ReferenceMask, score
-from pd_ddpm.evaluation.probability_scores import band, probability_scores, rater_scores
+from pd_ddpm.evaluation.probability_scores import band, members_dice, probability_scores, rater_scores
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
-from pd_ddpm.runtime.progress import progress
+from pd_ddpm.runtime.collapse import TRAINING_SIGNS, describe_signs
+from pd_ddpm.runtime.progress import log, progress
 
 
-def score_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> pd.DataFrame:
-    """Score the predictions of one method, split and seed.
+def score_cases(
+    cases: Path, predictions: Path, method_metadata: Path, identity: Mapping[str, Any], settings: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Score the predictions of one method, split and seed. Log signs of a collapsed generator.
 
     Args:
         cases: table of the preprocessed cases, in the folder of their images.
         predictions: table of the predictions, in the folder of their images.
+        method_metadata: metadata file of the predictions.
         identity: columns that identify the run: dataset, method, split and seed.
         settings: section `evaluation` of the configuration.
 
     Returns:
-        One row per case: metrics, uncertainty, calibration, agreement with the raters, and cost.
+        One row per case: metrics, uncertainty, calibration, agreement of the members with each other and with the raters,
+        values of the network that show whether a generator has collapsed, and cost.
     """
+    generator = json.loads(method_metadata.read_text("utf-8"))["generator"]
+    training_signs = {name: generator.get(name, np.nan) for name in TRAINING_SIGNS}
     sites = pd.read_csv(cases, dtype={"case": str}).set_index("case")["site"]
     rows = []
     for record in progress(read_predictions(predictions).to_dict("records"), f"scores of {identity['method']}"):
@@ -39,6 +48,10 @@ def score_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], set
         row |= score(reference, segmentation.mask)
         row["uncertainty"] = float(segmentation.variance[scan.brain].mean()) if num_samples > 1 else None
         row |= probability_scores(segmentation.samples, labels, region, settings["calibration_bins"])
+        row |= {"members_dice": members_dice(segmentation)} | training_signs
         row |= rater_scores(segmentation.samples, [labels, *read_observer_masks(cases.parent, case)])
         rows.append(row | Cost.from_record(record).total(num_samples))
-    return pd.DataFrame(rows)
+    scores = pd.DataFrame(rows)
+    for sign in describe_signs({"members_dice": scores["members_dice"].mean()}):
+        log.warning("%s: %s", identity["method"], sign)
+    return scores

@@ -2,8 +2,9 @@
 
 import html
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
@@ -82,11 +83,17 @@ class Document:
         title: title of the document.
         caption_note: dataset and scale that all numbers belong to.
         parts: sections.
+        remarks: sentences that a reader needs before the numbers, such as a method that has collapsed.
     """
 
     title: str
     caption_note: str
     parts: Sequence[Part]
+    remarks: Sequence[str] = ()
+
+    def with_remarks(self, remarks: Sequence[str]) -> Self:
+        """Return the document with these remarks below its caption note."""
+        return replace(self, remarks=remarks)
 
     def write(self, page: str | Path, markdown: str | Path, latex: str | Path | None = None) -> None:
         """Write the document.
@@ -103,7 +110,7 @@ class Document:
 
     def markdown(self) -> str:
         """Return the document as Markdown with pipe tables."""
-        blocks = [f"# {self.title}", f"**{self.caption_note}**"]
+        blocks = [f"# {self.title}", f"**{self.caption_note}**", *(f"**Remark:** {remark}" for remark in self.remarks)]
         for part in self.parts:
             delimiters = ["---" if alignment == "left" else "---:" for alignment in part.alignments()]
             lines = [list(part.table.columns), delimiters, *part.lines()]
@@ -117,11 +124,17 @@ class Document:
 
     def body(self) -> str:
         """Return the document as HTML without title and page."""
-        return f"<p><strong>{html.escape(self.caption_note)}</strong></p>\n" + "".join(part.html() for part in self.parts)
+        remarks = "".join(f"<p><strong>Remark:</strong> {html.escape(remark)}</p>\n" for remark in self.remarks)
+        note = f"<p><strong>{html.escape(self.caption_note)}</strong></p>\n"
+        return note + remarks + "".join(part.html() for part in self.parts)
 
     def latex(self) -> str:
-        r"""Return one table environment per part, with the notes below it; the preamble needs \usepackage{booktabs}."""
-        parts = (_latex_part(part, self.caption_note) for part in self.parts)
+        r"""Return one table environment per part, with the notes below it and the remarks below the first.
+
+        The preamble needs \usepackage{booktabs}.
+        """
+        remarks = [f"Remark: {remark}" for remark in self.remarks]
+        parts = (_latex_part(part, [self.caption_note, *(() if index else remarks)]) for index, part in enumerate(self.parts))
         return f"% {self.title}. Needs \\usepackage{{booktabs}}.\n" + "\n".join(parts)
 
 
@@ -139,10 +152,10 @@ def web_page(title: str, body: str, style: str = STYLE) -> str:
     )
 
 
-def _latex_part(part: Part, caption_note: str) -> str:
+def _latex_part(part: Part, first_notes: Sequence[str]) -> str:
     columns = "".join(alignment[0] for alignment in part.alignments())
     lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in [list(part.table.columns), *part.lines()]]
-    notes = " ".join(_latex(note) for note in (caption_note, *part.notes))
+    notes = " ".join(_latex(note) for note in (*first_notes, *part.notes))
     return "\n".join(
         [
             r"\begin{table}",

@@ -118,6 +118,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         "seed": job.run.seed,
         "threads": job.compute.threads,
         "network": Run.parse(job.weights).name,
+        "generator": trained.get("generator", {}) if job.settings["checkpoint"] == "selected" else {},
         "network_sha256": trained["sha256"][job.weights.name],
         "presegmentation": job.presegmentation and Run.parse(job.presegmentation).name,
         "device_type": device.type,

@@ -14,6 +14,7 @@ from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import build_model, load_model
 from pd_ddpm.models.weights import architecture_settings, assign_weights, load_weights, save_early, save_metadata, save_weights
 from pd_ddpm.runtime.backend import Backend
+from pd_ddpm.runtime.collapse import describe_signs
 from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
 from pd_ddpm.runtime.precision import device_name
@@ -182,7 +183,7 @@ def train(job: TrainJob, data: TrainingData, backend: Backend, states: TrainingS
 
 
 def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: TrainingResult) -> None:
-    """Write the history, the weights, and last the metadata with their hashes.
+    """Write the history, the weights, and last the metadata with their hashes. Log signs of a collapsed generator.
 
     Args:
         job: the job, which names the files.
@@ -190,6 +191,8 @@ def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: Tr
         backend: the device and precision that were used.
         result: what to write.
     """
+    for sign in describe_signs(result.generator):
+        log.warning("%s: %s", job.title, sign)
     remove_partial_files(job.history.parent)
     with atomic_write(job.history) as table:
         pd.DataFrame(result.history).to_csv(table, index=False)

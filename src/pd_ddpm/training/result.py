@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pd_ddpm.runtime.collapse import TRAINING_SIGNS
+
 
 @dataclass(frozen=True)
 class EarlyCheckpoint:
@@ -35,7 +37,13 @@ class TrainingResult:
     history: list[dict[str, float]]
     early: list[EarlyCheckpoint]
 
+    @property
+    def generator(self) -> dict[str, float]:
+        """Values that show whether a generator has collapsed, at the selected step; empty for networks without them."""
+        row = next(row for row in self.history if row["step"] == self.selected_step)
+        return {name: row[name] for name in TRAINING_SIGNS if name in row}
+
     def to_metadata(self) -> dict[str, Any]:
-        """Return the steps of the selected and early weights, as the network's metadata file lists them."""
+        """Return the steps of the selected and early weights and the values of the generator, for the metadata file."""
         early = [{"level": kept.level, "step": kept.step, "validation_dice": kept.validation_dice} for kept in self.early]
-        return {"selected_step": self.selected_step, "early": early}
+        return {"selected_step": self.selected_step, "early": early, "generator": self.generator}

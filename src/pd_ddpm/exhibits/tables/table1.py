@@ -1,6 +1,6 @@
 """Table 1 of PD-DDPM: scores of all methods, their differences to PD-DDPM, and Dice in groups of cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,13 +130,7 @@ def _site_groups(scores: pd.DataFrame) -> list[_Group]:
     return [_Group("site", site, sites.index[sites == site]) for site in sorted(sites.unique())]
 
 
-def table1_document(
-    table: pd.DataFrame,
-    groups: pd.DataFrame,
-    compared_with: str | None,
-    caption_note: str,
-    remarks: Sequence[str] = (),
-) -> Document:
+def table1_document(table: pd.DataFrame, groups: pd.DataFrame, compared_with: str | None, caption_note: str) -> Document:
     """Return the document of Table 1: scores and cost, differences, groups.
 
     Args:
@@ -144,9 +138,8 @@ def table1_document(
         groups: rows of `table1_groups`.
         compared_with: name in the table of the method that the others are compared with.
         caption_note: dataset and scale that the numbers belong to.
-        remarks: what to know of single methods before comparing them, one sentence each.
     """
-    parts = [_scores_part(table, remarks)]
+    parts = [_scores_part(table)]
     if table["dice_difference"].notna().any():
         parts.append(_differences_part(table, compared_with))
     parts += [_groups_part(groups, "lesion load"), _groups_part(groups, "site")]
@@ -164,7 +157,7 @@ def _comparison(values: pd.Series, others: pd.Series | None) -> dict[str, float]
     return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{values.name}_p": p}
 
 
-def _scores_part(table: pd.DataFrame, remarks: Sequence[str]) -> Part:
+def _scores_part(table: pd.DataFrame) -> Part:
     cells = pd.DataFrame({"Method": table["method"]})
     for metric, heading in PAPER_METRICS.items():
         cells[heading] = [mean_and_deviation(row, metric, decimals(metric)) for _, row in table.iterrows()]
@@ -179,7 +172,6 @@ def _scores_part(table: pd.DataFrame, remarks: Sequence[str]) -> Part:
         "the pre-segmentation. The csv has 95 % intervals of the means.",
         interval_note(int(table["trainings"].min())),
         missing_hd95_note(table, "method"),
-        *(f"Remark: {remark}" for remark in remarks),
     ]
     return Part("Scores and cost", cells, notes)
 

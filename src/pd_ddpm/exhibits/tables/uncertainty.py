@@ -16,6 +16,7 @@ MEASURES = {
     "error_auroc_variance": "Error AUROC, variance",
     "error_auroc_predictive": "Error AUROC, p(1−p)",
     "ged_squared": "GED²",
+    "members_dice": "Members' Dice",
     "uncertainty": "Uncertainty",
     "dice": "Dice",
 }
@@ -27,9 +28,9 @@ def uncertainty_table(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.Dat
     """Return one row per method, in the order of `labels` (method -> name), and one row for the raters.
 
     The columns are mean and standard deviation over cases (n - 1) of the expected calibration error, Brier score, both AUROCs
-    of error detection, squared generalised energy distance, uncertainty and Dice. Undefined values are empty. The row
-    "Inter-rater" holds the mean Dice over pairs of raters in column `dice`. It covers the cases with several raters, and is
-    missing if there are none.
+    of error detection, squared generalised energy distance, members' Dice, uncertainty and Dice. Undefined values are empty.
+    The row "Inter-rater" holds the mean Dice over pairs of raters in column `dice`. It covers the cases with several raters,
+    and is missing if there are none.
     """
     cases = average_over_seeds(scores)
     rows = []
@@ -81,6 +82,7 @@ def uncertainty_document(table: pd.DataFrame, margin_mm: float, caption_note: st
         "including each member with itself. This adds the mean distance between members divided by K, so GED² is larger for "
         "small K. ECE, too, is larger for few nearly binary members (K + 1 levels of probability). Compare only rows with "
         "equal K.",
+        "Members' Dice: Dice between members, mean over their pairs. At 1 the members are equal, and the ensemble is useless.",
         "Uncertainty: variance over members, mean over the brain. Neither a high nor a low value is better.",
         f"{INTER_RATER}: Dice between raters, mean over their pairs. It is no upper bound of a method's Dice, since methods "
         "are trained and scored with one reference only.",
