@@ -1,11 +1,11 @@
-"""Scores of cases: reading, and averaging over seeds (below 1 s)."""
+"""Scores of cases: reading, and averaging over seeds and splits (below 1 s)."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pd_ddpm.evaluation.scores import average_over_seeds, read_scores, select_method, with_grid_dice
+from pd_ddpm.evaluation.scores import average_over_seeds, by_training, read_scores, select_method, with_grid_dice
 
 
 def scores(method: str, dice: list[float], seed: int = 0) -> pd.DataFrame:
@@ -42,3 +42,14 @@ def test_with_grid_dice_adds_the_columns_of_each_case(tmp_path: Path) -> None:
 def test_select_method_names_a_method_without_scores() -> None:
     with pytest.raises(ValueError, match="ddpm: has no scores, unlike unet"):
         select_method(average_over_seeds(scores("unet", [0.6])), "ddpm")
+
+
+def test_by_training_averages_seeds_of_each_split() -> None:
+    rows = [scores("unet", [0.6, 0.8]), scores("unet", [0.7, 0.9], seed=1), scores("unet", [0.3, 0.4]).assign(split=1)]
+    table = select_method(by_training(pd.concat(rows)), "unet")
+    assert table["dice"].to_dict() == pytest.approx({(0, "00"): 0.65, (0, "01"): 0.85, (1, "00"): 0.3, (1, "01"): 0.4})
+
+
+def test_by_training_of_one_split_keeps_seeds() -> None:
+    table = select_method(by_training(pd.concat([scores("unet", [0.6], seed=2), scores("unet", [0.7], seed=5)])), "unet")
+    assert table["dice"].to_dict() == pytest.approx({(2, "00"): 0.6, (5, "00"): 0.7})

@@ -137,6 +137,20 @@ def test_table1_of_several_splits_tests_over_splits(seeds: int) -> None:
     assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx((expected.low, expected.high))
 
 
+def test_table1_of_splits_with_the_same_cases_adds_trainings_and_cases() -> None:
+    """On cases of another dataset, the networks of all splits segment the same cases."""
+    training, case = np.array([-0.02, 0.0, 0.02]), np.array([-0.03, -0.01, 0.01, 0.03])
+    frames = [scores("unet", list(0.71 + training[split] + case), split=split) for split in range(3)]
+    frames += [scores("pd-ddpm", [0.7] * 4, split=split) for split in range(3)]
+    row = table1(pd.concat(frames), TWO, PRINTED, "pd-ddpm").set_index("method").loc["U-Net"]
+    assert row[["cases", "trainings"]].tolist() == [4, 3]
+    between_trainings, between_cases = training.var(ddof=1) / 3, case.var(ddof=1) / 4
+    freedom = (between_trainings + between_cases) ** 2 / (between_trainings**2 / 2 + between_cases**2 / 3)
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(between_trainings + between_cases)
+    assert (row["dice_difference_low"], row["dice_difference_high"]) == pytest.approx((0.01 - reach, 0.01 + reach))
+    assert row["dice_sd"] == pytest.approx(case.std(ddof=1))
+
+
 def test_documents_state_what_their_intervals_cover() -> None:
     several, _ = two_splits()
     page = document_of(several, TWO).markdown()
