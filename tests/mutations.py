@@ -126,6 +126,13 @@ FAULTS = [
         "_fraction(2 * shared, total, if_empty=0.0)",
         "evaluation",
     ),
+    Fault(
+        "statistics: cases of several trainings counted as independent",
+        "evaluation/statistics.py",
+        "if num_trainings(values) < 2:",
+        "if num_trainings(values) < 99:",
+        "evaluation",
+    ),
     Fault("ensemble: a tie is background", "inference/ensemble.py", ">= 0.5 - 1e-6", "> 0.5", "inference"),
     Fault("ensemble: biased variance", "inference/ensemble.py", "ddof=1", "ddof=0", "inference"),
     Fault(
