@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from pd_ddpm.data.phantom import acquisition, anatomy, cohort, contrast, fields, geometry, lesions, raters, template
 
-COHORT = cohort.Cohort(cases_per_site=1, seed=5, resolution_mm=2.5, coarsening=2, smallest_lesion_ml=0.2)
+COHORT = cohort.Cohort(cases_per_site=1, seed=5, resolution_mm=2.5, coarsening=2, slice_mm=3, smallest_lesion_ml=0.2)
 CASE_FOLDERS = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
 
 
@@ -215,6 +215,7 @@ def test_simulate_cohort_rejects_bad_settings_and_foreign_cases(simulated, tmp_p
         ("cases_per_site", 51),
         ("resolution_mm", 9.0),
         ("coarsening", 0.5),
+        ("slice_mm", 9.0),
         ("smallest_lesion_ml", 0.0),
         ("seed", -1),
     ):
@@ -257,14 +258,14 @@ def test_maps_of_the_brain_are_not_needed_far_from_it(monkeypatch):
         np.testing.assert_array_equal(restricted, complete)
 
 
-def test_coarsened_scanner_keeps_its_fields_of_view_and_slices():
+def test_coarsened_scanner_keeps_its_fields_of_view():
     for scanner in acquisition.SCANNERS:
-        assert scanner.coarsened(1) == scanner
-        for factor in (1.5, 2, 3):
-            coarse = scanner.coarsened(factor)
-            np.testing.assert_allclose(coarse.flair_spacing, np.array(scanner.flair_spacing) * (factor, factor, 1))
+        assert scanner.coarsened(1, 3) == scanner
+        for factor, slice_mm in ((1.5, 3), (2, 5), (3, 4)):
+            coarse = scanner.coarsened(factor, slice_mm)
+            np.testing.assert_allclose(coarse.flair_spacing[:2], np.array(scanner.flair_spacing[:2]) * factor)
+            assert coarse.flair_spacing[2] == slice_mm
             assert coarse.t1_voxel_mm == factor
-            assert coarse.flair_shape[2] == scanner.flair_shape[2]
             excess = np.array(coarse.flair_shape) * coarse.flair_spacing - np.array(scanner.flair_shape) * scanner.flair_spacing
             assert (excess > -1e-6).all()
             assert (excess < coarse.flair_spacing).all()

@@ -177,8 +177,9 @@ def published_scans(source: Mapping[str, Any]) -> list[KnownScan]:
     if "simulate" in source:
         from pd_ddpm.data.phantom.acquisition import SCANNERS
 
-        count, coarsening = source["simulate"]["cases_per_site"], source["simulate"]["coarsening"]
-        scanners = [scanner.coarsened(coarsening) for scanner in SCANNERS]
+        simulation = source["simulate"]
+        count = simulation["cases_per_site"]
+        scanners = [scanner.coarsened(simulation["coarsening"], simulation["slice_mm"]) for scanner in SCANNERS]
         sites = [SiteScans(scanner.site, count, 0, scanner.flair_shape, scanner.flair_spacing) for scanner in scanners]
     else:
         sites = WMH_SITES if source["layout"] == "wmh_challenge" else ()

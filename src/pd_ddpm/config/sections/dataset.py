@@ -58,13 +58,16 @@ class Simulation(Section):
     coarsening: Annotated[float, Field(ge=1, le=4)] = Field(
         description=(
             "Factor by which FLAIR pixels and T1 voxels are larger than the WMH challenge's (FLAIR 0.96 to 1.2 mm in plane, "
-            "T1 1 mm). 1 simulates the challenge's grids. FLAIR slices always lie 3 mm apart."
+            "T1 1 mm). 1 simulates the challenge's pixels."
         )
+    )
+    slice_mm: Annotated[float, Field(ge=2, le=8)] = Field(
+        description="Distance and thickness of FLAIR slices, in mm; 3 is the challenge's."
     )
     smallest_lesion_ml: Annotated[float, Field(ge=0.01, le=1)] = Field(
         description=(
             "Least volume of a simulated lesion, in ml. Choose at least ten voxels of the FLAIR, which such a scan resolves: "
-            "0.03 for the challenge's grids, 0.12 for pixels of 2 mm."
+            "0.03 for the challenge's grids, 0.2 for pixels of 2 mm in slices of 5 mm."
         )
     )
 

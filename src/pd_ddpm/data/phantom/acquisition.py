@@ -56,17 +56,17 @@ class Scanner:
     t1_noise: float
     t1_level: float
 
-    def coarsened(self, factor: float) -> "Scanner":
-        """Return this scanner with FLAIR pixels and T1 voxels enlarged by a factor.
+    def coarsened(self, factor: float, slice_mm: float) -> "Scanner":
+        """Return this scanner with FLAIR pixels and T1 voxels enlarged by a factor, and FLAIR slices at this distance.
 
-        Slice thickness, fields of view, contrast, and the noise and blur of a voxel stay. So do the differences between sites.
+        Fields of view, contrast, and the noise and blur of a voxel stay. So do the differences between sites.
         """
-        spacing_x, spacing_y, thickness = self.flair_spacing
+        spacing_x, spacing_y, distance = self.flair_spacing
         size_x, size_y, slices = self.flair_shape
         return replace(
             self,
-            flair_shape=(*_shrunk((size_x, size_y), factor), slices),
-            flair_spacing=(spacing_x * factor, spacing_y * factor, thickness),
+            flair_shape=(*_shrunk((size_x, size_y), factor), *_shrunk((slices,), slice_mm / distance)),
+            flair_spacing=(spacing_x * factor, spacing_y * factor, slice_mm),
             t1_shape=_shrunk(self.t1_shape, factor),
             t1_voxel_mm=self.t1_voxel_mm * factor,
         )

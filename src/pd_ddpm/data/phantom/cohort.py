@@ -59,6 +59,7 @@ class Cohort:
         seed: seed of the cohort.
         resolution_mm: voxel size of the simulated anatomy, 0.8 to 4.
         coarsening: size of FLAIR pixels and T1 voxels relative to the challenge's, 1 to 4; see `Scanner.coarsened`.
+        slice_mm: distance and thickness of FLAIR slices, 2 to 8; the challenge's is 3.
         smallest_lesion_ml: least volume of a simulated lesion, 0.01 to 1; see `sample_lesions`.
 
     Raises:
@@ -69,6 +70,7 @@ class Cohort:
     seed: int
     resolution_mm: float
     coarsening: float
+    slice_mm: float
     smallest_lesion_ml: float
 
     def __post_init__(self):
@@ -76,14 +78,15 @@ class Cohort:
             raise ValueError(f"`cases_per_site` must be 1 to {IDS_PER_SITE} (the challenge's ids), not {self.cases_per_site}.")
         if self.seed < 0:
             raise ValueError(f"`seed` must not be negative, but is {self.seed}.")
-        for name, low, high in (("resolution_mm", 0.8, 4), ("coarsening", 1, 4), ("smallest_lesion_ml", 0.01, 1)):
+        limits = {"resolution_mm": (0.8, 4), "coarsening": (1, 4), "slice_mm": (2, 8), "smallest_lesion_ml": (0.01, 1)}
+        for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` must be {low} to {high}, not {getattr(self, name)}.")
 
     def cases(self) -> list["Case"]:
         """Return all cases, ordered by id."""
         return [
-            Case(scanner.coarsened(self.coarsening), scanner.first_id + index, self)
+            Case(scanner.coarsened(self.coarsening, self.slice_mm), scanner.first_id + index, self)
             for scanner in SCANNERS
             for index in range(self.cases_per_site)
         ]
