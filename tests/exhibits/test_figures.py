@@ -243,6 +243,17 @@ def test_fig2_draws_unusual_cases(kind: str) -> None:
     assert ("one member" in texts) == (kind == "one member everywhere")
 
 
+@pytest.mark.parametrize("note", [NOTE, f"a line about the grid\n{NOTE}"])
+def test_fig2_note_and_titles_do_not_overlap(note: str) -> None:
+    names = [f"Probabilistic U-Net {n}" for n in range(6)]  # titles of two lines
+    mask = MethodResult(np.zeros((20, 30, 5), dtype=bool), None, 0.0)
+    figure = fig2_uncertainty(fig2_numbers([figure_case(methods=dict.fromkeys(names, mask))]), note)
+    figure.canvas.draw()
+    boxes = {text.get_text().replace("\n", " "): text.get_window_extent() for text in figure.texts}
+    (note_box,) = (box for text, box in boxes.items() if "the patient's right" in text)
+    assert all(boxes[name].y1 < note_box.y0 for name in names)
+
+
 def test_fig2_numbers_reject_cases_with_different_methods() -> None:
     with pytest.raises(ValueError, match="02: its methods"):
         fig2_numbers([figure_case(), figure_case(name="02", methods={})])

@@ -43,7 +43,8 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
     highest = numbers[[f"{label}_variance" for label in methods]].max(axis=None)
     # Few voxels have a large variance. The square root keeps small values visible, and the colour bar's ticks show it.
     scale = PowerNorm(0.5, 0, highest if highest > 0 else 0.25)
-    page = _Page(len(cases), 2 + len(methods), height_mm / width_mm)
+    note = f"{caption_note}. R, L: the patient's right and left; numbers: Dice of the whole case"
+    page = _Page(len(cases), 2 + len(methods), height_mm / width_mm, note)
 
     def panel(case: int, row: int, column: int) -> Axes:
         axis = page.panel(case, row, column)
@@ -79,7 +80,6 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
         page.colour_bar(
             ScalarMappable(scale, MAP_COLOURS), "Uncertainty: variance of the lesion\nprobability over members (no unit)"
         )
-    page.note(f"{caption_note}. R, L: the patient's right and left; numbers: Dice of the whole case")
     return page.figure
 
 
@@ -144,22 +144,24 @@ class _Picture:
 
 
 class _Page:
-    """Panels placed in inches: two rows per case, titles above, legend and colour bar below."""
+    """Panels placed in inches: two rows per case, a note and titles above, legend and colour bar below."""
 
-    LEFT, TOP, BOTTOM, GAP, CASE_GAP = 0.22, 0.55, 0.74, 0.03, 0.1
+    LEFT, TITLES, NOTE_LINE, BOTTOM, GAP, CASE_GAP = 0.22, 0.42, 0.13, 0.74, 0.03, 0.1
 
-    def __init__(self, cases: int, columns: int, height_per_width: float):
+    def __init__(self, cases: int, columns: int, height_per_width: float, note: str):
+        self.top = self.TITLES + self.NOTE_LINE * (note.count("\n") + 1)
         self.width = float(np.clip(9.6 / columns, 0.8, 1.25))
         self.height = self.width * height_per_width
         self.size = (
             max(self.LEFT + columns * (self.width + self.GAP), 6.5),
-            self.TOP + cases * (2 * (self.height + self.GAP) + self.CASE_GAP) + self.BOTTOM,
+            self.top + cases * (2 * (self.height + self.GAP) + self.CASE_GAP) + self.BOTTOM,
         )
         self.figure = plt.figure(figsize=self.size)
+        self.figure.text(*self._fraction(self.LEFT, 0.1), note, fontsize=7.5, va="top")
 
     def _corner(self, case: int, row: int, column: int) -> tuple[float, float]:
         """Return the upper left corner of a panel, in inches from the upper left of the page."""
-        top = self.TOP + case * (2 * (self.height + self.GAP) + self.CASE_GAP) + row * (self.height + self.GAP)
+        top = self.top + case * (2 * (self.height + self.GAP) + self.CASE_GAP) + row * (self.height + self.GAP)
         return self.LEFT + column * (self.width + self.GAP), top
 
     def _fraction(self, left: float, top: float) -> tuple[float, float]:
@@ -182,9 +184,6 @@ class _Page:
     def title(self, column: int, text: str) -> None:
         left, top = self._corner(0, 0, column)
         self.figure.text(*self._fraction(left + self.width / 2, top - 0.04), text, fontsize=7.5, ha="center", va="bottom")
-
-    def note(self, text: str) -> None:
-        self.figure.text(*self._fraction(self.LEFT, 0.1), text, fontsize=7.5, va="top")
 
     def legend(self, handles: list[Patch]) -> None:
         corner = self._fraction(self.LEFT, self.size[1] - self.BOTTOM + 0.05)
