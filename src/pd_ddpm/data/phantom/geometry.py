@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
 
 from pd_ddpm.data.phantom.acquisition import Scanner
@@ -11,11 +12,17 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def flair_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
-    """Sample the affine (4, 4) from FLAIR voxels to patient mm (RAS): tilted axial slices (axes L, P, S)."""
+    """Sample the affine (4, 4) from FLAIR voxels to patient mm (RAS): tilted axial slices (axes L, P, S).
+
+    A NIfTI header stores it exactly, as quaternion and as matrix.
+    """
     pitch, roll, yaw = np.deg2rad([random.normal(-9, 4), random.normal(0, 2.5), random.normal(0, 2.5)])
     centre = np.array([0.0, -13.0, 11.0]) + random.normal(0, [1.0, 3.0, 2.0])
     directions = euler_matrix(pitch, roll, yaw) @ np.diag([-1.0, -1.0, 1.0])
-    return _centred_affine(directions, scanner.flair_spacing, scanner.flair_shape, centre)
+    # The axes L, P, S are half a turn from RAS. There, the header's quaternion in float32 can be off by 0.3 mm.
+    header = nib.Nifti1Header()
+    header.set_qform(_centred_affine(directions, scanner.flair_spacing, scanner.flair_shape, np.zeros(3)), code=1)
+    return _centred_affine(header.get_qform()[:3, :3], (1.0, 1.0, 1.0), scanner.flair_shape, centre)
 
 
 def t1_geometry(scanner: Scanner, random: np.random.Generator) -> np.ndarray:
