@@ -77,9 +77,11 @@ rule list_cases:
         "../workflow/scripts/list_cases.py"
 
 
-# Crop and pixel size are read from the configuration but are no parameters, and the next rules take the findings as ancient.
-# A new finding must neither require raw scans that have been archived, nor re-run a training. There are no retries, because
-# most failures are problems of the data.
+# The hash of the code is no parameter, nor are crop and pixel size: a new finding must neither require raw scans that have been
+# archived, nor re-run a training. `folds` is none either, because rule `split` checks it again. There are no retries, because most
+# failures are problems of the data.
+# The next rules do not take the findings as ancient. Snakemake does not examine the jobs below a job that must run, since it
+# assumes that they follow from it. Below an ancient input they do not follow, and would stay stale or missing without a message.
 rule check:
     input:
         made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
@@ -98,8 +100,6 @@ rule check:
         runtime=escalating(60),
     params:
         orientation=config["preparation"]["orientation"],
-        folds=config["folds"],
-        code=script_code("check"),
     script:
         "../workflow/scripts/check.py"
 
@@ -107,7 +107,7 @@ rule check:
 rule prepare:
     input:
         made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
-        findings=ancient("results/{dataset}/check.csv"),
+        findings="results/{dataset}/check.csv",
         table="results/{dataset}/cases.csv",
     output:
         cases="results/{dataset}/cases/prepared.csv",
@@ -133,7 +133,7 @@ rule prepare:
 
 rule split:
     input:
-        findings=ancient("results/{dataset}/check.csv"),
+        findings="results/{dataset}/check.csv",
         table="results/{dataset}/cases.csv",
     output:
         splits="results/{dataset}/splits.csv",

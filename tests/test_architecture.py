@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -176,3 +177,9 @@ def test_every_script_has_the_name_of_its_rule() -> None:
     rules = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
     for script in SCRIPTS:
         assert f'"../workflow/scripts/{script.name}"' in rules
+
+
+def test_no_rule_has_an_ancient_input() -> None:
+    """Snakemake skips all jobs below an ancient input whose job must run, even if their files are missing or stale."""
+    for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk"), *modules()]:
+        assert not re.search(r"\bancient\b *\(", path.read_text(encoding="utf-8")), path

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from configurations import reordered
-from workflow_runs import edit, jobs, small_cohort, snakemake
+from workflow_runs import edit, error, jobs, small_cohort, snakemake
 
 from pd_ddpm.config import load
 
@@ -181,13 +181,60 @@ def test_shards_write_identical_files_and_their_number_reruns_nothing(finished: 
         assert jobs(snakemake(folder, "-n", f"{predictions}/predictions.csv", *files)) == {}
 
 
+def test_changed_folds_rerun_split_and_all_that_follows_in_one_invocation(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folds"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "folds.yaml").write_text("folds: {seed: 1}\n", encoding="utf-8")
+    planned = jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "folds.yaml"))
+    assert (planned["split"], planned["train"], planned["probe"], planned["sample"], planned["score"]) == (1, 7, 2, 21, 21)
+    assert not {"list_cases", "check", "prepare"} & set(planned)
+
+
+def test_changed_orientation_reruns_check_and_all_that_follows_in_one_invocation(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "orientation"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "orientation.yaml").write_text("preparation: {orientation: PIR}\n", encoding="utf-8")
+    planned = jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "orientation.yaml"))
+    assert (planned["check"], planned["prepare"], planned["train"], planned["sample"]) == (1, 1, 7, 21)
+    assert "list_cases" not in planned
+
+
+def test_changed_code_of_check_reruns_nothing_and_missing_network_is_trained(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stricter"
+    shutil.copytree(finished, folder, symlinks=True)
+    edit(folder / "src/pd_ddpm/data/check/report.py", "_MAX_LISTED_CASES = 8", "_MAX_LISTED_CASES = 9")
+    assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
+    target = "results/phantom/networks/unet/split-0_seed-0/model.json"
+    (folder / target).unlink()
+    assert jobs(snakemake(folder, "-n", target, "--configfile", "small.yaml")) == {"train": 1}
+
+
 def test_edited_case_table_reruns_check_and_split(fresh: Path) -> None:
+    small_cohort(fresh)
+    target, files = "results/own/splits.csv", ("--configfile", "own.yaml")
+    assert snakemake(fresh, target, *files).returncode == 0
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {}
+    assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
+    edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {"list_cases": 1, "check": 1, "split": 1}
+    # A run that is killed after `list_cases` leaves findings that are older than the table.
+    assert snakemake(fresh, "results/own/cases.csv", *files).returncode == 0
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {"check": 1, "split": 1}
+
+
+def test_forced_check_leaves_no_requested_file_missing(fresh: Path) -> None:
+    small_cohort(fresh)
+    target, files = "results/own/networks/unet/split-0_seed-0/model.json", ("--configfile", "own.yaml")
+    assert snakemake(fresh, "results/own/splits.csv", *files).returncode == 0
+    planned = jobs(snakemake(fresh, "-n", target, "--forcerun", "check", *files))
+    assert planned == {"check": 1, "prepare": 1, "split": 1, "train": 1}
+
+
+def test_too_many_folds_stop_split_without_another_check(fresh: Path) -> None:
     small_cohort(fresh)
     target = "results/own/splits.csv"
     assert snakemake(fresh, target, "--configfile", "own.yaml").returncode == 0
-    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {}
-    assert (fresh / "results/own/check.csv").read_text(encoding="utf-8").startswith("severity,case,file,finding,remedy")
-    edit(fresh / "src/pd_ddpm/data/check/report.py", "_MAX_LISTED_CASES = 8", "_MAX_LISTED_CASES = 9")
-    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"check": 1}  # but no later job
-    edit(fresh / "own.csv", "p0,s,", "p0,elsewhere,")
-    assert jobs(snakemake(fresh, "-n", target, "--configfile", "own.yaml")) == {"list_cases": 1, "check": 1, "split": 1}
+    (fresh / "folds.yaml").write_text("folds: {count: 6}\n", encoding="utf-8")
+    files = ("--configfile", "own.yaml", "folds.yaml")
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {"split": 1}
+    assert "`folds.count`: 6 folds need at least 6 patients, but there are 5" in error(snakemake(fresh, target, *files))
