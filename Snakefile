@@ -13,7 +13,7 @@ results/{dataset}/cases/preparation.json                  settings of the prepro
 results/{dataset}/splits.csv                              split, role, case, site, fold, patient
 results/{dataset}/grid_dice.csv                           Dice of the ground truth through a working grid and back
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
-                                                          precision.json: precisions that passed the gate;
+                                                          precision-raw.json, -ema: precisions that passed the gate;
                                                           probe.csv, .json: whether a denoiser reads x_t
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case; .json

@@ -47,6 +47,7 @@ wildcard_constraints:
     seed=r"\d+",
     shard=r"\d+",
     shards=r"\d+",
+    weights="raw|ema",
 
 
 def require_device():

@@ -1,5 +1,5 @@
 # One job per method, split and seed, or `sampling.shards` jobs. Each samples its test cases and keeps those that are finished.
-# If the precision is not float32, one job per network tests it first. Another job per denoiser tests whether it reads x_t.
+# If the precision is not float32, one job per network tests it first, on the weights that are sampled. Another job per denoiser tests whether it reads x_t.
 
 
 rule gate:
@@ -9,11 +9,11 @@ rule gate:
         weights=f"{NETWORK}/model.safetensors",
         metadata=f"{NETWORK}/model.json",
     output:
-        verdict=f"{NETWORK}/precision.json",
+        verdict=f"{NETWORK}/precision-{{weights}}.json",
     log:
-        f"results/logs/gate/{NETWORK_RUN}.log",
+        f"results/logs/gate/{NETWORK_RUN}/{{weights}}.log",
     benchmark:
-        f"results/benchmarks/gate/{NETWORK_RUN}.tsv"
+        f"results/benchmarks/gate/{NETWORK_RUN}/{{weights}}.tsv"
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -24,7 +24,7 @@ rule gate:
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(30),
     params:
-        settings=lambda wildcards: methods.gate_method(config, wildcards.network),
+        settings=lambda wildcards: methods.gate_method(config, wildcards.network, wildcards.weights),
         gate=config["sampling"]["gate"],
         code=script_code("gate"),
     script:

@@ -112,8 +112,8 @@ def assert_same(result, expected):
     """Check that two results are identical except for their times."""
     assert [replace(early, weights={}) for early in result.early] == [replace(early, weights={}) for early in expected.early]
     pairs = zip(
-        [result.selected, *(e.weights for e in result.early)],
-        [expected.selected, *(e.weights for e in expected.early)],
+        [result.checkpoint, *(e.weights for e in result.early)],
+        [expected.checkpoint, *(e.weights for e in expected.early)],
         strict=True,
     )
     for ours, theirs in pairs:

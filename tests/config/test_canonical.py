@@ -21,7 +21,7 @@ def rule_parameters(config: Config) -> dict[str, str]:
     planned = exhibits.planned_methods(config)
     parameters = {
         **{f"network {name}": resolve.network(config, name) for name in exhibits.planned_networks(config)},
-        **{f"gate {name}": methods.gate_method(config, name) for name in exhibits.planned_networks(config)},
+        **{f"gate {name}": methods.gate_method(config, name, "ema") for name in exhibits.planned_networks(config)},
         **{f"method {name}": methods.sampling_settings(config, name) for name in planned},
         **{f"inputs {name}": sampling_inputs(config, Run(dataset, name, 0, 0), "out") for name in planned},
         **{f"dataset {name}": settings for name, settings in config["datasets"].items()},

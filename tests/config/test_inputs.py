@@ -66,11 +66,13 @@ def test_sampling_reads_network_gate_and_presegmentation_of_its_own_split_and_se
     assert sampling_inputs(paper, Run("wmh", "pd-ddpm", 1, 2), "out") == {
         "weights": f"{network}/model.safetensors",
         "metadata": f"{network}/model.json",
-        "gate": f"{network}/precision.json",
+        "gate": f"{network}/precision-ema.json",
         "presegmentation": "out/wmh/predictions/attunet/split-1_seed-2/predictions.csv",
     }
     zero = sampling_inputs(paper, Run("wmh", "pd-ddpm@presegmentation=zero@precision=float32", 1, 2), "out")
     assert set(zero) == {"weights", "metadata"}
+    raw = sampling_inputs(paper, Run("wmh", "pd-ddpm@weights=raw", 1, 2), "out")
+    assert (raw["weights"], raw["gate"]) == (f"{network}/model.safetensors", f"{network}/precision-raw.json")
     early = sampling_inputs(paper, Run("wmh", "attunet-early-2", 0, 0), "out")
     assert early["weights"] == "out/wmh/networks/attunet/split-0_seed-0/early.safetensors"
 

@@ -55,6 +55,7 @@ METHODS = {
     "pd-ddpm": CHAIN,
     "probabilistic-unet": {"samples": 3, "pool": 4, "precision": "float32"},
     "es-ddpm": CHAIN,
+    "pd-ddpm@weights=raw": CHAIN,
 }
 
 
@@ -95,13 +96,18 @@ def make_scans(folder: Path) -> pd.DataFrame:
 
 
 def train(folder: Path, name: str) -> None:
-    """Write the files of a network with random weights. Their scale gives lesion probabilities far from 0 and 1."""
+    """Write the files of a network with random weights. Their scale gives lesion probabilities far from 0 and 1.
+
+    The weights that were not validated have the opposite sign.
+    """
     torch.manual_seed(len(name))
     chosen = resolve.network(CONFIG, name) | NETWORKS[name]
     network = build_model(chosen, 2)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
-    weights.save_weights(folder / "model.safetensors", network.state_dict())
+    state, kind = network.state_dict(), "raw" if chosen["weights"] == "ema" else "ema"
+    others = {key: -tensor for key, tensor in state.items()}
+    weights.save_weights(folder / "model.safetensors", weights.join_weights(state, others, kind))
     card = {"settings": chosen, "image_channels": 2, "grid": GRID, "training_cases": ["p0", "p1", "p2"]}
     weights.save_metadata(folder / "model.json", [folder / "model.safetensors"], card)
 
@@ -236,10 +242,25 @@ def test_write_checksums_is_verified_by_sha256sum(bundle):
 
 def test_export_bundle_keeps_the_trained_weights(workflow):
     for name in ("attunet", "denoiser"):
-        theirs = weights.load_tensors(workflow.results / "networks" / name / RUN / "model.safetensors")
+        checkpoint = weights.load_tensors(workflow.results / "networks" / name / RUN / "model.safetensors")
+        theirs = weights.validated_weights(checkpoint)
         ours = weights.load_tensors(workflow.bundle / "networks" / f"{name}.safetensors")
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_export_of_a_method_with_raw_weights_keeps_those_only(workflow, tmp_path):
+    method, bundle = "pd-ddpm@weights=raw", tmp_path / "bundle"
+    assert main(["export", str(workflow.results), "--method", method, "--output", str(bundle)]) == 0
+    theirs = weights.load_tensors(workflow.results / "networks" / "denoiser" / RUN / "model.safetensors")
+    ours = weights.load_tensors(bundle / "networks" / "denoiser_raw.safetensors")
+    assert ours.keys() == weights.validated_weights(theirs).keys()
+    assert all(torch.equal(ours[key], theirs[f"raw/{key}"]) for key in ours)
+    members = [
+        nib.load(workflow.results / "predictions" / name / RUN / "p3_samples.nii.gz").get_fdata()
+        for name in ("pd-ddpm", method)
+    ]
+    assert np.abs(members[0] - members[1]).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -385,7 +406,7 @@ def workflow_members(workflow, method: str, case: str) -> nib.Nifti1Image:
     return nib.as_closest_canonical(image)
 
 
-@pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm", "attunet", "probabilistic-unet"])
+@pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm", "attunet", "probabilistic-unet", "pd-ddpm@weights=raw"])
 def test_predict_equals_the_workflow(workflow, predict, tmp_path, method):
     bundle = tmp_path / "bundle"
     assert main(["export", str(workflow.results), "--method", method, "--output", str(bundle)]) == 0

@@ -18,6 +18,7 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.job import GateJob
 from pd_ddpm.inference.precision_gate import Gate, PrecisionChoice, gated_precision
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.weights import join_weights, load_tensors, save_metadata, save_weights
 from pd_ddpm.runtime import precision
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
 
@@ -26,7 +27,7 @@ BFLOAT16 = PRECISIONS["bfloat16"]
 LIMITS = {"tf32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}
 TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1, "predicts": "mask"}
 CHAIN = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "pool": 2, "reverse_steps": 4, "sampler": "ancestral"}
-CHAIN |= {"variance": "small", "eta": 0.0}
+CHAIN |= {"variance": "small", "eta": 0.0, "weights": "ema"}
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +241,23 @@ def test_verdict_decides_the_precision_of_sampling(tmp_path, prepared, script, c
     half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in metadata)
     assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.02
+
+
+def test_gate_tests_the_weights_that_are_sampled(prepared, trained, monkeypatch):
+    monkeypatch.setattr(gate_network, "only_float32", lambda device: False)
+    tested = []
+    monkeypatch.setattr(Gate, "test", lambda self, model, scans: tested.append(model.state_dict()) or {})
+    average = load_tensors(trained["weights"])
+    raw = {name: tensor + 1 for name, tensor in average.items()}
+    metadata = json.loads(trained["network_metadata"].read_text(encoding="utf-8"))
+    save_weights(trained["weights"], join_weights(average, raw, "raw"), metadata["settings"] | {"image_channels": 2})
+    save_metadata(trained["network_metadata"], [trained["weights"]], metadata)
+    for kind in ("ema", "raw"):
+        job = gate_job(trained, prepared)
+        verdict = gate_network.gate_network(replace(job, settings=job.settings | {"weights": kind}))
+        assert verdict["weights"] == kind
+    for state, expected in zip(tested, (average, raw), strict=True):
+        assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
 def test_gate_without_validation_cases_tests_training_cases(prepared, trained, monkeypatch):

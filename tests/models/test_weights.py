@@ -12,10 +12,12 @@ from pd_ddpm.models.weights import (
     CheckpointError,
     architecture_settings,
     assign_weights,
+    join_weights,
     load_weights,
     save_early,
     save_metadata,
     save_weights,
+    validated_weights,
 )
 
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "count": torch.tensor(7)}
@@ -53,6 +55,30 @@ def test_load_weights_selects_early_checkpoint_by_name(tmp_path):
     assert load_weights(path, metadata_file, "early-2")[0]["a"].tolist() == [0, 0]
     with pytest.raises(CheckpointError, match="has no checkpoint early-3"):
         load_weights(path, metadata_file, "early-3")
+
+
+def test_load_weights_selects_raw_or_averaged_weights(tmp_path):
+    """The validated weights are the default, in a checkpoint of the best step and in early ones."""
+    path, early, metadata_file = (tmp_path / name for name in ("model.safetensors", "early.safetensors", "model.json"))
+    checkpoints = [join_weights({"a": torch.full((2,), n)}, {"a": torch.full((2,), -n)}, "raw") for n in (1.0, 2.0, 3.0)]
+    save_weights(path, checkpoints[0])
+    save_early(early, checkpoints[1:])
+    save_metadata(metadata_file, [path, early], {"settings": {"weights": "ema"}})
+    for kind, sign in (("selected", 1), ("ema", 1), ("raw", -1)):
+        tensors, _ = load_weights(path, metadata_file, kind=kind)
+        assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"a": [sign, sign]}
+        tensors, _ = load_weights(early, metadata_file, "early-2", kind)
+        assert {name: tensor.tolist() for name, tensor in tensors.items()} == {"a": [3 * sign, 3 * sign]}
+    assert {name: tensor.tolist() for name, tensor in validated_weights(checkpoints[0]).items()} == {"a": [1, 1]}
+
+
+@pytest.mark.parametrize(("checkpoint", "words"), [("selected", "selected with raw"), ("early-1", "early-1 with raw")])
+def test_load_weights_without_the_other_weights_names_them(tmp_path, checkpoint, words):
+    path, metadata_file = tmp_path / "model.safetensors", tmp_path / "model.json"
+    save_weights(path, {"a": torch.ones(2), "early-1/a": torch.ones(2)})
+    save_metadata(metadata_file, [path], {"settings": {"weights": "ema"}})
+    with pytest.raises(CheckpointError, match=f"has no checkpoint {words} weights"):
+        load_weights(path, metadata_file, checkpoint, "raw")
 
 
 @pytest.mark.parametrize("position", [0, 8, 60, -1, -20])

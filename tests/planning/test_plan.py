@@ -198,9 +198,10 @@ def test_disk_space_counts_weights_states_and_volumes() -> None:
     training = Run("wmh", "attunet", 0, 0)
     work = Work([training], [Sampling(Run("wmh", "pd-ddpm", 0, 0), 10)])
     first, second = report.disk_lines(config, work, cohorts, {training: 250_000_000})
-    # Four times 4 bytes for a parameter with three early checkpoints; two channels; ten members, mask and uncertainty.
-    assert first == "prepared cases 0.0005 GB, networks 4 GB, predictions 2.6e-05 GB"
-    assert second == "in work/ the last state of each training, 5 GB; while one runs, up to 10 GB more"
+    # Raw weights and their average in the selected and three early checkpoints, with 4 bytes for a parameter; two channels;
+    # ten members, mask and uncertainty. A state holds six copies: both weights, the best of both, and two moments.
+    assert first == "prepared cases 0.0005 GB, networks 8 GB, predictions 2.6e-05 GB"
+    assert second == "in work/ the last state of each training, 6 GB; while one runs, up to 12 GB more"
 
 
 def test_plan_doubts_long_steps_only_if_figure_3_is_computed() -> None:

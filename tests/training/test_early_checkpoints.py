@@ -55,7 +55,7 @@ def test_early_checkpoints_hold_weights_of_their_validation(tmp_path):
     for early in result.early:
         assert early.validation_dice == dice[early.step]
         assert early.weights["factor"].item() == objective.evaluated[early.step // 2 - 1]
-        assert early.weights.keys() == result.selected.keys()
+        assert early.weights.keys() == result.checkpoint.keys()
     assert {path.name for path in (states_of(tmp_path) / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
 
 

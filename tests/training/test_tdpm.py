@@ -373,7 +373,7 @@ def test_tdpm_resumes_bit_for_bit_and_keeps_weights_for_sampling(tmp_path, head)
     assert load_state(state).keys() >= {f"{n} optimiser" for n in ("denoising", "generator")}
     parts = trainer(changes).fit(tmp_path / "parts")
     assert parts.selected.keys() == whole.selected.keys()
-    assert {name.split(".")[0] for name in whole.selected} == {"network"}
+    assert {name.split(".")[0] for name in whole.checkpoint} == {"network", "ema/network"}
     for name in whole.selected:
         assert torch.equal(parts.selected[name], whole.selected[name]), name
     assert str([row | {"seconds": 0} for row in parts.history]) == str([row | {"seconds": 0} for row in whole.history])

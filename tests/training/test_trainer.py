@@ -181,6 +181,25 @@ def test_fit_selects_weights_of_best_validation(tmp_path, weights, select):
     assert objective.evaluated[3] == (average if weights == "ema" else raw)
 
 
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_checkpoint_holds_raw_and_averaged_weights_of_its_step(tmp_path, select):
+    """Two trainings that validate other weights have the same pair in their checkpoints."""
+    changes = {"validation": VALIDATION[:1], "steps": 8, "validate_every": 2, "select": select, "learning_rate": 0.1}
+    changes["early_levels"] = [0.5]
+    results = {
+        kind: folder_trainer(Scale(), Scripted([0, 1, 1, 0]), weights=kind, **changes).fit(tmp_path / kind)
+        for kind in ("raw", "ema")
+    }
+    raw, average = results["raw"], results["ema"]
+    assert raw.selected_step == average.selected_step == (4 if select == "best" else 8)
+    pairs = [(raw.checkpoint, average.checkpoint), (raw.early[0].weights, average.early[0].weights)]
+    for of_raw, of_average in pairs:
+        assert torch.equal(of_raw["factor"], of_average["raw/factor"])
+        assert torch.equal(of_average["factor"], of_raw["ema/factor"])
+        assert not torch.equal(of_raw["factor"], of_average["factor"])
+    assert raw.selected.keys() == average.selected.keys() == Scale().state_dict().keys()
+
+
 def test_fit_without_validation_cases_selects_last_weights(tmp_path):
     job = folder_trainer(Scale(), CrossEntropy(0.0), validation=[], steps=3)
     result = job.fit(tmp_path)

@@ -21,7 +21,7 @@ def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
     """Return the output folders of one kind in a dry run, such as "networks/denoiser/split-0_seed-0", one per job."""
     lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
     paths = [line.removeprefix("output: ").split(",")[0].strip() for line in lines]
-    paths = [path for path in paths if not path.endswith(("precision.json", "probe.csv"))]  # written by gate and probe
+    paths = [path for path in paths if not path.endswith(("-raw.json", "-ema.json", "probe.csv"))]  # written by gate and probe
     return [str(Path(path).parent).split("/", 2)[2] for path in paths if f"/{kind}/" in path]
 
 

@@ -67,7 +67,7 @@ def test_changed_comment_reruns_nothing_and_changed_constant_its_users(finished:
         path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
 
-    edit(folder / "src/pd_ddpm/diffusion/samplers.py", "if s > 0 and", "if s > 1 and")
+    edit(folder / "src/pd_ddpm/inference/segmenters.py", "evaluations_shared: int = 0", "evaluations_shared: int = 2")
     after = jobs(snakemake(folder, "-n", "--configfile", "small.yaml"))
     assert after["sample"] == 21
     assert "train" not in after

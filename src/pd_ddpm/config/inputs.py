@@ -55,7 +55,7 @@ def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     weights = "model" if settings["checkpoint"] == "selected" else "early"
     files = {"weights": f"{folder}/{weights}.safetensors", "metadata": f"{folder}/model.json"}
     if settings["precision"] != "float32":
-        files["gate"] = f"{folder}/precision.json"
+        files["gate"] = f"{folder}/precision-{methods.weights_kind(config, run.name)}.json"
     if start := methods.presegmentation_of(config, run.name):
         before = Run(run.dataset, start, run.split, run.seed).folder(root, "predictions")
         files["presegmentation"] = f"{before}/predictions.csv"

@@ -64,10 +64,23 @@ def adds_noise_over_jumps(config: Config, name: str) -> bool:
     return 1 < steps_of_chain(config, name) < method(config, name)["t_start"]
 
 
-def gate_method(config: Config, name: str) -> dict[str, Any]:
-    """Return a method with a short chain and few members, which tests a network in other precisions than float32."""
+def weights_kind(config: Config, name: str) -> str:
+    """Return which weights a method samples from, "raw" or "ema"."""
+    settings = method(config, name)
+    return network(config, settings["network"])["weights"] if settings["weights"] == "selected" else settings["weights"]
+
+
+def gate_method(config: Config, name: str, weights: str) -> dict[str, Any]:
+    """Return a method with a short chain and few members, which tests a network in other precisions than float32.
+
+    Args:
+        config: a canonical configuration.
+        name: the network.
+        weights: "raw" or "ema", the weights that are tested.
+    """
     trained, gate = network(config, name), config["sampling"]["gate"]
-    settings: dict[str, Any] = {"network": name, "checkpoint": "selected", "samples": gate["members"], "pool": gate["members"]}
+    settings: dict[str, Any] = {"network": name, "checkpoint": "selected", "weights": weights}
+    settings |= {"samples": gate["members"], "pool": gate["members"]}
     architecture = trained["architecture"]
     if architecture not in ARCHITECTURES["diffusion"]:
         segmenters = {"probabilistic_unet": "latent", "unet": "dropout" if trained.get("dropout") else "deterministic"}

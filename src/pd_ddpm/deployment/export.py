@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -127,14 +128,18 @@ def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:
     # The pool of members that the figures need is larger than the ensemble.
     pool = max(min_members, metadata["settings"].get("samples", 1))
     settings = metadata["settings"] | {"pool": pool}
-    checkpoint = settings["checkpoint"]
-    network = metadata["network"] if checkpoint == "selected" else f"{metadata['network']}_{checkpoint}"
+    network = metadata["network"] + _checkpoint_suffix(settings)
     presegmentation = metadata["presegmentation"]
     stage = Stage(run.name, settings, network, metadata["seed"], presegmentation)
     if not presegmentation:
         return [stage]
     earlier_members = pool if settings.get("presegmentation_members") == "each" else 1
     return [*_stages(results, replace(run, name=presegmentation), earlier_members), stage]
+
+
+def _checkpoint_suffix(settings: Mapping[str, Any]) -> str:
+    """Return what the name of a network's files in a bundle says about checkpoint and weights; nothing by default."""
+    return "".join(f"_{settings[key]}" for key in ("checkpoint", "weights") if settings[key] != "selected")
 
 
 def _run_folder(results: Path, kind: str, run: Run) -> Path:
@@ -150,14 +155,18 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
 
 def _copy_network(results: Path, run: Run, stage: Stage, bundle: Path) -> None:
     """Copy the checkpoint that a stage uses into a bundle, with metadata that hold the hash of the new weights file."""
-    checkpoint = stage.settings["checkpoint"]
-    folder = _run_folder(results, "networks", replace(run, name=stage.network.removesuffix(f"_{checkpoint}")))
+    checkpoint, kind = stage.settings["checkpoint"], stage.settings["weights"]
+    name = stage.network.removesuffix(_checkpoint_suffix(stage.settings))
+    folder = _run_folder(results, "networks", replace(run, name=name))
     file = "model.safetensors" if checkpoint == "selected" else "early.safetensors"
-    tensors, metadata = load_weights(folder / file, folder / "model.json", checkpoint)
+    tensors, metadata = load_weights(folder / file, folder / "model.json", checkpoint, kind)
     weights_file, metadata_file = bundles.network_files(bundle, stage.network)
     save_weights(weights_file, tensors, architecture_settings(metadata))
     exported = {key: value for key, value in metadata.items() if key not in _NOT_EXPORTED}
-    if (folder / "precision.json").is_file():
-        gate = _read_json(folder / "precision.json", "the test of the network's precisions")
+    if kind != "selected":
+        exported["settings"] = metadata["settings"] | {"weights": kind}
+    verdict = folder / f"precision-{exported['settings']['weights']}.json"
+    if verdict.is_file():
+        gate = _read_json(verdict, "the test of the network's precisions")
         exported["gate"] = {key: gate[key] for key in ("device", "formats")}
     save_metadata(metadata_file, [weights_file], exported)

@@ -15,7 +15,13 @@ def gate_network(job: GateJob) -> dict[str, Any]:
     A split without validation cases is tested on training cases. That is sound, because the test compares two ways to
     compute the same numbers.
     """
-    metadata = {"network": job.run.name, "split": job.run.split, "gate": job.limits, "code": job.code}
+    metadata = {
+        "network": job.run.name,
+        "weights": job.settings["weights"],
+        "split": job.run.split,
+        "gate": job.limits,
+        "code": job.code,
+    }
     if only_float32(job.device):
         log.info("%s: this CPU computes in float32 only, so there is no precision to test", job.run.name)
         return {"device": "cpu", "formats": {}} | metadata
@@ -32,7 +38,7 @@ def gate_network(job: GateJob) -> dict[str, Any]:
     started = time.perf_counter()
     torch.set_num_threads(job.threads)
     device = choose_device(job.device)
-    network, trained = load_model(job.weights, job.network_metadata)
+    network, trained = load_model(job.weights, job.network_metadata, kind=job.settings["weights"])
     roles = cases_by_role(job.splits, job.run.split)
     role = "validation" if "validation" in roles else "train"
     cases = roles[role][: job.limits["cases"]]

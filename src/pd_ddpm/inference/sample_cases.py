@@ -92,7 +92,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
     device = choose_device(job.compute.device)
     verdict = json.loads(job.gate.read_text("utf-8")) if job.gate else None
     choice = gated_precision(job.compute.precision, device, verdict)
-    network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"])
+    network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"], job.settings["weights"])
     presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)
 
     fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]

@@ -1,7 +1,7 @@
 """Build models from a network's settings in the configuration, and load trained ones."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetS
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
-from pd_ddpm.models.weights import assign_weights, load_weights
+from pd_ddpm.models.weights import WeightsKind, assign_weights, load_weights
 
 # Architecture: its class or function, and its settings in addition to the numbers of dimensions and channels.
 SEGMENTATION_NETWORKS = {
@@ -69,13 +69,19 @@ def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
     )
 
 
-def load_model(weights: Path, metadata_file: Path, checkpoint: str = "selected") -> tuple[nn.Module, dict[str, Any]]:
+def load_model(
+    weights: Path,
+    metadata_file: Path,
+    checkpoint: str = "selected",
+    kind: Literal["selected"] | WeightsKind = "selected",
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return a trained model and its metadata.
 
     Args:
         weights: safetensors file of the network.
         metadata_file: JSON file next to it.
         checkpoint: "selected", or the name of an early checkpoint, such as "early-1".
+        kind: "selected": the weights that were validated; "raw" or "ema": these, whichever were validated.
 
     Returns:
         The model with its weights on the CPU, and the content of the metadata file.
@@ -83,7 +89,7 @@ def load_model(weights: Path, metadata_file: Path, checkpoint: str = "selected")
     Raises:
         CheckpointError: if the files are damaged or do not belong together.
     """
-    tensors, metadata = load_weights(weights, metadata_file, checkpoint)
+    tensors, metadata = load_weights(weights, metadata_file, checkpoint, kind)
     model = build_model(metadata["settings"], metadata["image_channels"])
     assign_weights(model, tensors, weights)
     return model, metadata

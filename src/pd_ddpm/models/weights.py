@@ -1,9 +1,15 @@
-"""Trained weights on disk: safetensors with the architecture's settings, and a metadata file with their hashes."""
+"""Trained weights on disk: safetensors with the architecture's settings, and a metadata file with their hashes.
+
+A checkpoint holds both weights of a step, the raw ones and their moving average. Those that were validated have the names of
+the model's state dict. The others have these names after the prefix `raw/` or `ema/`. In the file of early checkpoints,
+`early-1/` and so on precede both.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -17,11 +23,28 @@ ARCHITECTURE_KEYS = (
     *("architecture", "spatial_dims", "channels", "latent", "multipliers", "residual_blocks", "attention_at", "heads"),
     *("skip", "scale_shift", "discriminator_channels", "image_channels"),
 )
+WeightsKind = Literal["raw", "ema"]
 MAX_LISTED_TENSORS = 3  # of the tensors that do not fit, in an error
 
 
 class CheckpointError(ProblemError):
     """A weights file or a saved training state that cannot be used."""
+
+
+def join_weights(validated: Mapping[str, Tensor], others: Mapping[str, Tensor], kind: WeightsKind) -> dict[str, Tensor]:
+    """Return both weights of a step as the tensors of one checkpoint.
+
+    Args:
+        validated: the weights that were validated, by their names in the state dict.
+        others: the other weights.
+        kind: what the other weights are.
+    """
+    return {**validated, **{f"{kind}/{name}": tensor for name, tensor in others.items()}}
+
+
+def validated_weights(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the validated weights of a checkpoint, by their names in the state dict."""
+    return {name: tensor for name, tensor in checkpoint.items() if "/" not in name}
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], settings: Mapping[str, Any] | None = None) -> None:
@@ -61,7 +84,12 @@ def save_metadata(path: Path, files: Sequence[Path], metadata: dict[str, Any]) -
     write_json(path, metadata | {"sha256": {file.name: file_sha256(file) for file in files}})
 
 
-def load_weights(weights: Path, metadata_file: Path, checkpoint: str = "selected") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_weights(
+    weights: Path,
+    metadata_file: Path,
+    checkpoint: str = "selected",
+    kind: Literal["selected"] | WeightsKind = "selected",
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the weights of a trained network and its metadata, and check that they belong together.
 
     The metadata must hold the file's SHA-256, and the file the network's architecture.
@@ -70,6 +98,7 @@ def load_weights(weights: Path, metadata_file: Path, checkpoint: str = "selected
         weights: safetensors file.
         metadata_file: JSON file that `save_metadata` wrote.
         checkpoint: "selected", or the name of an early checkpoint in the file, such as "early-1".
+        kind: "selected": the weights that were validated; "raw" or "ema": these, whichever were validated.
 
     Returns:
         Tensors by their names in the state dict, and the metadata.
@@ -86,25 +115,43 @@ def load_weights(weights: Path, metadata_file: Path, checkpoint: str = "selected
     if file_sha256(weights) != expected:
         problem = f"it was changed or damaged: its SHA-256 differs from that in {metadata_file}"
         raise CheckpointError(Problem(str(weights), problem, "Delete both files and train again"))
-    tensors = load_tensors(weights)
+    prefix = "" if checkpoint == "selected" else f"{checkpoint}/"
+    if kind not in ("selected", metadata.get("settings", {}).get("weights")):
+        prefix += f"{kind}/"
+    tensors = _load_with_prefix(weights, prefix)
     names = (str(weights), str(metadata_file))
     differences = list(_differences(_stored_architecture(weights), architecture_settings(metadata), names))
     if differences:
         problem = f"it does not describe the weights: {', '.join(differences)}"
         raise CheckpointError(Problem(str(metadata_file), problem, "Restore the metadata file or train again"))
-    if checkpoint != "selected":
-        prefix = f"{checkpoint}/"
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if not tensors:
+    if not tensors:
+        if checkpoint != "selected":
             remedy = "Add a level to the network's `early_levels`; early checkpoints also need validation cases"
-            raise CheckpointError(Problem(str(weights), f"it has no checkpoint {checkpoint}", remedy))
+        else:
+            remedy = "Train the network again"
+        problem = f"it has no checkpoint {checkpoint}" + ("" if kind == "selected" else f" with {kind} weights")
+        raise CheckpointError(Problem(str(weights), problem, remedy))
     return tensors, metadata
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the named tensors of a safetensors file; raise CheckpointError if it is missing or damaged."""
-    try:
+    """Read all named tensors of a safetensors file; raise CheckpointError if it is missing or damaged."""
+    with _explain_unreadable(path):
         return load_file(path)
+
+
+def _load_with_prefix(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Read the tensors of one checkpoint, whose names are the prefix and a name without `/`. Others are not read."""
+    with _explain_unreadable(path), safe_open(path, "pt") as file:
+        names = {name: name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+        return {short: file.get_tensor(name) for name, short in names.items() if "/" not in short}
+
+
+@contextmanager
+def _explain_unreadable(path: Path) -> Iterator[None]:
+    """Turn the errors of a missing or damaged file into a CheckpointError."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             Problem(str(path), f"it cannot be read ({error})", "Delete its folder and train again")

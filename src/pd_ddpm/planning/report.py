@@ -19,7 +19,8 @@ UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 # member, and for mask and uncertainty map together.
 PREPARED_BYTES, MEMBER_BYTES, MAPS_BYTES = 2.5, 0.02, 0.06
 WEIGHT_BYTES = 4
-STATE_COPIES = 5  # weights, their moving average, the best weights, and Adam's two moments
+KEPT_COPIES = 2  # raw weights and their moving average, in each checkpoint
+STATE_COPIES = 6  # weights, their moving average, the best ones of both, and Adam's two moments
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def disk_lines(config: Config, work: Work, cohorts: Mapping[str, CohortSizes], p
     networks = states = prepared = predictions = 0.0
     for training, count in parameters.items():
         checkpoints = 1 + len(resolve.network(config, training.name)["early_levels"])
-        networks += WEIGHT_BYTES * count * checkpoints
+        networks += WEIGHT_BYTES * count * KEPT_COPIES * checkpoints
         states += WEIGHT_BYTES * count * STATE_COPIES
     for dataset, cohort in cohorts.items():
         voxels = sum(prod(case.shape) for case in cohort.cases.values())

@@ -197,7 +197,7 @@ def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: Tr
     with atomic_write(job.history) as table:
         pd.DataFrame(result.history).to_csv(table, index=False)
     built_from = job.settings | {"image_channels": data.image_channels}
-    save_weights(job.weights, result.selected, built_from)
+    save_weights(job.weights, result.checkpoint, built_from)
     save_early(job.early, [checkpoint.weights for checkpoint in result.early], built_from)
     metadata = {"network": job.name, "settings": job.settings, "grid": job.grid, "image_channels": data.image_channels}
     metadata |= {"split": job.split, "seed": job.seed, "training_cases": data.roles["train"], **result.to_metadata()}

@@ -5,12 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
+from pd_ddpm.models.weights import validated_weights
 from pd_ddpm.runtime.collapse import TRAINING_SIGNS
 
 
 @dataclass(frozen=True)
 class EarlyCheckpoint:
-    """Weights of a validation that was the best so far and whose Dice is about `level` times the best Dice of all."""
+    """Checkpoint of a validation that was the best so far and whose Dice is about `level` times the best Dice of all.
+
+    `weights` holds the raw weights and their moving average, as `join_weights` names them.
+    """
 
     level: float
     step: int
@@ -25,17 +29,24 @@ class TrainingResult:
     Selected and early weights always come from validations after all phases of the objective have begun.
 
     Attributes:
-        selected: the weights to keep, without those that the model lists as `training_only` (prefixes of names).
+        checkpoint: the raw weights and their moving average, as `join_weights` names them, without those that the model lists
+            as `training_only` (prefixes of names).
         selected_step: the step that they come from.
         history: one row per validation with step, loss, learning_rate, validation_dice and seconds. Further columns hold
-            the means, since the last validation, of the other values that the losses return.
+            the Dice of named estimates, `validation_dice_{name}`, and the means, since the last validation, of the other
+            values that the losses return.
         early: one checkpoint per level of `early_levels`, in the same order.
     """
 
-    selected: dict[str, Tensor]
+    checkpoint: dict[str, Tensor]
     selected_step: int
     history: list[dict[str, float]]
     early: list[EarlyCheckpoint]
+
+    @property
+    def selected(self) -> dict[str, Tensor]:
+        """The weights that were validated, by their names in the state dict."""
+        return validated_weights(self.checkpoint)
 
     @property
     def generator(self) -> dict[str, float]:

@@ -44,8 +44,8 @@ _GPU_STEPS_AHEAD = 10
 class _Progress:
     """How far a training is, as its saved state holds it.
 
-    losses: since the last validation. records: (step, Dice) of each validation that was the best so far. best: the weights
-    of the last record.
+    losses: since the last validation. records: (step, Dice) of each validation that was the best so far. best: the checkpoint
+    of the last record, with both weights.
     """
 
     step: int = 0
@@ -99,8 +99,14 @@ class Trainer:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The weights that are validated and kept: the moving average or the raw ones."""
+        """The model with the weights that are validated: the moving average or the raw ones."""
         return self.average if self.settings.weights == "ema" else self.model
+
+    def _copy_checkpoint(self) -> dict[str, Tensor]:
+        """Copy both weights to the CPU, so that another choice needs no other training."""
+        if self.settings.weights == "ema":
+            return weights.join_weights(_copy_state(self.average), _copy_state(self.model), "raw")
+        return weights.join_weights(_copy_state(self.model), _copy_state(self.average), "ema")
 
     def fit(
         self,
@@ -139,7 +145,7 @@ class Trainer:
         history, records = self.progress.history, self.progress.records
         if self.settings.select == "best" and records:
             return TrainingResult(self.progress.best, records[-1][0], history, early)
-        return TrainingResult(_copy_state(self.eval_model), self.progress.step, history, early)
+        return TrainingResult(self._copy_checkpoint(), self.progress.step, history, early)
 
     def run_step(self, step: int) -> dict[str, Tensor]:
         """Run all phases of one step on one batch; return the first phase's loss as "loss", and the other values by name.
@@ -241,7 +247,7 @@ class Trainer:
             all_phases_begun = all(phase.has_begun(state.step, self.settings.steps) for phase in self.phases)
             if all_phases_begun and (not state.records or dice > state.records[-1][1]):
                 state.records.append((state.step, dice))
-                state.best = _copy_state(self.eval_model)
+                state.best = self._copy_checkpoint()
                 if self.settings.early_levels:
                     weights.save_weights(early_path(folder, state.step), state.best)
         means = {column: float(np.mean(values)) for column, values in state.losses.items()}

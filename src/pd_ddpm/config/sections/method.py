@@ -18,6 +18,15 @@ Checkpoint = Annotated[
         description="Which weights of the network: the selected ones, or one of its early_levels, counted from early-1.",
     ),
 ]
+WeightsOfCheckpoint = Annotated[
+    Literal["selected", "raw", "ema"],
+    Field(
+        description=(
+            "Which of the weights in the checkpoint. selected: those that the network's `weights` names; raw: those of the "
+            "step; ema: their moving average. Every checkpoint has both, so that a change needs no training."
+        )
+    ),
+]
 Variance = Literal["large", "small"]
 
 
@@ -52,6 +61,7 @@ class _Chain(Section):
     )
     eta: Share = Field(description="Randomness of ddim: 0 is deterministic, 1 is as random as ancestral with variance small.")
     checkpoint: Checkpoint
+    weights: WeightsOfCheckpoint
     precision: Precision
 
 
@@ -107,6 +117,7 @@ class _Method(Section):
     label: str = Field(description="Name in tables and figures.")
     network: str = Field(description="One of networks, or a variation such as denoiser@t_max=300.")
     checkpoint: Checkpoint
+    weights: WeightsOfCheckpoint
     precision: Precision
 
 

@@ -39,7 +39,12 @@ class TrainingSettings(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Decay of the exponential moving average of the weights, per step."
     )
-    weights: Literal["raw", "ema"] = Field(description="Which weights are validated and sampled from.")
+    weights: Literal["raw", "ema"] = Field(
+        description=(
+            "Which weights are validated and by default sampled from. Checkpoints keep both; `weights` of a method selects the "
+            "others."
+        )
+    )
     select: Literal["best", "last"] = Field(
         description="best: the weights with the best validation Dice, after any warm-up; last: those of the last step."
     )
