@@ -93,7 +93,9 @@ def make_case(case: Path, shape: tuple[int, ...], spacing: tuple[float, ...]) ->
     back = np.array(registration().GetInverse().GetMatrix()).reshape(3, 3)
     in_flair = (t1_points - SHIFT) @ back.T
     np.testing.assert_allclose(registration().TransformPoint(in_flair[5].tolist()), t1_points[5], atol=1e-6)
-    save(case / "orig/3DT1.nii.gz", t1_at(in_flair, patient), size, t1_affine, np.float32)
+    save(case / "pre/3DT1.nii.gz", t1_at(in_flair, patient), size, t1_affine, np.float32)
+    shading = np.exp(t1_points[:, 0] / 200)
+    save(case / "orig/3DT1.nii.gz", shading * t1_at(in_flair, patient), size, t1_affine, np.float32)
     (case / "orig/reg_3DT1_to_FLAIR.txt").write_text(REGISTRATION, encoding="ascii")
 
 
@@ -116,6 +118,7 @@ def test_the_3d_t1_lands_where_the_challenge_has_resampled_it_to(challenge, part
     table = find_wmh_cases(challenge, part=part)
     assert len(table) == len(TRAINING if part == "training" else HELD_OUT)
     for case in table.to_dict("records"):
+        assert case["T1"].endswith("pre/3DT1.nii.gz")
         assert case["T1_transform"].endswith("orig/reg_3DT1_to_FLAIR.txt")
         shipped = nib.load(Path(case["FLAIR"]).with_name("T1.nii.gz"))
         theirs = np.asarray(shipped.dataobj)

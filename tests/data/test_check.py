@@ -458,6 +458,32 @@ def test_check_recognises_a_folder_of_the_challenge(challenge, run, tmp_path):
     assert "is neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset" in printed
 
 
+def test_check_names_the_images_of_the_challenge_and_warns_of_a_mixture(challenge, run):
+    _, printed, findings = run(challenge)
+    assert "Images: FLAIR is pre/FLAIR.nii.gz; T1 is pre/T1.nii.gz." in printed
+    assert not len(findings)
+    case = challenge / "training/Utrecht/1"
+    (case / "orig").mkdir()
+    shutil.move(case / "pre/T1.nii.gz", case / "orig/3DT1.nii.gz")
+    identity = "\n".join(
+        (
+            '(Transform "EulerTransform")',
+            "(NumberOfParameters 6)",
+            "(TransformParameters 0 0 0 0 0 0)",
+            "(CenterOfRotationPoint 0 0 0)",
+            '(ComputeZYX "false")',
+            '(InitialTransformParametersFileName "NoInitialTransform")',
+            '(UseDirectionCosines "true")\n',
+        )
+    )
+    (case / "orig/reg_3DT1_to_FLAIR.txt").write_text(identity, encoding="ascii")
+    code, printed, findings = run(challenge)
+    assert code == 0
+    (finding,) = findings["finding"]
+    assert finding == "T1 is pre/T1.nii.gz in 4 case(s) and orig/3DT1.nii.gz in 1 case(s)"
+    assert "Images: FLAIR is pre/FLAIR.nii.gz; T1 is pre/T1.nii.gz, orig/3DT1.nii.gz." in printed
+
+
 def as_bids(sound: Path, folder: Path) -> Path:
     """The same cases as BIDS subjects, one of them with a session."""
     for number, session in enumerate(("sub-a/ses-1", "sub-b", "sub-c", "sub-d", "sub-e")):

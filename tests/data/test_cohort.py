@@ -9,9 +9,10 @@ import pytest
 from pd_ddpm.data.cases.csv_table import read_case_table
 from pd_ddpm.data.cases.find import case_files, find_cases
 from pd_ddpm.data.cases.table import OBSERVERS, clean_name, read_table, table_columns, write_table
-from pd_ddpm.data.cases.wmh import find_wmh_cases
+from pd_ddpm.data.cases.wmh import find_wmh_cases, image_versions
 
 CHANNELS = ("FLAIR", "T1")
+T1_VERSIONS = ("pre/3DT1.nii.gz", "pre/T1.nii.gz", "orig/3DT1.nii.gz")
 PLACES = ("Utrecht/0", "Utrecht/19", "Utrecht/2", "Singapore/50", "Amsterdam/GE3T/100")
 
 
@@ -25,7 +26,7 @@ def touch(path: Path) -> Path:
 def challenge(tmp_path):
     folder = tmp_path / "wmh data"
     for place in (*(f"training/{place}" for place in PLACES), "test/Utrecht/3", "test/Amsterdam/Philips_VU .PETMR_01./160"):
-        for file in ("pre/FLAIR.nii.gz", "pre/T1.nii.gz", "orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt", "wmh.nii.gz"):
+        for file in (*T1_VERSIONS, "pre/FLAIR.nii.gz", "orig/reg_3DT1_to_FLAIR.txt", "wmh.nii.gz"):
             touch(folder / place / file)
     touch(folder / "additional_annotations/observer_o3/training/Amsterdam/GE3T/100/result.nii.gz")
     touch(folder / "additional_annotations/observer_o4/training/Utrecht/0/result.nii.gz")
@@ -41,7 +42,7 @@ def test_find_wmh_cases_finds_training_cases_at_any_depth(challenge):
     first = table.iloc[0]
     source = challenge / "training/Amsterdam/GE3T/100"
     assert first["FLAIR"] == str(source / "pre/FLAIR.nii.gz")
-    assert first["T1"] == str(source / "orig/3DT1.nii.gz")
+    assert first["T1"] == str(source / "pre/3DT1.nii.gz")
     assert first["T1_transform"] == str(source / "orig/reg_3DT1_to_FLAIR.txt")
     assert first["FLAIR_transform"] == first["role"] == ""
     assert first["mask"] == str(source / "wmh.nii.gz")
@@ -53,7 +54,7 @@ def test_find_wmh_cases_finds_training_cases_at_any_depth(challenge):
 
 
 def test_find_wmh_cases_finds_held_out_cases_on_request_only(challenge):
-    (challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/orig/3DT1.nii.gz").unlink()
+    (challenge / "test/Amsterdam/Philips_VU .PETMR_01./160/pre/3DT1.nii.gz").unlink()
     table = find_wmh_cases(challenge, part="held_out")
     assert list(table["case"]) == ["Philips_VU_.PETMR_01-160", "Utrecht-3"]
     assert list(table["site"]) == ["Philips_VU_.PETMR_01", "Utrecht"]
@@ -70,15 +71,36 @@ def test_find_wmh_cases_finds_held_out_cases_on_request_only(challenge):
         find_wmh_cases(challenge, part="held_out")
 
 
-@pytest.mark.parametrize("missing", ["orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt"])
-def test_find_wmh_cases_falls_back_to_the_resampled_t1(challenge, missing):
-    (challenge / "training/Utrecht/2" / missing).unlink()
-    row = find_wmh_cases(challenge).set_index("case").loc["Utrecht-2"]
-    assert (row["T1"], row["T1_transform"]) == (str(challenge / "training/Utrecht/2/pre/T1.nii.gz"), "")
+@pytest.mark.parametrize(
+    ("missing", "image"),
+    [
+        ([], "pre/3DT1.nii.gz"),
+        (["orig/3DT1.nii.gz", "pre/T1.nii.gz"], "pre/3DT1.nii.gz"),
+        (["pre/3DT1.nii.gz"], "pre/T1.nii.gz"),
+        (["orig/reg_3DT1_to_FLAIR.txt"], "pre/T1.nii.gz"),
+        (["pre/3DT1.nii.gz", "pre/T1.nii.gz"], "orig/3DT1.nii.gz"),
+    ],
+)
+def test_find_wmh_cases_takes_the_first_available_t1(challenge, missing, image):
+    """The bias-corrected 3D scan, the resampled one, the 3D scan as acquired."""
+    source = challenge / "training/Utrecht/2"
+    for file in missing:
+        (source / file).unlink()
+    table = find_wmh_cases(challenge)
+    row = table.set_index("case").loc["Utrecht-2"]
+    transform = "" if image == "pre/T1.nii.gz" else str(source / "orig/reg_3DT1_to_FLAIR.txt")
+    assert (row["T1"], row["T1_transform"]) == (str(source / image), transform)
+    t1 = {"pre/3DT1.nii.gz": 5} if image == "pre/3DT1.nii.gz" else {"pre/3DT1.nii.gz": 4, image: 1}
+    assert image_versions(table, CHANNELS) == {"FLAIR": {"pre/FLAIR.nii.gz": 5}, "T1": t1}
+
+
+def test_image_versions_names_no_files_of_other_data(challenge):
+    table = find_wmh_cases(challenge).replace("/pre/FLAIR", "/pre/p17_FLAIR", regex=True)
+    assert image_versions(table, CHANNELS) == {"T1": {"pre/3DT1.nii.gz": 5}}
 
 
 def test_all_missing_files_are_listed(challenge):
-    for path in ("Utrecht/0/pre/FLAIR.nii.gz", "Utrecht/2/orig/3DT1.nii.gz", "Utrecht/2/pre/T1.nii.gz"):
+    for path in ("Utrecht/0/pre/FLAIR.nii.gz", *(f"Utrecht/2/{image}" for image in T1_VERSIONS)):
         (challenge / "training" / path).unlink()
     with pytest.raises(ValueError, match=r"my\.key: .*2 problem\(s\)") as caught:
         find_wmh_cases(challenge, key="my.key")

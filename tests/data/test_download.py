@@ -39,14 +39,14 @@ DOI = "10.34894/AECRSD"
 QUICK_RETRY = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=5, connect_timeout=5, read_timeout=5)
 HELD_OUT = {
     *(f"test/Amsterdam/Philips_VU .PETMR_01./160/{name}" for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz")),
-    *(f"test/Amsterdam/Philips_VU .PETMR_01./160/orig/{name}" for name in ("3DT1.nii.gz", "reg_3DT1_to_FLAIR.txt")),
+    *(f"test/Amsterdam/Philips_VU .PETMR_01./160/{name}" for name in ("pre/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt")),
 }
 PHILIPS = "test/Amsterdam/Philips_VU .PETMR_01./160"
 FLAIR = "training/Utrecht/0/pre/FLAIR.nii.gz"
 MASK = "training/Amsterdam/GE3T/100/wmh.nii.gz"
 NEEDED = {
     *(f"training/{case}/{name}" for case in ("Utrecht/0", "Amsterdam/GE3T/100") for name in ("pre/FLAIR.nii.gz", "wmh.nii.gz")),
-    *(f"training/Utrecht/0/orig/{name}" for name in ("3DT1.nii.gz", "reg_3DT1_to_FLAIR.txt")),
+    *(f"training/Utrecht/0/{name}" for name in ("pre/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt")),
     "training/Amsterdam/GE3T/100/pre/T1.nii.gz",  # its 3D T1 has no transform
     "additional_annotations/observer_o3/training/Utrecht/0/result.nii.gz",
     "additional_annotations/observer_o4/training/Utrecht/0/result.nii.gz",

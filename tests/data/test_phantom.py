@@ -13,6 +13,8 @@ import SimpleITK as sitk
 from scipy.ndimage import binary_dilation
 
 from pd_ddpm.data.phantom import acquisition, anatomy, cohort, contrast, fields, geometry, lesions, raters, template
+from pd_ddpm.data.preparation.bias_field import correct_bias
+from pd_ddpm.data.preparation.brain_mask import brain_mask
 
 COHORT = cohort.Cohort(cases_per_site=1, seed=5, resolution_mm=2.5, coarsening=2, slice_mm=3, smallest_lesion_ml=0.2)
 CASE_FOLDERS = ["Utrecht/0", "Singapore/50", "Amsterdam/GE3T/100"]
@@ -425,3 +427,18 @@ def test_outline_misses_some_small_lesions():
         (raters.outline(lesion, infarct, (1.0, 1.0, 3.0), 0.003, np.random.default_rng(seed)) == 1).sum() for seed in range(8)
     ]
     assert np.mean(seen) / (lesion == 1).sum() == pytest.approx(1 - raters.MISS_PROBABILITY, abs=0.04)
+
+
+def test_n4_removes_a_known_smooth_bias_of_the_phantom(simulated):
+    """The phantom has a field of its own, so what N4 makes of it without the known field is the reference."""
+    _, (case, *_) = simulated
+    flair = nib.load(case / "pre/FLAIR.nii.gz")
+    volume, spacing = np.asarray(flair.dataobj).astype(np.float32), flair.header.get_zooms()
+    brain = brain_mask(volume, spacing)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, size) for size in volume.shape), indexing="ij", sparse=True)
+    log_field = 0.3 * x - 0.2 * y**2 + 0.15 * y * z + 0.2 * x * y
+    shaded = (volume * np.exp(log_field)).astype(np.float32)
+    reference, corrected = (correct_bias(image, brain, spacing)[brain & (volume > 0)] for image in (volume, shaded))
+    added = log_field[brain].std()
+    assert added > 0.08
+    assert np.log(corrected / reference).std() < 0.1 * added

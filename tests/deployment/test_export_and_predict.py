@@ -29,9 +29,11 @@ from torch import nn
 from pd_ddpm.commands.main import main
 from pd_ddpm.config import resolve
 from pd_ddpm.config.run import Run
+from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.deployment import predict_scan, scan_folder
 from pd_ddpm.deployment.bundle import BundleError, override_sampling, read_bundle, write_checksums
+from pd_ddpm.deployment.model_card import model_card
 from pd_ddpm.evaluation.score_cases import score_cases
 from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models import weights
@@ -397,6 +399,20 @@ def test_predict_with_a_pickle_in_a_bundle_does_not_execute_it(bundle, predict, 
 
 
 # Prediction
+
+
+@pytest.mark.parametrize("correction", [None, "none", "n4"])
+def test_scan_is_read_with_the_bias_correction_of_the_bundle(workflow, bundle, tmp_path, correction):
+    """A bundle that does not name one is older than the key, and was trained without."""
+    rewrite(bundle, lambda description: description["preparation"].update({"bias_correction": correction}))
+    if correction is None:
+        rewrite(bundle, lambda description: description["preparation"].pop("bias_correction"))
+    images = {channel: workflow.scans / "p3" / f"{channel}.nii.gz" for channel in ("FLAIR", "T1")}
+    case = scan_folder.make_scan_row(images, {}, ["FLAIR", "T1"], "p3")
+    scan = scan_folder.ScanFolder(tmp_path / "out", case, {}).read(read_bundle(bundle))
+    expected = read_normalised(case, ["FLAIR", "T1"], bias_correction=correction or "none")
+    np.testing.assert_array_equal(scan.image, expected.image)
+    assert f"bias correction {correction or 'none'}" in model_card(read_bundle(bundle).description).markdown()
 
 
 def workflow_members(workflow, method: str, case: str) -> nib.Nifti1Image:

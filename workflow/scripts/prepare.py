@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pd_ddpm.data.cases.table import read_table
+from pd_ddpm.data.cases.wmh import image_versions
 from pd_ddpm.data.preparation.case import prepare_cohort
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.job import run
@@ -11,14 +12,13 @@ from pd_ddpm.runtime.run_record import run_record
 
 def main(job) -> None:
     name, channels, settings = job.wildcards.dataset, job.params.channels, job.params.settings
-    manifest = prepare_cohort(
-        read_table(job.input.table), channels, Path(job.output.cases).parent, **settings, processes=job.threads
-    )
+    table = read_table(job.input.table)
+    manifest = prepare_cohort(table, channels, Path(job.output.cases).parent, **settings, processes=job.threads)
     source = job.config["datasets"][name]
     licence = (source.get("download") or {}).get("licence")
     dataset = {"name": name, "simulated": "simulate" in source, "licence": licence}
-    record = run_record(job.config, job.params.code)
-    write_json(Path(job.output.metadata), {"channels": channels} | settings | {"dataset": dataset} | record)
+    description = {"channels": channels, "images": image_versions(table, channels)} | settings | {"dataset": dataset}
+    write_json(Path(job.output.metadata), description | run_record(job.config, job.params.code))
     manifest.to_csv(job.output.cases, index=False)
 
 

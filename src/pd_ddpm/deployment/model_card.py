@@ -125,8 +125,10 @@ def _overview_part(description: Mapping[str, Any]) -> Part:
         "Method": " → ".join(methods),
         "Members": str(settings.get("samples", 1)),
         "Preprocessing": (
-            f"{preparation['interpolator']} interpolation onto the first channel, normalisation {preparation['normalisation']}"
+            f"{preparation['interpolator']} interpolation onto the first channel, bias correction "
+            f"{preparation.get('bias_correction', 'none')}, normalisation {preparation['normalisation']}"
         ),
+        **_images_row(preparation),
         "Made by": description["made_by"],
         "Licence of the data": description["licence"],
         **chain_row(settings),
@@ -136,6 +138,13 @@ def _overview_part(description: Mapping[str, Any]) -> Part:
         "model's uncertainty on scans similar to its training scans. On other scans it may be confident and wrong."
     )
     return facts_part("Overview", rows, [note])
+
+
+def _images_row(preparation: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row with the versions of the WMH challenge's images that the training scans are; empty for other data."""
+    versions = preparation.get("images", {})
+    names = [f"{channel} {', '.join(counts)}" for channel, counts in versions.items()]
+    return {"Training images": "; ".join(names)} if names else {}
 
 
 def _training_part(training: Mapping[str, Any]) -> Part:

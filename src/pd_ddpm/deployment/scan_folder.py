@@ -138,9 +138,15 @@ class ScanFolder:
         return check_scan(self.case, bundle)
 
     def read(self, bundle: Bundle) -> Scan:
-        """Read the scan with the bundle's preprocessing."""
+        """Read the scan with the bundle's preprocessing. Bundles without `bias_correction` are older than this key."""
         preparation = bundle.description["preparation"]
-        return read_normalised(self.case, bundle.channels, preparation["normalisation"], preparation["interpolator"])
+        return read_normalised(
+            self.case,
+            bundle.channels,
+            preparation["normalisation"],
+            preparation["interpolator"],
+            preparation.get("bias_correction", "none"),
+        )
 
     def write(
         self,

@@ -11,6 +11,12 @@ class Preparation(Section):
     """How scans are preprocessed."""
 
     interpolator: Literal["linear", "bspline"] = Field(description="For images that are resampled onto the first channel.")
+    bias_correction: Literal["none", "n4"] = Field(
+        description=(
+            "n4: the bias field of each channel is estimated in the brain with N4 and removed before the normalisation, which "
+            "takes some seconds for each channel; none: intensities stay as they are."
+        )
+    )
     normalisation: Literal["zscore_brain", "percentile", "none"] = Field(
         description="zscore_brain: mean 0 and standard deviation 1 in the brain; percentile: 1 % to 99 % become 0 to 1."
     )

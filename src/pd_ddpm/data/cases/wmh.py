@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,12 @@ from pd_ddpm.runtime.problem import Problem
 
 # Part of the WMH challenge -> the folder in which it is published.
 PARTS = {"training": "training", "held_out": "test"}
+
+# Images of a case that can serve as its T1, best first, each with the transform that it needs. Those in pre/ are corrected for
+# the bias field, as the FLAIR in pre/ is. The challenge has resampled pre/T1.nii.gz onto the FLAIR.
+_REGISTRATION = "orig/reg_3DT1_to_FLAIR.txt"
+_T1_VERSIONS = (("pre/3DT1.nii.gz", _REGISTRATION), ("pre/T1.nii.gz", ""), ("orig/3DT1.nii.gz", _REGISTRATION))
+_VERSIONS = {"pre/FLAIR.nii.gz", *(image for image, _ in _T1_VERSIONS)}
 
 _HOW_TO_GET_WMH = (
     "Get the data of the WMH segmentation challenge from DataverseNL, doi:10.34894/AECRSD (licence CC BY-NC 4.0): let "
@@ -38,8 +45,8 @@ def find_wmh_cases(
 ) -> pd.DataFrame:
     """Find the cases of one part of the WMH segmentation challenge.
 
-    Sites lie at different depths, so cases are recognised by their wmh.nii.gz. T1 is the defaced 3D scan on its own grid with
-    the challenge's elastix transform. If either is missing, it is the T1 that the challenge has resampled. The further
+    Sites lie at different depths, so cases are recognised by their wmh.nii.gz. T1 is the bias-corrected 3D scan on its own
+    grid with the challenge's elastix transform, see `t1_version` for other choices. The further
     observers O3 and O4 are read from `additional_annotations/`, if they are there.
 
     Args:
@@ -87,13 +94,40 @@ def find_wmh_cases(
     return table
 
 
+def t1_version(is_available: Callable[[str], bool]) -> tuple[str, str]:
+    """Return the image that serves as T1 of a case and the transform that it needs, "" for none.
+
+    They are the first of these whose files are available: `pre/3DT1.nii.gz` with the challenge's transform, the resampled
+    `pre/T1.nii.gz`, and `orig/3DT1.nii.gz` with the transform, whose bias field is not corrected. If none is, it is the second.
+
+    Args:
+        is_available: whether a file exists, named by its path in the folder of the case.
+    """
+    for image, transform in _T1_VERSIONS:
+        if is_available(image) and (not transform or is_available(transform)):
+            return image, transform
+    return _T1_VERSIONS[1]
+
+
+def image_versions(table: pd.DataFrame, channels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return which of the challenge's versions of an image the cases have: channel -> such as pre/3DT1.nii.gz -> cases.
+
+    Other data have no versions, and their channels are left out.
+    """
+    versions = {}
+    for channel in channels:
+        counts = Counter("/".join(Path(path).parts[-2:]) for path in table[channel])
+        if counts and counts.keys() <= _VERSIONS:
+            versions[channel] = dict(counts.most_common())
+    return versions
+
+
 def _wmh_channel(source: Path, channel: str) -> tuple[str, str]:
     """Return the paths of a case's channel and of its transform, "" if it has none."""
-    if channel == "T1":
-        image, transform = source / "orig/3DT1.nii.gz", source / "orig/reg_3DT1_to_FLAIR.txt"
-        if image.is_file() and transform.is_file():
-            return str(image), str(transform)
-    return str(source / "pre" / f"{channel}.nii.gz"), ""
+    if channel != "T1":
+        return str(source / "pre" / f"{channel}.nii.gz"), ""
+    image, transform = t1_version(lambda name: (source / name).is_file())
+    return str(source / image), str(source / transform) if transform else ""
 
 
 def _natural_order(path: Path) -> list[tuple[int, int, str]]:

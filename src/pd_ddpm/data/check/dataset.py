@@ -15,6 +15,7 @@ import pandas as pd
 from pd_ddpm.config import resolve
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.cases.table import ROLES, CohortError
+from pd_ddpm.data.cases.wmh import image_versions
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Finding, Report, Requirements
 from pd_ddpm.data.preparation.case import cohort_problems
@@ -80,7 +81,9 @@ def check_cases(
     rows = pd.DataFrame([examination.row for examination in examinations if examination.row is not None])
     report = Report(requirements.channels, findings, rows, len(cases))
     report.files = sum(examination.files for examination in examinations)
-    report.findings += [*_cross_case_findings(rows), *_split_findings(table, requirements.folds, splits)]
+    report.image_versions = image_versions(table, requirements.channels)
+    report.findings += [*_cross_case_findings(rows), *_version_findings(report.image_versions)]
+    report.findings += _split_findings(table, requirements.folds, splits)
     report.findings += _output_dir_findings(Path(output_dir), rows, len(requirements.channels))
     report.seconds = time.monotonic() - started
     return report
@@ -101,6 +104,17 @@ def _cross_case_findings(rows: pd.DataFrame) -> list[Finding]:
     if rows["lesion_ml"].notna().any() and not rows["lesion_ml"].fillna(0).any():
         text = "no mask has a voxel of lesion (label 1), so there is nothing to learn"
         findings.append(Finding.from_problem("error", Problem("", text, "Recode the masks to 1 for lesion")))
+    return findings
+
+
+def _version_findings(versions: Mapping[str, Mapping[str, int]]) -> list[Finding]:
+    """Return a warning for each channel that cases have in different versions, which were corrected differently."""
+    findings = []
+    for channel, counts in versions.items():
+        if len(counts) > 1:
+            text = f"{channel} is {' and '.join(f'{name} in {count} case(s)' for name, count in counts.items())}"
+            remedy = "Add the missing files, so that the intensities of all cases were corrected alike"
+            findings.append(Finding.from_problem("warning", Problem("", text, remedy)))
     return findings
 
 

@@ -93,6 +93,7 @@ class Report:
         listed: number of cases in the case table.
         files: number of files that were read.
         seconds: wall time.
+        image_versions: see `pd_ddpm.data.cases.wmh.image_versions`.
     """
 
     channels: tuple[str, ...] = ()
@@ -101,6 +102,7 @@ class Report:
     listed: int = 0
     files: int = 0
     seconds: float = 0.0
+    image_versions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
         """Return the number of findings of this severity."""
@@ -116,6 +118,9 @@ class Report:
         blocks = [_block(severity, self.table()) for severity in SEVERITIES if self.count(severity)]
         if len(self.cases):
             blocks.append(_sites(self.cases).to_string(index=False))
+        if self.image_versions:
+            versions = [f"{channel} is {', '.join(names)}" for channel, names in self.image_versions.items()]
+            blocks.append(f"Images: {'; '.join(versions)}.")
         counts = ", ".join(f"{self.count(severity)} {severity}(s)" for severity in SEVERITIES)
         verdict = "ready" if self.listed else "nothing was checked"
         verdict = "fix the errors before training" if self.count("error") else verdict

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_ddpm.data.cases.table import OBSERVERS
-from pd_ddpm.data.cases.wmh import PARTS
+from pd_ddpm.data.cases.wmh import PARTS, t1_version
 from pd_ddpm.data.download.http import download_file, log, open_session, with_retries
 from pd_ddpm.data.download.listing import check_licence, file_url, request_listing, stored_listing
 from pd_ddpm.data.download.local_copy import open_copy
@@ -143,8 +143,7 @@ def _paths_needed_for_wmh(paths: Collection[str], part: str) -> list[str]:
     needed = []
     for mask in sorted(path for path in published if path.startswith(f"{part}/") and path.endswith("/wmh.nii.gz")):
         case = mask.removesuffix("/wmh.nii.gz")
-        t1_3d = [f"{case}/orig/3DT1.nii.gz", f"{case}/orig/reg_3DT1_to_FLAIR.txt"]
-        t1 = t1_3d if published.issuperset(t1_3d) else [f"{case}/pre/T1.nii.gz"]
+        t1 = [f"{case}/{name}" for name in t1_version(lambda name, case=case: f"{case}/{name}" in published) if name]
         observers = [f"additional_annotations/observer_{name}/{case}/result.nii.gz" for name in OBSERVERS.values()]
         needed += [f"{case}/pre/FLAIR.nii.gz", *t1, mask, *observers]
     return [path for path in needed if path in published]

@@ -17,7 +17,7 @@ from pd_ddpm.data.cases.table import OBSERVERS
 from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, spacing_mm
 from pd_ddpm.data.nifti.read import read_labels
 from pd_ddpm.data.nifti.write import write_image
-from pd_ddpm.data.preparation.normalise import Normalisation, read_normalised
+from pd_ddpm.data.preparation.normalise import BiasCorrection, Normalisation, read_normalised
 from pd_ddpm.data.preparation.resample import Interpolator
 from pd_ddpm.runtime.code_version import code_version
 from pd_ddpm.runtime.files import (
@@ -44,6 +44,7 @@ def prepare_case(
     normalisation: Normalisation = "zscore_brain",
     interpolator: Interpolator = "linear",
     orientation: str | None = None,
+    bias_correction: BiasCorrection = "none",
 ) -> dict:
     """Preprocess one case and return its row of the manifest. A case that is complete and up to date is skipped.
 
@@ -62,6 +63,7 @@ def prepare_case(
         normalisation: see `read_normalised`.
         interpolator: see `resample_to`.
         orientation: axis codes, such as "LPS", to which the grid is reoriented; None keeps the scan's own axes.
+        bias_correction: see `read_normalised`.
 
     Raises:
         ImageError: a file cannot be used, a mask is not on the grid of the first channel, or a channel does not cover the
@@ -74,6 +76,7 @@ def prepare_case(
         "normalisation": normalisation,
         "interpolator": interpolator,
         "orientation": orientation,
+        "bias_correction": bias_correction,
     }
     case_fingerprint = _case_fingerprint(case, channels, settings)
     record_path = output_folder / f"{name}.json"
@@ -82,7 +85,7 @@ def prepare_case(
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
 
-    scan = read_normalised(case, channels, normalisation, interpolator)
+    scan = read_normalised(case, channels, normalisation, interpolator, bias_correction)
     first = scan.reference
     mask = _labels_on_grid(case, "mask", first, channels)
     files = {
@@ -122,6 +125,7 @@ def prepare_cohort(
     normalisation: Normalisation = "zscore_brain",
     interpolator: Interpolator = "linear",
     orientation: str | None = None,
+    bias_correction: BiasCorrection = "none",
     processes: int = 1,
 ) -> pd.DataFrame:
     """Preprocess all cases of a case table.
@@ -133,6 +137,7 @@ def prepare_cohort(
         normalisation: see `read_normalised`.
         interpolator: see `resample_to`.
         orientation: axis codes of all prepared cases.
+        bias_correction: see `read_normalised`.
         processes: number of cases at the same time.
 
     Returns:
@@ -143,7 +148,12 @@ def prepare_cohort(
             these problems. Cases that are complete stay on disk.
     """
     cases = table.to_dict("records")
-    settings = {"normalisation": normalisation, "interpolator": interpolator, "orientation": orientation}
+    settings = {
+        "normalisation": normalisation,
+        "interpolator": interpolator,
+        "orientation": orientation,
+        "bias_correction": bias_correction,
+    }
     remove_partial_files(Path(output_folder))
     attempt = partial(_attempt, channels=list(channels), output_folder=str(output_folder), **settings)
     outcomes = in_processes(attempt, cases, processes, "preparing")

@@ -9,12 +9,14 @@ import numpy as np
 
 from pd_ddpm.data.nifti.geometry import ImageError, spacing_mm
 from pd_ddpm.data.nifti.read import read_image
+from pd_ddpm.data.preparation.bias_field import correct_bias
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.resample import Interpolator, resample_to
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 Normalisation = Literal["zscore_brain", "percentile", "none"]
+BiasCorrection = Literal["none", "n4"]
 
 
 def read_normalised(
@@ -22,8 +24,11 @@ def read_normalised(
     channels: Sequence[str],
     normalisation: Normalisation = "zscore_brain",
     interpolator: Interpolator = "linear",
+    bias_correction: BiasCorrection = "none",
 ) -> Scan:
     """Read the channels of a case on the grid of its first channel, mask the brain, and normalise the intensities.
+
+    The brain mask is that of the first channel as read, before its bias field is corrected.
 
     Args:
         case: row of the case table: its name, a path per channel and, as `{channel}_transform`, a path or "".
@@ -32,14 +37,17 @@ def read_normalised(
             percentile of the brain to 0 and the 99th to 1, not clipped, since lesions are among the brightest voxels), or
             "none".
         interpolator: see `resample_to`.
+        bias_correction: "n4" corrects the bias field of each channel before it is normalised, see `correct_bias`; "none".
 
     Returns:
         The scan, whose `reference` is the first channel as read.
 
     Raises:
         ImageError: a file cannot be used, or a channel does not cover the brain.
-        ProblemError: the normalisation or the interpolator is unknown.
+        ProblemError: the normalisation, the interpolator or the bias correction is unknown.
     """
+    if bias_correction not in ("none", "n4"):
+        raise ProblemError(Problem("`bias_correction`", f"{bias_correction!r} is unknown", "Use none or n4"))
     first = read_image(case[channels[0]])
     volumes = [np.asarray(first.dataobj).astype(np.float32)]
     for channel in channels[1:]:
@@ -47,6 +55,8 @@ def read_normalised(
     brain = brain_mask(volumes[0], spacing_mm(first))
     for channel, volume in zip(channels, volumes, strict=True):
         check_coverage(case, channel, volume, brain)
+    if bias_correction == "n4":
+        volumes = [correct_bias(volume, brain, spacing_mm(first)) for volume in volumes]
     image = np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1)
     return Scan(case["case"], image, brain, first)
 
