@@ -97,6 +97,21 @@ FAULTS = [
     Fault(
         "noise: streams ignore the last part of their name", "diffusion/noise.py", "repr(name)", "repr(name[:-1])", "diffusion"
     ),
+    Fault("noise: methods share their streams", "diffusion/noise.py", "[(self.method, self.seed,", "[(self.seed,", "diffusion"),
+    Fault(
+        "probabilistic U-Net: free bits bound the sum instead of each dimension",
+        "training/objectives/elbo.py",
+        ".clamp(min=self.free_bits).sum()",
+        ".sum().clamp(min=self.free_bits)",
+        "training",
+    ),
+    Fault(
+        "raters: always the first",
+        "training/patches.py",
+        "rng.integers(len(raters)) if len(raters) > 1 else 0",
+        "0",
+        "training",
+    ),
     Fault("mask coding: decoded without the offset", "diffusion/mask_coding.py", "(x - self.low) /", "x /", "diffusion"),
     Fault(
         "metrics: HD95 is the 90th percentile",
