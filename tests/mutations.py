@@ -206,6 +206,20 @@ FAULTS = [
         "config",
     ),
     Fault(
+        "validation: estimates from the diffused ground truth select the weights",
+        "training/objectives/denoising.py",
+        '"diffused_truth", selects=False',
+        '"diffused_truth"',
+        "training/test_validation.py",
+    ),
+    Fault(
+        "weights: raw ones are replaced by the validated ones",
+        "models/weights.py",
+        'prefix += f"{kind}/"',
+        'prefix += ""',
+        "models/test_weights.py",
+    ),
+    Fault(
         "config: a variation keeps the values of its base",
         "config/resolve.py",
         "{**plain_settings(config, section, base), **overrides}",
