@@ -19,7 +19,7 @@ ROWS = pd.DataFrame(
 def test_captions_name_the_mean_dice_of_the_ground_truth_over_cases() -> None:
     text = table_caption(NOTE, ROWS)
     assert text.startswith(NOTE)
-    assert text.endswith("the ground truth itself has a Dice of 0.850, or 0.750 if it is made binary on them first.")
+    assert text.endswith("larger pixels and back, has a Dice of 0.850, or 0.750 if it is made binary on them first.")
     expected = "Dice of the ground truth through the networks' grid: 0.850, as binary mask 0.750\nDemo scale."
     assert figure_caption(NOTE, ROWS) == expected
 

@@ -17,8 +17,8 @@ def table_caption(caption_note: str, rows: pd.DataFrame) -> str:
         return caption_note
     soft, hard = (f"{means[name]:.3f}" for name in GRID_DICE)
     return (
-        f"{caption_note} The networks see larger pixels than the scan's. Mapped to them and back, the ground truth itself has "
-        f"a Dice of {soft}, or {hard} if it is made binary on them first."
+        f"{caption_note} The ground truth itself, mapped to the networks' larger pixels and back, has a Dice of {soft}, or "
+        f"{hard} if it is made binary on them first."
     )
 
 
