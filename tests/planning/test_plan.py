@@ -154,7 +154,7 @@ def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: 
     cohort = cohort_sizes(config, "phantom", tmp_path)
     assert len(cohort.cases) == 15
     sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
-    assert sizes["Amsterdam/GE3T"] == ((66, 128, 48), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
+    assert sizes["Amsterdam/GE3T"] == ((66, 128, 29), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
     own = {"layout": "table", "folder": "own", "table": str(tmp_path / "cohort.csv"), "channels": ["FLAIR", "T1"]}
     config |= {"datasets": {"own": own}}
     with pytest.raises(ValueError, match=r"cohort\.csv"):
@@ -230,7 +230,7 @@ def test_start_of_a_run_prints_the_cost_of_its_networks(tmp_path: Path) -> None:
     unet = Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
     run = run_startup_plan(tmp_path, [unet])
     first, second, third = run.stdout.splitlines()
-    assert first == "Plan: 108 network evaluations of a slice in sampling"  # three cases, 36 of 48 slices
+    assert first == "Plan: 66 network evaluations of a slice in sampling"  # three cases, 22 of 29 slices
     assert second.startswith("Plan: 0 GFLOP in training and ")
     assert third.startswith("Plan: hours of network time, estimated: ")
 

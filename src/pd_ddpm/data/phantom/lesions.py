@@ -1,6 +1,7 @@
 """White matter hyperintensities, infarcts and perivascular spaces of one person.
 
-Sizes and numbers of lesions are ours: they give loads and lesion counts in the range of the WMH challenge's cases.
+Sizes and numbers of lesions are ours: they give loads in the range of the WMH challenge's cases, and lesion counts too if the
+smallest lesion has the size of a few of the challenge's voxels. With a larger one, cases have fewer and larger lesions.
 """
 
 from dataclasses import dataclass
