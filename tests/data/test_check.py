@@ -17,7 +17,9 @@ import yaml
 from snakemake.utils import update_config
 
 from pd_ddpm.commands.main import main
+from pd_ddpm.config import load
 from pd_ddpm.config.load import read
+from pd_ddpm.config.resolve import overlay
 from pd_ddpm.data.cases.csv_table import read_case_table
 from pd_ddpm.data.cases.table import write_table
 from pd_ddpm.data.check import case as check_case
@@ -94,7 +96,21 @@ def cohort(sound: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, pd.DataFrame]]:
+def patches_within_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the demo by one of five folds whose patches fit into the slices of the cohort."""
+    folder = tmp_path / "config"
+    folder.mkdir()
+    shutil.copy(load.CONFIG, folder)
+    demo = yaml.safe_load(load.CONFIG.with_name("demo.yaml").read_text(encoding="utf-8"))
+    changes = {"grid": {"spacing_mm": None}, "training": {"crop": [32, 48]}, "folds": {"count": 5}}
+    (folder / "demo.yaml").write_text(yaml.safe_dump(overlay(demo, changes)), encoding="utf-8")
+    monkeypatch.setattr(load, "CONFIG", folder / "config.yaml")
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], patches_within_slices: None
+) -> Callable[..., tuple[int, str, pd.DataFrame]]:
     """Run the check and return exit code, output and findings."""
 
     def call(data: Path, *arguments: str) -> tuple[int, str, pd.DataFrame]:
@@ -624,10 +640,10 @@ def test_check_warns_of_scans_that_are_not_simulated_yet(run, monkeypatch, tmp_p
 @pytest.mark.parametrize("over", [None, "open_ms.example.yaml"])
 @pytest.mark.parametrize("scale", [None, "demo", "paper"])
 def test_configurations_are_laid_over_each_other_as_snakemake_does(over, scale):
-    load = lambda name: yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))  # noqa: E731
+    content = lambda name: yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))  # noqa: E731
     changes = {"scale": scale} if scale else {}
-    expected = load("config.yaml")
-    layers = [load("demo.yaml")] * (scale != "paper") + ([load(over)] if over else []) + [changes]
+    expected = content("config.yaml")
+    layers = [content("demo.yaml")] * (scale != "paper") + ([content(over)] if over else []) + [changes]
     for layer in layers:
         update_config(expected, layer)
     assert read(ROOT / "config" / (over or "config.yaml"), changes) == expected
@@ -675,7 +691,7 @@ def test_check_continues_after_an_unforeseen_error(cohort, run, monkeypatch):
     assert "cannot be processed (KeyError: 42)" in printed
 
 
-def test_check_script_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_path):
+def test_check_script_writes_findings_or_fails_with_all_of_them(cohort, script, tmp_path, patches_within_slices):
     config = read(None, {"datasets": {"own": {"channels": ["FLAIR", "T1"]}}})
     change(cohort / "p4/mask.nii.gz", lambda a: a * 0)
     write_table(read_case_table(cohort / "cases.csv", ["FLAIR", "T1"]), tmp_path / "cases.csv")
