@@ -151,7 +151,8 @@ def test_measured_seconds_uses_the_latest_rate_of_the_device() -> None:
 
 def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run has one resumed training and one method in two shards. FLOPs are set, so that no network is built."""
-    config = validate(overlay(load.read(None, {"scale": "demo"}), {"sampling": {"reverse_steps": 8}}))
+    changes = {"sampling": {"reverse_steps": 8}, "exhibits": {"fig4_ensemble": {"pool": 6}}}
+    config = validate(overlay(load.read(None, {"scale": "demo"}), changes))
     monkeypatch.chdir(tmp_path)
     results, plan = tmp_path / "phantom", tmp_path / "work" / "plan"
     case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
@@ -190,6 +191,6 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     # The benchmark of the training has only its last minute; the metadata has two hours.
     assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 1, 700]
     assert table.loc["network", ["steps", "threads", "validation_dice", "late_gain"]].tolist() == [600, 3, 0.625, 0.125]
-    assert table.loc["method", ["hours", "planned_evaluations"]].tolist() == [1, 4 * 8 * 2]  # two reverse steps
+    assert table.loc["method", ["hours", "planned_evaluations"]].tolist() == [1, 4 * 6 * 2]  # two reverse steps
     assert table.loc["total", "hours"] == 3
     assert "made up" in Path(files["page"]).read_text(encoding="utf-8")

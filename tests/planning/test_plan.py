@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from pd_ddpm.config import load
-from pd_ddpm.config.resolve import Config
+from pd_ddpm.config.resolve import Config, overlay
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
@@ -26,8 +27,17 @@ JOBS = (
 )
 
 
-def configured(scale: str) -> Config:
-    return validate(load.read(None, {"scale": scale}))
+# Five cases of each of three scanners, of which one each is tested.
+SIMULATED = {"cases_per_site": 5, "seed": 0, "resolution_mm": 2, "coarsening": 2, "slice_mm": 5, "smallest_lesion_ml": 0.2}
+
+
+def configured(scale: str, **changes: Any) -> Config:
+    return validate(overlay(load.read(None, {"scale": scale}), changes))
+
+
+def fifteen_phantoms(**changes: Any) -> Config:
+    """Return the demo's configuration for fifteen cases of known sizes, in five folds."""
+    return configured("demo", datasets={"phantom": {"simulate": SIMULATED}}, folds={"count": 5}, splits=[0], **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +140,8 @@ def test_naive_plan_shares_nothing() -> None:
 def test_shards_count_as_one_sampling() -> None:
     wildmetadata = {"dataset": "phantom", "method": "pd-ddpm", "split": "0", "seed": "1"}
     jobs = [Job("sample", wildmetadata | {"shard": str(shard)}, []) for shard in range(4)]
-    assert planned_work(configured("demo"), jobs).samplings == [Sampling(Run("phantom", "pd-ddpm", 0, 1), 8)]
+    config = configured("demo", exhibits={"fig4_ensemble": {"pool": 7}})
+    assert planned_work(config, jobs).samplings == [Sampling(Run("phantom", "pd-ddpm", 0, 1), 7)]
 
 
 def test_sizes_of_the_challenge_are_published(tmp_path: Path) -> None:
@@ -149,8 +160,7 @@ def test_sizes_of_the_challenge_are_published(tmp_path: Path) -> None:
 
 
 def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: Path) -> None:
-    config = configured("demo")
-    config["grid"]["spacing_mm"] = 2.25
+    config = fifteen_phantoms(grid={"spacing_mm": 2.25})
     cohort = cohort_sizes(config, "phantom", tmp_path)
     assert len(cohort.cases) == 15
     sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
@@ -205,7 +215,7 @@ def test_disk_space_counts_weights_states_and_volumes() -> None:
 
 
 def test_plan_doubts_long_steps_only_if_figure_3_is_computed() -> None:
-    config = validate(load.read(None, {"scale": "demo", "sampling": {"reverse_steps": 8}}))
+    config = configured("demo", sampling={"reverse_steps": 8})
     figure = Job("fig3_tprime", {"dataset": "phantom"}, [])
     (line,) = report.doubt_lines(config, [figure])
     assert line.startswith("doubtful: `methods.pd-ddpm.reverse_steps`: 8 over T = 1000 are too few for Figure 3")
@@ -221,7 +231,7 @@ def test_operations_are_printed_with_three_digits(flops: float, words: str) -> N
 
 
 def run_startup_plan(folder: Path, jobs: list[Job]) -> subprocess.CompletedProcess[str]:
-    request = {"config": configured("demo"), "jobs": jobs, "cores": 2, "is_local": False}
+    request = {"config": fifteen_phantoms(), "jobs": jobs, "cores": 2, "is_local": False}
     command = [sys.executable, str(ROOT / "workflow" / "plan.py"), "--start"]
     return subprocess.run(command, cwd=folder, input=json.dumps(request), capture_output=True, text=True)
 

@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 from workflow_runs import ROOT, error, jobs, snakemake
 
+from pd_ddpm.config import load
+
 
 def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
     run = snakemake(fresh, "-n")
     planned = jobs(run)
+    config = load.read(None, {"scale": "demo"})
+    trainings = len(config["splits"]) * len(config["seeds"])
     assert planned["simulate_phantom"] == 1
-    assert planned["train"] == 7
+    assert planned["train"] == 7 * trainings
     for name in ("table1", "table2", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "uncertainty", "claims"):
         assert (planned[name], planned[f"publish_{name}"]) == (1, 1)
-    assert (planned["probe"], planned["probe_figure"], planned["publish_probe"]) == (2, 1, 1)
+    assert (planned["probe"], planned["probe_figure"], planned["publish_probe"]) == (2 * trainings, 1, 1)
 
 
 def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
@@ -80,7 +84,8 @@ def test_held_out_cases_are_locked_until_evaluate_held_out_is_true(fresh: Path) 
 
 def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
     (fresh / "second.yaml").write_text(
-        "datasets: {second: {like: phantom, folder: data/second, simulate: {seed: 7}, networks_of: phantom}}\n",
+        "datasets: {second: {like: phantom, folder: data/second, simulate: {seed: 7}, networks_of: phantom}}\n"
+        "splits: [0]\nseeds: [0]\n",
         encoding="utf-8",
     )
     files = ("--configfile", "second.yaml")
