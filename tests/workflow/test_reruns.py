@@ -49,7 +49,7 @@ def test_additional_method_requires_configuration_only(finished: Path, tmp_path:
     assert run.returncode == 0, run.stdout + run.stderr
     table = pd.read_csv(folder / "results/table1.csv").set_index("method")
     assert table.index[-1] == "PD-DDPM (U-Net)"
-    assert table.loc["PD-DDPM (U-Net)", "network_evaluations"] == 3
+    assert table.loc["PD-DDPM (U-Net)", "network_evaluations"] == 7
 
 
 def test_second_run_has_nothing_to_do(finished: Path) -> None:

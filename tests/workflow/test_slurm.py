@@ -30,7 +30,6 @@ FEWER = """\
 exhibits:
   fig3_tprime: {t_start: [300, 1000]}
   table2: {presegmentations: [{method: zero, printed: Zero}, {method: attunet, printed: "0.799"}]}
-  pareto: {reverse_steps: {ancestral: [4], ddim: [2]}}
 """
 
 # Four trainings with the resources of the paper's, except for CPUs: one thread gives equal bits on every machine.

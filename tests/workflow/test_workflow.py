@@ -27,9 +27,9 @@ def test_table1_has_a_row_per_method_and_the_printed_values(finished: Path) -> N
     assert table["dice"].between(0, 1).all()
     assert table["dice_paper"].tolist() == [0.787, 0.799, 0.798, 0.798, 0.792, 0.796, 0.801, 0.803, 0.812]
     assert (table["cases"] == 2).all()  # six cases over five folds: fold 0 has two
-    # Two members. The whole chain has four steps, and one from T' = 300. TDPM's prior adds one evaluation per member, and a
+    # Two members. The whole chain has ten steps, and three from T' = 300. TDPM's prior adds one evaluation per member, and a
     # pre-segmentation one for all members. The Probabilistic U-Net has one evaluation for any number of masks.
-    assert table["network_evaluations"].tolist() == [1, 1, 1, 2, 1, 8, 4, 3, 3]
+    assert table["network_evaluations"].tolist() == [1, 1, 1, 2, 1, 20, 8, 7, 7]
     assert (table["samples"] == [1, 1, 1, *[2] * 6]).all()
     assert (table["seconds_per_case"] > 0).all()
     assert ((table["dice_low"] <= table["dice"]) & (table["dice"] <= table["dice_high"])).all()
