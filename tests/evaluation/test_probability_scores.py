@@ -216,7 +216,7 @@ def test_scores_of_a_whole_case_take_less_than_a_second() -> None:
     generator = np.random.default_rng(0)
     labels = (generator.random(shape, dtype=np.float32) < 0.01).astype(np.uint8)
     samples = generator.random((*shape, 5), dtype=np.float32) * 0.5 + 0.5 * (labels == 1)[..., None]
-    begin = time.perf_counter()
+    begin = time.process_time()
     probability_scores(samples, labels, band(brain, (1.0, 1.0, 3.0), 5.0))
     rater_scores(samples, [labels, labels, labels])
-    assert time.perf_counter() - begin < 3  # 0.4 s on an idle core
+    assert time.process_time() - begin < 3  # 0.4 s of CPU time, whatever else the machine does
