@@ -64,7 +64,8 @@ def small_cohort(folder: Path) -> None:
         )
     pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
     (folder / "own.yaml").write_text(
-        "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n",
+        "dataset: own\ndatasets: {own: {layout: table, table: own.csv, folder: scans, channels: [FLAIR, T1]}}\n"
+        "folds: {count: 5}\n",
         encoding="utf-8",
     )
 

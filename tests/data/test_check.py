@@ -722,7 +722,7 @@ def test_list_cases_script_reports_missing_files_and_other_faults(cohort, script
         "table": str(tmp_path / "out.csv"),
         "dataset": "own",
         "settings": chosen,
-        "config": read(None, {"datasets": {"own": chosen}}),
+        "config": read(None, {"datasets": {"own": chosen}, "folds": {"count": 5}}),
         "processes": 1,
     }
     (cohort / "p2/mask.nii.gz").unlink()

@@ -76,10 +76,13 @@ def test_uncertainty_and_claims_cover_all_methods(finished: Path) -> None:
     assert table.loc[ROWS, "ged_squared"].between(0, 2).all()
     assert 0.4 < table.loc["Inter-rater", "dice"] < 1
     claims = exhibit(finished, "claims")
-    assert set(claims["verdict"]) <= {"holds", "does not hold", "undecided at this scale"}
+    # After twelve training steps no network finds a lesion. The pre-segmentations are then equal, and no spread can shrink.
+    not_run = claims[claims["verdict"] == "not run"]
+    assert set(not_run["detail"]) <= {"All pre-segmentations of Table 2 have the same Dice."}
+    assert set(claims["verdict"].drop(not_run.index)) <= {"holds", "does not hold", "undecided at this scale"}
     assert len(claims) >= 10
-    # After twelve training steps, no ensemble finds a lesion. There is no spread that could shrink.
-    assert claims.set_index("claim")["effect"].drop("spread_shrinks_with_size").notna().all()
+    effects = claims.drop(not_run.index).set_index("claim")["effect"]
+    assert effects.drop("spread_shrinks_with_size").notna().all()
 
 
 def test_figures_have_tables_of_their_values(finished: Path) -> None:
