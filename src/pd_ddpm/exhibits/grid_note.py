@@ -12,10 +12,10 @@ def table_caption(caption_note: str, rows: pd.DataFrame) -> str:
         caption_note: dataset and scale that the numbers belong to.
         rows: score rows or ensemble rows.
     """
-    means = _mean_grid_dice(rows)
-    if means is None:
+    through_grid = _mean_grid_dice(rows)
+    if through_grid is None:
         return caption_note
-    soft, hard = (f"{means[name]:.3f}" for name in GRID_DICE)
+    soft, hard = through_grid
     return (
         f"{caption_note} The ground truth itself, mapped to the networks' larger pixels and back, has a Dice of {soft}, or "
         f"{hard} if it is made binary on them first."
@@ -29,17 +29,20 @@ def figure_caption(caption_note: str, rows: pd.DataFrame) -> str:
         caption_note: dataset and scale that the numbers belong to.
         rows: score rows or ensemble rows.
     """
-    means = _mean_grid_dice(rows)
-    if means is None:
+    through_grid = _mean_grid_dice(rows)
+    if through_grid is None:
         return caption_note
-    soft, hard = (f"{means[name]:.3f}" for name in GRID_DICE)
+    soft, hard = through_grid
     line = f"Dice of the ground truth through the networks' grid: {soft}, as binary mask {hard}"
     return f"{line}\n{caption_note}"
 
 
-def _mean_grid_dice(rows: pd.DataFrame) -> pd.Series | None:
-    """Return the means over cases, each counted once; None if no case has a coarser grid."""
+def _mean_grid_dice(rows: pd.DataFrame) -> tuple[str, str] | None:
+    """Return the mean soft and hard Dice, each case counted once; None if no case has a coarser grid."""
     if not set(GRID_DICE) <= set(rows.columns):
         return None
     cases = rows.drop_duplicates("case")[list(GRID_DICE)].dropna()
-    return None if cases.empty else cases.mean()
+    if cases.empty:
+        return None
+    soft, hard = (f"{cases[name].mean():.3f}" for name in GRID_DICE)
+    return soft, hard

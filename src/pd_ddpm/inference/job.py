@@ -96,13 +96,12 @@ class SampleJob:
 
 
 @dataclass(frozen=True)
-class GateJob:
-    """A job of the rule `gate`: test in which precisions a trained network may sample.
+class _NetworkJob:
+    """What the jobs have in common that test one trained network.
 
     Attributes:
         run: dataset, network, split and seed.
-        settings: settings of the method with which the network is tested.
-        limits: section `sampling.gate` of the configuration.
+        settings: parameter `settings` of the rule.
         cases: table of the preprocessed cases; the images are in its folder.
         splits: table of the splits.
         weights: weights of the network.
@@ -114,7 +113,6 @@ class GateJob:
 
     run: Run
     settings: dict[str, Any]
-    limits: dict[str, Any]
     cases: Path
     splits: Path
     weights: Path
@@ -124,13 +122,12 @@ class GateJob:
     code: str
 
     @classmethod
-    def from_snakemake(cls, snakemake: Any) -> Self:
-        """Read the job from the object of this name in a Snakemake script."""
+    def _from_snakemake(cls, snakemake: Any, **further: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script; `further` are the fields of the subclass."""
         inputs, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
         return cls(
             run=Run(wildcards["dataset"], wildcards["network"], int(wildcards["split"]), int(wildcards["seed"])),
             settings=params["settings"],
-            limits=params["gate"],
             cases=Path(inputs["cases"]),
             splits=Path(inputs["splits"]),
             weights=Path(inputs["weights"]),
@@ -138,53 +135,44 @@ class GateJob:
             device=snakemake.config["device"],
             threads=snakemake.threads,
             code=params["code"],
+            **further,
         )
 
 
 @dataclass(frozen=True)
-class ProbeJob:
-    """A job of the rule `probe`: test whether a trained denoiser reads x_t.
+class GateJob(_NetworkJob):
+    """A job of the rule `gate`: test in which precisions a trained network may sample.
+
+    `settings` are those of the method with which the network is tested.
 
     Attributes:
-        run: dataset, network, split and seed.
-        settings: section `exhibits.probe` of the configuration.
-        cases: table of the preprocessed cases; the images are in its folder.
-        splits: table of the splits.
-        weights: weights of the network.
-        network_metadata: metadata file of the network.
-        device: config key `device`.
-        threads: CPU threads.
-        code: hash of the code.
+        limits: section `sampling.gate` of the configuration.
+    """
+
+    limits: dict[str, Any]
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script."""
+        return cls._from_snakemake(snakemake, limits=snakemake.params["gate"])
+
+
+@dataclass(frozen=True)
+class ProbeJob(_NetworkJob):
+    """A job of the rule `probe`: test whether a trained denoiser reads x_t.
+
+    `settings` are the section `exhibits.probe` of the configuration.
+
+    Attributes:
         config: the active configuration.
     """
 
-    run: Run
-    settings: dict[str, Any]
-    cases: Path
-    splits: Path
-    weights: Path
-    network_metadata: Path
-    device: str
-    threads: int
-    code: str
     config: dict[str, Any]
 
     @classmethod
     def from_snakemake(cls, snakemake: Any) -> Self:
         """Read the job from the object of this name in a Snakemake script."""
-        inputs, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
-        return cls(
-            run=Run(wildcards["dataset"], wildcards["network"], int(wildcards["split"]), int(wildcards["seed"])),
-            settings=params["settings"],
-            cases=Path(inputs["cases"]),
-            splits=Path(inputs["splits"]),
-            weights=Path(inputs["weights"]),
-            network_metadata=Path(inputs["metadata"]),
-            device=snakemake.config["device"],
-            threads=snakemake.threads,
-            code=params["code"],
-            config=snakemake.config,
-        )
+        return cls._from_snakemake(snakemake, config=snakemake.config)
 
     @property
     def title(self) -> str:
