@@ -78,7 +78,7 @@ rule list_cases:
 
 
 # The hash of the code is no parameter, nor are crop and pixel size: a new finding must neither require raw scans that have been
-# archived, nor re-run a training. `folds` is none either, because rule `split` checks it again. There are no retries, because most
+# archived, nor re-run a training. Nor is `folds` a parameter: rule `split` checks it again. There are no retries, because most
 # failures are problems of the data.
 # The next rules do not take the findings as ancient. Snakemake does not examine the jobs below a job that must run, since it
 # assumes that they follow from it. Below an ancient input they do not follow, and would stay stale or missing without a message.

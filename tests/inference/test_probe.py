@@ -48,7 +48,7 @@ class FirstChannel(Zero):
 
 
 def slices(num: int = 10, height: int = 61, width: int = 50) -> ProbedSlices:
-    """Random binary masks with 20 % of lesion, of which the other slice shares some, and 10 % of ignored pixels."""
+    """Random binary masks with 20 % of lesion and 10 % of ignored pixels. The other slice shares some of the lesion."""
     random = torch.Generator().manual_seed(0)
     shape = (num, 1, height, width)
     image = torch.randn((num, 2, height, width), generator=random)

@@ -27,7 +27,7 @@ JOBS = (
 )
 
 
-# Five cases of each of three scanners, of which one each is tested.
+# Five cases of each of three scanners; one case of each scanner is tested.
 SIMULATED = {"cases_per_site": 5, "seed": 0, "resolution_mm": 2, "coarsening": 2, "slice_mm": 5, "smallest_lesion_ml": 0.2}
 
 

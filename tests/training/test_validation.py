@@ -149,7 +149,7 @@ def test_validator_takes_slices_in_the_middle_of_equal_parts():
 
 
 class Named(CrossEntropy):
-    """An objective with two named estimates, of which the second does not select."""
+    """An objective with two named estimates. The second does not select."""
 
     def estimates(self, model, batch, rng):
         empty = torch.zeros_like(batch.mask)

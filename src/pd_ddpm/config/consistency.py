@@ -109,7 +109,7 @@ def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:
 def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
     """Yield what is wrong with the network whose masks a denoiser is validated from.
 
-    Only denoisers have such a network, and it is none itself. A circle of trainings is therefore impossible.
+    Only denoisers have such a network, and no denoiser can be one. A circle of trainings is therefore impossible.
     """
     presegmenter, path = network(config, name).get("validation_presegmenter"), ("networks", name, "validation_presegmenter")
     if presegmenter is None:
