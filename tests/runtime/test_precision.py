@@ -14,7 +14,14 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime import cpu_info, precision
 from pd_ddpm.runtime.cpu_info import only_float32
-from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS, choose_precision, precisions_by_speed, prepare_for_inference
+from pd_ddpm.runtime.precision import (
+    FLOAT32,
+    PRECISIONS,
+    choose_precision,
+    move_model,
+    precisions_by_speed,
+    prepare_for_inference,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 METHOD = {"pool": 2, "sampler": "ancestral", "variance": "large", "eta": 0.0, "reverse_steps": 50}
@@ -149,6 +156,24 @@ def test_network_in_bfloat16_stays_near_float32(configured, name):
         assert not inputs[1].is_floating_point()  # the times, of which bfloat16 could not tell 999 from 1000
     error = (actual.float() - expected).norm() / expected.norm()
     assert 1e-5 < error < 2e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "chosen", "channels_last"),
+    [
+        ("unet", {}, "float32", True),
+        ("unet", {}, "bfloat16", True),
+        ("denoiser", {}, "float32", True),
+        ("denoiser", {}, "bfloat16", False),
+        ("denoiser", {"spatial_dims": 3}, "float32", False),
+    ],
+)
+def test_layout_is_channels_last_where_that_is_faster(configured, name, settings, chosen, channels_last):
+    built = build_model(configured("network", name, **NETWORKS[name][0] | settings), 2)
+    weights = [parameter for parameter in move_model(built, CPU, PRECISIONS[chosen]).parameters() if parameter.ndim >= 4]
+    kernels = [weight for weight in weights if weight.shape[1] > 1 and weight.shape[2] > 1]
+    assert [not kernel.is_contiguous() for kernel in kernels] == [channels_last] * len(kernels)
+    assert {weight.dtype for weight in weights} == {torch.float32}
 
 
 def test_chain_of_a_bfloat16_network_stays_float32(configured):

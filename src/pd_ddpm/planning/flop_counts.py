@@ -13,6 +13,7 @@ from pd_ddpm.runtime.precision import (
     autocast,
     choose_device,
     choose_precision,
+    move_model,
     precisions_by_speed,
     prepare_for_inference,
     set_matmul_precision,
@@ -108,7 +109,7 @@ def measure(
     sampling_rate = flops.measured_rate(sample, per_sample, batch, device, MEASURING_SECONDS)
     if device.type == "cpu" and per_sample > sampling_rate:
         return sampling_rate, sampling_rate
-    trained = build_model(settings, channels).to(device).train()
+    trained = move_model(build_model(settings, channels), device, training_precision).train()
     phase, *_ = minimised.phases(trained)
 
     def train(num_patches: int) -> None:

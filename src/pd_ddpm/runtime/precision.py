@@ -122,7 +122,7 @@ def prepare_for_inference(model: nn.Module, device: torch.device, precision: Pre
     """Move a model to the device in evaluation mode, with its weights in this precision.
 
     Weights and activations are both in this precision: under `autocast`, a half-precision network would move as many bytes
-    as in float32. On a CPU, the channels-last layout takes a third off the time of float32 convolutions.
+    as in float32.
 
     Args:
         model: a network or denoiser, changed in place.
@@ -132,8 +132,27 @@ def prepare_for_inference(model: nn.Module, device: torch.device, precision: Pre
     Returns:
         The model.
     """
-    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-    return model.to(device, precision.dtype, memory_format=layout).eval()
+    return move_model(model, device, precision).to(precision.dtype).eval()
+
+
+def move_model(model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+    """Move a model to the device, with its weights in the layout in which it computes fastest in this precision.
+
+    For networks of slices on a CPU that is channels-last, except for group normalisation in half precision: PyTorch's is so
+    slow in that layout that the demo's denoiser would take 1.7 times as long.
+
+    Args:
+        model: a network or denoiser, changed in place; its dtype stays.
+        device: where it computes from now on.
+        precision: the precision of its activations.
+
+    Returns:
+        The model.
+    """
+    has_volumes = any(parameter.ndim == 5 for parameter in model.parameters())
+    has_group_norm = any(isinstance(module, nn.GroupNorm) for module in model.modules())
+    is_faster = device.type == "cpu" and not has_volumes and not (has_group_norm and precision.is_half)
+    return model.to(device, memory_format=torch.channels_last if is_faster else torch.contiguous_format)
 
 
 def cast_to_weights(x: Tensor, network: nn.Module) -> Tensor:

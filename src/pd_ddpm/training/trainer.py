@@ -22,6 +22,7 @@ from pd_ddpm.models import weights
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.files import lock_folder, remove_partial_files, write_json
 from pd_ddpm.runtime.memory import explain_memory_shortage
+from pd_ddpm.runtime.precision import move_model
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
 from pd_ddpm.training.early_checkpoints import early_path, load_early_checkpoints
@@ -79,7 +80,7 @@ class Trainer:
         backend: Backend,
         validator: Validator | None = None,
     ):
-        self.model = model.to(backend.device)
+        self.model = move_model(model, backend.device, backend.precision)
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.slices = slices
         self.settings = settings
@@ -329,9 +330,10 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the model's state, except for what it needs in training only."""
+    """Copy the model's state to contiguous tensors, as its file needs them, except for what it needs in training only."""
     omitted = getattr(model, "training_only", ())
-    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items() if not key.startswith(omitted)}
+    state = {key: tensor.detach() for key, tensor in model.state_dict().items() if not key.startswith(omitted)}
+    return {key: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) for key, tensor in state.items()}
 
 
 def _loss_column(phase: Phase) -> str:
