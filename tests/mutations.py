@@ -206,6 +206,20 @@ FAULTS = [
         "config",
     ),
     Fault(
+        "recycling: the network learns its own estimate",
+        "training/objectives/denoising.py",
+        "segmentation_losses(output, batch, dice",
+        "segmentation_losses(output, batch._replace(mask=diffused), dice",
+        "training/test_recycling.py",
+    ),
+    Fault(
+        "recycling: gradients flow through the first pass",
+        "training/objectives/recycling.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        "training/test_recycling.py",
+    ),
+    Fault(
         "validation: estimates from the diffused ground truth select the weights",
         "training/objectives/denoising.py",
         '"diffused_truth", selects=False',

@@ -40,6 +40,8 @@ def test_validate_accepts_jumps_without_large_variance_or_with_permission(paper:
 def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None:
     validate(overlay(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
     validate(overlay(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
+    recycled = {"predicts": "mask", "recycled_share": 0.75}
+    validate(overlay(paper, {"networks": {"denoiser": recycled, "truncated-denoiser": {"initialise_from": "denoiser"}}}))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,20 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             {"networks": {"denoiser": {"likelihood_skip": True}}},
             ["likelihood_skip", "Set `predicts: mask`"],
         ),
+        (
+            {"networks": {"denoiser": {"recycled_share": 0.75}}},
+            ["`networks.denoiser.recycled_share`: the ground truth must be the target", "Set `predicts: mask`"],
+        ),
+        (
+            {"networks": {"denoiser": {"recycled_share": 0.75, "predicts": "mask", "t_max": 300}}},
+            ["recycled_from", "needs t = T = 1000, but t_max = 300", "Set `recycled_from: next` or raise `t_max`"],
+        ),
+        (
+            {"networks": {"truncated-denoiser": {"recycled_share": 0.75, "predicts": "mask"}}},
+            ["recycled_from", "needs t = T = 1000, but t_max = 300", "Set `recycled_from: next` or raise `t_max`"],
+        ),
+        ({"networks": {"denoiser": {"recycled_share": 1.5}}}, ["`networks.denoiser.recycled_share`", "at most 1"]),
+        ({"networks": {"denoiser": {"recycled_from": "T"}}}, ["`networks.denoiser.recycled_from`", "noise", "next"]),
         ({"sampling": {"reverse_steps": 4000}}, ["`methods.pd-ddpm.reverse_steps`: 4000"]),
         (
             {"sampling": {"reverse_steps": 20}},

@@ -67,6 +67,15 @@ def test_flops_of_the_papers_denoiser_match_known_numbers(paper: resolve.Config)
     assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
 
 
+@pytest.mark.parametrize(("share", "source"), [(0.0, "noise"), (0.3, "noise"), (0.75, "next"), (1.0, "noise")])
+def test_recycling_adds_forward_pass_of_expected_share(demo: resolve.Config, share: float, source: str) -> None:
+    chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3}
+    (_, each) = count(chosen, 2, "evaluation", chosen["crop"])
+    (plain,) = count(chosen, 2, "steps", ())
+    (recycled,) = count(chosen | {"recycled_share": share, "recycled_from": source}, 2, "steps", ())
+    assert recycled - plain == round(share * 10 * 3 * each)
+
+
 def test_each_phase_of_tdpm_counts_as_often_as_it_is_due(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):

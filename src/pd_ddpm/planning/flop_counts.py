@@ -54,7 +54,17 @@ def count(settings: Settings, channels: int, quantity: Quantity, size: Sequence[
 
 
 def _all_steps(network: nn.Module, settings: Settings, channels: int) -> int:
-    phases = flops.training_phases(network, build_objective(settings), channels, settings["batch"], tuple(settings["crop"]))
+    """Return the FLOPs of all training steps. The number of recycled rows is random; the expected one is counted."""
+    without, share = _steps_at_share(network, settings, channels, 0.0), settings.get("recycled_share", 0.0)
+    if not share:
+        return without
+    return without + round(share * (_steps_at_share(network, settings, channels, 1.0) - without))
+
+
+def _steps_at_share(network: nn.Module, settings: Settings, channels: int, share: float) -> int:
+    """Return the FLOPs of all training steps if no row (share 0) or every row (share 1) is recycled."""
+    objective = build_objective({**settings, "recycled_share": share})
+    phases = flops.training_phases(network, objective, channels, settings["batch"], tuple(settings["crop"]))
     steps = range(1, settings["steps"] + 1)
     return sum(per_step * sum(phase.is_due(step, settings["steps"]) for step in steps) for phase, per_step in phases)
 
@@ -77,7 +87,7 @@ def local_device(name: str, training: str, sampling: str) -> tuple[torch.device,
 def measure(
     settings: Settings, channels: int, batch: int, threads: int, device: torch.device, precisions: Sequence[Precision]
 ) -> tuple[float, float]:
-    """Measure the speed of a network on a device.
+    """Measure the speed of a network on a device, without recycled rows, whose number is random.
 
     If a CPU needs a second or more for one patch, training is taken to be as fast as sampling.
 
@@ -94,7 +104,7 @@ def measure(
     """
     torch.set_num_threads(threads)
     training_precision, sampling_precision = precisions
-    size, minimised = tuple(settings["crop"]), build_objective(settings)
+    size, minimised = tuple(settings["crop"]), build_objective({**settings, "recycled_share": 0.0})
     with torch.device("meta"):
         counted = build_model(settings, channels)
     per_sample = sum(flops.evaluation(counted, channels, size))

@@ -6,6 +6,7 @@ from pd_ddpm.training.objectives.base import Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
+from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 from pd_ddpm.training.objectives.tdpm import TruncatedDiffusion
 from pd_ddpm.training.patches import PatchSettings
@@ -15,7 +16,7 @@ from pd_ddpm.training.settings import TrainingSettings
 def build_objective(settings: dict[str, Any]) -> Objective:
     """Build the objective of these network settings (one entry of `networks` in the configuration)."""
     if settings["architecture"] == "denoising_unet":
-        return Denoising(settings["t_max"], settings["mask_loss"], _chains(settings))
+        return Denoising(settings["t_max"], settings["mask_loss"], _chains(settings), _recycling(settings))
     if settings["architecture"] == "truncated_denoising_unet":
         return TruncatedDiffusion(
             settings["t_max"],
@@ -26,6 +27,7 @@ def build_objective(settings: dict[str, Any]) -> Objective:
             penalty_every=settings["penalty_every"],
             warm_up=settings["warm_up"],
             chains=_chains(settings),
+            recycling=_recycling(settings),
         )
     if settings["architecture"] == "probabilistic_unet":
         return EvidenceLowerBound(settings["kl_weight"], settings["free_bits"], settings["kl_warm_up"])
@@ -34,6 +36,10 @@ def build_objective(settings: dict[str, Any]) -> Objective:
 
 def _chains(settings: dict[str, Any]) -> ValidationChains:
     return ValidationChains(settings["validation_chain_steps"], settings["validation_t_start"])
+
+
+def _recycling(settings: dict[str, Any]) -> Recycling:
+    return Recycling(settings["recycled_share"], settings["recycled_estimate"], settings["recycled_from"])
 
 
 def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:

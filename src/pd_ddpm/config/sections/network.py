@@ -153,6 +153,24 @@ class _Denoiser(_Network):
     mask_loss: Literal["squared_error", "cross_entropy_dice"] = Field(
         description="Loss of a network that predicts the mask; unused if it predicts the noise."
     )
+    recycled_share: Share = Field(
+        description=(
+            "Probability of each patch of a batch that its x_t is made from the network's own estimate of the mask instead of "
+            "the ground truth. The target stays the ground truth. 0: always from the ground truth; needs predicts: mask."
+        )
+    )
+    recycled_estimate: Literal["hard", "soft", "sampled"] = Field(
+        description=(
+            "hard: the estimate is thresholded at one half; soft: its probabilities are diffused; sampled: each pixel is drawn "
+            "with its probability."
+        )
+    )
+    recycled_from: Literal["noise", "next"] = Field(
+        description=(
+            "What the estimate is made from, in a pass without gradient. noise: pure noise at T, with which a chain begins; "
+            "next: the ground truth diffused to t + 1, at most t_max."
+        )
+    )
     validation_chain_steps: Count = Field(
         description=(
             "Reverse steps of a chain from T in validation, ancestral with variance small; a chain from T' takes the share "
@@ -170,7 +188,7 @@ class _Denoiser(_Network):
     )
 
     def contradictions(self) -> Iterator[Contradiction]:
-        """Yield a `t_max` or a chain that is longer than T, and a likelihood skip without mask logits."""
+        """Yield a `t_max` or a chain that is longer than T, and what needs mask logits or timestep T without having it."""
         if self.t_max > self.T:
             yield Contradiction("t_max", f"{self.t_max} is above T = {self.T}", "Lower `t_max` or raise `T`")
         if self.validation_chain_steps > self.T:
@@ -179,6 +197,12 @@ class _Denoiser(_Network):
         if self.likelihood_skip and self.predicts != "mask":
             finding = "it adds to the logits of a mask, but the network predicts the noise"
             yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")
+        if self.recycled_share and self.predicts != "mask":
+            finding = "the ground truth must be the target, but that of a network that predicts the noise is the noise in x_t"
+            yield Contradiction("recycled_share", finding, "Set `predicts: mask` or `recycled_share: 0`")
+        if self.recycled_share and self.recycled_from == "noise" and self.t_max < self.T:
+            finding = f"an estimate from noise needs t = T = {self.T}, but t_max = {self.t_max} is the last that is trained"
+            yield Contradiction("recycled_from", finding, "Set `recycled_from: next` or raise `t_max`")
 
 
 class DenoisingUNet(_Denoiser):

@@ -12,7 +12,8 @@ from pd_ddpm.diffusion.starts import NoiseStart
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Estimate, Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
-from pd_ddpm.training.objectives.noise import diffuse_mask
+from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
+from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import segmentation_losses
 from pd_ddpm.training.patches import Batch, to_device
 
@@ -25,12 +26,14 @@ class Denoising(Objective):
     """Denoising at timesteps t ~ uniform {1..t_max}.
 
     A denoiser that predicts noise is trained on the squared error of the noise. One that predicts the mask is trained on the
-    squared error of the mask, or as a segmentation network (cross-entropy + Dice).
+    squared error of the mask, or as a segmentation network (cross-entropy + Dice). The target is always the ground
+    truth, while x_t may be made from the network's own estimate.
 
     Attributes:
         t_max: largest timestep that is trained.
         mask_loss: loss of a denoiser that predicts the mask.
         chains: how reverse chains are run in validation.
+        recycling: which rows of a batch are diffused from the network's own estimate.
 
     Reference: Ho et al. 2020 (DDPM), Algorithm 1 and Eq. 14; PD-DDPM, Sec. 2.2.
     """
@@ -38,11 +41,15 @@ class Denoising(Objective):
     t_max: int
     mask_loss: Literal["squared_error", "cross_entropy_dice"]
     chains: ValidationChains = field(default_factory=ValidationChains)
+    recycling: Recycling = field(default_factory=Recycling)
 
     def loss(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return the loss at one random timestep per patch. See `Objective.loss`."""
         t = to_device(rng.integers(1, self.t_max + 1, len(batch.mask)), batch.mask.device)
-        x_t, noise = diffuse_mask(model, batch.mask, t, rng)
+        noise = sample_normal(rng, len(batch.mask), batch.mask.shape[1:], batch.mask.device)
+        # Recycling draws its numbers last, so that trainings with other shares have the same timesteps and noise.
+        diffused = self.recycling.replace_masks(model, batch, t, self.t_max, rng)
+        x_t = model.schedule.diffuse(model.coding.encode(diffused), t, noise)
         output = model.output(x_t, batch.image, t)
         if model.predicts == "noise":
             return {"loss": losses.squared_error(output, noise, batch.loss_mask)}

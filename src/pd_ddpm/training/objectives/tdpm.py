@@ -17,6 +17,7 @@ from pd_ddpm.training.objectives.base import Estimate, Objective, Phase
 from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
+from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.patches import Batch
 
 # No momentum, since the gradients of an adversarial game keep changing direction (Karras et al. 2019; Zheng et al. 2022).
@@ -40,6 +41,7 @@ class TruncatedDiffusion(Objective):
         penalty_every: number of steps between two gradient penalties.
         warm_up: fraction of the steps that train denoising alone, before the game begins.
         chains: how reverse chains are run in validation.
+        recycling: as in `Denoising`.
 
     Reference: Zheng et al. 2022 (TDPM).
     """
@@ -52,11 +54,12 @@ class TruncatedDiffusion(Objective):
     penalty_every: int
     warm_up: float
     chains: ValidationChains = field(default_factory=ValidationChains)
+    recycling: Recycling = field(default_factory=Recycling)
 
     @property
     def denoising(self) -> Denoising:
         """The objective of the denoising phase."""
-        return Denoising(self.t_max, self.mask_loss, self.chains)
+        return Denoising(self.t_max, self.mask_loss, self.chains, self.recycling)
 
     def phases(self, model: TruncatedDenoiser) -> list[Phase]:
         """Return denoising, generator, discriminator and gradient penalty. See `Objective.phases`."""
