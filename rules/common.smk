@@ -33,6 +33,11 @@ PREDICTION = f"results/{{dataset}}/predictions/{{method}}/{SLUG}"
 SCORES = f"results/{{dataset}}/scores/{{method}}/{SLUG}"
 ENSEMBLES = f"results/{{dataset}}/ensembles/{{method}}/{SLUG}"
 
+# Methods that average others come from the rule `average`, all others from `sample`.
+MEANS = "|".join(methods.mean_methods(config))
+AVERAGED_METHOD = rf"({MEANS})(@[^/]+)?" if MEANS else "(?!)"
+SAMPLED_METHOD = rf"(?!({MEANS})[@/])[^/]+" if MEANS else "[^/]+"
+
 # The dataset whose Table 1 is published next to the exhibits of the active one, because its cases were held out from it.
 HELD_OUT = methods.held_out(config)
 EXHIBITS = exhibits.available_exhibits(config)

@@ -71,6 +71,8 @@ rule sample_shard:
         f"results/logs/sample/{METHOD_RUN}/shard-{{shard}}-of-{{shards}}.log",
     benchmark:
         f"results/benchmarks/sample/{METHOD_RUN}/shard-{{shard}}-of-{{shards}}.tsv"
+    wildcard_constraints:
+        method=SAMPLED_METHOD,
     retries: RETRIES
     conda:
         "../envs/networks.yaml"
@@ -105,3 +107,28 @@ use rule sample_shard as sample with:
         gpu_jobs=lambda wildcards, input: int("shards" not in input.keys() and config["resources"]["sample"]["gpu"] > 0),
         mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
         runtime=escalating(config["resources"]["sample"]["runtime"]),
+
+
+# The mean of the predictions of other methods. No network runs.
+rule average:
+    input:
+        averaged=lambda wildcards: inputs.averaging_inputs(config, method_run(wildcards), "results"),
+        cases="results/{dataset}/cases/prepared.csv",
+    output:
+        predictions=f"{PREDICTION}/predictions.csv",
+        method_metadata=f"{PREDICTION}/method.json",
+    log:
+        f"results/logs/average/{METHOD_RUN}.log",
+    benchmark:
+        f"results/benchmarks/average/{METHOD_RUN}.tsv"
+    wildcard_constraints:
+        method=AVERAGED_METHOD,
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        settings=lambda wildcards: methods.sampling_settings(config, wildcards.method)
+        | {"mean_of": methods.averaged_methods(config, wildcards.method)},
+        code=script_code("average"),
+    script:
+        "../workflow/scripts/average.py"

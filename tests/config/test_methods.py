@@ -1,6 +1,8 @@
 """What the exhibits need of methods: ensemble sizes, variations, datasets of held-out cases."""
 
-from pd_ddpm.config import methods, resolve
+from configurations import paper_configuration
+
+from pd_ddpm.config import exhibits, methods, resolve
 from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
 
@@ -69,3 +71,40 @@ def test_locked_gives_a_reason_until_evaluate_held_out_is_true(paper: dict) -> N
     assert methods.locked(config, "wmh") is None
     assert "Set `evaluate_held_out: true` once all choices are made" in methods.locked(config, "wmh-held-out")
     assert methods.locked(config | {"evaluate_held_out": True}, "wmh-held-out") is None
+
+
+def with_means(**changes: object) -> dict:
+    mean = {"label": "Mean of both", "segmenter": "mean", "mean_of": ["pd-ddpm@t_start=500", "attunet"], "denoiser": None}
+    return paper_configuration(networks={"other": {"like": "denoiser"}}, methods={"mean": mean | changes})
+
+
+def test_averaged_methods_sample_from_the_denoiser_that_the_name_of_the_mean_gives() -> None:
+    config = with_means()
+    assert methods.averaged_methods(config, "mean") == ["pd-ddpm@t_start=500", "attunet"]
+    varied = methods.averaged_methods(config, "mean@denoiser=other")
+    assert varied == ["pd-ddpm@network=other@t_start=500", "attunet"]
+    assert methods.averaged_methods(config, "pd-ddpm") == []
+    assert methods.mean_methods(config) == ["mean"]
+    assert resolve.canonical(config, "mean@denoiser=null") == "mean"
+
+
+def test_methods_before_are_averaged_ones_and_their_presegmentations() -> None:
+    config = with_means(mean_of=["pd-ddpm", "unet"])
+    assert methods.methods_before(config, "mean") == ["pd-ddpm", "unet", "attunet"]
+    assert methods.methods_before(config, "pd-ddpm") == ["attunet"]
+    assert methods.methods_before(config, "unet") == []
+
+
+def test_pool_of_a_mean_is_that_of_its_largest_ensemble() -> None:
+    assert methods.pool(with_means(), "mean") == 5
+    assert methods.pool(with_means(mean_of=["pd-ddpm@samples=7", "attunet"]), "mean") == 7
+    assert methods.pool(with_means(mean_of=["unet", "attunet"]), "mean") == 1
+
+
+def test_networks_of_a_mean_are_those_of_the_methods_that_it_averages() -> None:
+    config = with_means()
+    users = exhibits.network_users(config, ["pd-ddpm", "mean@denoiser=other"])
+    assert users == {"denoiser": "PD-DDPM", "other": "Mean of both", "attunet": "Mean of both"}
+    shown = config["exhibits"] | {"table1": [*config["exhibits"]["table1"], "mean"]}
+    planned = exhibits.planned_methods(config | {"exhibits": shown})
+    assert {"mean", "pd-ddpm@t_start=500", "attunet"} <= set(planned)

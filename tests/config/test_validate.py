@@ -10,6 +10,7 @@ from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
 
+MEAN = {"label": "Mean", "segmenter": "mean", "mean_of": ["ddpm", "attunet"], "denoiser": None}
 BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
 
@@ -171,7 +172,26 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ),
         (
             {"exhibits": {"fig4_ensemble": {"method": "attunet"}}},
-            ["`exhibits.fig4_ensemble.method`: 'attunet' is deterministic"],
+            ["`exhibits.fig4_ensemble.method`: 'attunet' samples no ensemble members"],
+        ),
+        ({"methods": {"mean": MEAN | {"mean_of": ["ddpm"]}}}, ["`methods.mean.mean_of`", "at least 2"]),
+        ({"methods": {"mean": MEAN | {"mean_of": ["ddpm", "atunet"]}}}, ["`methods.mean.mean_of`", "Did you mean 'attunet'"]),
+        ({"methods": {"mean": MEAN | {"samples": 5}}}, ["`methods.mean.samples`: unknown key"]),
+        (
+            {"methods": {"mean": MEAN, "again": MEAN | {"mean_of": ["mean", "attunet"]}}},
+            ["`methods.again.mean_of`: mean is a mean itself", "List the methods that it averages"],
+        ),
+        (
+            {"methods": {"mean": MEAN | {"mean_of": ["unet", "attunet"], "denoiser": "denoiser"}}},
+            ["`methods.mean.denoiser`: none of unet, attunet samples from a denoiser"],
+        ),
+        (
+            {"methods": {"mean": MEAN | {"denoiser": "attunet"}}},
+            ["`methods.ddpm@network=attunet.network`", "segmenter 'diffusion' cannot use the attention_unet 'attunet'"],
+        ),
+        (
+            {"methods": {"mean": MEAN, "pd-ddpm": {"presegmentation": "mean"}}},
+            ["`methods.pd-ddpm.presegmentation`: 'mean' is a mean of other methods"],
         ),
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_maks=9"}}}, ["sets 't_maks'", "Did you mean 't_max'"]),
         (

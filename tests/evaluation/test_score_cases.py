@@ -2,6 +2,8 @@
 
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 from conftest import ROLES
 
@@ -40,6 +42,10 @@ def test_score_cases_carries_the_values_of_the_generator_and_the_dice_of_members
         pairs = [(masks[..., a], masks[..., b]) for a, b in ((0, 1), (0, 2), (1, 2))]
         expected = sum(2 * (one & other).sum() / (one.sum() + other.sum()) for one, other in pairs) / 3
         assert dice == pytest.approx(expected)
+        labels = nib.load(job.cases.parent / f"{case}_mask.nii.gz").get_fdata()
+        truth, scored = labels == 1, labels != 2
+        own = [2 * (truth & one & scored).sum() / (truth.sum() + (one & scored).sum()) for one in np.moveaxis(masks, -1, 0)]
+        assert scores.set_index("case").loc[case, "single_member_dice"] == pytest.approx(np.mean(own))
     is_warned = "pairs of ensemble members have a mean Dice" in caplog.text
     assert is_warned == (scores["members_dice"].mean() > 0.98)
 

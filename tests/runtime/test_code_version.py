@@ -15,7 +15,7 @@ NETWORKS = {"train", "gate", "probe", "sample", "cost"}  # `cost` counts the FLO
 FIGURES = {"fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
 SCORES = {"score", "resample_ensemble", "grid_dice"}
 METRICS = SCORES | {"table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
-WRITERS = SCORES | {"sample", "prepare", "fig2_uncertainty", "check", "list_cases"}
+WRITERS = SCORES | {"sample", "average", "prepare", "fig2_uncertainty", "check", "list_cases"}
 UNRECORDED = {"split", "download", "simulate", "list_cases", "check", "grid_dice"}
 ALL = {script.stem for script in SCRIPTS.glob("*.py")}
 
@@ -40,7 +40,7 @@ CONSTANTS = [
     ("models/networks/blocks.py", "channels // 4", "channels // 5", NETWORKS),
     ("training/trainer.py", "_GPU_STEPS_AHEAD = 10", "_GPU_STEPS_AHEAD = 20", {"train"}),
     ("training/objectives/denoising.py", "0.9", "0.8", {"train", "cost"}),
-    ("inference/ensemble.py", "0.5 - 1e-6", "0.5 - 1e-5", METRICS - {"table1", "table2"} | {"sample", "gate"}),
+    ("inference/ensemble.py", "0.5 - 1e-6", "0.5 - 1e-5", METRICS - {"table1", "table2"} | {"sample", "gate", "average"}),
     ("inference/segmenters.py", "evaluations_shared: int = 0", "evaluations_shared: int = 2", {"sample", "gate"}),
     ("evaluation/metrics.py", "LABEL_TOLERANCE = 1e-3", "LABEL_TOLERANCE = 2e-3", METRICS),
     ("planning/device_rates.py", "1e12", "1e11", {"cost"}),

@@ -8,7 +8,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
-from pd_ddpm.config.methods import adds_noise_over_jumps, is_held_out, networks_from, pareto_methods, pool, steps_of_chain
+from pd_ddpm.config.methods import (
+    adds_noise_over_jumps,
+    averaged_methods,
+    is_held_out,
+    networks_from,
+    pareto_methods,
+    pool,
+    steps_of_chain,
+)
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 from pd_ddpm.config.sections.method import Method
 from pd_ddpm.config.sections.network import Network
@@ -186,7 +194,7 @@ def _row_problems(config: Config) -> Iterator[KeyProblem]:
         yield KeyProblem(("exhibits", "pareto", "members"), finding, f"Add {smallest}")
     shown = exhibits["fig4_ensemble"]["method"]
     if "samples" not in method(config, shown):
-        finding = f"'{shown}' is deterministic and has no ensemble members"
+        finding = f"'{shown}' samples no ensemble members"
         yield KeyProblem(("exhibits", "fig4_ensemble", "method"), finding, "Choose a stochastic method")
 
 
@@ -205,6 +213,9 @@ def method_problems(config: Config, name: str, reference: Sequence[str] = ()) ->
         yield from (problem.at(reference or path) for problem in error.problems)
         return
     problems = _type_problems(Method, settings, path)
+    if not problems and settings["segmenter"] == "mean":
+        yield from _mean_problems(config, name, settings)
+        return
     if not problems:
         try:
             trained = network(config, settings["network"])
@@ -213,6 +224,27 @@ def method_problems(config: Config, name: str, reference: Sequence[str] = ()) ->
         else:
             problems = _type_problems(Network, trained, ("networks", settings["network"]))
     yield from problems or _network_problems(config, name, settings, trained)
+
+
+def _mean_problems(config: Config, name: str, settings: dict[str, Any]) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the methods that another one averages."""
+    path, denoiser = ("methods", name, "mean_of"), settings["denoiser"]
+    kinds = {}
+    for part in settings["mean_of"]:
+        try:
+            kinds[part] = method(config, part)["segmenter"]
+        except ConfigError as error:
+            yield from (problem.at(path) for problem in error.problems)
+            return
+    if means := [part for part, kind in kinds.items() if kind == "mean"]:
+        yield KeyProblem(path, f"{', '.join(means)} is a mean itself", "List the methods that it averages")
+        return
+    if denoiser is not None and "diffusion" not in kinds.values():
+        finding = f"none of {', '.join(kinds)} samples from a denoiser"
+        yield KeyProblem(("methods", name, "denoiser"), finding, "Set it to null, or add a diffusion method to `mean_of`")
+        return
+    for part in averaged_methods(config, name):
+        yield from method_problems(config, part, path)
 
 
 @cache
@@ -294,11 +326,13 @@ def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any
     if source == NO_PRESEGMENTATION:
         return
     try:
-        start = method(config, source).get("start")
+        start, segmenter = method(config, source).get("start"), method(config, source)["segmenter"]
     except ConfigError as error:
         yield from (problem.at(path) for problem in error.problems)
         return
-    if start == "presegmentation":
+    if segmenter == "mean":
+        yield KeyProblem(path, f"'{source}' is a mean of other methods", "Choose a method with a network of its own")
+    elif start == "presegmentation":
         finding = f"'{source}' starts from a pre-segmentation itself"
         yield KeyProblem(path, finding, "Choose a method that does not")
     elif settings["presegmentation_members"] == "each" and pool(config, source) < pool(config, name):

@@ -42,7 +42,7 @@ HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", 
 
 
 def available_exhibits(config: Config) -> dict[str, Exhibit]:
-    """Return the exhibits that can be computed: all, and Table 1 of held-out cases if a dataset has them."""
+    """Return the exhibits that can be requested: all, and Table 1 of held-out cases if a dataset has them."""
     return EXHIBITS | ({"held_out": HELD_OUT} if methods.held_out(config) else {})
 
 
@@ -166,18 +166,18 @@ def compared_methods(config: Config) -> list[str]:
 
 
 def planned_methods(config: Config) -> list[str]:
-    """Return every method that an exhibit shows, and the pre-segmentations that they start from."""
+    """Return every method that an exhibit shows, and the methods whose predictions these need."""
     exhibits = config["exhibits"]
     shown = [*exhibits["table1"], *table2_methods(config), *figure3_methods(config), *claims_methods(config)]
     shown = [canonical(config, name) for name in [*shown, exhibits["fig4_ensemble"]["method"]]]
     shown += [point["method"] for point in pareto_points(config)]
-    starts = [methods.presegmentation_of(config, name) for name in shown]
-    return list(dict.fromkeys([*shown, *filter(None, starts)]))
+    before = [other for name in shown for other in methods.methods_before(config, name)]
+    return list(dict.fromkeys([*shown, *before]))
 
 
 def planned_networks(config: Config) -> list[str]:
     """Return the networks of all methods that the exhibits need, and the networks that the trainings of these need."""
-    names = list(dict.fromkeys(method(config, name)["network"] for name in planned_methods(config)))
+    names = list(network_users(config, planned_methods(config)))
     before = {name: methods.networks_before(config, name) for name in names}
     while missing := [other for others in before.values() for other in others if other not in before]:
         before |= {name: methods.networks_before(config, name) for name in missing}
@@ -185,10 +185,11 @@ def planned_networks(config: Config) -> list[str]:
 
 
 def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:
-    """Return the networks of methods, each with the labels of these methods that sample from it."""
+    """Return the networks of methods, each with the labels of these methods that sample from it or average its samples."""
     users: dict[str, dict[str, None]] = {}
-    for settings in (method(config, name) for name in names):
-        users.setdefault(settings["network"], {})[settings["label"]] = None
+    for name in names:
+        for sampled in methods.averaged_methods(config, name) or [name]:
+            users.setdefault(method(config, sampled)["network"], {})[method(config, name)["label"]] = None
     return {network: ", ".join(labels) for network, labels in users.items()}
 
 

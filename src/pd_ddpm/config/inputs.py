@@ -62,6 +62,23 @@ def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     return files
 
 
+def averaging_inputs(config: Config, run: Run, root: str) -> list[str]:
+    """Return the tables of the predictions that a method averages, in the order of its `mean_of`.
+
+    Args:
+        config: a canonical configuration.
+        run: the method that averages others.
+        root: folder of all results.
+
+    Raises:
+        ConfigError: the method's settings are invalid.
+    """
+    if problems := list(method_problems(config, run.name)):
+        raise ConfigError(*problems)
+    parts = [Run(run.dataset, name, run.split, run.seed) for name in methods.averaged_methods(config, run.name)]
+    return [f"{part.folder(root, 'predictions')}/predictions.csv" for part in parts]
+
+
 def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
     """Return the probes of all denoisers that segment a dataset.
 
@@ -75,7 +92,7 @@ def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
 
 
 def training_histories(config: Config, dataset: str, names: Iterable[str], root: str) -> list[str]:
-    """Return the history of each training behind some methods and their pre-segmentations, on one dataset.
+    """Return the history of each training behind some methods and those that they start from or average, on one dataset.
 
     Args:
         config: a canonical configuration.
@@ -84,8 +101,8 @@ def training_histories(config: Config, dataset: str, names: Iterable[str], root:
         root: folder of all results.
     """
     names = list(names)
-    starts = (methods.presegmentation_of(config, name) for name in names)
-    networks = exhibits.network_users(config, [*names, *filter(None, starts)])
+    before = (other for name in names for other in methods.methods_before(config, name))
+    networks = exhibits.network_users(config, [*names, *before])
     trainings = exhibits.runs(config, methods.networks_from(config, dataset), networks)
     return [f"{run.folder(root, 'networks')}/training.csv" for run in trainings]
 

@@ -38,12 +38,36 @@ def is_held_out(config: Config, dataset: str) -> bool:
     return config["datasets"][dataset].get("part") == "held_out"
 
 
+def averaged_methods(config: Config, name: str) -> list[str]:
+    """Return the methods whose ensembles this method averages; none if it has a network of its own."""
+    settings = method(config, name)
+    names = settings.get("mean_of", [])
+    if (denoiser := settings.get("denoiser")) is not None:
+        is_diffusion = [method(config, part)["segmenter"] == "diffusion" for part in names]
+        names = [f"{part}@network={denoiser}" if varies else part for part, varies in zip(names, is_diffusion, strict=True)]
+    return [canonical(config, part) for part in names]
+
+
+def mean_methods(config: Config) -> list[str]:
+    """Return the entries of `methods` that average other methods."""
+    return [name for name in config["methods"] if method(config, name)["segmenter"] == "mean"]
+
+
+def methods_before(config: Config, name: str) -> list[str]:
+    """Return the methods whose predictions must exist before those of this one: averaged ones and pre-segmentations."""
+    averaged = averaged_methods(config, name)
+    starts = [presegmentation_of(config, part) for part in (name, *averaged)]
+    return list(dict.fromkeys([*averaged, *filter(None, starts)]))
+
+
 def pool(config: Config, name: str) -> int:
-    """Return the number of ensemble members of a method that are sampled and stored.
+    """Return the number of ensemble members of a method that are stored.
 
     It is `samples`, or the `pool` of Fig. 4 for the method that Fig. 4 resamples, and for the pre-segmentation whose members
-    that method's members start from.
+    that method's members start from. A mean of methods has as many members as the largest ensemble that it averages.
     """
+    if averaged := averaged_methods(config, name):
+        return max(method(config, part).get("samples", 1) for part in averaged)
     samples = method(config, name).get("samples", 1)
     figure = config["exhibits"]["fig4_ensemble"]
     shown = method(config, figure["method"])

@@ -125,6 +125,9 @@ def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:
         problem = f"there are no predictions of '{run.name}' ({available})"
         raise BundleError(Problem(folder, problem, "Make them with `snakemake` first"))
     metadata = _read_json(folder / "method.json", f"the predictions of '{run.name}'")
+    if averaged := metadata["settings"].get("mean_of"):
+        problem = f"'{run.name}' is a mean of other methods, which a bundle cannot hold"
+        raise BundleError(Problem(folder, problem, f"Export one of them: {', '.join(averaged)}"))
     # The pool of members that the figures need is larger than the ensemble.
     pool = max(min_members, metadata["settings"].get("samples", 1))
     settings = metadata["settings"] | {"pool": pool}

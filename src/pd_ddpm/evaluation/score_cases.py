@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_scan
-from pd_ddpm.evaluation.metrics import ReferenceMask, score
+from pd_ddpm.evaluation.metrics import ReferenceMask, dice, score
 from pd_ddpm.evaluation.probability_scores import band, members_dice, probability_scores, rater_scores
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation
@@ -49,9 +49,16 @@ def score_cases(
         row["uncertainty"] = float(segmentation.variance[scan.brain].mean()) if num_samples > 1 else None
         row |= probability_scores(segmentation.samples, labels, region, settings["calibration_bins"])
         row |= {"members_dice": members_dice(segmentation)} | training_signs
+        row["single_member_dice"] = single_member_dice(reference, segmentation)
         row |= rater_scores(segmentation.samples, [labels, *read_observer_masks(cases.parent, case)])
         rows.append(row | Cost.from_record(record).total(num_samples))
     scores = pd.DataFrame(rows)
     for sign in describe_signs({"members_dice": scores["members_dice"].mean()}):
         log.warning("%s: %s", identity["method"], sign)
     return scores
+
+
+def single_member_dice(reference: ReferenceMask, segmentation: Segmentation) -> float:
+    """Return the mean over the members of each member's own Dice, as `metrics.score` defines it."""
+    masks = np.moveaxis(segmentation.member_masks, -1, 0)
+    return float(np.mean([dice(reference.geometry.mask, reference.scored_part(mask)) for mask in masks]))

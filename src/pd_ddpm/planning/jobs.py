@@ -4,7 +4,7 @@ They are read from the jobs of the workflow, so that there is no second list of 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ def naive_work(config: Config, jobs: Sequence[Job]) -> Work:
     samplings = []
     for job in jobs:
         if job.rule in SAMPLING_EXHIBITS:
-            for run in _scored_runs(job.inputs):
+            for run in (part for scored in _scored_runs(job.inputs) for part in _sampled_runs(config, scored)):
                 members = resolve.method(config, run.name).get("samples", 1)
                 members = figure4_members if job.rule == "fig4_ensemble" else members
                 samplings.append(Sampling(run, members, all_slices=True, exhibit=job.rule))
@@ -88,11 +88,21 @@ def naive_work(config: Config, jobs: Sequence[Job]) -> Work:
 
 
 def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:
-    """Return the network evaluations of a slice: those that all members share, and those of each member."""
+    """Return the network evaluations of a slice: those that all members share, and those of each member.
+
+    A mean of other methods has none of its own.
+    """
     settings = resolve.method(config, method)
+    if settings["segmenter"] == "mean":
+        return 0, 0
     if settings["segmenter"] == "diffusion":
         return 0, methods.steps_of_chain(config, method) + (settings["start"] == "learned_prior")
     return (1, 0) if settings["segmenter"] == "latent" else (0, 1)
+
+
+def _sampled_runs(config: Config, run: Run) -> list[Run]:
+    """Return the samplings behind the predictions of a run: its own, or those that it averages."""
+    return [replace(run, name=name) for name in methods.averaged_methods(config, run.name)] or [run]
 
 
 def _run(wildcards: Mapping[str, str], name: str) -> Run:

@@ -57,10 +57,12 @@ class PlannedFlops:
         return steps + validations * per_validation
 
     def sampling(self, sampling: Sampling) -> int:
-        """Return the FLOPs of sampling the test cases of a run."""
+        """Return the FLOPs of sampling the test cases of a run; 0 if it averages other methods."""
         run = sampling.run
-        network, channels = resolve.method(self.config, run.name)["network"], self._channels(run.dataset)
         shared, per_member = evaluations_per_slice(self.config, run.name)
+        if not shared + per_member:
+            return 0
+        network, channels = resolve.method(self.config, run.name)["network"], self._channels(run.dataset)
         total = 0
         for case in self.cohorts[run.dataset].with_role(run.split, "test"):
             shared_flops, member_flops = self._per_slice(network, channels, case.size)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from pd_ddpm.config.sections.base import Contradiction, Count, NonNegative, Section, Share
+from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section, Share
 from pd_ddpm.config.sections.network import Precision
 
 Members = Annotated[Count, Field(description="Members K of the ensemble.")]
@@ -164,4 +164,20 @@ class DiffusionMethod(_Method, _Chain):
                     yield Contradiction(key, "it must be set, since the chain starts from a pre-segmentation", f"Set `{key}`")
 
 
-Method = Annotated[DeterministicMethod | StochasticMethod | DiffusionMethod, Field(discriminator="segmenter")]
+class MeanMethod(Section):
+    """The mean of the ensembles of other methods. It has no network of its own."""
+
+    label: str = Field(description="Name in tables and figures.")
+    segmenter: Literal["mean"]
+    mean_of: Annotated[list[str], Field(min_length=2), *UNIQUE] = Field(
+        description=(
+            "Methods whose stored probabilities are averaged with equal weights. Member k is the mean of their members k; a "
+            "method with fewer members takes part with the mean of its own."
+        )
+    )
+    denoiser: str | None = Field(
+        description="Network of the diffusion methods in `mean_of`, as in mean@denoiser=other; null: that of each method."
+    )
+
+
+Method = Annotated[DeterministicMethod | StochasticMethod | DiffusionMethod | MeanMethod, Field(discriminator="segmenter")]

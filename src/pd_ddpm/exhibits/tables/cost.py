@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.config.methods import pool
+from pd_ddpm.config.methods import averaged_methods, pool
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
@@ -142,8 +142,8 @@ def read_job_costs(
     for run, path in zip(sampled, prediction_metadata, strict=True):
         sampling = Sampling(run, pool(config, run.name))
         evaluations = network_evaluations(config, cohorts, sampling)
-        flops = planned.sampling(sampling)
-        costs.append(network_job("sample", run, _read_metadata(path), flops, evaluations=evaluations))
+        rule = "average" if averaged_methods(config, run.name) else "sample"
+        costs.append(network_job(rule, run, _read_metadata(path), planned.sampling(sampling), evaluations=evaluations))
     return costs
 
 
@@ -186,7 +186,7 @@ def benchmark_files(folder: Path, rule: str, run: Run) -> list[Path]:
 
 
 def other_jobs(folder: Path, dataset: str, runs: Iterable[Run]) -> list[JobCost]:
-    """Return the costs of all rules except `train`, `sample` and `cost`.
+    """Return the costs of all rules except `cost` and those of networks and predictions.
 
     Args:
         folder: folder of all benchmarks.
@@ -194,7 +194,7 @@ def other_jobs(folder: Path, dataset: str, runs: Iterable[Run]) -> list[JobCost]
         runs: runs whose jobs are counted. Benchmarks of other runs are left from earlier configurations.
     """
     costs, runs = [], sorted(set(runs), key=lambda run: (run.name, run.slug))
-    for rule in sorted(path.name for path in folder.iterdir() if path.name not in ("train", "sample", "cost")):
+    for rule in sorted(path.name for path in folder.iterdir() if path.name not in ("train", "sample", "average", "cost")):
         files = [folder / rule / f"{dataset}.tsv", *(file for run in runs for file in benchmark_files(folder, rule, run))]
         for file in files:
             if file.exists():
