@@ -31,10 +31,11 @@ CACHE = Path("work", "plan")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the plan of the workflow, or of the jobs that a run is about to start."""
     parser = argparse.ArgumentParser(description="Print the work of the workflow and its cost. No job is run.")
-    parser.add_argument("--scale", choices=("demo", "paper"), default="paper", help="(%(default)s)")
+    parser.add_argument("--scale", choices=("demo", "paper"), help="(that of the configuration files, otherwise paper)")
     parser.add_argument(
         "--configfile", type=Path, nargs="*", default=[], help="files laid over the configuration, as by snakemake"
     )
+    parser.add_argument("--targets", nargs="*", default=[], help="files to plan (every table and figure)")
     parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)  # used by the Snakefile: jobs on standard input
     options = parser.parse_args(arguments)
     if options.start:
@@ -42,11 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jobs = [Job(*job) for job in request["jobs"]]
         print_startup_plan(request["config"], jobs, request["cores"], request["is_local"])
     else:
-        print_plan(*planned_jobs(options.scale, options.configfile))
+        print_plan(*planned_jobs(options.scale, options.configfile, options.targets))
 
 
-def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list[Job], list[Job]]:
+def planned_jobs(
+    scale: str | None, config_files: Sequence[Path], targets: Sequence[str] = ()
+) -> tuple[Config, list[Job], list[Job]]:
     """Return the configuration, all jobs of the workflow, and the jobs that are not up to date.
+
+    Args:
+        scale: "demo" or "paper"; None takes that of the configuration files, or "paper" if they name none.
+        config_files: files laid over the configuration.
+        targets: files to make; none stands for every table and figure.
 
     Raises:
         ValueError: Snakemake cannot plan the workflow.
@@ -55,14 +63,15 @@ def planned_jobs(scale: str, config_files: Sequence[Path]) -> tuple[Config, list
     from snakemake.settings.types import ConfigSettings
 
     try:
-        overlay = ConfigSettings(config={"scale": scale}, configfiles=config_files)
-        jobs, pending = _dry_run(overlay, forceall=True), _dry_run(overlay, forceall=False)
+        named = ConfigSettings(configfiles=config_files).overwrite_config.get("scale", "paper")
+        overlay = ConfigSettings(config={"scale": scale or named}, configfiles=config_files)
+        jobs, pending = (_dry_run(overlay, targets, forceall) for forceall in (True, False))
     except WorkflowError as error:
         raise ValueError(str(error)) from None
     return validate(load.read(Path("config", "config.yaml"), overlay.overwrite_config)), jobs, pending
 
 
-def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:
+def _dry_run(overlay: "ConfigSettings", targets: Sequence[str], forceall: bool) -> list[Job]:
     """Return the jobs that a dry run reports in its log, in the order of Snakemake's job numbers, the target first."""
     from snakemake.api import SnakemakeApi
     from snakemake.logging import logger
@@ -77,7 +86,9 @@ def _dry_run(overlay: "ConfigSettings", forceall: bool) -> list[Job]:
         )
         # A plan is also possible during a run, which holds the lock and has incomplete files.
         during_a_run = ExecutionSettings(lock=False, ignore_incomplete=True)
-        workflow.dag(DAGSettings(forceall=forceall)).execute_workflow("dryrun", execution_settings=during_a_run)
+        workflow.dag(DAGSettings(targets=set(targets), forceall=forceall)).execute_workflow(
+            "dryrun", execution_settings=during_a_run
+        )
         records = [record for record in log.buffer if getattr(record, "event", None) == LogEvent.JOB_INFO]
     records.sort(key=lambda record: record.jobid)
     return [Job(record.rule_name, dict(record.wildcards), list(record.input)) for record in records]
