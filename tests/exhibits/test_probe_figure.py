@@ -91,6 +91,10 @@ def test_probe_figure_has_a_panel_per_network_and_a_remark_where_x_t_is_ignored(
     assert [text.get_text() for text in right.texts] == ["ignores x$_t$ in 2 of 3 runs"]
     assert len(right.collections) == 3
     assert figure.get_suptitle().startswith("phantom, test scale. ")
+    many = {f"denoiser-{number}": "PD-DDPM" for number in range(6)}
+    numbers = probe_numbers(pd.concat([probe(name, 0, reading(0.0)) for name in many]), many)
+    positions = [axis.get_subplotspec() for axis in probe_figure(numbers, "phantom, test scale").axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in positions] == [*((0, c) for c in range(4)), (1, 0), (1, 1)]
     alone = probe_figure(probe_numbers(probes[2], {"truncated-denoiser": "TDPM"}), "phantom, test scale")
     assert [text.get_text() for text in alone.axes[0].texts] == ["ignores x$_t$"]
     assert len(alone.axes[0].collections) == 0  # a single run has no range

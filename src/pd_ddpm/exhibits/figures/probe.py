@@ -21,6 +21,8 @@ STARTS = {
 # network that reads it has 1 and 0. The demo's network had 0.02 to 0.06 without the likelihood skip, and has 0.996 with it.
 LEAST_GAIN = 0.2
 
+PANELS_PER_ROW = 4
+
 HOW_TO_READ = (
     "A denoiser that reads x$_t$ returns the truth near t = 1 from the truth, and nothing from an empty mask;\n"
     "where the curves coincide, it ignores x$_t$."
@@ -80,11 +82,16 @@ def probe_figure(numbers: pd.DataFrame, caption_note: str) -> Figure:
     """
     style.apply()
     networks = list(dict.fromkeys(numbers["network"]))
-    width = 3.6 * len(networks) if len(networks) > 1 else 4.8
-    figure, axes = plt.subplots(1, len(networks), sharey=True, squeeze=False, figsize=(width, 3.4), layout="constrained")
-    for axis, network in zip(axes[0], networks, strict=True):
+    columns = min(len(networks), PANELS_PER_ROW)
+    rows = -(-len(networks) // columns)
+    size = (3.6 * columns if columns > 1 else 4.8, 0.6 + 2.8 * rows)
+    figure, axes = plt.subplots(rows, columns, sharey=True, squeeze=False, figsize=size, layout="constrained")
+    for axis, network in zip(axes.flat, networks, strict=False):
         _draw_panel(axis, numbers[numbers["network"] == network])
-    axes[0, 0].set_ylabel("Dice of the one-step estimate")
+    for unused in axes.flat[len(networks) :]:
+        unused.remove()
+    for first in axes[:, 0]:
+        first.set_ylabel("Dice of the one-step estimate")
     axes[0, 0].set_ylim(-0.03, 1.03)
     figure.suptitle(f"{caption_note}. {HOW_TO_READ}", fontsize="small", x=0.01, ha="left")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
