@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pd_ddpm.config import exhibits, inputs, methods, resolve
+from pd_ddpm.config import exhibits, inputs, leak, methods, resolve
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
 from pd_ddpm.config.validate import validate

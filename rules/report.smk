@@ -1,4 +1,4 @@
-# Tables and figures. Inputs are score CSVs; Figure 2 also needs masks and scans. These rules never import PyTorch.
+# Tables and figures. Inputs are score CSVs; Figure 2 also needs masks and scans. Only rule `leak` may import PyTorch.
 
 
 rule table1:
@@ -224,6 +224,35 @@ rule probe_figure:
         code=script_code("probe_figure"),
     script:
         "../workflow/scripts/probe_figure.py"
+
+
+# The planned FLOPs of the trainings need PyTorch, unless `make plan` has counted them.
+rule leak:
+    input:
+        unpack(lambda wildcards: inputs.leak_inputs(config, wildcards.dataset, "results")),
+    output:
+        table="results/{dataset}/exhibits/leak.csv",
+        page="results/{dataset}/exhibits/leak.html",
+        markdown="results/{dataset}/exhibits/leak.md",
+        pdf="results/{dataset}/exhibits/leak.pdf",
+        png="results/{dataset}/exhibits/leak.png",
+        record="results/{dataset}/exhibits/leak.json",
+    log:
+        "results/logs/leak/{dataset}.log",
+    benchmark:
+        "results/benchmarks/leak/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/networks.yaml"
+    params:
+        rows=leak.leak_rows(config),
+        users=leak.network_labels(config),
+        from_noise=leak.noise_labels(config),
+        caption_note=caption_note,
+        figure_note=figure_note,
+        code=script_code("leak"),
+    script:
+        "../workflow/scripts/leak.py"
 
 
 # The exhibits of the active dataset have short paths, and so has Table 1 of the cases that were held out from it.

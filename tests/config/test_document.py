@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from pd_ddpm.config import document
 
 CONFIG = Path(__file__).parents[2] / "config"
-FILES = ["config.yaml", "demo.yaml", "open_ms.example.yaml"]
+FILES = ["config.yaml", "demo.yaml", "leak.yaml", "open_ms.example.yaml"]
 
 
 @pytest.fixture(scope="module")

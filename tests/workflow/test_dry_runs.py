@@ -98,6 +98,25 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
     assert "nothing is trained on second, whose networks_of is phantom. Request files in results/phantom/networks" in message
 
 
+def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -> None:
+    targets = ("results/leak.csv", "results/leak.pdf")
+    (fresh / "one.yaml").write_text("seeds: [0]\n", encoding="utf-8")  # three times as fast
+    planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "one.yaml"))
+    runs = 5
+    assert (planned["simulate_leak"], planned["leak"], planned["publish_leak"]) == (1, 1, 1)
+    assert planned["train"] == runs * (1 + 10)  # AttUNet and ten denoisers
+    assert planned["sample"] == runs * (1 + 10 * (4 + 1 + 1))
+    assert planned["average"] == runs * 10 * 2
+    assert planned["score"] == planned["sample"] + planned["average"]
+    assert not {"gate", "table1", "simulate_phantom"} & planned.keys()
+
+
+def test_leak_table_without_its_configuration_names_the_file(fresh: Path) -> None:
+    message = error(snakemake(fresh, "-n", "results/leak.csv"))
+    assert "`exhibits.leak`: it is null, so this configuration has no leak table" in message
+    assert "Add `--configfile config/leak.yaml` after the file to make" in message
+
+
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [

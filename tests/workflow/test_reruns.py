@@ -52,6 +52,53 @@ def test_additional_method_requires_configuration_only(finished: Path, tmp_path:
     assert table.loc["PD-DDPM (U-Net)", "network_evaluations"] == 7
 
 
+LEAK = """
+networks:
+  recycled: {like: denoiser, recycled_share: 0.5}
+methods:
+  mean: {label: Mean of both, segmenter: mean, mean_of: [ddpm, attunet], denoiser: null}
+exhibits:
+  leak:
+    denoisers: [denoiser, recycled]
+    presegmenter: attunet
+    from_presegmentation: pd-ddpm
+    t_start: [300]
+    empty_t_start: 300
+    from_noise: ddpm
+    means: [mean]
+"""
+
+
+def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "leak"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "leak.yaml").write_text(LEAK, encoding="utf-8")
+    targets, files = ("results/leak.csv", "results/leak.pdf"), ("--configfile", "small.yaml", "leak.yaml")
+    planned = jobs(snakemake(folder, "-n", *targets, *files))
+    assert planned == {"train": 1, "sample": 3, "average": 2, "score": 5, "leak": 1, "publish_leak": 1}
+    run = snakemake(folder, *targets, *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = pd.read_csv(folder / "results/leak.csv")
+    assert table["network"].tolist() == ["attunet", *["denoiser"] * 4, *["recycled"] * 4]
+    # Two members of three or ten steps, and one pass of AttUNet if the chain starts from it or is averaged with it.
+    assert table["network_evaluations"].tolist() == [1, *[7, 6, 20, 21] * 2]
+    assert table["training_flops"].nunique() == 3
+    assert (folder / "results/leak.pdf").read_bytes().startswith(b"%PDF")
+    assert "Training compute of attunet: " in (folder / "results/leak.md").read_text(encoding="utf-8")
+    record = json.loads((folder / "results/leak.json").read_text(encoding="utf-8"))
+    assert record["made_from"]["summary"]["runs"] == 3 + 9
+    assert "device" not in record["made_from"]["summary"]["mixed"]
+    single = folder / "results/phantom/predictions/mean/split-0_seed-0"
+    for case in pd.read_csv(single / "predictions.csv")["case"]:
+        parts = [
+            nibabel.load(single.parents[1] / name / single.name / f"{case}_samples.nii.gz") for name in ("ddpm", "attunet")
+        ]
+        chains, mask = (part.get_fdata().reshape(*part.shape[:3], -1)[..., :2].mean(axis=-1) for part in parts)
+        mean = nibabel.load(single / f"{case}_samples.nii.gz").get_fdata().mean(axis=-1)
+        np.testing.assert_allclose(mean, (chains + mask) / 2, atol=1 / 255)
+    assert jobs(snakemake(folder, "-n", *targets, *files)) == {}
+
+
 def test_second_run_has_nothing_to_do(finished: Path) -> None:
     assert jobs(snakemake(finished, "-n", "--configfile", "small.yaml")) == {}
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
+from pd_ddpm.config.leak import denoiser_labels, leak_methods
 from pd_ddpm.config.methods import (
     adds_noise_over_jumps,
     averaged_methods,
@@ -151,7 +152,53 @@ def _exhibit_problems(config: Config) -> Iterator[KeyProblem]:
             problems = [KeyProblem(path, finding, "List methods with `segmenter: diffusion`")]
         else:
             problems = [problem for name in pareto_methods(config) for problem in method_problems(config, name, path)]
+    problems = problems or list(_leak_problems(config))
     yield from problems or _row_problems(config)
+
+
+def _leak_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the leak table, if there is one."""
+    table, path = config["exhibits"]["leak"], ("exhibits", "leak")
+    if table is None:
+        return
+    for name in table["denoisers"]:
+        if name not in config["networks"]:
+            finding = f"'{name}' is not one of networks"
+            yield KeyProblem((*path, "denoisers"), finding, suggestion(name, config["networks"]))
+            return
+        if (architecture := network(config, name)["architecture"]) != "denoising_unet":
+            finding = f"'{name}' has the architecture {architecture}"
+            yield KeyProblem((*path, "denoisers"), finding, "List networks of architecture denoising_unet")
+            return
+    named = [("presegmenter", table["presegmenter"]), *((key, table[key]) for key in ("from_presegmentation", "from_noise"))]
+    named += [("means", name) for name in table["means"]]
+    problems = [problem for key, name in named for problem in method_problems(config, name, (*path, key))]
+    yield from problems or _leak_method_problems(config)
+
+
+def _leak_method_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the methods of the leak table, whose names are known to exist."""
+    table, path = config["exhibits"]["leak"], ("exhibits", "leak")
+    for key, start in (("from_presegmentation", "presegmentation"), ("from_noise", "noise")):
+        if method(config, table[key]).get("start") != start:
+            finding = f"'{table[key]}' does not start from {'noise' if start == 'noise' else 'a pre-segmentation'}"
+            yield KeyProblem((*path, key), finding, f"Name a method with `start: {start}`")
+            return
+    for name in table["means"]:
+        kinds = [method(config, part)["segmenter"] for part in averaged_methods(config, name)]
+        if "diffusion" not in kinds:
+            finding = f"'{name}' is no mean with a diffusion method"
+            yield KeyProblem((*path, "means"), finding, "Name a method with `segmenter: mean` that averages one")
+            return
+    settings = {name: network(config, name) for name in table["denoisers"]}
+    labels = denoiser_labels(config, table["denoisers"])
+    rows = [f"{labels[name]}, likelihood_skip {str(settings[name]['likelihood_skip']).lower()}" for name in settings]
+    if repeated := sorted({row for row in rows if rows.count(row) > 1}):
+        finding = f"{' and '.join(repeated)} stands for two denoisers"
+        yield KeyProblem((*path, "denoisers"), finding, "List one of them, or let them differ in their recycling")
+        return
+    for name in leak_methods(config):
+        yield from method_problems(config, name, path)
 
 
 def _shown_methods(config: Config) -> dict[str, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pd_ddpm.config import methods
+from pd_ddpm.config.leak import leak_methods
 from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method
 from pd_ddpm.config.run import Run
 
@@ -37,6 +38,7 @@ EXHIBITS = {
     "fig4_ensemble": _figure("fig4_ensemble", "Figure 4"),
     "pareto": _figure("pareto", "Dice against cost"),
     "probe": _figure("probe", "Does the denoiser read x_t?"),
+    "leak": _table("leak", "Leak of the pre-segmentation", ("leak.pdf", "leak.png")),
 }
 HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", "held_out_groups.csv"))
 
@@ -47,9 +49,12 @@ def available_exhibits(config: Config) -> dict[str, Exhibit]:
 
 
 def default_exhibits(config: Config) -> dict[str, Exhibit]:
-    """Return the exhibits that a run computes by default: those available, without held-out cases until they are unlocked."""
-    exhibits = available_exhibits(config)
-    return {name: exhibit for name, exhibit in exhibits.items() if name != "held_out" or config["evaluate_held_out"]}
+    """Return the exhibits that a run computes by default.
+
+    These are all that are available, without held-out cases until they are unlocked and the leak table until it is configured.
+    """
+    has_condition = {"held_out": config["evaluate_held_out"], "leak": config["exhibits"]["leak"] is not None}
+    return {name: exhibit for name, exhibit in available_exhibits(config).items() if has_condition.get(name, True)}
 
 
 def runs(config: Config, dataset: str, names: Iterable[str]) -> list[Run]:
@@ -170,7 +175,7 @@ def planned_methods(config: Config) -> list[str]:
     exhibits = config["exhibits"]
     shown = [*exhibits["table1"], *table2_methods(config), *figure3_methods(config), *claims_methods(config)]
     shown = [canonical(config, name) for name in [*shown, exhibits["fig4_ensemble"]["method"]]]
-    shown += [point["method"] for point in pareto_points(config)]
+    shown += [*(point["method"] for point in pareto_points(config)), *leak_methods(config)]
     before = [other for name in shown for other in methods.methods_before(config, name)]
     return list(dict.fromkeys([*shown, *before]))
 

@@ -8,6 +8,7 @@ from typing import Any
 from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.consistency import method_problems
 from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.leak import leak_methods
 from pd_ddpm.config.resolve import Config, method, network
 from pd_ddpm.config.run import Run
 from pd_ddpm.runtime.problem import Problem
@@ -107,6 +108,30 @@ def training_histories(config: Config, dataset: str, names: Iterable[str], root:
     return [f"{run.folder(root, 'networks')}/training.csv" for run in trainings]
 
 
+def leak_inputs(config: Config, dataset: str, root: str) -> dict[str, Any]:
+    """Return the scores of the leak table's methods, the histories of their trainings, and the cases of these trainings.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        root: folder of all results.
+
+    Raises:
+        ConfigError: the leak table is not configured.
+    """
+    names = leak_methods(config)
+    if not names:
+        finding = "it is null, so this configuration has no leak table"
+        raise ConfigError(Problem("`exhibits.leak`", finding, "Add `--configfile config/leak.yaml` after the file to make"))
+    trained = f"{root}/{methods.networks_from(config, dataset)}"
+    return {
+        "scores": [f"{run.folder(root, 'scores')}.csv" for run in exhibits.method_runs(config, dataset, names)],
+        "histories": training_histories(config, dataset, names, root),
+        "cases": f"{trained}/cases/prepared.csv",
+        "splits": f"{trained}/splits.csv",
+    }
+
+
 def grid_dice_inputs(config: Config, dataset: str, root: str) -> dict[str, str]:
     """Return the table of the ground truth's Dice through the working grid; empty if networks see the scan's own pixels.
 
@@ -136,7 +161,9 @@ def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]
         "histories": [f"{run.folder(root, 'networks')}/training.csv" for run in networks],
         "prediction_metadata": [f"{run.folder(root, 'predictions')}/method.json" for run in predictions],
         "exhibits": [
-            f"{root}/{dataset}/exhibits/{exhibit.files[0]}" for name, exhibit in exhibits.EXHIBITS.items() if name != "cost"
+            f"{root}/{dataset}/exhibits/{exhibit.files[0]}"
+            for name, exhibit in exhibits.default_exhibits(config).items()
+            if name not in ("cost", "held_out")
         ],
     }
 

@@ -28,6 +28,14 @@ def late_gain(history: pd.DataFrame) -> float:
     return float(scores["validation_dice"].max() - earlier["validation_dice"].max()) if len(earlier) else np.nan
 
 
+def late_gains(histories: Iterable[str | Path]) -> dict[str, list[float]]:
+    """Return network -> late gain of each of its trainings, from the paths of the training.csv of all trainings."""
+    gains: dict[str, list[float]] = {}
+    for path in histories:
+        gains.setdefault(Run.parse(path).name, []).append(late_gain(pd.read_csv(path)))
+    return gains
+
+
 def flattening_remarks(histories: Iterable[str | Path], users: Mapping[str, str]) -> list[str]:
     """Return one sentence for each network whose validation Dice had not flattened at the end of a training.
 
@@ -35,12 +43,9 @@ def flattening_remarks(histories: Iterable[str | Path], users: Mapping[str, str]
         histories: paths of the training.csv of all trainings.
         users: network -> names of the methods that use it.
     """
-    gains: dict[str, list[float]] = {}
-    for path in histories:
-        gains.setdefault(Run.parse(path).name, []).append(late_gain(pd.read_csv(path)))
     return [
         f"{users.get(network) or network}: {flattening(values)}, so more training may raise the scores."
-        for network, values in gains.items()
+        for network, values in late_gains(histories).items()
         if any(value > LARGEST_LATE_GAIN for value in values)
     ]
 

@@ -87,6 +87,25 @@ class ProbeFigure(Section):
     )
 
 
+class LeakTable(Section):
+    """Leak table: denoisers of different training from different starts, against their pre-segmentation."""
+
+    denoisers: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(
+        description=(
+            "Denoisers of networks, as entries of their own. Each is compared with the one that has the same likelihood_skip "
+            "and the recycled_share 0."
+        )
+    )
+    presegmenter: str = Field(description="Method whose masks the chains start from, and that the table compares with.")
+    from_presegmentation: str = Field(description="Diffusion method that starts from a pre-segmentation.")
+    t_start: StartTimesteps = Field(description="T' of the chains from the pre-segmentation.")
+    empty_t_start: Count = Field(description="T' of the chains from a mask without lesion.")
+    from_noise: str = Field(description="Diffusion method that starts from pure noise.")
+    means: Annotated[list[str], *UNIQUE] = Field(
+        description="Methods with segmenter mean that are further rows of each denoiser; may be empty."
+    )
+
+
 class Claims(Section):
     """Which row of Table 1 has which role in the paper's claims; null: claims about that role are not tested."""
 
@@ -107,4 +126,7 @@ class Exhibits(Section):
     fig4_ensemble: EnsembleFigure
     pareto: ParetoFigure
     probe: ProbeFigure
+    leak: LeakTable | None = Field(
+        description="The leak table and its figure, leak.csv and leak.pdf; null: there are none. config/leak.yaml sets it."
+    )
     claims: Claims
