@@ -17,7 +17,7 @@ from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import ASSUMED, Rate
-from pd_ddpm.planning.jobs import Job, Sampling, Work, naive_work, planned_work
+from pd_ddpm.planning.jobs import Job, Sampling, Work, evaluations_per_slice, naive_work, planned_work
 from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,20 @@ def paper_jobs(repository: Path) -> list[Job]:
     assert config["scale"] == "paper"
     assert pending == len(jobs)  # nothing has run
     return [Job(*job) for job in jobs]
+
+
+def test_plan_takes_scale_and_targets(repository: Path, tmp_path: Path) -> None:
+    """The scale of a configuration file replaces the default, as `make plan CONFIG=config/leak.yaml` needs."""
+    (tmp_path / "own.yaml").write_text("scale: demo\nseeds: [3]\n", encoding="utf-8")
+    code = (
+        "import json, sys, pathlib; sys.path.insert(0, 'workflow'); import plan as command; "
+        f"arguments = [pathlib.Path({str(tmp_path / 'own.yaml')!r})], ['results/phantom/splits.csv']; "
+        "config, jobs, pending = command.planned_jobs(None, *arguments); "
+        "print(json.dumps([config['scale'], config['seeds'], sorted(job.rule for job in jobs), len(pending)]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    rules = ["check", "list_cases", "simulate_phantom", "split"]
+    assert json.loads(run.stdout.splitlines()[-1]) == ["demo", [3], rules, len(rules)]
 
 
 @pytest.mark.workflow
@@ -135,6 +149,17 @@ def test_naive_plan_shares_nothing() -> None:
         ("fig4_ensemble", "pd-ddpm"): 275,
     }
     assert all(sampling.all_slices for sampling in naive.samplings)
+
+
+def test_mean_of_methods_has_no_sampling_of_its_own_but_those_of_its_parts_in_the_naive_plan() -> None:
+    mean = {"label": "Mean", "segmenter": "mean", "mean_of": ["ddpm", "attunet"], "denoiser": None}
+    config = configured("demo", methods={"mean": mean})
+    wildcards = {"dataset": "phantom", "method": "mean", "split": "0", "seed": "0"}
+    jobs = [Job("average", wildcards, []), Job("table1", {}, ["results/phantom/scores/mean/split-0_seed-0.csv"])]
+    assert planned_work(config, jobs) == Work([], [])
+    assert evaluations_per_slice(config, "mean") == (0, 0)
+    samplings = naive_work(config, jobs).samplings
+    assert [(sampling.run.name, sampling.members) for sampling in samplings] == [("ddpm", 5), ("attunet", 1)]
 
 
 def test_shards_count_as_one_sampling() -> None:
