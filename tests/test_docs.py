@@ -24,11 +24,17 @@ def rows() -> list[dict[str, str]]:
 
 
 def named_tests(row: dict[str, str]) -> list[tuple[str, str]]:
-    return re.findall(r"`(tests/(?:\w+/)?test_\w+\.py)::(\w+)`", row["test"])
+    """Return module and name of each test of a row; the name is empty if the row names the module only."""
+    return re.findall(r"`(tests/(?:\w+/)?test_\w+\.py)(?:::(\w+))?`", row["test"])
 
 
 def source(path: str, name: str) -> str | None:
+    """Return the code of a test, or of all tests of a module if the name is empty; None if there is no such test."""
+    if not (ROOT / path).is_file():
+        return None
     text = (ROOT / path).read_text(encoding="utf-8")
+    if not name:
+        return text
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == name]
     return ast.get_source_segment(text, functions[0]) if functions else None
 

@@ -110,6 +110,16 @@ def test_all_missing_files_are_listed(raw: Path) -> None:
         ({"labels": {"lesion": 0, "background": 1}}, ["FLAIR"], "but 0 must be background"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, ["FLAIR"], "Recode the files of labelsTr"),
         ({"labels": {"0": "background", "1": "a", "5": "b"}}, ["FLAIR"], "Recode the files of labelsTr"),
+        (
+            {"labels": {"background": 0, "ventricles": 1, "WMH": 2}},
+            ["FLAIR"],
+            "label 1 must be .* 'ventricles' is none",
+        ),
+        ({"labels": {"background": 0, "brain": 1}}, ["FLAIR"], "label 1 must be the lesion, and 'brain' is"),
+        ({"labels": {"background": 0, "ignore": 1, "WMH": 2}}, ["FLAIR"], "label 1 must be the lesion, and 'ignore' is"),
+        ({"labels": {"background": 0, "periventricular": 1, "deep": 2}}, ["FLAIR"], "label 2 is left out .* 'deep' is no name"),
+        ({"labels": {"background": 0, "lesion_area1": 1, "lesion_area2": 2}}, ["FLAIR"], "'lesion_area2' is no name"),
+        ({"labels": {"0": "background", "1": "WMH", "2": "infarct"}}, ["FLAIR"], "'infarct' is no name.*Recode the files"),
         ({"labels": None}, ["FLAIR"], r"cannot be read as nnU-Net's description \(KeyError: 'labels'\)"),
         ({"channel_names": ["FLAIR"]}, ["FLAIR"], "cannot be read as nnU-Net's description"),
         ({"channel_names": None}, ["FLAIR"], r"KeyError: 'modality'"),
@@ -123,6 +133,21 @@ def test_find_nnunet_cases_refuses_an_unsuitable_description(
     describe(raw, **changes)
     with pytest.raises(ValueError, match=finding):
         find_nnunet_cases(raw, channels, key="datasets.own")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "lesion": 1, "Other pathology": 2},
+        {"background": 0, "white matter hyperintensities": 1, "non-WMH": 2},
+        {"background": 0, "periventricular": 1},
+        {"background": 0, "1": 1},
+        {"0": "background", "1": "brain lesion", "2": "exclude"},
+    ],
+)
+def test_find_nnunet_cases_accepts_lesions_and_what_is_left_out_by_name(raw: Path, labels: dict) -> None:
+    describe(raw, labels=labels)
+    assert len(find_nnunet_cases(raw, ["FLAIR"])) == 2
 
 
 def test_find_nnunet_cases_refuses_other_folders(tmp_path: Path) -> None:

@@ -16,6 +16,14 @@ from pd_ddpm.runtime.problem import Problem
 DESCRIPTION = "dataset.json"
 _ENDINGS = (".nii.gz", ".nii")
 
+# Words in the names of labels. "White matter hyperintensities" are a lesion, and "white matter" is anatomy.
+_LESION = re.compile(r"lesion|wm[hl]|hyper|plaque|patholog|abnormal|tumou?r|stroke|infarct|o?edema", re.I)
+_ANATOMY = re.compile(
+    r"(?<!peri)ventric|brain|csf|fluid|gr[ae]y|white|matter|tissue|skull|head|cortex|cortical|cerebell|thalam|stem|^[gw]m$",
+    re.I,
+)
+_IGNORED = re.compile(r"ignor|other|exclu|uncertain|unknown|unclear|void|don.?t.?care|non.?(wm|lesion)|not", re.I)
+
 
 def find_nnunet_cases(folder: str | Path, channels: Sequence[str], key: str = "dataset") -> pd.DataFrame:
     """Find the training cases of an nnU-Net raw dataset, such as Dataset001_WMH.
@@ -106,20 +114,25 @@ def _is_v1(labels: dict[str, Any]) -> bool:
 
 
 def _check_labels(path: Path, labels: dict[str, Any]) -> None:
-    """Check that 0 is background, 1 the only lesion label, and 2, if used, neither of them.
+    """Check that 0 is background, 1 the only lesion label, and 2, if used, neither of them, by numbers and names.
 
     Raises:
         CohortError: the labels are others.
     """
     numbers = sorted(number for number in labels.values() if isinstance(number, int))
-    background = [str(name) for name, number in labels.items() if number == 0]
-    if len(numbers) == len(labels) and numbers in ([0, 1], [0, 1, 2]) and background[0].lower() == "background":
+    names = {number: str(name) for name, number in labels.items() if isinstance(number, int)}
+    if len(numbers) != len(labels) or numbers not in ([0, 1], [0, 1, 2]) or names[0].lower() != "background":
+        problem = "but 0 must be background, 1 the lesion and 2, if used, neither of them, such as ignore"
+    elif (_ANATOMY.search(names[1]) or _IGNORED.search(names[1])) and not _LESION.search(names[1]):
+        problem = f"but label 1 must be the lesion, and '{names[1]}' is none"
+    elif 2 in names and not _IGNORED.search(names[2]):
+        problem = f"but label 2 is left out of training and scores, and '{names[2]}' is no name for what is left out"
+    else:
         return
     raise CohortError(
         Problem(
             path,
-            f"the labels are {json.dumps(labels)}, but 0 must be background, 1 the lesion and 2, if used, neither of them, "
-            "such as ignore",
+            f"the labels are {json.dumps(labels)}, {problem}",
             "Recode the files of labelsTr (every kind of lesion to 1, other pathology to 2) and write "
             '"labels": {"background": 0, "lesion": 1, "ignore": 2}',
         )
