@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pd_ddpm.data.cases.links import glob_through_links
 from pd_ddpm.data.cases.table import (
     OBSERVERS,
     CohortError,
@@ -37,7 +38,7 @@ _HOW_TO_GET_WMH = (
 
 def wmh_masks(folder: str | Path, part: str = "training") -> Iterator[Path]:
     """Return the reference masks of one part of the WMH challenge, at any depth. There is one per case."""
-    return Path(folder).glob(f"{PARTS[part]}/**/wmh.nii.gz")
+    return glob_through_links(Path(folder) / PARTS[part], "**/wmh.nii.gz")
 
 
 def find_wmh_cases(
@@ -79,6 +80,9 @@ def find_wmh_cases(
         source = mask.parent
         site = clean_name(source.parent.name)
         row = {"case": f"{site}-{clean_name(source.name)}", "site": site, "mask": str(mask)}
+        if not mask.is_file():
+            problems.append(Problem(mask, "it is a link to a missing file", "Fetch it, for instance with `datalad get`"))
+            row["mask"] = ""
         for channel in channels:
             row[channel], row[f"{channel}_transform"] = _wmh_channel(source, channel)
             if not Path(row[channel]).is_file():
@@ -88,7 +92,7 @@ def find_wmh_cases(
             mask_path = folder / f"additional_annotations/observer_{observer}" / source.relative_to(folder) / "result.nii.gz"
             row[column] = str(mask_path) if mask_path.is_file() else ""
         rows.append(row)
-    problems += duplicate_problems([row["case"] for row in rows], [row["mask"] for row in rows])
+    problems += duplicate_problems([row["case"] for row in rows], list(map(str, masks)))
     table = complete_table(pd.DataFrame(rows), channels)
     raise_problems(location, problems, table)
     return table
