@@ -1,10 +1,11 @@
 """Cases of BIDS datasets: sessions, channels, masks and sites by names, and what is wrong with them in one go. About 1 s."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from pd_ddpm.data.cases.bids import bids_files, find_bids_cases
+from pd_ddpm.data.cases.bids import bids_files, find_bids_cases, participants_problems
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.cases.table import CohortError, table_columns
 
@@ -157,3 +158,37 @@ def test_find_bids_cases_refuses_other_folders(bids: Path, tmp_path: Path) -> No
     touch(bids / "derivatives/m/sub-01/anat/sub-01_mask.nii.gz")
     with pytest.raises(ValueError, match=r"participants\.tsv: cannot be read as a table"):
         find_bids_cases(bids, CHANNELS)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem", "remedy"),
+    [
+        ("participant_id\tsite\nsub-01\tA\nsub-02\tn/a\n", None, None),
+        ("participant_id\tage\nsub-01\t61\n", None, None),
+        ("participant_id\tsite\n01\tA\n02\tB\n", "no row for sub-01, sub-02, .*are: 01, 02\\)", "such as sub-01"),
+        ("participant_id\tsite\nsub-1\tA\nsub-02\tB\n", "no row for sub-01, whose site is unknown", "such as sub-01"),
+        ("participant_id\tsite\n", "no row for sub-01, sub-02, .*are: none\\)", "such as sub-01"),
+        ("participant_id\tSite\nsub-01\tA\n", "no column `site`.*columns are: participant_id, Site", "Rename 'Site' to 'site'"),
+        ("participant_id\tcenter\nsub-01\tA\n", "no column `site`", "Rename 'center' to 'site'"),
+        ("participant_id\tsite_id\nsub-01\tA\n", "no column `site`", "Rename 'site_id' to 'site'"),
+        ("id\tsite\nsub-01\tA\n", "no column `participant_id`", "holds the names of the sub-\\*"),
+        ("participant_id,site\nsub-01,A\n", "not separated by tabs", "Save it with tabs"),
+        ("participant_id;site\nsub-01;A\n", "not separated by tabs", "Save it with tabs"),
+    ],
+)
+def test_participants_problems_names_ids_or_the_column_that_was_looked_for(bids, content, problem, remedy) -> None:
+    (bids / "participants.tsv").write_text(content)
+    found = participants_problems(bids)
+    if problem is None:
+        assert found == []
+        return
+    assert re.search(problem, found[0].problem), found
+    assert re.search(remedy, found[0].remedy), found
+    assert set(find_bids_cases(bids, CHANNELS)["site"]) <= {"unknown", "B"}
+
+
+@pytest.mark.parametrize("value", ["NA", "n/a", "nan"])
+def test_find_bids_cases_reads_missing_sites_as_unknown(bids: Path, value: str) -> None:
+    (bids / "participants.tsv").write_text(f"participant_id\tsite\nsub-01\t{value}\nsub-02\tB\n")
+    assert find_bids_cases(bids, CHANNELS)["site"].tolist() == ["unknown", "B", "B"]
+    assert participants_problems(bids) == []

@@ -26,8 +26,8 @@ from pd_ddpm.data.check import case as check_case
 from pd_ddpm.data.check import dataset
 
 ROOT = Path(__file__).parents[2]
-SHAPE, AFFINE = (40, 58, 14), np.diag([3.2, 3.2, 5.0, 1.0])
-VOXEL_ML = 3.2 * 3.2 * 5.0 / 1000
+SHAPE, AFFINE = (40, 58, 14), np.diag([3.2, 3.2, 7.5, 1.0])
+VOXEL_ML = 3.2 * 3.2 * 7.5 / 1000
 FILES = ("FLAIR", "T1", "mask")
 
 
@@ -75,7 +75,7 @@ def edit(folder: Path, **columns: list) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write five complete cases, each a head of 560 ml with a lesion, and their table."""
+    """Write five complete cases, each a head of 840 ml with a lesion, and their table."""
     folder = tmp_path_factory.mktemp("sound")
     random = np.random.default_rng(0)
     centre, radii = np.array([20, 29, 7]).reshape(3, 1, 1, 1), np.array([17, 25, 6.5]).reshape(3, 1, 1, 1)
@@ -127,7 +127,7 @@ def run(
 def test_check_of_a_sound_dataset_has_no_findings(cohort, run):
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, len(findings)) == (0, 0), printed
-    assert "40x58x14 3.2x3.2x5 RAS" in " ".join(printed.split())
+    assert "40x58x14 3.2x3.2x7.5 RAS" in " ".join(printed.split())
     ml = [int((array_of(cohort / f"p{n}/mask.nii.gz") == 1).sum()) * VOXEL_ML for n in range(5)]
     assert f"{np.median(ml):.1f} ({min(ml):.1f} to {max(ml):.1f})" in printed
     assert "5 cases, channels FLAIR, T1, 15 files read" in printed

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pd_ddpm.data.cases.csv_table import read_case_table
+from pd_ddpm.data.cases.csv_table import missing_sites, read_case_table
 from pd_ddpm.data.cases.find import case_files, find_cases
 from pd_ddpm.data.cases.table import OBSERVERS, clean_name, read_table, table_columns, write_table
 from pd_ddpm.data.cases.wmh import find_wmh_cases, image_versions
@@ -233,3 +233,20 @@ def test_read_table_returns_what_was_written(tmp_path, challenge):
     for table in (find_wmh_cases(challenge), find_wmh_cases(challenge).assign(fold=pd.array([0, 1, 2, 0, 1], "Int64"))):
         write_table(table, tmp_path / "cases.csv")
         pd.testing.assert_frame_equal(read_table(tmp_path / "cases.csv"), table)
+
+
+@pytest.mark.parametrize("value", ["NA", "n/a", "NaN", "NULL", "None"])
+def test_read_case_table_reads_missing_values_of_other_programs_as_empty(tmp_path, value):
+    lines = [f"a,{value},@f1.nii.gz,@t1.nii.gz,@m1.nii.gz,{value},{value},{value},{value}"]
+    lines += [f"b,X,@f2.nii.gz,@t2.nii.gz,@m2.nii.gz,{value},{value},{value},{value}"]
+    header = "case,site,FLAIR,T1,mask,patient,role,fold,T1_transform"
+    path = write_csv(tmp_path, "\n".join([header, *lines, ""]))
+    table = read_case_table(path, CHANNELS)
+    assert table["case"].tolist() == ["a", "b"]
+    assert table["site"].tolist() == ["unknown", "X"]
+    assert (table[["patient", "role", "T1_transform"]] == "").all(axis=None)
+    assert table["fold"].isna().all()
+    assert missing_sites(path) == ["a"]
+    path.write_text(path.read_text().replace("scans/f1.nii.gz", value))
+    with pytest.raises(ValueError, match="line 2, case a: there is no path in column FLAIR"):
+        read_case_table(path, CHANNELS)

@@ -9,8 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from pd_ddpm.data.cases.table import WEIGHTED, CohortError, complete_table, name_problems, raise_problems
+from pd_ddpm.data.cases.links import glob_through_links
+from pd_ddpm.data.cases.table import (
+    MISSING_VALUES,
+    WEIGHTED,
+    CohortError,
+    complete_table,
+    name_problems,
+    raise_problems,
+)
 from pd_ddpm.runtime.problem import Problem
+
+PARTICIPANTS = "participants.tsv"
+
+_SITE_COLUMN = re.compile(r".*(site|cent(er|re)|scanner|hospital|institution|location).*", re.I)
+
+_MAX_LISTED = 5
 
 _STANDARD_PLACES = ("*/sub-*/anat/sub-*", "*/sub-*/ses-*/anat/sub-*")  # below derivatives/
 _EXAMPLE = "manual/**/*label-WMH*_mask.nii.gz"
@@ -138,7 +152,7 @@ def _masks(folder: Path, pattern: str | None) -> list[Path]:
     """Return every file that may be the mask of a session."""
     below = folder / "derivatives"
     if pattern is not None:
-        return sorted(path for path in below.glob(pattern) if _suffix(path) and _session_of(path))
+        return sorted(path for path in glob_through_links(below, pattern) if _suffix(path) and _session_of(path))
     paths = [path for pattern in _STANDARD_PLACES for path in below.glob(pattern)]
     return sorted(path for path in paths if _suffix(path) in ("mask", "dseg") and "_desc-brain_" not in path.name)
 
@@ -155,16 +169,55 @@ def _session_of(path: Path) -> str:
     return match[0] if match else ""
 
 
+def participants_problems(folder: str | Path) -> list[Problem]:
+    """Return why sites in participants.tsv are not read, or not for all subjects. No site at all is no problem."""
+    path = Path(folder) / PARTICIPANTS
+    table = _participants(path)
+    if table is None:
+        return []
+    columns, listed = list(table.columns), ", ".join(table.columns)
+    if len(columns) == 1 and re.search("[,; ]", columns[0]):
+        return [Problem(path, "its cells are not separated by tabs, so no site is read", "Save it with tabs")]
+    similar = [name for name in columns if _SITE_COLUMN.fullmatch(name) and name != "site"]
+    if "site" not in columns:
+        problem = f"there is no column `site`, so all sites are unknown (the columns are: {listed})"
+        return [Problem(path, problem, f"Rename {similar[0]!r} to 'site'")] if similar else []
+    if "participant_id" not in columns:
+        problem = f"there is no column `participant_id`, so no site is read (the columns are: {listed})"
+        return [Problem(path, problem, "Rename the column that holds the names of the sub-* folders")]
+    ids = table["participant_id"].str.strip().tolist()
+    subjects = {name.partition("_")[0] for name, _ in _sessions(Path(folder))}
+    if not (absent := sorted(subjects - set(ids))):
+        return []
+    problem = (
+        f"it has no row for {_some(absent)}, whose site is unknown (the first ids in its column `participant_id` are: "
+        f"{_some(ids) or 'none'})"
+    )
+    return [Problem(path, problem, f"Write ids as in the names of the folders, such as {absent[0]}")]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many follow."""
+    further = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + further
+
+
 def _sites(folder: Path) -> dict[str, str]:
     """Return subject -> site for the subjects whose site is in participants.tsv."""
-    path = folder / "participants.tsv"
-    if not path.is_file():
+    table = _participants(folder / PARTICIPANTS)
+    if table is None or not {"participant_id", "site"} <= set(table.columns):
         return {}
+    pairs = zip(table["participant_id"].str.strip(), table["site"].str.strip(), strict=True)
+    return {subject: site for subject, site in pairs if site and site not in MISSING_VALUES}
+
+
+def _participants(path: Path) -> pd.DataFrame | None:
+    """Read participants.tsv as text; None if there is none."""
+    if not path.is_file():
+        return None
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CohortError(Problem(path, f"cannot be read as a table ({error})", "Save it as tab-separated UTF-8")) from error
-    if not {"participant_id", "site"} <= set(table.columns):
-        return {}
-    pairs = zip(table["participant_id"].str.strip(), table["site"].str.strip(), strict=True)
-    return {subject: site for subject, site in pairs if site not in ("", "n/a")}
+    table.columns = [str(name).strip() for name in table.columns]
+    return table.fillna("")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from pd_ddpm.data.cases.table import (
+    MISSING_VALUES,
     OBSERVERS,
     ROLES,
     CohortError,
@@ -35,7 +36,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
 
     Required columns are case, site, mask and one per channel. Optional ones are patient, role, fold, `<channel>_transform`,
     observer_2 and observer_3. Other columns are ignored. A case without a site gets the site "unknown". A case without a
-    patient is the only case of its patient.
+    patient is the only case of its patient. A cell that holds NA or the like is empty, since R writes missing values so.
 
     Args:
         csv_path: comma-separated UTF-8 with a header.
@@ -63,6 +64,8 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     for name in known:
         if name not in cells:
             cells[name] = ""
+        elif name != "case":
+            cells[name] = cells[name].where(~cells[name].isin(MISSING_VALUES), "")
     paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), *OBSERVERS]
     for line, (index, row) in zip(lines, cells.iterrows(), strict=True):
         problems += [problem.within(line) for problem in _row_problems(row, channels)]
@@ -86,6 +89,12 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     table = complete_table(cells, channels)
     raise_problems(str(csv_path), problems, table)
     return table
+
+
+def missing_sites(csv_path: str | Path) -> list[str]:
+    """Return the cases of a user's table whose site is NA or the like, which is read as unknown."""
+    cells = read_cells(Path(csv_path))
+    return cells.loc[cells["site"].isin(MISSING_VALUES), "case"].tolist()
 
 
 def _column_problems(columns: list[str], required: list[str], optional: list[str]) -> list[Problem]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pd_ddpm.data.cases.bids import bids_files, find_bids_cases
+from pd_ddpm.data.cases.bids import PARTICIPANTS, bids_files, find_bids_cases
 from pd_ddpm.data.cases.csv_table import read_case_table
 from pd_ddpm.data.cases.nnunet import find_nnunet_cases, nnunet_files
 from pd_ddpm.data.cases.table import CohortError
@@ -69,5 +69,5 @@ def tables_of_cases(settings: Mapping[str, Any]) -> list[str]:
     """Return the files that describe the cases: the csv, or the description file of the layout."""
     if settings["layout"] == "table":
         return [settings["table"]]
-    name = {"bids": "participants.tsv", "nnunet": "dataset.json"}.get(settings["layout"])
+    name = {"bids": PARTICIPANTS, "nnunet": "dataset.json"}.get(settings["layout"])
     return [str(path) for path in Path(settings["folder"]).glob(name)] if name else []

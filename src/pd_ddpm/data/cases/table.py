@@ -15,6 +15,9 @@ ROLES = ("train", "validation", "test")
 # The columns of further observers' masks -> the names of these observers in the WMH challenge.
 OBSERVERS = {"observer_2": "o3", "observer_3": "o4"}
 
+# What R, pandas, BIDS and spreadsheets write for a missing value.
+MISSING_VALUES = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
+
 # Channel name -> BIDS suffix. A channel may have either name.
 WEIGHTED = {"T1": "T1w", "T2": "T2w", "PD": "PDw"}
 

@@ -18,6 +18,7 @@ from pd_ddpm.data.cases.table import ROLES, CohortError
 from pd_ddpm.data.cases.wmh import image_versions
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Finding, Report, Requirements
+from pd_ddpm.data.check.table import table_problems
 from pd_ddpm.data.preparation.case import cohort_problems
 from pd_ddpm.data.splits import SplitError, make_splits
 from pd_ddpm.runtime.problem import Problem
@@ -64,7 +65,8 @@ def check_cases(
 
     * Of each case: every byte, geometry and values of its files, one grid for image and masks, labels, a rough brain mask,
       and whether the channels cover the brain.
-    * Of all cases together: equal scans under two names, voxel axes, whether there are lesions at all, folds and roles.
+    * Of all cases together: equal scans under two names, voxel axes, whether there are lesions at all, names that look like
+      scans of one patient, sites, folds and roles.
     * Of the output folder: whether it is writable and has enough space.
 
     Args:
@@ -83,6 +85,7 @@ def check_cases(
     report.files = sum(examination.files for examination in examinations)
     report.image_versions = image_versions(table, requirements.channels)
     report.findings += [*_cross_case_findings(rows), *_version_findings(report.image_versions)]
+    report.findings += [Finding.from_problem("warning", problem) for problem in table_problems(table, requirements.source)]
     report.findings += _split_findings(table, requirements.folds, splits)
     report.findings += _output_dir_findings(Path(output_dir), rows, len(requirements.channels))
     report.seconds = time.monotonic() - started

@@ -61,6 +61,7 @@ class Requirements:
         grid_spacing_mm: in-plane pixel size of the networks; None is the scan's own pixel.
         crop: the largest (height, width) of training patches, along X and Y, in pixels of the networks.
         folds: settings of the folds; None if all cases are only tested.
+        source: the dataset's entry in the configuration; empty for a single scan.
     """
 
     channels: tuple[str, ...]
@@ -68,6 +69,7 @@ class Requirements:
     grid_spacing_mm: float | None
     crop: tuple[int, int]
     folds: Mapping[str, Any] | None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: resolve.Config, dataset: str) -> Requirements:
@@ -79,6 +81,7 @@ class Requirements:
             grid_spacing_mm=config["grid"]["spacing_mm"],
             crop=(max(crop[0] for crop in crops), max(crop[1] for crop in crops)),
             folds=config["folds"] if methods.networks_from(config, dataset) == dataset else None,
+            source=config["datasets"][dataset],
         )
 
 
