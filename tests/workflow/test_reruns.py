@@ -88,7 +88,7 @@ def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: P
     record = json.loads((folder / "results/leak.json").read_text(encoding="utf-8"))
     assert record["made_from"]["summary"]["runs"] == 3 + 9
     assert "device" not in record["made_from"]["summary"]["mixed"]
-    single = folder / "results/phantom/predictions/mean/split-0_seed-0"
+    single = folder / "results/phantom/predictions/mean@denoiser=denoiser/split-0_seed-0"
     for case in pd.read_csv(single / "predictions.csv")["case"]:
         parts = [
             nibabel.load(single.parents[1] / name / single.name / f"{case}_samples.nii.gz") for name in ("ddpm", "attunet")
