@@ -280,9 +280,9 @@ for name, exhibit in EXHIBITS.items():
         conda:
             "../envs/scans-and-tables.yaml"
         params:
-            copies=" && ".join(f"cp {original} {copy}" for original, copy in zip(originals, copies, strict=True)),
-        shell:
-            "({params.copies}) 2> {log}"
+            code=script_code("publish"),
+        script:
+            "../workflow/scripts/publish.py"
 
 
 rule provenance:

@@ -14,6 +14,7 @@ from pd_ddpm.inference.average import AveragedPredictions, AverageJob, average_p
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import PredictionFolder, read_predictions, read_samples, write_manifest
 from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 CASES = ["four", "five"]
 STEP = 1 / 255  # stored probabilities
@@ -110,13 +111,13 @@ def test_average_predictions_resumes_and_repeats_what_has_changed(
     assert (len(computed), first.stat().st_mtime_ns) == (1, unchanged)
     assert nib.load(second).get_fdata().all()
     table = pd.read_csv(parts[0].manifest).assign(stamp="another sampling")
-    table.to_csv(parts[0].manifest, index=False)
+    write_sealed_csv(table, parts[0].manifest)
     average_predictions(job(prepared, tmp_path, [AveragedPredictions(part.manifest) for part in parts]))
     assert len(computed) == 3
 
 
 def test_average_predictions_rejects_methods_with_different_cases(prepared: Path, tmp_path: Path, averaged: dict) -> None:
     table = pd.read_csv(averaged["start"].manifest)
-    table[table["case"] == "four"].to_csv(averaged["start"].manifest, index=False)
+    write_sealed_csv(table[table["case"] == "four"], averaged["start"].manifest)
     with pytest.raises(ValueError, match=r"start.*has not the same cases as .*pd.* \(five\)\. Sample both methods again"):
         average_predictions(job(prepared, tmp_path, list(averaged.values())))

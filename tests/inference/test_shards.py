@@ -12,6 +12,7 @@ from pd_ddpm.config.run import Shard
 from pd_ddpm.inference import batch_size
 from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.runtime.memory import available_memory
+from pd_ddpm.runtime.sealed import write_sealed_json
 
 SECONDS = ["seconds_shared", "seconds_per_member"]
 
@@ -79,7 +80,7 @@ def test_gather_rejects_incomplete_and_inconsistent_shards(tmp_path, sampling, s
         sample(gathering)
     other = json.loads(records[1].read_text(encoding="utf-8"))
     other["stamp"], other["method"]["provenance"]["device"] = "another", "a GPU"
-    records[1].write_text(json.dumps(other), encoding="utf-8")
+    write_sealed_json(records[1], other)
     message = r"sampled on different devices or precisions \(.* in float32, a GPU in float32\), .* Set `device`"
     with pytest.raises(ValueError, match=message):
         sample(gathering)

@@ -7,6 +7,7 @@ from pd_ddpm.data.check.dataset import check_cases
 from pd_ddpm.data.check.report import Requirements
 from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.progress import log
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(table: str, findings: str, dataset: str, config: dict, processes: int) -> None:
@@ -15,7 +16,7 @@ def main(table: str, findings: str, dataset: str, config: dict, processes: int) 
     if report.count("error"):
         raise ValueError(f"the dataset {dataset} cannot be used:\n{report.text()}")
     log.info(report.text())
-    report.table().to_csv(findings, index=False)
+    write_sealed_csv(report.table(), findings)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pd_ddpm.exhibits.tables.cost import CostFolders, cost_document, cost_table, read_job_costs
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 FOLDERS = {"benchmarks": Path("results", "benchmarks"), "plan": Path("work", "plan")}
 
@@ -12,7 +13,7 @@ def main(job) -> None:
     folders = CostFolders(results=Path(job.input.splits).parent, **FOLDERS)
     files = job.input.network_metadata, job.input.histories, job.input.prediction_metadata
     table = cost_table(read_job_costs(job.config, folders, *files))
-    table.to_csv(job.output.table, index=False, float_format="%.6g")
+    write_sealed_csv(table, job.output.table, float_format="%.6g")
     document = cost_document(table, job.params.labels, job.params.users, job.params.caption_note)
     document.write(job.output.page, job.output.markdown)
 

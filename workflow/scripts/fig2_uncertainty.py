@@ -8,6 +8,7 @@ from pd_ddpm.exhibits.figures.fig2_cases import fig2_numbers, read_figure_cases
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty
 from pd_ddpm.exhibits.grid_note import figure_caption
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
@@ -15,7 +16,7 @@ def main(job) -> None:
     scores = read_scores(job.input.scores)
     cases = read_figure_cases(scores, Path(job.input.cases).parent, manifests, job.params.labels, job.params.num_cases)
     numbers = fig2_numbers(cases)
-    numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
+    write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
     style.save(fig2_uncertainty(numbers, figure_caption(job.params.caption_note, scores)), job.output.pdf, job.output.png)
 
 

@@ -5,12 +5,13 @@ from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
 from pd_ddpm.exhibits.grid_note import figure_caption
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
     ensembles = read_scores(job.input.ensembles)
     numbers = fig4_numbers(ensembles, job.params.labels)
-    numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
+    write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
     caption = figure_caption(job.params.caption_note, ensembles)
     style.save(fig4_ensemble(numbers, caption, job.params.samples), job.output.pdf, job.output.png)
 

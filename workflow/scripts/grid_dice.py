@@ -4,10 +4,11 @@ from pathlib import Path
 
 from pd_ddpm.evaluation.grid_dice import grid_dice_table
 from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
-    grid_dice_table(Path(job.input.cases), job.params.grid).to_csv(job.output.table, index=False)
+    write_sealed_csv(grid_dice_table(Path(job.input.cases), job.params.grid), job.output.table)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pd_ddpm.exhibits.tables.leak import LeakRow, leak_document, leak_remark, le
 from pd_ddpm.exhibits.training_compute import compute_remark, training_flops, training_seconds
 from pd_ddpm.exhibits.training_remarks import flattening_remarks, late_gains
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 PLAN = Path("work", "plan")
 
@@ -21,7 +22,7 @@ def main(job) -> None:
     flops = training_flops(job.config, job.wildcards.dataset, dict.fromkeys(row.network for row in rows), results, PLAN)
     seconds = training_seconds(job.input.histories)
     table = leak_table(scores, rows, flops, seconds)
-    table.to_csv(job.output.table, index=False, float_format="%.6g")
+    write_sealed_csv(table, job.output.table, float_format="%.6g")
     document = leak_document(table, late_gains(job.input.histories), table_caption(job.params.caption_note, scores))
     remarks = [leak_remark(table), compute_remark(flops, seconds, rows[0].network)]
     remarks += [*flattening_remarks(job.input.histories, job.params.users), *collapse_remarks(scores, job.params.from_noise)]

@@ -4,11 +4,12 @@ from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.probe import probe_figure, probe_numbers
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
     numbers = probe_numbers(read_scores(job.input.probes), job.params.labels)
-    numbers.to_csv(job.output.numbers, index=False, float_format="%.6g")
+    write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
     style.save(probe_figure(numbers, job.params.caption_note), job.output.pdf, job.output.png)
 
 

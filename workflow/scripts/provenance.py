@@ -1,15 +1,16 @@
 """One page that says how every exhibit was made."""
 
-import json
 from pathlib import Path
 
 from pd_ddpm.exhibits.tables.provenance import provenance_document, provenance_rows
 from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.sealed import read_sealed_json
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
-    records = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in job.input.records}
-    provenance_rows(records).to_csv(job.output.table, index=False)
+    records = {Path(path).stem: read_sealed_json(path) for path in job.input.records}
+    write_sealed_csv(provenance_rows(records), job.output.table)
     provenance_document(records, job.params.titles).write(job.output.page, job.output.markdown)
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from pd_ddpm.evaluation.resample_cases import resample_cases
 from pd_ddpm.evaluation.scores import with_grid_dice
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
     cases, predictions = Path(job.input.cases), Path(job.input.predictions)
     table = resample_cases(cases, predictions, job.params.identity, job.params.subsets)
-    with_grid_dice(table, job.input.get("grid_dice")).to_csv(job.output.ensembles, index=False)
+    write_sealed_csv(with_grid_dice(table, job.input.get("grid_dice")), job.output.ensembles)
 
 
 if __name__ == "__main__":

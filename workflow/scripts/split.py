@@ -3,6 +3,7 @@
 from pd_ddpm.data.cases.table import read_table
 from pd_ddpm.data.splits import make_splits, make_test_only_splits
 from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(table: str, splits: str, folds: dict, no_training: bool) -> None:
@@ -14,7 +15,7 @@ def main(table: str, splits: str, folds: dict, no_training: bool) -> None:
         has_roles = cases["role"].astype(bool).any()
         numbers = range(1 if has_roles else folds["count"])
         made = make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], numbers)
-    made.to_csv(splits, index=False)
+    write_sealed_csv(made, splits)
 
 
 if __name__ == "__main__":

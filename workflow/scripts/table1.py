@@ -8,14 +8,15 @@ from pd_ddpm.exhibits.score_remarks import collapse_remarks
 from pd_ddpm.exhibits.tables.table1 import table1, table1_document, table1_groups
 from pd_ddpm.exhibits.training_remarks import flattening_remarks
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
     scores, labels = read_scores(job.input.scores), job.params.labels
     table = table1(scores, labels, pd.read_csv(job.input.printed), job.params.compared_with)
     groups = table1_groups(scores, labels)
-    table.to_csv(job.output.table, index=False, float_format="%.6g")
-    groups.to_csv(job.output.groups, index=False, float_format="%.6g")
+    write_sealed_csv(table, job.output.table, float_format="%.6g")
+    write_sealed_csv(groups, job.output.groups, float_format="%.6g")
     caption = table_caption(job.params.caption_note, scores)
     document = table1_document(table, groups, labels[job.params.compared_with], caption)
     remarks = [*flattening_remarks(job.input.histories, job.params.users), *collapse_remarks(scores, labels)]

@@ -5,12 +5,13 @@ from pd_ddpm.exhibits.grid_note import table_caption
 from pd_ddpm.exhibits.score_remarks import collapse_remarks
 from pd_ddpm.exhibits.tables.uncertainty import uncertainty_document, uncertainty_table
 from pd_ddpm.runtime.recorded_job import run_with_record
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
     settings, scores, labels = job.params.settings, read_scores(job.input.scores), job.params.labels
     table = uncertainty_table(scores, labels)
-    table.to_csv(job.output.table, index=False, float_format="%.6g")
+    write_sealed_csv(table, job.output.table, float_format="%.6g")
     caption = table_caption(job.params.caption_note, scores)
     document = uncertainty_document(table, settings["band_mm"], caption, settings["calibration_bins"])
     document.with_remarks(collapse_remarks(scores, labels)).write(job.output.page, job.output.markdown)

@@ -1,6 +1,5 @@
 """Files that jobs read from the runs of other jobs: trained networks, pre-segmentations and metadata."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pd_ddpm.config.leak import leak_methods
 from pd_ddpm.config.resolve import Config, method, network
 from pd_ddpm.config.run import Run
 from pd_ddpm.runtime.problem import Problem
+from pd_ddpm.runtime.sealed import read_sealed_json
 
 
 def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
@@ -180,7 +180,7 @@ def existing_shards(folder: Path, settings: Mapping[str, Any], code: str, inputs
         inputs: files that must not be newer than the predictions.
     """
     try:
-        metadata = json.loads((folder / "method.json").read_text(encoding="utf-8"))
+        metadata = read_sealed_json(folder / "method.json")
         finished = (folder / "predictions.csv").stat().st_mtime
         unchanged = metadata["settings"] == settings and metadata["provenance"]["code"] == code
         newer = any(Path(file).stat().st_mtime > finished for file in inputs)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pd_ddpm.data.nifti.read import read_array, read_image, read_labels
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.runtime.problem import Problem, ProblemError
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 
 def read_scan(folder: Path, case: str) -> Scan:
@@ -34,7 +34,7 @@ def cases_by_role(csv_path: str | Path, split: int) -> dict[str, list[str]]:
     Raises:
         ProblemError: the table does not have this split.
     """
-    table = pd.read_csv(csv_path, dtype={"case": str})
+    table = read_sealed_csv(csv_path)
     if split not in set(table["split"]):
         problem = (
             f"has no split {split}, only {sorted(set(table['split']))}, since roles in a table of cases make the one split 0"

@@ -1,14 +1,11 @@
 """Export a trained method from the results of a dataset as a bundle."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import cases_by_role
@@ -19,6 +16,8 @@ from pd_ddpm.evaluation.scores import read_scores
 from pd_ddpm.models.weights import architecture_settings, load_weights, save_metadata, save_weights
 from pd_ddpm.runtime.files import atomic_write, write_json
 from pd_ddpm.runtime.problem import Problem
+from pd_ddpm.runtime.sealed import read_sealed_json
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 # Keys of a network's metadata that are not exported: names of cases must not leave the site, and a bundle holds one checkpoint.
 _NOT_EXPORTED = ("training_cases", "early")
@@ -96,7 +95,7 @@ def _description(results: Path, run: Run, stages: list[Stage], licence: str | No
     scores = _run_folder(results, "scores", run).with_suffix(".csv")
     if not scores.is_file():
         raise BundleError(Problem(scores, "the model card needs these scores", f"Run `snakemake {scores}`"))
-    manifest = pd.read_csv(results / "cases" / "prepared.csv", dtype={"case": str})
+    manifest = read_sealed_csv(results / "cases" / "prepared.csv")
     training_cases = manifest[manifest["case"].isin(cases_by_role(results / "splits.csv", run.split)["train"])]
     return bundles.make_description(
         run.name,
@@ -151,8 +150,8 @@ def _run_folder(results: Path, kind: str, run: Run) -> Path:
 
 def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_sealed_json(path)
+    except OSError as error:
         raise BundleError(Problem(path, f"it cannot be read ({error})", f"Make {source} again with `snakemake`")) from error
 
 

@@ -14,6 +14,7 @@ from pd_ddpm.evaluation.metrics import ReferenceMask, dice
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.prediction_store import as_stored
 from pd_ddpm.runtime.progress import progress
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 
 def grid_dice_table(cases: Path, grid: Mapping[str, Any]) -> pd.DataFrame:
@@ -23,7 +24,7 @@ def grid_dice_table(cases: Path, grid: Mapping[str, Any]) -> pd.DataFrame:
         cases: table of the preprocessed cases, in the folder of their images.
         grid: section `grid` of the configuration.
     """
-    names = pd.read_csv(cases, dtype={"case": str})["case"]
+    names = read_sealed_csv(cases)["case"]
     rows = []
     for case in progress(list(names), "ground truth through the working grid"):
         scan, labels = read_scan(cases.parent, case), read_ground_truth(cases.parent, case)

@@ -1,6 +1,5 @@
 """Score all predictions of a run against the ground truth."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from pd_ddpm.inference.ensemble import Segmentation
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.runtime.collapse import TRAINING_SIGNS, describe_signs
 from pd_ddpm.runtime.progress import log, progress
+from pd_ddpm.runtime.sealed import read_sealed_json
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 
 def score_cases(
@@ -34,9 +35,9 @@ def score_cases(
         One row per case: metrics, uncertainty, calibration, agreement of the members with each other and with the raters,
         values of the network that show whether a generator has collapsed, and cost.
     """
-    generator = json.loads(method_metadata.read_text("utf-8"))["generator"]
+    generator = read_sealed_json(method_metadata)["generator"]
     training_signs = {name: generator.get(name, np.nan) for name in TRAINING_SIGNS}
-    sites = pd.read_csv(cases, dtype={"case": str}).set_index("case")["site"]
+    sites = read_sealed_csv(cases).set_index("case")["site"]
     rows = []
     for record in progress(read_predictions(predictions).to_dict("records"), f"scores of {identity['method']}"):
         case, num_samples = record["case"], record["samples"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pd_ddpm.evaluation.statistics import CASE, TRAINING
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 # Dice of a case's ground truth through a coarser working grid and back; only if a grid is configured.
 GRID_DICE = ("grid_dice_soft", "grid_dice_hard")
@@ -20,13 +21,13 @@ def with_grid_dice(rows: pd.DataFrame, grid_dice: str | Path | None) -> pd.DataF
     """
     if grid_dice is None:
         return rows
-    table = pd.read_csv(grid_dice, dtype={"case": str})
+    table = read_sealed_csv(grid_dice)
     return rows.merge(table[["case", *GRID_DICE]], on="case", how="left", validate="many_to_one")
 
 
 def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
     """Read all rows of these CSV files. Names of cases and subsets stay text, also if they consist of digits."""
-    return pd.concat([pd.read_csv(file, dtype={"case": str, "subset": str}) for file in files], ignore_index=True)
+    return pd.concat([read_sealed_csv(file) for file in files], ignore_index=True)
 
 
 def average_over_seeds(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,12 +1,15 @@
 """Write tables of text with notes as a web page, Markdown and LaTeX."""
 
 import html
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import pandas as pd
+
+from pd_ddpm.runtime.sealed import sealed_write
 
 STYLE = (
     "body{font-family:sans-serif;margin:2em;max-width:95em}"
@@ -103,10 +106,10 @@ class Document:
             markdown: path of the Markdown file.
             latex: path of the LaTeX file, if it is needed.
         """
-        Path(page).write_text(self.html(), encoding="utf-8")
-        Path(markdown).write_text(self.markdown(), encoding="utf-8")
-        if latex is not None:
-            Path(latex).write_text(self.latex(), encoding="utf-8")
+        contents = {page: self.html(), markdown: self.markdown()} | ({latex: self.latex()} if latex is not None else {})
+        for path, content in contents.items():
+            with sealed_write(path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
 
     def markdown(self) -> str:
         """Return the document as Markdown with pipe tables."""
@@ -114,7 +117,7 @@ class Document:
         for part in self.parts:
             delimiters = ["---" if alignment == "left" else "---:" for alignment in part.alignments()]
             lines = [list(part.table.columns), delimiters, *part.lines()]
-            body = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+            body = ["| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines]
             blocks += [f"## {part.heading}", "\n".join(body), *part.notes]
         return "\n\n".join(blocks) + "\n"
 
@@ -173,6 +176,11 @@ def _latex_part(part: Part, first_notes: Sequence[str]) -> str:
             "",
         ]
     )
+
+
+def _markdown(text: str) -> str:
+    """Return the text of a cell without column separators and HTML elements."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text.replace("|", r"\|"))
 
 
 def _latex(text: str) -> str:

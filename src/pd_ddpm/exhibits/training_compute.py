@@ -3,7 +3,6 @@
 The two may differ: on a CPU, wide layers run at more FLOP/s than narrow ones.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pd_ddpm.config.resolve import Config, network
 from pd_ddpm.config.run import Run
 from pd_ddpm.planning.case_sizes import cohort_sizes
 from pd_ddpm.planning.planned_flops import PlannedFlops
+from pd_ddpm.runtime.sealed import read_sealed_json
 
 
 def training_flops(config: Config, dataset: str, networks: Iterable[str], results: Path, plan: Path) -> dict[str, float]:
@@ -48,7 +48,7 @@ def training_seconds(histories: Iterable[str | Path]) -> dict[str, float]:
     """
     seconds: dict[str, list[float]] = {}
     for path in map(Path, histories):
-        metadata = json.loads(path.with_name("model.json").read_text(encoding="utf-8"))
+        metadata = read_sealed_json(path.with_name("model.json"))
         seconds.setdefault(Run.parse(path).name, []).append(metadata["provenance"]["seconds"])
     return {name: float(np.mean(values)) for name, values in seconds.items()}
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.config.run import Run
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 # A training has flattened if its best validation Dice rose by at most this in the last third of its steps. The paper's PD-DDPM
 # leads ES-DDPM by 0.009: a network that still gains more than that may change the order of a table.
@@ -32,7 +33,7 @@ def late_gains(histories: Iterable[str | Path]) -> dict[str, list[float]]:
     """Return network -> late gain of each of its trainings, from the paths of the training.csv of all trainings."""
     gains: dict[str, list[float]] = {}
     for path in histories:
-        gains.setdefault(Run.parse(path).name, []).append(late_gain(pd.read_csv(path)))
+        gains.setdefault(Run.parse(path).name, []).append(late_gain(read_sealed_csv(path)))
     return gains
 
 

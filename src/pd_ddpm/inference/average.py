@@ -1,6 +1,5 @@
 """Average the stored ensembles of several methods, case by case. Does not import PyTorch."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from pd_ddpm.inference.prediction_store import PredictionFolder, read_prediction
 from pd_ddpm.runtime.files import fingerprint
 from pd_ddpm.runtime.progress import progress
 from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.runtime.sealed import read_sealed_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AveragedPredictions:
     @cached_property
     def method(self) -> dict[str, Any]:
         """The metadata of the method."""
-        return json.loads(self.manifest.with_name("method.json").read_text("utf-8"))
+        return read_sealed_json(self.manifest.with_name("method.json"))
 
     def read(self, case: str) -> np.ndarray:
         """Read the members of the method's ensemble, (X, Y, Z, K) float32 in [0, 1]."""

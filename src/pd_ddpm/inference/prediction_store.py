@@ -15,13 +15,13 @@ from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation, ensemble_mask, threshold
 from pd_ddpm.runtime.files import (
-    atomic_write,
     fingerprint,
     read_completion_record,
     remove_partial_files,
     write_completion_record,
-    write_json,
 )
+from pd_ddpm.runtime.sealed import write_sealed_json
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv, write_sealed_csv
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def write_manifest(predictions: Path, metadata_file: Path, cases: Sequence[str],
     remove_partial_files(predictions.parent)
     method = shards[0]["method"]
     seconds = round(sum(shard["method"]["provenance"]["seconds"] for shard in shards), 1)
-    write_json(metadata_file, {**method, "shards": len(shards), "provenance": method["provenance"] | {"seconds": seconds}})
-    with atomic_write(predictions) as table:
-        pd.DataFrame(list(records.values())).to_csv(table, index=False)
+    provenance = method["provenance"] | {"seconds": seconds}
+    write_sealed_json(metadata_file, {**method, "shards": len(shards), "provenance": provenance})
+    write_sealed_csv(pd.DataFrame(list(records.values())), predictions)
 
 
 def read_predictions(manifest: str | Path) -> pd.DataFrame:
     """Read the table that `write_manifest` wrote: the records of the cases, indexed by case."""
-    return pd.read_csv(manifest, dtype={"case": str}).set_index("case", drop=False)
+    return read_sealed_csv(manifest).set_index("case", drop=False)
 
 
 def sampling_seconds(records: Iterable[Mapping[str, Any]], presegmentations: "Presegmentations | None") -> float:

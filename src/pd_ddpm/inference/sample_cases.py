@@ -1,6 +1,5 @@
 """Sample the cases of one job, one after the other. Cases that are already complete on disk are kept."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from pd_ddpm.runtime.memory import explain_memory_shortage
 from pd_ddpm.runtime.precision import Precision, choose_device, device_name, prepare_for_inference
 from pd_ddpm.runtime.progress import progress
 from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.runtime.sealed import read_sealed_json
 
 _KEPT = "Finished cases are kept, and a lower batch changes no result"
 
@@ -90,7 +90,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
     """
     torch.set_num_threads(job.compute.threads)
     device = choose_device(job.compute.device)
-    verdict = json.loads(job.gate.read_text("utf-8")) if job.gate else None
+    verdict = read_sealed_json(job.gate) if job.gate else None
     choice = gated_precision(job.compute.precision, device, verdict)
     network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"], job.settings["weights"])
     presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)

@@ -3,11 +3,9 @@
 Does not import PyTorch unless it samples.
 """
 
-import json
-
 from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.inference.prediction_store import write_manifest
-from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.sealed import read_sealed_json, write_sealed_json
 
 
 def sample_all(job: SampleJob) -> None:
@@ -22,7 +20,7 @@ def sample_shard(job: SampleJob) -> None:
     """Sample the cases of one shard and write the shard's record."""
     from pd_ddpm.inference.sample_cases import sample_cases
 
-    write_json(job.shard_record, sample_cases(job))
+    write_sealed_json(job.shard_record, sample_cases(job))
 
 
 def gather_shards(job: SampleJob) -> None:
@@ -31,5 +29,5 @@ def gather_shards(job: SampleJob) -> None:
     Raises:
         ValueError: the shards were sampled in different ways, or a case is incomplete.
     """
-    records = [json.loads(path.read_text("utf-8")) for path in job.shard_records]
+    records = [read_sealed_json(path) for path in job.shard_records]
     write_manifest(job.predictions, job.method_metadata, job.test_cases(), records)

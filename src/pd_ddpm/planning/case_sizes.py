@@ -16,6 +16,7 @@ from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.splits import make_splits, make_test_only_splits
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 # Assumed until brain masks exist.
 SHARE_WITH_BRAIN = 0.76  # of a scan's slices
@@ -105,7 +106,7 @@ def cohort_sizes(config: Config, dataset: str, results: Path) -> CohortSizes:
     by_name = {size.case: size for size in sizes}
     splits = results / "splits.csv"
     if splits.exists():
-        roles = pd.read_csv(splits, dtype={"case": str})
+        roles = read_sealed_csv(splits)
         if set(roles["case"]) == set(by_name):
             return CohortSizes(by_name, roles, assumed)
     is_only_tested = networks_from(config, dataset) != dataset
@@ -127,7 +128,7 @@ def _case_sizes(config: Config, dataset: str, results: Path) -> tuple[pd.DataFra
     prepared = results / "cases" / "prepared.csv"
     if prepared.exists():
         with suppress(ImportError):  # the head node of a cluster may lack PyTorch, which selects the slices
-            cases = pd.read_csv(prepared, dtype={"case": str, "site": str})[["case", "site"]]
+            cases = read_sealed_csv(prepared)[["case", "site"]]
             return cases, prepared_sizes(prepared, grid), None
     try:
         cases = find_cases(dataset, source)
@@ -168,7 +169,7 @@ def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> list[CaseSize]:
         working, with_brain = settings.working_grid(np.asarray(mask.dataobj) > 0, spacing_mm(mask))
         return CaseSize(case, site, mask.shape, working.size, int(with_brain.sum()))
 
-    cases = pd.read_csv(prepared, dtype={"case": str, "site": str})
+    cases = read_sealed_csv(prepared)
     return [size(case, site) for case, site in zip(cases["case"], cases["site"], strict=True)]
 
 

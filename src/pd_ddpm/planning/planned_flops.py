@@ -3,7 +3,6 @@
 PyTorch is imported only if there is something to count. The counts are cached in a file, from which the next run reads them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,8 @@ from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes
 from pd_ddpm.planning.device_rates import Rate
 from pd_ddpm.planning.jobs import Sampling, evaluations_per_slice
 from pd_ddpm.runtime.code_version import code_version
-from pd_ddpm.runtime.files import fingerprint, write_json
+from pd_ddpm.runtime.files import fingerprint
+from pd_ddpm.runtime.sealed import read_sealed_json, write_sealed_json
 
 COUNTING = Path(__file__).with_name("flop_counts.py")  # the hash of its code includes the networks that it imports
 
@@ -95,7 +95,7 @@ class PlannedFlops:
                 from pd_ddpm.planning.flop_counts import count
 
                 self._cached[cache_key] = count(settings, channels, quantity, size)
-                write_json(self.cache, self._cached)
+                write_sealed_json(self.cache, self._cached)
             self._counts[key] = self._cached[cache_key]
         return self._counts[key]
 
@@ -127,7 +127,7 @@ def network_evaluations(config: Config, cohorts: Mapping[str, CohortSizes], samp
 def read_cache(path: Path) -> dict[str, Any]:
     """Return the content of a cache file, or nothing if it does not exist or is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_sealed_json(path)
     except (OSError, ValueError):
         return {}
 
@@ -163,5 +163,5 @@ def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
     if key not in cached:
         training, sampling = flop_counts.measure(settings, channels, batch, threads, device, precisions)
         cached[key] = asdict(Rate(title, str(precisions[1]), training, sampling, measured=True))
-        write_json(cache, cached)
+        write_sealed_json(cache, cached)
     return Rate(**cached[key])

@@ -97,17 +97,25 @@ def write_completion_record(path: Path, fingerprint: str, files: Iterable[str], 
         row: what later steps need to know of them.
     """
     sizes = {file: (path.parent / file).stat().st_size for file in files}
-    write_json(path, {"stamp": fingerprint, "files": sizes, "row": row})
+    record = {"stamp": fingerprint, "files": sizes, "row": row}
+    write_json(path, record | {"seal": _seal(record)})
 
 
 def read_completion_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the row of a record with this fingerprint whose files all have their full size, else None."""
+    """Return the row of an intact record with this fingerprint whose files all have their full size, else None."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        seal = record.pop("seal")
         sizes = {file: (path.parent / file).stat().st_size for file in record["files"]}
-        return record["row"] if (record["stamp"], record["files"]) == (fingerprint, sizes) else None
-    except (OSError, ValueError, KeyError):
+        unchanged = (record["stamp"], record["files"], seal) == (fingerprint, sizes, _seal(record))
+        return record["row"] if unchanged else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """Return the hash by which a completion record is recognised as intact."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(content: Any) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.job import run
 from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.runtime.sealed import write_sealed_json
 
 
 def run_with_record(main: Callable[[Any], None], snakemake: Any, made_from: Iterable[str | Path]) -> None:
@@ -22,6 +22,6 @@ def run_with_record(main: Callable[[Any], None], snakemake: Any, made_from: Iter
 
     def recorded_main() -> None:
         main(snakemake)
-        write_json(Path(snakemake.output.record), run_record(snakemake.config, snakemake.params.code, made_from=made_from))
+        write_sealed_json(snakemake.output.record, run_record(snakemake.config, snakemake.params.code, made_from=made_from))
 
     run(recorded_main, snakemake.log[0])

@@ -4,7 +4,6 @@ A record names no person, no machine and no path outside the results folder. The
 the record of a table lists all networks and predictions that it is based on.
 """
 
-import json
 import platform
 import subprocess
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from pd_ddpm.runtime.code_version import PACKAGE
 from pd_ddpm.runtime.cpu_info import cpu_name
 from pd_ddpm.runtime.files import fingerprint
+from pd_ddpm.runtime.sealed import read_sealed_json
 
 PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "nibabel", "pandas", "snakemake", "pd-ddpm")
 
@@ -172,6 +172,6 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_sealed_json(file)
+    except FileNotFoundError:
         return {}

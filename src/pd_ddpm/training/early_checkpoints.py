@@ -4,15 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from pd_ddpm.models.weights import load_tensors
+from pd_ddpm.models.weights import load_tensors, save_weights
 from pd_ddpm.runtime.progress import log
+from pd_ddpm.runtime.sealed import check_seal, seal, seal_path
 from pd_ddpm.training.result import EarlyCheckpoint
 
 
 def early_path(folder: Path, step: int) -> Path:
     """Return where the weights of a step are kept until the early checkpoints are chosen."""
     return folder / "early" / f"step-{step}.safetensors"
+
+
+def save_record(folder: Path, step: int, checkpoint: dict[str, Tensor]) -> None:
+    """Save the weights of a step, which may become an early checkpoint, with their seal."""
+    path = early_path(folder, step)
+    seal_path(path).unlink(missing_ok=True)  # a killed process must not leave the seal of other weights
+    save_weights(path, checkpoint)
+    seal(path)
 
 
 def load_early_checkpoints(
@@ -28,6 +38,9 @@ def load_early_checkpoints(
 
     Returns:
         One checkpoint per level, or none if there are no records.
+
+    Raises:
+        DamagedFileError: the weights of a step were changed.
     """
     if not levels or not records:
         return []
@@ -41,6 +54,8 @@ def load_early_checkpoints(
             len(levels),
         )
     steps = [records[n] for n in chosen]
+    for step, _ in steps:
+        check_seal(early_path(folder, step))
     return [
         EarlyCheckpoint(level, step, dice, load_tensors(early_path(folder, step)))
         for level, (step, dice) in zip(levels, steps, strict=True)

@@ -16,11 +16,13 @@ from pd_ddpm.models.weights import architecture_settings, assign_weights, load_w
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.collapse import describe_signs
 from pd_ddpm.runtime.compute import Compute
-from pd_ddpm.runtime.files import atomic_write, file_sha256, remove_partial_files
+from pd_ddpm.runtime.files import file_sha256, remove_partial_files
 from pd_ddpm.runtime.precision import device_name
 from pd_ddpm.runtime.problem import Problem, ProblemError
 from pd_ddpm.runtime.progress import log
 from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.runtime.sealed import seal, seal_path
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 from pd_ddpm.training.factory import build_objective, build_training_settings
 from pd_ddpm.training.patches import CaseSlices, TrainingSlices, read_slices
 from pd_ddpm.training.result import TrainingResult
@@ -194,8 +196,7 @@ def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: Tr
     for sign in describe_signs(result.generator):
         log.warning("%s: %s", job.title, sign)
     remove_partial_files(job.history.parent)
-    with atomic_write(job.history) as table:
-        pd.DataFrame(result.history).to_csv(table, index=False)
+    write_sealed_csv(pd.DataFrame(result.history), job.history)
     built_from = job.settings | {"image_channels": data.image_channels}
     save_weights(job.weights, result.checkpoint, built_from)
     save_early(job.early, [checkpoint.weights for checkpoint in result.early], built_from)
@@ -211,7 +212,9 @@ def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: Tr
         seconds=result.history[-1]["seconds"],
         made_from=[job.first_metadata, job.presegmenter_metadata],
     )
+    seal_path(job.metadata).unlink(missing_ok=True)
     save_metadata(job.metadata, [job.weights, job.early], metadata)
+    seal(job.metadata)
 
 
 def _load_presegmenter(job: TrainJob) -> nn.Module | None:

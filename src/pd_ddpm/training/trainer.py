@@ -25,7 +25,7 @@ from pd_ddpm.runtime.memory import explain_memory_shortage
 from pd_ddpm.runtime.precision import move_model
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
-from pd_ddpm.training.early_checkpoints import early_path, load_early_checkpoints
+from pd_ddpm.training.early_checkpoints import load_early_checkpoints, save_record
 from pd_ddpm.training.errors import NonFiniteError, TrainingError
 from pd_ddpm.training.interruption import Interrupted, handle_sigterm
 from pd_ddpm.training.objectives.base import Objective, Phase
@@ -250,7 +250,7 @@ class Trainer:
                 state.records.append((state.step, dice))
                 state.best = self._copy_checkpoint()
                 if self.settings.early_levels:
-                    weights.save_weights(early_path(folder, state.step), state.best)
+                    save_record(folder, state.step, state.best)
         means = {column: float(np.mean(values)) for column, values in state.losses.items()}
         row = {
             "step": state.step,

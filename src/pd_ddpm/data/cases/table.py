@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from pd_ddpm.runtime.formula import is_formula
 from pd_ddpm.runtime.problem import Problem, ProblemError
+from pd_ddpm.runtime.sealed import read_sealed
+from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 ROLES = ("train", "validation", "test")
 
@@ -46,12 +49,18 @@ def table_columns(channels: Sequence[str]) -> list[str]:
 
 
 def write_table(table: pd.DataFrame, csv_path: str | Path) -> None:
-    """Write a case table as csv, with unchanged paths."""
-    table.to_csv(csv_path, index=False, lineterminator="\n")
+    """Write a case table as sealed csv, with unchanged paths."""
+    write_sealed_csv(table, csv_path, lineterminator="\n")
 
 
 def read_table(csv_path: str | Path) -> pd.DataFrame:
-    """Read a table written by `write_table`, without checking that its files exist."""
+    """Read a table written by `write_table`, without checking that its files exist.
+
+    Raises:
+        DamagedFileError: the table was changed after it was written.
+    """
+    if Path(csv_path).is_file():
+        read_sealed(csv_path)
     cells = read_cells(Path(csv_path))
     cells["fold"] = _as_integers(cells["fold"])
     return cells.reset_index(drop=True)
@@ -103,6 +112,15 @@ def name_problems(name: str) -> list[Problem]:
             f"the case name {name!r} is not safe in file names (letters, digits, _ . -, the last three only within)",
             f"Rename it, for instance to {clean_name(name)!r}",
         )
+    ]
+
+
+def site_problems(sites: Iterable[str]) -> list[Problem]:
+    """Return a problem for each site whose name would be a formula in published tables."""
+    return [
+        Problem(f"site {site!r}", "spreadsheets would execute it as a formula", "Begin the name with a letter or digit")
+        for site in dict.fromkeys(sites)
+        if is_formula(site)
     ]
 
 

@@ -17,6 +17,7 @@ from pd_ddpm.deployment.formats.errors import ConversionError
 from pd_ddpm.deployment.formats.layout import Part
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.runtime.problem import Problem
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
         seed=seed,
         cases=cases,
         channels=channels,
-        splits=pd.read_csv(_existing_table(data / "splits.csv"), dtype={"case": str}),
+        splits=read_sealed_csv(_existing_table(data / "splits.csv")),
     )
 
 

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from pd_ddpm.runtime.sealed import sealed_write
+
 matplotlib.use("Agg")
 # Each PDF makes fontTools log some hundred lines of the fonts that it embeds, which would fill the logs of jobs.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
@@ -93,5 +95,7 @@ def save(figure: Figure, pdf: str | Path, png: str | Path) -> None:
         pdf: path of the PDF. It has no time stamp, so that equal figures are equal files.
         png: path of the PNG.
     """
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    figure.savefig(png)
+    with sealed_write(pdf) as temporary:
+        figure.savefig(temporary, metadata={"CreationDate": None})
+    with sealed_write(png) as temporary:
+        figure.savefig(temporary)

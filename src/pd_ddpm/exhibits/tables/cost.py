@@ -1,6 +1,5 @@
 """Table of what a run cost next to what was planned: one row per rule, trained network and sampled method."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +17,8 @@ from pd_ddpm.planning.case_sizes import cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
 from pd_ddpm.planning.jobs import Sampling
 from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_rates
+from pd_ddpm.runtime.sealed import read_sealed_json
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 NOTES = (
     "Hours are summed over jobs, including jobs that ran at the same time. They come from Snakemake's benchmark file, which "
@@ -137,23 +138,19 @@ def read_job_costs(
         )
 
     for run, path, history in zip(trained, network_metadata, histories, strict=True):
-        metadata = _read_metadata(path)
+        metadata = read_sealed_json(path)
         costs.append(network_job("train", run, metadata, planned.training(run), **_training_facts(metadata, history)))
     for run, path in zip(sampled, prediction_metadata, strict=True):
         sampling = Sampling(run, pool(config, run.name))
         evaluations = network_evaluations(config, cohorts, sampling)
         rule = "average" if averaged_methods(config, run.name) else "sample"
-        costs.append(network_job(rule, run, _read_metadata(path), planned.sampling(sampling), evaluations=evaluations))
+        costs.append(network_job(rule, run, read_sealed_json(path), planned.sampling(sampling), evaluations=evaluations))
     return costs
-
-
-def _read_metadata(path: str) -> dict[str, Any]:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _training_facts(metadata: Mapping[str, Any], history_file: str) -> dict[str, Any]:
     """Return the fields of a `JobCost` that only a training has."""
-    settings, history = metadata["settings"], pd.read_csv(history_file)
+    settings, history = metadata["settings"], read_sealed_csv(history_file)
     return {
         **{key: settings[key] for key in ("steps", "batch")},
         "threads": metadata["threads"],

@@ -1,0 +1,13 @@
+"""Copy the files of an exhibit to the folder of all results."""
+
+from pd_ddpm.runtime.job import run
+from pd_ddpm.runtime.sealed import copy_sealed
+
+
+def main(originals: list[str], copies: list[str]) -> None:
+    for original, copy in zip(originals, copies, strict=True):
+        copy_sealed(original, copy)
+
+
+if __name__ == "__main__":
+    run(main, snakemake.log[0], originals=list(snakemake.input), copies=list(snakemake.output))
