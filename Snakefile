@@ -8,6 +8,7 @@ results/cost.csv, .html, .md                              cost by rule, network 
 results/held_out.csv, .html, .md, .tex, held_out_groups.csv   Table 1 of held-out cases, locked until evaluate_held_out
 results/table1.json, ..., provenance.html, .csv, .md      how each exhibit, network and prediction was made
 results/{dataset}/cases.csv                               case, site, paths of its images
+results/{dataset}/scans.json                              size, time and SHA-256 of each scan
 results/{dataset}/check.csv                               problems of the scans: severity, case, file, finding, remedy
 results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR's grid; also _mask, _brain, _observer-2, -3
 results/{dataset}/cases/preparation.json                  settings of the preprocessing
@@ -62,6 +63,7 @@ include: "rules/report.smk"
 
 onstart:
     require_device()
+    require_past()
     print_plan()
 
 

@@ -10,8 +10,10 @@ from pd_ddpm.config import exhibits, inputs, leak, methods, resolve
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
 from pd_ddpm.config.validate import validate
-from pd_ddpm.data.cases import find, origin
+from pd_ddpm.data.cases import find, origin, scan_versions
+from pd_ddpm.runtime import clock
 from pd_ddpm.runtime.code_version import code_version
+from pd_ddpm.runtime.sealed import DamagedFileError
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -19,6 +21,16 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+
+# A changed scan makes its list newer than everything that was computed from it. Jobs must not change what the main process has
+# planned.
+if workflow.is_main_process:
+    try:
+        for name in config["datasets"]:
+            for file in scan_versions.update_scan_versions(Path("results", name, "scans.json")):
+                print(f"{file}: it has changed, so all that depends on it is computed again.", file=sys.stderr)
+    except DamagedFileError as error:
+        raise WorkflowError(str(error)) from None
 
 START_SECONDS = 5  # longest time that the start of a run waits for its plan
 
@@ -69,6 +81,12 @@ def require_device():
                 choose_device(config["device"])
             except ValueError as problem:
                 raise WorkflowError(str(problem)) from None
+
+
+def require_past():
+    """Stop before anything runs if an input of a job is dated in the future."""
+    if problems := clock.future_problems(str(file) for job in workflow.dag.needrun_jobs() for file in job.input):
+        raise WorkflowError("\n".join(map(str, problems)))
 
 
 def print_plan():

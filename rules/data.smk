@@ -56,6 +56,7 @@ rule list_cases:
         source=case_tables,
     output:
         table="results/{dataset}/cases.csv",
+        versions="results/{dataset}/scans.json",
     log:
         "results/logs/list_cases/{dataset}.log",
     benchmark:
@@ -86,6 +87,7 @@ rule check:
     input:
         made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
         table="results/{dataset}/cases.csv",
+        versions="results/{dataset}/scans.json",
     output:
         findings="results/{dataset}/check.csv",
     log:
@@ -109,6 +111,7 @@ rule prepare:
         made=lambda wildcards: origin.completion_files(config["datasets"][wildcards.dataset]),
         findings="results/{dataset}/check.csv",
         table="results/{dataset}/cases.csv",
+        versions="results/{dataset}/scans.json",
     output:
         cases="results/{dataset}/cases/prepared.csv",
         metadata="results/{dataset}/cases/preparation.json",

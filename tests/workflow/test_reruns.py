@@ -1,7 +1,11 @@
 """Changes of configuration, code and files after a workflow has run rerun the affected jobs and no others."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from configurations import reordered
-from workflow_runs import edit, error, jobs, small_cohort, snakemake
+from workflow_runs import command, edit, error, jobs, small_cohort, snakemake
 
 from pd_ddpm.config import load
 
@@ -286,3 +290,61 @@ def test_too_many_folds_stop_split_without_another_check(fresh: Path) -> None:
     files = ("--configfile", "own.yaml", "folds.yaml")
     assert jobs(snakemake(fresh, "-n", target, *files)) == {"split": 1}
     assert "`folds.count`: 6 folds need at least 6 patients, but there are 5" in error(snakemake(fresh, target, *files))
+
+
+def scale_flair(folder: Path, case: str) -> None:
+    """Multiply the FLAIR of a case by 1.1."""
+    path = folder / "scans" / case / "FLAIR.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32) * 1.1, image.affine), path)
+
+
+def test_changed_scan_reruns_all_that_depends_on_it(fresh: Path) -> None:
+    small_cohort(fresh)
+    target, files = "results/own/cases/prepared.csv", ("--configfile", "own.yaml")
+    assert snakemake(fresh, target, *files).returncode == 0
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {}
+    before = pd.read_csv(fresh / target).set_index("case")["prepared_sha256"]
+    os.utime(fresh / "scans" / "p1" / "T1.nii.gz")
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {}
+
+    scale_flair(fresh, "p0")
+    planned = jobs(snakemake(fresh, "-n", "results/own/networks/unet/split-0_seed-0/model.json", *files))
+    assert planned == {"check": 1, "prepare": 1, "split": 1, "train": 1}
+    run = snakemake(fresh, target, *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    after = pd.read_csv(fresh / target).set_index("case")["prepared_sha256"]
+    # After the normalisation the scaled scan differs by rounding only.
+    assert after.index[before != after].tolist() == ["p0"]
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {}
+    shutil.rmtree(fresh / "scans")  # archived
+    assert jobs(snakemake(fresh, "-n", target, *files)) == {}
+
+
+def test_file_of_the_future_stops_the_run(fresh: Path) -> None:
+    small_cohort(fresh)
+    # Snakemake compares the content of small files too; networks and images are larger than its limit.
+    target, options = "results/own/splits.csv", ("--configfile", "own.yaml", "--max-checksum-file-size", "0")
+    assert snakemake(fresh, target, *options).returncode == 0
+    tomorrow = time.time() + 86400
+    os.utime(fresh / "results/own/cases.csv", (tomorrow, tomorrow))
+    assert "results/own/cases.csv: it is dated in the future" in error(snakemake(fresh, target, *options))
+    (fresh / "results/own/cases.csv").touch()
+    assert snakemake(fresh, target, "--touch", *options).returncode == 0
+    assert jobs(snakemake(fresh, "-n", target, *options)) == {}
+
+
+def test_killed_run_needs_unlock_only(fresh: Path) -> None:
+    small_cohort(fresh)
+    target, files = "results/own/cases/prepared.csv", ("--configfile", "own.yaml")
+    process = subprocess.Popen(**command(fresh, target, *files), start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (fresh / "results/logs/prepare/own.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert any((fresh / ".snakemake" / "incomplete").iterdir())
+    assert "unlock" in error(snakemake(fresh, target, *files))
+    assert snakemake(fresh, target, "--unlock", *files).returncode == 0
+    run = snakemake(fresh, target, *files)
+    assert run.returncode == 0, run.stdout + run.stderr
