@@ -223,6 +223,13 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             {"datasets": {"again": {"like": "wmh-held-out", "folder": "elsewhere"}}},
             ["wmh-held-out and again would both be shown as held_out.csv"],
         ),
+        *(
+            ({"datasets": {name: BIDS}}, [f"`datasets.{name}`: the name is not safe in paths and tables. Use letters, digits"])
+            for name in ("x;id>pwned;y", "../../x", "my data (2)", "=cmd", "a/b", ".hidden", "")
+        ),
+        ({"networks": {"../x": {"like": "unet"}}}, ["`networks.../x`: the name is not safe"]),
+        ({"methods": {"un et": {"like": "unet"}}}, ["`methods.un et`: the name is not safe"]),
+        ({"methods": {"unet": {"label": "=1+1"}}}, ["`methods.unet.label`: spreadsheets would execute '=1+1'. Begin it"]),
         ({"evaluate_held_out": "yes"}, ["`evaluate_held_out`", "true or false"]),
         ({"evaluate_heldout": True}, ["`evaluate_heldout`: unknown key", "Did you mean 'evaluate_held_out'"]),
         ({"datasets": {"own": BIDS | {"mask": "*"}}}, ["`datasets.own.mask`: unknown key", "Did you mean 'masks'"]),

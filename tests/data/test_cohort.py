@@ -8,7 +8,7 @@ import pytest
 
 from pd_ddpm.data.cases.csv_table import missing_sites, read_case_table
 from pd_ddpm.data.cases.find import case_files, find_cases
-from pd_ddpm.data.cases.table import OBSERVERS, clean_name, read_table, table_columns, write_table
+from pd_ddpm.data.cases.table import OBSERVERS, CohortError, clean_name, read_table, table_columns, write_table
 from pd_ddpm.data.cases.wmh import find_wmh_cases, image_versions
 
 CHANNELS = ("FLAIR", "T1")
@@ -250,3 +250,14 @@ def test_read_case_table_reads_missing_values_of_other_programs_as_empty(tmp_pat
     path.write_text(path.read_text().replace("scans/f1.nii.gz", value))
     with pytest.raises(ValueError, match="line 2, case a: there is no path in column FLAIR"):
         read_case_table(path, CHANNELS)
+
+
+@pytest.mark.parametrize("site", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)"])
+def test_find_cases_refuses_a_site_that_is_a_formula(tmp_path, site):
+    for name in ("flair.nii.gz", "mask.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "cases.csv").write_text(f"case,site,FLAIR,mask\np1,{site},flair.nii.gz,mask.nii.gz\n", encoding="utf-8")
+    settings = {"layout": "table", "table": tmp_path / "cases.csv", "folder": tmp_path, "channels": ["FLAIR"]}
+    with pytest.raises(CohortError, match=r"spreadsheets would execute it as a formula\. Begin the name") as caught:
+        find_cases("own", settings)
+    assert caught.value.table["case"].tolist() == ["p1"]

@@ -109,12 +109,14 @@ def _locate(annotation: Any, location: Sequence[int | str]) -> _Place:
     """Follow the location of an error; parts that are no keys (tags of a union, "[key]") are left out."""
     place = _Place([], None, annotation)
     for part in location:
+        if part == "[key]":
+            continue
         annotation, place.examples = _bare(place.annotation)
         if isinstance(annotation, type) and issubclass(annotation, Section):
             place.section = annotation
             field = annotation.model_fields.get(str(part))
             place.annotation = None if field is None else Annotated[field.annotation, field]
-        elif get_origin(annotation) in (list, dict) and part != "[key]":
+        elif get_origin(annotation) in (list, dict):
             place.annotation = get_args(annotation)[-1]
         else:
             variants = [variant for variant in get_args(annotation) if part in _tags(variant)]

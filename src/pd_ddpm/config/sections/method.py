@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section, Share
 from pd_ddpm.config.sections.network import Precision
+from pd_ddpm.runtime.formula import is_formula
 
 Members = Annotated[Count, Field(description="Members K of the ensemble.")]
 Checkpoint = Annotated[
@@ -28,6 +29,16 @@ WeightsOfCheckpoint = Annotated[
     ),
 ]
 Variance = Literal["large", "small"]
+
+
+def _harmless_label(label: str) -> str:
+    if is_formula(label):
+        context = {"problem": f"spreadsheets would execute {label!r}", "remedy": "Begin it with a letter or digit"}
+        raise PydanticCustomError("contradiction", "{problem}. {remedy}.", context)
+    return label
+
+
+Label = Annotated[str, AfterValidator(_harmless_label), Field(description="Name in tables and figures.")]
 
 
 def _count_or_auto(value: Any, validate: Any) -> Any:
@@ -114,7 +125,7 @@ class SamplingSettings(_Chain):
 class _Method(Section):
     """What every method has."""
 
-    label: str = Field(description="Name in tables and figures.")
+    label: Label
     network: str = Field(description="One of networks, or a variation such as denoiser@t_max=300.")
     checkpoint: Checkpoint
     weights: WeightsOfCheckpoint
@@ -167,7 +178,7 @@ class DiffusionMethod(_Method, _Chain):
 class MeanMethod(Section):
     """The mean of the ensembles of other methods. It has no network of its own."""
 
-    label: str = Field(description="Name in tables and figures.")
+    label: Label
     segmenter: Literal["mean"]
     mean_of: Annotated[list[str], Field(min_length=2), *UNIQUE] = Field(
         description=(

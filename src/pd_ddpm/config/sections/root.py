@@ -1,5 +1,6 @@
 """The whole configuration."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -14,6 +15,17 @@ from pd_ddpm.config.sections.network import Network, TrainingSettings
 from pd_ddpm.config.sections.preparation import Folds, Grid, Preparation
 from pd_ddpm.config.sections.resources import Resources
 
+# Names become parts of paths, of patterns and of cells. Pydantic would turn a positive pattern of keys into another keyword.
+_UNSAFE_NAME = "^$|^[^A-Za-z0-9]|[^A-Za-z0-9_.-]"
+
+
+def _safe_name(name: str) -> str:
+    if re.search(_UNSAFE_NAME, name):
+        problem = "the name is not safe in paths and tables"
+        remedy = "Use letters, digits, _ . and -, and begin with a letter or digit"
+        raise PydanticCustomError("contradiction", "{problem}. {remedy}.", {"problem": problem, "remedy": remedy})
+    return name
+
 
 def _free_name(name: str) -> str:
     if name == "zero":
@@ -22,7 +34,14 @@ def _free_name(name: str) -> str:
     return name
 
 
-MethodName = Annotated[str, AfterValidator(_free_name), WithJsonSchema({"type": "string", "not": {"const": "zero"}})]
+_SAFE = {"type": "string", "not": {"pattern": _UNSAFE_NAME}}
+Name = Annotated[str, AfterValidator(_safe_name), WithJsonSchema(_SAFE)]
+MethodName = Annotated[
+    str,
+    AfterValidator(_safe_name),
+    AfterValidator(_free_name),
+    WithJsonSchema({"type": "string", "not": {"anyOf": [{"const": "zero"}, {"pattern": _UNSAFE_NAME}]}}),
+]
 
 
 class Configuration(Section):
@@ -30,7 +49,7 @@ class Configuration(Section):
 
     scale: Literal["demo", "paper"] = Field(description="demo lays config/demo.yaml over config/config.yaml; paper does not.")
     dataset: str = Field(description="The dataset whose exhibits lie at the top of the results folder.")
-    datasets: Annotated[dict[str, Dataset], Field(min_length=1)] = Field(
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)] = Field(
         description="Datasets by name. `like: x` inherits every key of dataset x that is not overridden."
     )
     preparation: Preparation
@@ -46,7 +65,7 @@ class Configuration(Section):
         description="auto: the GPU if there is one. Otherwise cpu, cuda or cuda:N."
     )
     training: TrainingSettings = Field(description="Settings of every network that does not override them.")
-    networks: Annotated[dict[str, Network], Field(min_length=1)] = Field(
+    networks: Annotated[dict[Name, Network], Field(min_length=1)] = Field(
         description="Networks by name. `like: x` inherits every key of network x that is not overridden."
     )
     sampling: SamplingSettings = Field(description="Settings of every method that does not override them.")

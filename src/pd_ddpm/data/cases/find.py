@@ -11,7 +11,7 @@ import pandas as pd
 from pd_ddpm.data.cases.bids import PARTICIPANTS, bids_files, find_bids_cases
 from pd_ddpm.data.cases.csv_table import read_case_table
 from pd_ddpm.data.cases.nnunet import find_nnunet_cases, nnunet_files
-from pd_ddpm.data.cases.table import CohortError
+from pd_ddpm.data.cases.table import CohortError, raise_problems, site_problems
 from pd_ddpm.data.cases.wmh import find_wmh_cases, wmh_masks
 from pd_ddpm.runtime.problem import Problem
 
@@ -20,8 +20,14 @@ def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Find the cases of an entry of the configuration's `datasets` and return their case table.
 
     Raises:
-        CohortError: cases are missing or incomplete.
+        CohortError: cases are missing or incomplete, or spreadsheets would execute a site's name.
     """
+    table = _find_in_layout(dataset, settings)
+    raise_problems(f"datasets.{dataset}", site_problems(table["site"]), table)
+    return table
+
+
+def _find_in_layout(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
         return find_wmh_cases(folder, channels, f"{key}.folder", settings.get("part", "training"))
