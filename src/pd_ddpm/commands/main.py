@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pd_ddpm.commands import check, convert, export, predict
+from pd_ddpm.runtime.memory import describe
 
 COMMANDS = (check, export, predict, convert)
 
@@ -18,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"pd-ddpm: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        print(f"pd-ddpm: {describe(error, 'the number of processes, or `--batch` and `--members`')}", file=sys.stderr)
         return 1
 
 

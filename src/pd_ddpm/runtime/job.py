@@ -8,7 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pd_ddpm.runtime.memory import describe
 from pd_ddpm.runtime.progress import log
+
+# Settings and options that determine the memory of jobs, for errors that are raised where these are not known.
+_REDUCE = "the number of jobs at a time (`snakemake --cores`), `training.batch`, `training.crop` or `sampling.batch`"
 
 
 def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
@@ -36,5 +40,5 @@ def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
         # A full disk must not hide the original error.
         with suppress(OSError), Path(log_file).open("a", encoding="utf-8", errors="backslashreplace") as traceback_file:
             traceback.print_exc(file=traceback_file)
-        log.error("%s: %s\n  (traceback: %s)", type(error).__name__, error, log_file)
+        log.error("%s: %s\n  (traceback: %s)", type(error).__name__, describe(error, _REDUCE), log_file)
         sys.exit(1)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 # Messages of PyTorch's allocators, cuBLAS and cuDNN. For GPUs, PyTorch also has an error class.
-_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+_MESSAGES = (
+    *("can't allocate memory", "cannot allocate memory", "unable to allocate", "not enough memory", "out of memory"),
+    *("alloc_failed", "bad_alloc", "failed to map segment"),
+)
 
 
 class MemoryShortageError(RuntimeError):
@@ -29,13 +32,13 @@ def explain_memory_shortage(task: str, keys: Mapping[str, Any], precision: Any, 
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if not is_shortage(error):
             raise
         reduce = " or ".join(f"`{key}` ({value})" for key, value in keys.items())
-        first_line, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        cause = _first_line(error)
         raise MemoryShortageError(
-            f"{task}: out of memory ({first_line}). Reduce {reduce}, use `precision: bfloat16` (currently {precision}), or "
+            f"{task}: out of memory ({cause}). Reduce {reduce}, use `precision: bfloat16` (currently {precision}), or "
             f"request more memory. {kept}"
         ) from error
 
@@ -43,7 +46,23 @@ def explain_memory_shortage(task: str, keys: Mapping[str, Any], precision: Any, 
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error was caused by a lack of memory."""
     is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_memory_error or any(message in str(error) for message in _MESSAGES)
+    return is_memory_error or any(message in str(error).lower() for message in _MESSAGES)
+
+
+def describe(error: Exception, reduce: str) -> str:
+    """Return the message of an error; that of a lack of memory names what to reduce.
+
+    Args:
+        error: any error.
+        reduce: what to reduce, if the error does not name it.
+    """
+    if not is_shortage(error) or isinstance(error, MemoryShortageError):
+        return str(error)
+    return f"out of memory ({_first_line(error)}). Reduce {reduce}, or request more memory. Finished results are kept."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def available_memory(root: Path = Path("/")) -> int:
