@@ -330,6 +330,27 @@ def rewrite(bundle: Path, change: Callable[[dict], object]) -> None:
     write_checksums(bundle)
 
 
+def rewrite_network(bundle: Path, change: Callable[[dict], object]) -> None:
+    """Change the metadata of the denoiser and update its checksum."""
+    file = bundle / "networks" / "denoiser.json"
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    change(metadata)
+    write_json(file, metadata)
+    write_checksums(bundle)
+
+
+def nest(bundle: Path, name: str) -> None:
+    """Replace a JSON file by nested lists that exhaust the recursion of a parser."""
+    (bundle / name).write_text("[" * 200_000, encoding="utf-8")
+    write_checksums(bundle)
+
+
+def link_out(bundle: Path, name: str) -> None:
+    """Replace a file by a symbolic link to an equal file outside of the bundle."""
+    (bundle / name).rename(bundle.with_name("elsewhere"))
+    (bundle / name).symlink_to(bundle.with_name("elsewhere"))
+
+
 DAMAGES = {
     "a bit of the weights": (
         lambda bundle: flip_a_bit(bundle / "networks" / "denoiser.safetensors"),
@@ -358,15 +379,61 @@ DAMAGES = {
     ),
     "a key that lacks": (
         lambda bundle: rewrite(bundle, lambda description: description.pop("scores")),
-        ["bundle.json: scores missing. Make the bundle again"],
+        ["bundle.json: `scores` missing. Make the bundle again"],
     ),
     "a network's name with a path": (
         lambda bundle: rewrite(bundle, lambda description: description["stages"][0].update(network="../../attunet")),
-        ["'../../attunet' is not a valid name"],
+        ["bundle.json: `stages.0.network` '../../attunet' does not have the required form"],
     ),
     "settings that are none": (
         lambda bundle: rewrite(bundle, lambda description: description["stages"][1]["settings"].update(sampler="heun")),
-        ["the settings of pd-ddpm or of its network are invalid", "'heun'", "Make the bundle again"],
+        ["bundle.json: `stages.1.settings.sampler` 'heun' is not valid", "Make the bundle again"],
+    ),
+    "a method that is no text": (
+        lambda bundle: rewrite(bundle, lambda description: description["stages"][0].update(method=5)),
+        ["bundle.json: `stages.0.method` 5 is not text"],
+    ),
+    "a chain without its start": (
+        lambda bundle: rewrite(bundle, lambda description: description["stages"][1]["settings"].pop("t_start")),
+        ["bundle.json: `stages.1.settings.t_start` it is missing"],
+    ),
+    "scores that are none": (
+        lambda bundle: rewrite(bundle, lambda description: description["scores"].update(worst=[{"site": "a"}])),
+        ["bundle.json: `scores.worst.0.dice` missing"],
+    ),
+    "an unknown orientation": (
+        lambda bundle: rewrite(bundle, lambda description: description.update(orientation="LLS")),
+        ["bundle.json: `orientation` 'LLS' is not valid"],
+    ),
+    "a list in place of the description": (
+        lambda bundle: ((bundle / "bundle.json").write_text("[]", encoding="utf-8"), write_checksums(bundle)),
+        ["bundle.json: [] is not a section with keys"],
+    ),
+    "a nested description": (lambda bundle: nest(bundle, "bundle.json"), ["bundle.json: it is not JSON (RecursionError"]),
+    "nested metadata": (lambda bundle: nest(bundle, "networks/denoiser.json"), ["denoiser.json: it is not JSON"]),
+    "deep settings": (
+        lambda bundle: rewrite_network(bundle, lambda metadata: metadata.update(more=json.loads("[" * 50 + "]" * 50))),
+        ["denoiser.json: it is nested more than 20 levels deep"],
+    ),
+    "a trillion timesteps": (
+        lambda bundle: rewrite_network(bundle, lambda metadata: metadata["settings"].update(T=10**12)),
+        ["denoiser.json: `settings.T` 1000000000000 is out of range"],
+    ),
+    "a working grid of tiny pixels": (
+        lambda bundle: rewrite_network(bundle, lambda metadata: metadata["grid"].update(spacing_mm=1e-9)),
+        ["denoiser.json: `grid.spacing_mm` 1e-09 is out of range"],
+    ),
+    "widths that the weights do not have": (
+        lambda bundle: rewrite_network(bundle, lambda metadata: metadata["settings"].update(multipliers=[64] * 12)),
+        ["`multipliers` is [1, 2] in "],
+    ),
+    "weights outside of the bundle": (
+        lambda bundle: link_out(bundle, "networks/denoiser.safetensors"),
+        ["denoiser.safetensors: it is a symbolic link to ", "outside of the bundle. Copy the bundle again"],
+    ),
+    "checksums outside of the bundle": (
+        lambda bundle: link_out(bundle, "checksums.txt"),
+        ["checksums.txt: it is a symbolic link that leaves the bundle"],
     ),
     "a start that no stage draws": (
         lambda bundle: rewrite(bundle, lambda description: description["stages"].pop(0)),
@@ -382,6 +449,7 @@ def test_predict_with_a_damaged_bundle_stops(bundle, predict, tmp_path, damage):
     code, printed = predict(model=bundle)
     assert code == 1
     assert all(word in printed for word in words), printed
+    assert "Traceback" not in printed
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
@@ -593,6 +661,7 @@ def test_predict_with_an_unusable_scan_stops_before_computing(workflow, predict,
     code, printed = predict(scan=scan)
     assert code == 1
     assert all(word in printed for word in words), printed
+    assert "Traceback" not in printed
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config.chain_length import chain_steps
-from pd_ddpm.runtime.files import atomic_write, file_sha256
+from pd_ddpm.config.sections.base import Section
+from pd_ddpm.deployment.bundle_schema import MAX_BYTES, Description, NetworkMetadata, misfits
+from pd_ddpm.runtime.files import atomic_write, file_sha256, format_bytes
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 FORMAT = 1
@@ -24,9 +26,7 @@ DESCRIPTION = "bundle.json"
 MODEL_CARD = "README.md"
 CHECKSUMS = "checksums.txt"
 NETWORKS = "networks"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@=+-]*")
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ((?:networks/)?[^/\\]+)")
-_KEYS = {"format", "name", "preparation", "orientation", "stages", "training", "scores"}
 _COPY_AGAIN = "Copy the bundle again"
 _EXPORT_AGAIN = "Make the bundle again with `pd-ddpm export`"
 
@@ -188,31 +188,45 @@ def read_bundle(folder: str | Path) -> Bundle:
     folder = Path(folder)
     _verify_checksums(folder)
     file = folder / DESCRIPTION
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        is_later_format = description["format"] > FORMAT
-        stages = tuple(Stage(**stage) for stage in description["stages"])
-        missing = sorted(_KEYS - description.keys())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"it is not the description of a bundle ({type(error).__name__}: {error})"
-        raise BundleError(Problem(file, problem, _EXPORT_AGAIN)) from error
-    if is_later_format:
-        problem = f"it has format {description['format']}, but this version of pd-ddpm reads formats up to {FORMAT}"
+    description = _read_json(file)
+    later_format = description.get("format") if isinstance(description, dict) else None
+    if isinstance(later_format, int) and later_format > FORMAT:
+        problem = f"it has format {later_format}, but this version of pd-ddpm reads formats up to {FORMAT}"
         raise BundleError(Problem(file, problem, "Install a newer version"))
-    if missing or not stages:
-        raise BundleError(Problem(file, f"{', '.join(missing) or 'stages'} missing", _EXPORT_AGAIN))
+    _check_content(file, description, Description)
+    stages = tuple(Stage(**stage) for stage in description["stages"])
     if error := next(_stage_errors(folder, stages), None):
         raise error
+    for stage in stages:
+        metadata_file = network_files(folder, stage.network)[1]
+        _check_content(metadata_file, _read_json(metadata_file), NetworkMetadata)
     return Bundle(folder, description, stages)
 
 
+def _read_json(file: Path) -> Any:
+    """Read a JSON file of a bundle.
+
+    Raises:
+        BundleError: the file is too large or no JSON.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise BundleError(Problem(file, f"it is larger than {format_bytes(MAX_BYTES)}", _EXPORT_AGAIN))
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BundleError(Problem(file, f"it is not JSON ({type(error).__name__}: {error})", _EXPORT_AGAIN)) from error
+
+
+def _check_content(file: Path, content: Any, expected: type[Section]) -> None:
+    """Raise BundleError, with every invalid value, if a file does not have the expected content."""
+    if problems := misfits(content, expected):
+        raise BundleError(*(Problem(file, problem, _EXPORT_AGAIN) for problem in problems))
+
+
 def _stage_errors(folder: Path, stages: Iterable[Stage]) -> Iterator[BundleError]:
-    """Yield an error for each invalid name, missing pre-segmentation and missing file of the stages."""
+    """Yield an error for each missing pre-segmentation and each missing file of the stages."""
     earlier = set()
     for stage in stages:
-        for name in filter(None, (stage.method, stage.network, stage.presegmentation)):
-            if not _NAME.fullmatch(name):
-                yield BundleError(Problem(folder / DESCRIPTION, f"{name!r} is not a valid name", _EXPORT_AGAIN))
         if stage.presegmentation and stage.presegmentation not in earlier:
             problem = f"{stage.method} starts from {stage.presegmentation}, which is not an earlier stage"
             yield BundleError(Problem(folder / DESCRIPTION, problem, _EXPORT_AGAIN))
@@ -230,6 +244,8 @@ def _verify_checksums(folder: Path) -> None:
         raise BundleError(Problem(folder, "the folder does not exist", export_folder))
     if not listing.is_file():
         raise BundleError(Problem(folder, f"it is not a bundle, because it has no {CHECKSUMS}", export_folder))
+    if not listing.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(Problem(listing, "it is a symbolic link that leaves the bundle", _COPY_AGAIN))
     lines = [line for line in listing.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     checksums = {}
     for line in lines:
@@ -241,6 +257,9 @@ def _verify_checksums(folder: Path) -> None:
         if name not in checksums:
             raise BundleError(Problem(listing, f"{name} is not listed", _COPY_AGAIN))
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            problem = f"it is a symbolic link to {path.resolve()}, outside of the bundle"
+            raise BundleError(Problem(path, problem, "Copy the bundle again with the files themselves, as `cp -rL` does"))
         if not path.is_file():
             raise BundleError(Problem(path, f"the file does not exist, but {CHECKSUMS} lists it", _COPY_AGAIN))
         if file_sha256(path) != checksums[name]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from pd_ddpm.diffusion.denoiser import Denoiser
@@ -13,7 +14,7 @@ from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetS
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
-from pd_ddpm.models.weights import WeightsKind, assign_weights, load_weights
+from pd_ddpm.models.weights import WeightsKind, assign_weights, check_fit, load_weights
 
 # Architecture: its class or function, and its settings in addition to the numbers of dimensions and channels.
 SEGMENTATION_NETWORKS = {
@@ -90,6 +91,10 @@ def load_model(
         CheckpointError: if the files are damaged or do not belong together.
     """
     tensors, metadata = load_weights(weights, metadata_file, checkpoint, kind)
-    model = build_model(metadata["settings"], metadata["image_channels"])
+    arguments = metadata["settings"], metadata["image_channels"]
+    # Without memory first, since an edited metadata file may name any widths.
+    with torch.device("meta"):
+        check_fit(build_model(*arguments), tensors, weights)
+    model = build_model(*arguments)
     assign_weights(model, tensors, weights)
     return model, metadata

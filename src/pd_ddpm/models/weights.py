@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pd_ddpm.runtime.files import atomic_write, file_sha256, write_json
 from pd_ddpm.runtime.problem import Problem, ProblemError
+from pd_ddpm.runtime.sealed import read_sealed_json
 
 # Settings that decide names and shapes of the tensors. Weights fit another network only if all of these are equal.
 ARCHITECTURE_KEYS = (
@@ -106,10 +107,10 @@ def load_weights(
     Raises:
         CheckpointError: if a file is damaged, the two do not belong together, or the checkpoint is missing.
     """
+    metadata = read_sealed_json(metadata_file)
     try:
-        metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
         expected = metadata["sha256"][weights.name]
-    except (ValueError, KeyError) as error:
+    except (KeyError, TypeError) as error:
         problem = f"it is not the metadata file of {weights.name} ({error!r})"
         raise CheckpointError(Problem(str(metadata_file), problem, "Delete it and train again")) from error
     if file_sha256(weights) != expected:
@@ -180,6 +181,29 @@ def assign_weights(
         CheckpointError: if a tensor is missing, unknown or of another shape. It names the settings that differ, if they
             are given, and the first tensors otherwise.
     """
+    check_fit(model, tensors, source, model_settings, weights_settings)
+    model.load_state_dict(tensors, strict=False)
+
+
+def check_fit(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    model_settings: Mapping[str, Any] | None = None,
+    weights_settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Check that weights fit a model, which may be on the device "meta".
+
+    Args:
+        model: the model.
+        tensors: weights by their names in the state dict.
+        source: file of the weights, for errors.
+        model_settings: settings of the model, for errors.
+        weights_settings: settings of the network that the weights belong to, for errors.
+
+    Raises:
+        CheckpointError: see `assign_weights`.
+    """
     expected = model.state_dict()
     optional = getattr(model, "training_only", ())
     misfits = [f"{name} is missing" for name in expected.keys() - tensors.keys() if not name.startswith(optional)]
@@ -195,7 +219,6 @@ def assign_weights(
             details = ", ".join(sorted(misfits)[:MAX_LISTED_TENSORS]) + (" ..." if len(misfits) > MAX_LISTED_TENSORS else "")
         remedy = "Give both networks the same architecture and widths"
         raise CheckpointError(Problem(str(source), f"it does not fit the model: {details}", remedy))
-    model.load_state_dict(tensors, strict=False)
 
 
 def architecture_settings(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +233,12 @@ def _select_architecture(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _stored_architecture(weights: Path) -> dict[str, Any]:
     """Return the architecture's settings in a weights file; empty if another program wrote the file."""
     with safe_open(weights, "pt") as file:
-        return json.loads((file.metadata() or {}).get("architecture", "{}"))
+        text = (file.metadata() or {}).get("architecture", "{}")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = f"its header does not describe an architecture ({error})"
+        raise CheckpointError(Problem(str(weights), problem, "Delete its folder and train again")) from error
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> Iterator[str]:
