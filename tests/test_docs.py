@@ -19,7 +19,7 @@ def rows() -> list[dict[str, str]]:
     lines = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     tables = [row for row in cells if row[0] not in ("#", "--:")]
-    assert [row for row in cells if row[0] == "#"] == [COLUMNS] * 10
+    assert [row for row in cells if row[0] == "#"] == [COLUMNS] * 11
     return [dict(zip(COLUMNS, row, strict=True)) for row in tables]
 
 
