@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -165,7 +166,14 @@ def test_read_image_refuses_a_size_other_than_the_headers(tmp_path, change):
         ({"srow_x": [0, 0, 0, 1]}, "sform is not an invertible affine"),
         ({"qform_code": 0, "srow_x": [1, 0.9, 0, 1]}, "differ by up to"),
         ({"qform_code": 0, "pixdim": [1, 2, 2, 3, 1, 1, 1, 1]}, r"voxel sizes .* and affine differ"),
-        ({"xyzt_units": 1}, "unit of length is meter"),
+        ({"xyzt_units": 1}, "unit of length is the metre"),
+        ({"xyzt_units": 7}, r"unit of length \(code 7\) that NIfTI does not have\. Set xyzt_units to 2"),
+        ({"pixdim": [1, -1, 1, 1, 1, 1, 1, 1]}, r"voxel sizes \[-1, 1, 1\] are negative.* Set pixdim to the absolute values"),
+        ({"quatern_c": 1.2}, r"quaternion has the length 1\.\d+, so it is not a rotation\. Set the qform to the sform"),
+        ({"scl_slope": 2, "scl_inter": np.nan}, "scales the voxels by 2 and adds nan"),
+        ({"vox_offset": np.inf}, "places the voxels at byte inf"),
+        ({"datatype": 128}, "voxels are of type"),
+        ({"dim": [4, 3000, 3000, 3000, 300, 1, 1, 1]}, "more than any scan of a head"),
         ({"dim": [3, 7, -6, 5, 1, 1, 1, 1]}, "has the invalid dimensions"),
         ({"datatype": 999}, r"names a voxel type \(999\)"),
     ],
@@ -359,7 +367,151 @@ def test_check_same_grid_reports_shape_and_affine():
         check_same_grid(a, image_of(random_array((6, 7, 5))), ("f.nii", "m.nii"))
     shifted = AFFINE.copy()
     shifted[:3, 3] += [0, 3, 4]
-    with pytest.raises(ImageError, match=r"m\.nii: its affine differs from that of f\.nii by up to 4 mm.* 5 mm apart"):
+    with pytest.raises(ImageError, match=r"m\.nii: its affine differs from that of f\.nii and puts .* up to 5 mm apart"):
         check_same_grid(a, image_of(random_array(), affine=shifted), ("f.nii", "m.nii"))
-    with pytest.raises(ImageError, match="affine differs"):
-        check_same_grid(a, a.__class__(random_array(), AFFINE + np.eye(4) * [0.002, 0, 0, 0]), ("f", "m"))
+
+
+def test_check_same_grid_judges_the_corners_in_fractions_of_a_voxel():
+    """A rotation by 0.9 mrad about a corner moves the opposite one, 400 mm away, by 0.36 mm; a tenth of a voxel is 0.1 mm."""
+    a = nib.Nifti1Image(np.zeros((401, 4, 4), np.uint8), np.eye(4))
+    affine = np.eye(4)
+    affine[1, 0] = 0.0009
+    with pytest.raises(ImageError, match=r"up to 0\.36 mm apart, more than 0\.1 of the shortest voxel side \(1 mm\)"):
+        check_same_grid(a, nib.Nifti1Image(np.zeros((401, 4, 4), np.uint8), affine), ("f", "m"))
+    for offset, is_same in ((0.002, True), (0.099, True), (0.101, False)):
+        b = nib.Nifti1Image(np.zeros((401, 4, 4), np.uint8), np.eye(4) + np.eye(4, k=3) * offset)
+        if is_same:
+            check_same_grid(a, b, ("f", "m"))
+        else:
+            with pytest.raises(ImageError, match="affine differs"):
+                check_same_grid(a, b, ("f", "m"))
+        with pytest.raises(ImageError, match="affine differs"):
+            check_same_grid(a, b, ("f", "m"), tolerance_voxels=0.001)
+
+
+@pytest.mark.parametrize("qfac", [0, np.nan, 3])
+def test_read_image_reads_any_positive_or_missing_qfac_as_1(tmp_path, qfac):
+    """nifti1.h: if pixdim[0] is 0, the value to use is 1."""
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    content = bytearray(image_of(random_array(), affine=affine, sform=0).to_bytes())
+    header = nib.Nifti1Header.from_fileobj(io.BytesIO(content), check=False)
+    header["pixdim"][0] = qfac
+    content[:348] = header.binaryblock
+    (tmp_path / "scan.nii").write_bytes(content)
+    image = read_image(tmp_path / "scan.nii")
+    np.testing.assert_allclose(image.affine, affine)
+    np.testing.assert_allclose(image.header.get_qform(), affine)
+
+
+@pytest.mark.parametrize("excess", [2e-7, 1e-5, 5e-4])
+@pytest.mark.parametrize("sform", [0, 1])
+def test_read_image_normalises_a_quaternion_longer_than_1(tmp_path, excess, sform):
+    """A turn by 180 degrees about y has the quaternion (0, 0, 1, 0)."""
+    affine = np.diag([-2.0, 2.0, -2.0, 1.0])
+    content = bytearray(image_of(random_array(), affine=affine, sform=sform).to_bytes())
+    header = nib.Nifti1Header.from_fileobj(io.BytesIO(content), check=False)
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = 0, 1 + excess, 0
+    content[:348] = header.binaryblock
+    (tmp_path / "scan.nii").write_bytes(content)
+    image = read_image(tmp_path / "scan.nii")
+    np.testing.assert_allclose(image.affine, affine, atol=1e-6)
+    write_image(tmp_path / "out.nii.gz", np.asarray(image.dataobj), image)
+    np.testing.assert_allclose(nib.load(tmp_path / "out.nii.gz").affine, affine, atol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1e-3, "metres"), (1e3, "micrometres")])
+def test_read_image_refuses_voxel_sizes_in_another_unit(tmp_path, factor, unit):
+    path = save(tmp_path / "scan.nii.gz", random_array(), affine=AFFINE @ np.diag([factor] * 3 + [1]))
+    with pytest.raises(ImageError, match=rf"but seem to be {unit}\. (Multiply|Divide) voxel sizes and affine by 1000"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ["FLAIR.NII.GZ", "FLAIR.Nii.gz", "FLAIR.NII"])
+def test_read_image_ignores_the_case_of_the_ending(tmp_path, name):
+    content = image_of(random_array()).to_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith(".gz") else content)
+    np.testing.assert_array_equal(read_array(tmp_path / name), random_array())
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 1, 2), (-1.5, 3)])
+def test_read_image_refuses_a_mask_in_place_of_a_scan(tmp_path, values):
+    array = np.random.default_rng(0).choice(values, (6, 6, 6)).astype(np.float32)
+    path = save(tmp_path / "scan.nii.gz", array)
+    with pytest.raises(ImageError, match=r"holds no other values than .*, so it is a mask and not a scan\. Enter the scan"):
+        read_image(path)
+    np.testing.assert_array_equal(read_array(path, mask=True), array)
+
+
+@pytest.mark.parametrize("fields", [{"scl_slope": 1e38, "scl_inter": 0}, {"scl_slope": 1e20, "scl_inter": 0}])
+def test_read_image_refuses_values_too_large_for_single_precision(tmp_path, fields):
+    with pytest.raises(ImageError, match=r"too large for single precision|are NaN or infinite"):
+        read_image(edited_header(tmp_path / "scan.nii.gz", **fields))
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        (b"/annex/objects/MD5E-s123--0123456789abcdef.nii.gz\n", r"is a pointer of git-annex.* Run `datalad get"),
+        (b"../../.git/annex/objects/Xk/1z/MD5E-s1--0.nii.gz/MD5E-s1--0.nii.gz", r"is a pointer of git-annex"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"is a Git LFS pointer.* Run `git lfs pull`"),
+        (b"PK\x03\x04" + bytes(600), "is a zip archive"),
+        (b"BZh9" + bytes(600), "is compressed with bzip2"),
+        (bytes(128) + b"DICM" + bytes(600), r"is a DICOM file.* `dcm2niix"),
+    ],
+)
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_read_image_names_the_kind_of_foreign_content(tmp_path, name, content, finding):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=finding):
+        read_image(tmp_path / name)
+
+
+def test_read_image_names_the_target_of_a_dangling_link(tmp_path):
+    annexed, moved = tmp_path / "annexed.nii.gz", tmp_path / "moved.nii.gz"
+    annexed.symlink_to(".git/annex/objects/aa/bb/MD5E-s1--0.nii.gz/MD5E-s1--0.nii.gz")
+    moved.symlink_to("/elsewhere/scan.nii.gz")
+    (tmp_path / "site").symlink_to("/not/mounted")
+    (tmp_path / "folder.nii.gz").mkdir()
+    for path, finding in (
+        (annexed, r"annexed\.nii\.gz: its content has not been fetched \(a link of git-annex\)\. Run `datalad get .*annexed"),
+        (moved, r"is a link to a missing file \(/elsewhere/scan\.nii\.gz\)\. Fetch the target, or correct the link"),
+        (tmp_path / "site" / "scan.nii.gz", r"site is a link to a missing file \(/not/mounted\)"),
+        (tmp_path / "folder.nii.gz", "is a folder, but a file is needed"),
+    ):
+        with pytest.raises(ImageError, match=finding):
+            read_image(path)
+
+
+def test_read_image_compressed_twice_is_refused(tmp_path):
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(gzip.compress(random_array((20, 20, 20)).tobytes())))
+    with pytest.raises(ImageError, match=r"compressed with gzip twice\. Decompress it once"):
+        read_image(tmp_path / "scan.nii.gz")
+
+
+def test_read_image_stops_a_gzip_bomb_at_the_size_of_its_header(tmp_path):
+    """0.3 MB of gzip expand to 300 MB behind a header that implies 1 kB. Reading takes two chunks of 1 MB."""
+    path = tmp_path / "bomb.nii.gz"
+    content = image_of(random_array()).to_bytes()
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(content)
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=rf"holds more than {len(content)} bytes, but its header"):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_read_image_allocates_no_more_than_the_file_holds(tmp_path):
+    """A header that claims 2 GB in front of 1 kB."""
+    path = edited_header(tmp_path / "scan.nii.gz", dim=[3, 800, 800, 800, 1, 1, 1, 1])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=r"holds \d+ bytes, but its header \(shape \(800, 800, 800\)"):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()

@@ -472,7 +472,7 @@ def test_prepare_case_refuses_masks_on_another_grid(tmp_path, head):
     affine[1, 3] += 2
     moved = save(tmp_path / "moved.nii.gz", head["mask"], affine)
     for column in ("mask", "observer_2"):
-        with pytest.raises(ImageError, match=r"moved\.nii\.gz: its affine differs from that of .*FLAIR.* by up to 2 mm"):
+        with pytest.raises(ImageError, match=r"moved\.nii\.gz: its affine differs from that of .*FLAIR.* up to 2 mm apart"):
             prepare_case({**row, column: moved}, CHANNELS, tmp_path / "out")
 
 

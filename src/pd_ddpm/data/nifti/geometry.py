@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from pd_ddpm.runtime.problem import Problem, ProblemError
+
+# Grids agree if no voxel is further apart than this fraction of the shortest side of a voxel. Masks then hit the same voxels.
+GRID_TOLERANCE_VOXELS = 0.1
 
 
 class ImageError(ProblemError):
@@ -56,17 +61,35 @@ def reorient_back(array: np.ndarray, reference: nib.Nifti1Image, codes: str) -> 
     return apply_orientation(array, ornt_transform(_orientation(codes), io_orientation(reference.affine)))
 
 
-def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, str], tolerance: float = 1e-3) -> None:
-    """Check that two images have the same shape and the same affine.
+def corner_distance_mm(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> float:
+    """Return the largest distance between the positions that two affines give the same voxel, in mm.
+
+    The distance is a convex function of the voxel index, so it is largest at a corner of the grid.
+
+    Args:
+        a: affine, (4, 4) in mm.
+        b: affine, (4, 4) in mm.
+        shape: number of voxels along the first three axes.
+    """
+    sizes = (*shape[:3], 1, 1, 1)[:3]
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in sizes])).reshape(3, -1)
+    offsets = (a - b)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
+    return float(np.linalg.norm(offsets, axis=0).max())
+
+
+def check_same_grid(
+    a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, str], tolerance_voxels: float = GRID_TOLERANCE_VOXELS
+) -> None:
+    """Check that two images have the same shape, and that their affines place every voxel at the same point.
 
     Args:
         a: reference image.
         b: image that should lie on the grid of `a`.
         names: files of `a` and `b`, for the message.
-        tolerance: largest difference between entries of the affines, in mm.
+        tolerance_voxels: largest distance between the points, as a fraction of the shortest side of a voxel.
 
     Raises:
-        ImageError: shape or affine of `b` differs.
+        ImageError: the shape of `b` differs, or its voxels lie elsewhere.
     """
     if a.shape[:3] != b.shape[:3]:
         raise ImageError(
@@ -76,15 +99,14 @@ def check_same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image, names: tuple[str, st
                 "Resample one of them onto the grid of the other",
             )
         )
-    difference = np.abs(a.affine - b.affine).max()
-    if not difference <= tolerance:
-        corners = np.array(np.meshgrid(*[(0, size - 1) for size in a.shape[:3]])).reshape(3, -1)
-        apart = np.linalg.norm((a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
+    distance = corner_distance_mm(a.affine, b.affine, a.shape)
+    side = min(spacing_mm(a))
+    if not distance <= tolerance_voxels * side:
         raise ImageError(
             Problem(
                 names[1],
-                f"its affine differs from that of {names[0]} by up to {difference:.3g} mm, which puts voxels up to "
-                f"{apart.max():.3g} mm apart",
+                f"its affine differs from that of {names[0]} and puts voxels up to {distance:.3g} mm apart, more than "
+                f"{tolerance_voxels:g} of the shortest voxel side ({side:g} mm)",
                 "Resample one of them onto the grid of the other, or correct its header",
             )
         )
