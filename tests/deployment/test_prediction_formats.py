@@ -18,7 +18,7 @@ from pd_ddpm.data.cases.table import read_table, table_columns
 from pd_ddpm.data.preparation.case import prepare_cohort
 from pd_ddpm.data.prepared import read_ground_truth, read_scan
 from pd_ddpm.deployment.formats import conversion
-from pd_ddpm.deployment.formats.bids import description_label, subject_and_session
+from pd_ddpm.deployment.formats.bids import bids_name, description_label
 from pd_ddpm.evaluation.metrics import ReferenceMask, score
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import ensemble_mask, threshold
@@ -338,18 +338,25 @@ def test_bids_sources_start_from_the_dataset_that_holds_the_scans(clone, convert
 
 
 @pytest.mark.parametrize(
-    ("case", "name"),
+    ("case", "patient", "name"),
     [
-        ("sub-01", "sub-01"),
-        ("sub-01_ses-02", "sub-01_ses-02"),
-        ("Utrecht-0", "sub-Utrecht0"),
-        ("a_b.c-1", "sub-abc1"),
-        ("sub-01_run-2", "sub-sub01run2"),
-        ("sub-0-1", "sub-sub01"),
+        ("sub-01", "", "sub-01"),
+        ("sub-01_ses-02", "sub-01", "sub-01_ses-02"),
+        ("sub-01_ses-1_run-2", "", "sub-01_ses-1_run-2"),
+        ("sub-02_acq-3D", "", "sub-02_acq-3D"),
+        ("sub-02_run-1_acq-3D_ses-b", "", "sub-02_ses-b_acq-3D_run-1"),
+        ("Utrecht-0", "", "sub-Utrecht0"),
+        ("Utrecht-0", "Utrecht-0", "sub-Utrecht0"),
+        ("a_b.c-1", "", "sub-abc1"),
+        ("sub-0-1", "", "sub-sub01"),
+        ("sub-01_foo-1", "", "sub-sub01foo1"),
+        ("sub-01_run-1_run-2", "", "sub-sub01run1run2"),
+        ("P7_TP1", "P7", "sub-P7_ses-TP1"),
+        ("x.9", "sub-03", "sub-03_ses-x9"),
     ],
 )
-def test_subject_and_session_keeps_letters_and_digits(case, name):
-    assert subject_and_session(case) == name
+def test_bids_name_keeps_entities_and_patients(case, patient, name):
+    assert bids_name(case, patient) == name
 
 
 @pytest.mark.parametrize(
@@ -384,7 +391,40 @@ def test_bids_with_two_cases_of_one_name_stops(clone, convert):
     assert convert(method_folder(clone), "submission")[0] == 0
 
 
+def test_bids_keeps_runs_of_one_subject_together(clone, convert):
+    """Two runs of a session lie in one folder. Their names have the entities in the order of BIDS."""
+    rename(clone, "c.3", "sub-01_ses-02_run-2")
+    rename(clone, "Utrecht-0", "sub-02_acq-3D")
+    code, printed, folder = convert(method_folder(clone), "bids")
+    assert code == 0
+    assert "warning" not in printed
+    masks = [path for path in list_files(folder) if path.endswith("_mask.nii.gz")]
+    ending = "space-orig_label-WMH_desc-pdDdpmTStart50_mask.nii.gz"
+    assert masks == [
+        f"sub-01/ses-02/anat/sub-01_ses-02_run-2_{ending}",
+        f"sub-01/ses-02/anat/sub-01_ses-02_{ending}",
+        f"sub-02/anat/sub-02_acq-3D_{ending}",
+    ]
+
+
+def test_bids_warns_of_names_that_only_begin_like_bids(clone, convert):
+    rename(clone, "c.3", "sub-01_ses-02_baseline")
+    code, printed, folder = convert(method_folder(clone), "bids")
+    assert code == 0
+    assert "1 case(s) begin with sub- but are not BIDS names, such as sub-01_ses-02_baseline" in printed
+    assert (folder / "sub-sub01ses02baseline").is_dir()
+
+
 # nnU-Net
+
+
+def test_nnunet_of_a_dataset_that_is_only_tested_has_no_folds(clone, convert):
+    table = clone / "results/toy/splits.csv"
+    pd.read_csv(table).assign(role="test").to_csv(table, index=False)
+    code, printed, folder = convert(method_folder(clone), "nnunet")
+    assert code == 0
+    assert "splits_final.json" not in list_files(folder)
+    assert "warning" not in printed
 
 
 def test_nnunet_has_masks_and_the_same_folds(original, convert):

@@ -17,11 +17,11 @@ DESCRIPTION = """\
 Write the predictions of one method in a format that other programs read.
 
   --to bids         a BIDS derivative: mask, probability and uncertainty of each case with their sidecars, and
-                    dataset_description.json. Cases such as sub-01_ses-02 keep their names; other names keep their letters
-                    and digits (Utrecht-0: sub-Utrecht0). The method is written in camel case (pd-ddpm@t_start=50:
-                    desc-pdDdpmTStart50).
+                    dataset_description.json. Cases such as sub-01_ses-02_run-1 keep their names; other names keep their
+                    letters and digits (Utrecht-0: sub-Utrecht0; P7_TP1 of patient P7: sub-P7_ses-TP1). The method is written
+                    in camel case (pd-ddpm@t_start=50: desc-pdDdpmTStart50).
   --to nnunet       masks with the file names of nnUNetv2_predict, dataset.json, and splits_final.json with the same folds, to
-                    train nnU-Net for a comparison. Scans are not copied.
+                    train nnU-Net for a comparison. Scans are not copied. Datasets that are only tested have no folds.
   --to submission   CASE/result.nii.gz with labels 0 and 1, as evaluation.py of the WMH challenge requires.
 
 Masks are those of the ensemble, with the method's number of members. Each image has the grid and the axis order of the case's
@@ -98,7 +98,7 @@ def _layout(options: argparse.Namespace, predictions: "Predictions") -> "Layout"
 
 
 def _log_warnings(options: argparse.Namespace, predictions: "Predictions") -> None:
-    from pd_ddpm.deployment.formats import nnunet
+    from pd_ddpm.deployment.formats import bids, nnunet
 
     if missing := [prediction.flair for prediction in predictions.cases if not prediction.flair.is_file()]:
         log.warning(
@@ -110,4 +110,11 @@ def _log_warnings(options: argparse.Namespace, predictions: "Predictions") -> No
     if options.to == "nnunet" and (splits := nnunet.splits_without_validation(predictions)):
         log.warning(
             "warning: split %s has no validation cases, which nnU-Net needs in splits_final.json.", ", ".join(map(str, splits))
+        )
+    if options.to == "bids" and (cases := bids.cases_with_unknown_entities(predictions)):
+        log.warning(
+            "warning: the names of %d case(s) begin with sub- but are not BIDS names, such as %s. Each becomes a subject. Enter "
+            "their patients in the case table to group them.",
+            len(cases),
+            cases[0],
         )

@@ -21,7 +21,29 @@ from pd_ddpm.runtime.problem import Problem
 _BIDS_VERSION = "1.10.0"
 _PROGRAM = "pd-ddpm"
 _SOURCE = "source"  # name of the scans' folder in BIDS URIs
-_SUBJECT_AND_SESSION = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?")
+# Entities of a scan's name that stand before `space`, in the order of the standard.
+_ENTITIES = (
+    *(
+        "sub",
+        "ses",
+        "sample",
+        "task",
+        "tracksys",
+        "acq",
+        "nuc",
+        "voi",
+        "ce",
+        "trc",
+        "stain",
+        "rec",
+        "dir",
+        "run",
+        "mod",
+        "echo",
+    ),
+    *("flip", "inv", "mt", "part", "proc", "hemi"),
+)
+_ENTITY = re.compile(r"([a-z]+)-([A-Za-z0-9]+)")
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 
 
@@ -29,7 +51,8 @@ def layout(predictions: Predictions, output: Path, label: str, source_datasets: 
     """Return the layout, with a sidecar for each image.
 
     File names are `sub-X/[ses-Y/]anat/sub-X[_ses-Y]_space-orig_label-WMH_desc-{method}_mask.nii.gz`, the same with `_probseg`
-    for the probability, and `..._desc-{method}Uncertainty_probseg.nii.gz` without label for the variance.
+    for the probability, and `..._desc-{method}Uncertainty_probseg.nii.gz` without label for the variance. Further entities of a
+    case's name, such as run-1, stand before `space`.
 
     Args:
         predictions: the predictions.
@@ -42,7 +65,7 @@ def layout(predictions: Predictions, output: Path, label: str, source_datasets: 
     """
     if not _WORDS.fullmatch(label):
         raise ConversionError(Problem(f"--label {label}", "BIDS allows letters and digits only", "Remove other characters"))
-    names = _distinct_names([prediction.case for prediction in predictions.cases])
+    names = _distinct_names(predictions.cases)
     root = _scans_root([prediction.flair for prediction in predictions.cases])
     images: dict[str, dict[str, Part]] = {}
     documents: dict[str, Any] = {"dataset_description.json": _dataset_description(predictions, root, output, source_datasets)}
@@ -55,12 +78,45 @@ def layout(predictions: Predictions, output: Path, label: str, source_datasets: 
     return Layout(images, documents)
 
 
-def subject_and_session(case: str) -> str:
-    """Return the BIDS name of a case.
+def bids_name(case: str, patient: str = "") -> str:
+    """Return the BIDS name of a case: subject, session and the other entities that stand before `space`.
 
-    sub-01 and sub-01_ses-02 are kept. Other names keep their letters and digits: Utrecht-0 becomes sub-Utrecht0.
+    Names of BIDS such as sub-01_ses-02_run-1 are kept, with their entities in the order of the standard. Of other names, the
+    letters and digits are kept: Utrecht-0 becomes sub-Utrecht0, and P7_TP1 of patient P7 becomes sub-P7_ses-TP1.
+
+    Args:
+        case: name of the case.
+        patient: its patient; "" if the case is the only one of its patient.
     """
-    return case if _SUBJECT_AND_SESSION.fullmatch(case) else "sub-" + "".join(_WORDS.findall(case))
+    if (entities := _entities(case)) is not None:
+        return "_".join(f"{key}-{entities[key]}" for key in _ENTITIES if key in entities)
+    session = _letters_and_digits(case.removeprefix(patient))
+    if patient and session:
+        return f"sub-{_letters_and_digits(patient.removeprefix('sub-'))}_ses-{session}"
+    return f"sub-{_letters_and_digits(case)}"
+
+
+def cases_with_unknown_entities(predictions: Predictions) -> list[str]:
+    """Return the cases whose names begin as in BIDS but hold parts that are no entities, so that subjects are made of them."""
+    return [
+        prediction.case
+        for prediction in predictions.cases
+        if prediction.case.startswith("sub-") and not prediction.patient and _entities(prediction.case) is None
+    ]
+
+
+def _entities(case: str) -> dict[str, str] | None:
+    """Return the entities of a BIDS name, or None if it is no such name."""
+    matches = [_ENTITY.fullmatch(part) for part in case.split("_")]
+    if not all(matches):
+        return None
+    entities = {match[1]: match[2] for match in matches}
+    is_valid = len(entities) == len(matches) and matches[0][1] == "sub" and entities.keys() <= set(_ENTITIES)
+    return entities if is_valid else None
+
+
+def _letters_and_digits(name: str) -> str:
+    return "".join(_WORDS.findall(name))
 
 
 def description_label(method: str) -> str:
@@ -69,10 +125,10 @@ def description_label(method: str) -> str:
     return first + "".join(word[0].upper() + word[1:] for word in others)
 
 
-def _distinct_names(cases: Sequence[str]) -> dict[str, str]:
-    names = {case: subject_and_session(case) for case in cases}
+def _distinct_names(predictions: Sequence[Prediction]) -> dict[str, str]:
+    names = {prediction.case: bids_name(prediction.case, prediction.patient) for prediction in predictions}
     for case, name in names.items():
-        if duplicates := [other for other in cases if names[other] == name and other != case]:
+        if duplicates := [other for other in names if names[other] == name and other != case]:
             location = f"cases {case}, {', '.join(duplicates)}"
             raise ConversionError(Problem(location, f"all would be {name} in BIDS", "Rename them in the case table"))
     return names
@@ -86,7 +142,8 @@ def _scans_root(scans: Sequence[Path]) -> Path:
 
 def _files(name: str, label: str, description: str) -> dict[Part, str]:
     """Return the file names of all parts, without suffix."""
-    stem = f"{'/'.join(name.split('_'))}/anat/{name}_space-orig"
+    folders = [part for part in name.split("_") if part.startswith(("sub-", "ses-"))]
+    stem = f"{'/'.join(folders)}/anat/{name}_space-orig"
     return {
         "mask": f"{stem}_label-{label}_desc-{description}_mask",
         "probability": f"{stem}_label-{label}_desc-{description}_probseg",

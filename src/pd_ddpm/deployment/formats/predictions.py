@@ -43,6 +43,7 @@ class Prediction:
 
     Attributes:
         case: name of the case.
+        patient: its patient, or "" if the case is the only one of its patient.
         split: split whose networks were used.
         num_members: number of ensemble members, counted from the first stored one.
         folder: folder of the predictions.
@@ -50,6 +51,7 @@ class Prediction:
     """
 
     case: str
+    patient: str
     split: int
     num_members: int
     folder: Path
@@ -142,12 +144,12 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
     data = folder.parent.parent
     table = read_table(_existing_table(data / "cases.csv"))
     channels = [name for name in table.columns if f"{name}_transform" in table.columns]
-    scans = zip(table["case"], table[channels[0]], strict=True)
-    flairs = {case: Path(os.path.normpath(data.parent.parent / path)) for case, path in scans}
+    table[channels[0]] = [Path(os.path.normpath(data.parent.parent / path)) for path in table[channels[0]]]
+    scans = table.set_index("case").rename(columns={channels[0]: "flair"})[["patient", "flair"]]
     cases = [
         prediction
         for split, split_folder in split_folders.items()
-        for prediction in _predictions_of_split(split, split_folder, flairs)
+        for prediction in _predictions_of_split(split, split_folder, scans)
     ]
     _check_unique_cases(folder, cases)
     return Predictions(
@@ -192,13 +194,24 @@ def _select_folders(folder: Path, splits: Sequence[int], seed: int | None) -> tu
     return seed, selected
 
 
-def _predictions_of_split(split: int, folder: Path, flairs: dict[str, Path]) -> list[Prediction]:
+def _predictions_of_split(split: int, folder: Path, scans: pd.DataFrame) -> list[Prediction]:
+    """Return the predictions in a folder. `scans` has one row per case of the dataset, with its patient and FLAIR."""
     records = read_predictions(folder / "predictions.csv")
-    if unknown := sorted(set(records["case"]) - set(flairs)):
+    if unknown := sorted(set(records["case"]) - set(scans.index)):
         problem = f"cases.csv has changed since and does not list {', '.join(unknown)}"
         raise ConversionError(Problem(folder, problem, "Sample the masks again with `snakemake`"))
     members = zip(records["case"], records["samples"].astype(int), strict=True)
-    return [Prediction(case, split, num_members, folder, flairs[case]) for case, num_members in members]
+    return [
+        Prediction(
+            case=case,
+            patient=scans.at[case, "patient"],
+            split=split,
+            num_members=num_members,
+            folder=folder,
+            flair=scans.at[case, "flair"],
+        )
+        for case, num_members in members
+    ]
 
 
 def _check_unique_cases(folder: Path, predictions: list[Prediction]) -> None:
