@@ -90,6 +90,12 @@ def test_find_bids_cases_needs_masks_key_for_several_masks(bids: Path) -> None:
         "derivatives/manual/sub-02/ses-a/anat/sub-02_ses-a_label-WMH_mask.nii.gz. Choose one with `datasets.own.masks`"
         in problem
     )
+    # The remedy chooses one of them, also if the key already is a glob.
+    assert problem.endswith("a glob below derivatives/, such as lst/**/*_desc-lpa_mask.nii.gz.")
+    twin = touch(bids / "derivatives/manual/sub-01/anat/sub-01_label-WMH_desc-b_mask.nii.gz")
+    (problem,) = problems(bids, CHANNELS, "manual/**/*label-WMH*_mask.nii.gz")
+    assert problem.endswith("such as manual/**/*_label-WMH_desc-b_mask.nii.gz.")
+    twin.unlink()
     assert "manual" in find_bids_cases(bids, CHANNELS, "manual/**/*label-WMH*_mask.nii.gz")["mask"][1]
     # The key may name masks of any suffix and depth.
     other.rename(touch(bids / "derivatives/lst/v2/sub-02/ses-a/anat/sub-02_ses-a_lesions.nii.gz"))
@@ -107,7 +113,7 @@ def test_find_bids_cases_needs_images_key_for_several_images(bids: Path) -> None
     found = problems(bids, CHANNELS, key="datasets.own")
     assert len(found) == 2
     assert "2 files could be its FLAIR: sub-01/anat/sub-01_acq-2D_run-1_FLAIR.nii.gz, sub-01/anat/sub-01_acq-3D_F" in found[0]
-    assert "Choose one with `datasets.own.images`, such as {FLAIR: '*acq-3D*'}" in found[0]
+    assert "Choose one with `datasets.own.images`, such as {FLAIR: '*_acq-2D_run-1_FLAIR.nii.gz'}" in found[0]
     assert found[1].startswith("sub-02_ses-b: 2 files could be its T1: ")
     # What a key names must be there in every session: nobody's 2D scan is taken among 3D ones.
     only = problems(bids, ["FLAIR"], images={"FLAIR": "*acq-3D*"})
@@ -132,7 +138,7 @@ def test_find_bids_cases_lists_everything_that_is_missing(bids: Path) -> None:
     for text in (
         "sub-01: there is no T1. Add it to sub-01/anat, or list the cases that you want in a csv (layout: table).",
         "sub-01: there is no mask. Add it below derivatives/",
-        "sub-02_ses-a: sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz is a link to a missing file. Fetch it",
+        f"sub-02_ses-a, {flair}: its content has not been fetched (a link of git-annex). Run `datalad get {flair}`",
         "sub-02_ses-a: there is no mask",
         "the case name 'sub-x y' is not safe in file names",
         "sub-x y: there is no T1",
@@ -192,3 +198,10 @@ def test_find_bids_cases_reads_missing_sites_as_unknown(bids: Path, value: str) 
     (bids / "participants.tsv").write_text(f"participant_id\tsite\nsub-01\t{value}\nsub-02\tB\n")
     assert find_bids_cases(bids, CHANNELS)["site"].tolist() == ["unknown", "B", "B"]
     assert participants_problems(bids) == []
+
+
+def test_find_bids_cases_reads_endings_in_capitals(bids: Path) -> None:
+    flair = bids / "sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz"
+    flair.rename(flair.with_name("sub-02_ses-a_FLAIR.NII.GZ"))
+    assert find_bids_cases(bids, CHANNELS)["FLAIR"][1].endswith("FLAIR.NII.GZ")
+    assert any(path.endswith("FLAIR.NII.GZ") for path in bids_files(bids))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pd_ddpm.data.cases.csv_table import missing_sites, read_case_table
+from pd_ddpm.data.cases.csv_table import channels_of_table, missing_sites, read_case_table
 from pd_ddpm.data.cases.find import case_files, find_cases
 from pd_ddpm.data.cases.table import OBSERVERS, CohortError, clean_name, read_table, table_columns, write_table
 from pd_ddpm.data.cases.wmh import find_wmh_cases, image_versions
@@ -185,8 +185,9 @@ def test_read_case_table_lists_all_problems_with_their_lines(tmp_path):
     with pytest.raises(ValueError, match=r"cases\.csv: 11 problem\(s\)") as caught:
         read_case_table(path, CHANNELS)
     expected = (
-        "line 2, case a: the file of `T1` does not exist",
-        "line 4, case b: the file of `mask` does not exist",
+        "line 2, case a, column T1, ",
+        "gone.nii.gz: the file does not exist. Correct the path.",
+        "line 4, case b, column mask, ",
         "line 4, case b: unknown role 'trian'. Use train",
         "line 5, case a: has both a role and a fold",
         "line 6: the case name 'c d' is not safe in file names",
@@ -206,12 +207,15 @@ def test_read_case_table_lists_all_problems_with_their_lines(tmp_path):
     ("header", "finding"),
     [
         ("case,site,Flair,T1,mask", r"column 'FLAIR' is missing\. Rename 'Flair'\."),
-        ("case,site,FLAIR,T1,masks", r"column 'mask' is missing\. Rename 'masks'\."),
+        ("case,site,FLAIR,T1,masks", r"column 'mask' is missing, and 'masks' seems to hold the masks\. Rename it to 'mask'"),
+        ("case,site,FLAIR,T1,Lesion_Mask", r"column 'mask' is missing, and 'Lesion_Mask' seems to hold the masks"),
         ("case,FLAIR,T1,mask", r"column 'site' is missing\. Add it \(the columns are: case, FLAIR, T1, mask\)"),
         ("case,site,FLAIR,T1,mask,observer2", r"column 'observer2' is not known\. Rename it to 'observer_2'"),
         ("case,site,FLAIR,T1,mask,T1_transfrom", r"column 'T1_transfrom' is not known\. Rename it to 'T1_transform'"),
         ("case,site,FLAIR,T1,mask,mask", "column 'mask' occurs twice"),
-        ("case;site;FLAIR;T1;mask", "column 'case' is missing"),
+        ("case|site|FLAIR|T1|mask", r"first line is a single cell, 'case\|site.*separated by commas, semicolons or tabs"),
+        ("case;site;FLAIR;T1;mask", "the table has no cases"),
+        ("sep=;\ncase;site;FLAIR;T1;mask", r"its first line is one for Excel \(sep=\)\. Remove"),
         ("case,site,FLAIR,T1,mask", "the table has no cases"),
     ],
 )
@@ -261,3 +265,47 @@ def test_find_cases_refuses_a_site_that_is_a_formula(tmp_path, site):
     with pytest.raises(CohortError, match=r"spreadsheets would execute it as a formula\. Begin the name") as caught:
         find_cases("own", settings)
     assert caught.value.table["case"].tolist() == ["p1"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_read_case_table_reads_tables_as_spreadsheets_write_them(tmp_path, separator, encoding):
+    path = write_csv(tmp_path, "case,site,FLAIR,T1,mask\na,Zürich,@f1.nii.gz,@t1.nii.gz,@m1.nii.gz\n")
+    expected = read_case_table(path, CHANNELS)
+    path.write_text(path.read_text(encoding="utf-8").replace(",", separator), encoding=encoding)
+    pd.testing.assert_frame_equal(read_case_table(path, CHANNELS), expected)
+    assert channels_of_table(path) == list(CHANNELS)
+
+
+def test_read_case_table_reads_commas_in_a_table_with_semicolons(tmp_path):
+    path = write_csv(tmp_path, "case;site;FLAIR;T1;mask\na;Leiden, NL;@f1.nii.gz;@t1.nii.gz;@m1.nii.gz\n")
+    assert read_case_table(path, CHANNELS)["site"][0] == "Leiden, NL"
+
+
+def test_read_case_table_says_how_to_fetch_dangling_links(tmp_path):
+    path = write_csv(tmp_path, "case,site,FLAIR,T1,mask\na,X,annexed.nii.gz,moved.nii.gz,@m1.nii.gz\n")
+    (tmp_path / "annexed.nii.gz").symlink_to(".git/annex/objects/aa/bb/MD5E-s1--0/MD5E-s1--0")
+    (tmp_path / "moved.nii.gz").symlink_to("/elsewhere/t1.nii.gz")
+    with pytest.raises(CohortError) as caught:
+        read_case_table(path, CHANNELS)
+    first, second = map(str, caught.value.problems)
+    assert first.startswith(f"line 2, case a, column FLAIR, {tmp_path}/annexed.nii.gz: its content has not been fetched")
+    assert f"Run `datalad get {tmp_path}/annexed.nii.gz`" in first
+    assert "moved.nii.gz: is a link to a missing file (/elsewhere/t1.nii.gz)" in second
+
+
+def test_channels_of_table_ignores_the_case_of_endings(tmp_path):
+    path = write_csv(tmp_path, "case,site,FLAIR,age,T1,mask\na,X,@f1.NII.GZ,7,@t1.Nii,@m1.nii.gz\n")
+    assert channels_of_table(path) == ["FLAIR", "T1"]
+
+
+@pytest.mark.parametrize(
+    ("header", "finding"),
+    [
+        ("case,site,FLAIR,lesion", r"'lesion' seems to hold the masks\. Rename it to 'mask'"),
+        ("case,site,FLAIR 3D,mask", r"column 'FLAIR 3D' holds images, but names of channels have letters and digits only"),
+    ],
+)
+def test_channels_of_table_names_columns_to_rename(tmp_path, header, finding):
+    with pytest.raises(CohortError, match=finding):
+        channels_of_table(write_csv(tmp_path, f"{header}\na,X,@f1.nii.gz,@m1.nii.gz\n"))

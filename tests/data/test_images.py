@@ -152,7 +152,7 @@ def test_read_image_refuses_a_size_other_than_the_headers(tmp_path, change):
     content = image_of(random_array()).to_bytes()
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(content[:change] if change < 0 else content + b"\0" * change))
-    with pytest.raises(ImageError, match=r"holds \d+ bytes, but its header"):
+    with pytest.raises(ImageError, match=r"holds (more than )?\d+ bytes, but its header"):
         read_image(path)
 
 

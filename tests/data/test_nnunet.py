@@ -160,3 +160,32 @@ def test_find_nnunet_cases_refuses_other_folders(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"dataset\.json: cannot be read as nnU-Net's description \(JSONDecodeError"):
         find_nnunet_cases(tmp_path, ["FLAIR"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_find_nnunet_cases_reads_a_description_with_a_byte_order_mark(raw: Path, encoding: str) -> None:
+    text = (raw / "dataset.json").read_text(encoding="utf-8")
+    (raw / "dataset.json").write_text(text, encoding=encoding)
+    assert len(find_nnunet_cases(raw, ["FLAIR"])) == 2
+
+
+def test_find_nnunet_cases_names_labels_with_the_number_of_a_channel(raw: Path) -> None:
+    for name in ("WMH_001", "WMH_002"):
+        (raw / f"labelsTr/{name}.nii.gz").rename(raw / f"labelsTr/{name}_0000.nii.gz")
+    with pytest.raises(CohortError) as caught:
+        find_nnunet_cases(raw, ["FLAIR", "T1"])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{raw}/labelsTr/{name}_0000.nii.gz: a label has no number of a channel. Rename it to {name}.nii.gz."
+        for name in ("WMH_001", "WMH_002")
+    ]
+
+
+def test_find_nnunet_cases_says_how_to_fetch_dangling_links(raw: Path) -> None:
+    image = raw / "imagesTr/WMH_001_0001.nii.gz"
+    image.unlink()
+    image.symlink_to("../.git/annex/objects/aa/bb/MD5E-s1--0.nii.gz/MD5E-s1--0.nii.gz")
+    with pytest.raises(CohortError, match=r"its content has not been fetched .* Run `datalad get .*WMH_001_0001"):
+        find_nnunet_cases(raw, ["FLAIR", "T1"])
+    (raw / "dataset.json").write_text("/annex/objects/MD5E-s1--0.json\n")
+    with pytest.raises(CohortError, match=r"dataset\.json: is a pointer of git-annex"):
+        find_nnunet_cases(raw, ["FLAIR", "T1"])

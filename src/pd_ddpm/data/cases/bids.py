@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pd_ddpm.data.cases.table import (
     name_problems,
     raise_problems,
 )
+from pd_ddpm.data.cases.text import TextError, read_text
+from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem
 
 PARTICIPANTS = "participants.tsv"
@@ -79,17 +82,20 @@ def find_bids_cases(
         for channel in channels:
             pattern = (images or {}).get(channel)
             wanted = channel if pattern is None else f"{channel} with the name {pattern}"
+            paths = [path for path in _images(anat, channel) if pattern is None or path.match(pattern)]
             matches[channel] = _Matches(
                 wanted,
-                [path for path in _images(anat, channel) if pattern is None or path.match(pattern)],
+                paths,
                 f"Add it to {anat.relative_to(folder).as_posix()}, {_OR_LIST}",
-                f"Choose one with `{key}.images`, such as {{{channel}: '*acq-3D*'}}",
+                f"Choose one with `{key}.images`{_image_example(paths, channel)}",
             )
+        below = folder / "derivatives"
+        masks_of_session = [path for path in candidates if _session_of(path) == name]
         matches["mask"] = _Matches(
             "mask",
-            [path for path in candidates if _session_of(path) == name],
+            masks_of_session,
             f"Add it below derivatives/, {_OR_LIST}",
-            f"Choose one with `{key}.masks`, a glob below derivatives/ such as {_EXAMPLE}",
+            f"Choose one with `{key}.masks`, a glob below derivatives/{_mask_example(masks_of_session, below)}",
         )
         for column, match in matches.items():
             problem = match.problem(name, folder)
@@ -99,6 +105,26 @@ def find_bids_cases(
     table = complete_table(pd.DataFrame(rows), channels)
     raise_problems(location, problems, table)
     return table
+
+
+def _mask_example(paths: Sequence[Path], below: Path) -> str:
+    """Return ", such as <glob>" with a glob below a folder that matches one of a session's masks only, or ""."""
+    for pipeline in sorted({path.relative_to(below).parts[0] for path in paths}):
+        if ending := _unique_ending([path for path in paths if path.is_relative_to(below / pipeline)]):
+            return f", such as {pipeline}/**/*{ending}"
+    return ""
+
+
+def _image_example(paths: Sequence[Path], channel: str) -> str:
+    """Return ", such as {<channel>: <glob>}" with a glob that matches one of a session's images only, or ""."""
+    ending = _unique_ending(paths)
+    return f", such as {{{channel}: '*{ending}'}}" if ending else ""
+
+
+def _unique_ending(paths: Sequence[Path]) -> str:
+    """Return what follows the session in the first name with an ending of its own, or "" if there is none."""
+    endings = [path.name.removeprefix(_session_of(path)) for path in paths]
+    return next((ending for ending in endings if sum(path.name.endswith(ending) for path in paths) == 1), "")
 
 
 @dataclass(frozen=True)
@@ -125,13 +151,13 @@ class _Matches:
         if len(self.paths) > 1:
             return Problem(session, f"{len(self.paths)} files could be its {self.wanted}: {listed}", self.if_several)
         if not self.paths[0].is_file():
-            return Problem(session, f"{listed} is a link to a missing file", "Fetch it, for instance with `datalad get`")
+            return missing_file_problem(self.paths[0]).within(session)
         return None
 
 
 def bids_files(folder: str | Path, masks: str | None = None) -> list[str]:
     """Return all images of the sessions, and all files that may be masks."""
-    images = [path for _, anat in _sessions(Path(folder)) for path in anat.glob("sub-*.nii*")]
+    images = [path for _, anat in _sessions(Path(folder)) for path in anat.glob("sub-*") if _suffix(path)]
     return sorted(map(str, [*images, *_masks(Path(folder), masks)]))
 
 
@@ -145,7 +171,7 @@ def _sessions(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _images(anat: Path, channel: str) -> list[Path]:
     suffixes = {channel, WEIGHTED.get(channel, channel)}
-    return [path for path in sorted(anat.glob("sub-*_*.nii*")) if _suffix(path) in suffixes]
+    return [path for path in sorted(anat.glob("sub-*_*.*")) if _suffix(path) in suffixes]
 
 
 def _masks(folder: Path, pattern: str | None) -> list[Path]:
@@ -159,7 +185,7 @@ def _masks(folder: Path, pattern: str | None) -> list[Path]:
 
 def _suffix(path: Path) -> str:
     """Return the BIDS suffix of a NIfTI file, such as FLAIR or mask, or "" for any other file."""
-    match = re.fullmatch(r".*_([A-Za-z0-9]+)\.nii(\.gz)?", path.name)
+    match = re.fullmatch(r".*_([A-Za-z0-9]+)\.nii(\.gz)?", path.name, re.IGNORECASE)
     return match[1] if match else ""
 
 
@@ -213,11 +239,15 @@ def _sites(folder: Path) -> dict[str, str]:
 
 def _participants(path: Path) -> pd.DataFrame | None:
     """Read participants.tsv as text; None if there is none."""
+    if path.is_symlink() and not path.is_file():
+        raise CohortError(missing_file_problem(path))
     if not path.is_file():
         return None
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        table = pd.read_csv(io.StringIO(read_text(path)), sep="\t", dtype=str, keep_default_na=False)
+    except TextError as error:
+        raise CohortError(*error.problems) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise CohortError(Problem(path, f"cannot be read as a table ({error})", "Save it as tab-separated UTF-8")) from error
     table.columns = [str(name).strip() for name in table.columns]
     return table.fillna("")

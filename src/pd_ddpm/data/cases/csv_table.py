@@ -21,14 +21,33 @@ from pd_ddpm.data.cases.table import (
     read_cells,
     table_columns,
 )
+from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem
+
+# What people call the column of the lesion masks.
+_MASK_NAMES = {
+    *("lesion", "lesions", "lesionmask", "masks", "label", "labels", "seg", "segmentation", "groundtruth", "gt", "truth"),
+    *("wmh", "wmhmask", "roi", "annotation", "manual", "target"),
+}
 
 
 def channels_of_table(csv_path: str | Path) -> list[str]:
-    """Return the columns of a user's table that name NIfTI images other than masks, in their order."""
+    """Return the columns of a user's table that name NIfTI images other than masks, in their order.
+
+    Raises:
+        CohortError: the masks have another column than `mask`, or a channel cannot have the name of its column.
+    """
     cells = read_cells(Path(csv_path))
-    images = [name for name in cells.columns if cells[name].str.endswith((".nii", ".nii.gz")).any()]
-    return [name for name in images if name != "mask" and not name.startswith("observer")]
+    images = [name for name in cells.columns if cells[name].str.lower().str.endswith((".nii", ".nii.gz")).any()]
+    channels = [name for name in images if name != "mask" and not name.startswith("observer")]
+    problems = _mask_problems(list(cells.columns))
+    problems += [
+        Problem("", f"column {name!r} holds images, but names of channels have letters and digits only", "Rename it")
+        for name in channels
+        if not re.fullmatch("[A-Za-z0-9]+", name)
+    ]
+    raise_problems(str(csv_path), problems)
+    return channels
 
 
 def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
@@ -39,7 +58,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     patient is the only case of its patient. A cell that holds NA or the like is empty, since R writes missing values so.
 
     Args:
-        csv_path: comma-separated UTF-8 with a header.
+        csv_path: text with a header, whose cells are separated by commas, semicolons or tabs.
         channels: names of the channels; the first defines the grid.
         folder: where relative paths start; None is the folder of the csv.
 
@@ -75,8 +94,8 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
             path = base / Path(row[name]).expanduser()
             cells.loc[index, name] = str(path)
             if not path.is_file():
-                location = f"{line}, case {row['case']}"
-                problems.append(Problem(location, f"the file of `{name}` does not exist: {path}", "Correct the path"))
+                problem = missing_file_problem(path, "Correct the path")
+                problems.append(problem.within(f"{line}, case {row['case']}, column {name}"))
                 cells.loc[index, name] = ""
     problems += duplicate_problems(cells["case"].tolist(), lines)
     for name in ("role", "fold"):
@@ -100,8 +119,9 @@ def missing_sites(csv_path: str | Path) -> list[str]:
 def _column_problems(columns: list[str], required: list[str], optional: list[str]) -> list[Problem]:
     problems = []
     foreign = [name for name in columns if name not in (*required, *optional)]
+    problems += _mask_problems(columns)
     for name in required:
-        if name not in columns:
+        if name not in columns and not (name == "mask" and problems):
             similar = _similar(name, foreign)
             remedy = f"Rename {similar!r}" if similar else f"Add it (the columns are: {', '.join(columns)})"
             problems.append(Problem("", f"column {name!r} is missing", remedy))
@@ -113,6 +133,14 @@ def _column_problems(columns: list[str], required: list[str], optional: list[str
         if name.endswith(".1") and name[:-2] in (*required, *optional):
             problems.append(Problem("", f"column {name[:-2]!r} occurs twice", "Remove one of them"))
     return problems
+
+
+def _mask_problems(columns: list[str]) -> list[Problem]:
+    """Return a problem if the column of the masks is missing, and another one seems to hold them."""
+    candidates = [name for name in columns if re.sub("[^a-z]", "", name.lower()) in _MASK_NAMES]
+    if "mask" in columns or not candidates:
+        return []
+    return [Problem("", f"column 'mask' is missing, and {candidates[0]!r} seems to hold the masks", "Rename it to 'mask'")]
 
 
 def _similar(name: str, candidates: Sequence[str], cutoff: float = 0.6) -> str | None:

@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.data.cases.table import WEIGHTED, CohortError, complete_table, name_problems, raise_problems
+from pd_ddpm.data.cases.text import TextError, read_text
+from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem
 
 DESCRIPTION = "dataset.json"
@@ -52,21 +54,28 @@ def find_nnunet_cases(folder: str | Path, channels: Sequence[str], key: str = "d
     ending = description["ending"]
     labels = (folder / "labelsTr").glob(f"[!.]*{ending}")
     images = (folder / "imagesTr").glob(f"[!.]*_[0-9][0-9][0-9][0-9]{ending}")
-    names = {path.name.removesuffix(ending) for path in labels}
-    names |= {path.name.removesuffix(ending).rpartition("_")[0] for path in images}
-    if not names:
+    with_images = {path.name.removesuffix(ending).rpartition("_")[0] for path in images}
+    with_labels = {path.name.removesuffix(ending) for path in labels}
+    # A label with the number of a channel would count as a case without images.
+    misnamed = {name for name in with_labels - with_images if re.sub(r"_\d{4}$", "", name) in with_images - with_labels}
+    names = (with_images | with_labels) - misnamed - {name[:-5] for name in misnamed}
+    if not names and not misnamed:
         problem = f"there is no *{ending} in its imagesTr and labelsTr"
         raise CohortError(Problem(location, problem, "Put the training cases there"))
 
-    problems, rows = [], []
+    problems = [
+        Problem(folder / f"labelsTr/{name}{ending}", "a label has no number of a channel", f"Rename it to {name[:-5]}{ending}")
+        for name in sorted(misnamed)
+    ]
+    rows = []
     for name in sorted(names):
         files = {channel: folder / "imagesTr" / f"{name}_{number:04d}{ending}" for channel, number in numbers.items()}
         files["mask"] = folder / "labelsTr" / f"{name}{ending}"
         problems += name_problems(name)
-        problems += [Problem(path, "the file does not exist", "Add it") for path in files.values() if not path.is_file()]
+        problems += [missing_file_problem(path, "Add it") for path in files.values() if not path.is_file()]
         paths = {column: str(path) if path.is_file() else "" for column, path in files.items()}
         rows.append({"case": name, "site": "unknown"} | paths)
-    table = complete_table(pd.DataFrame(rows), channels)
+    table = complete_table(pd.DataFrame(rows, columns=["case", "site", *channels, "mask"]), channels)
     raise_problems(location, problems, table)
     return table
 
@@ -85,17 +94,21 @@ def _description(folder: Path, key: str) -> dict[str, Any]:
     """Read dataset.json: channels (number -> name), labels (name -> number) and the ending of files."""
     path = folder / DESCRIPTION
     if not path.is_file():
+        if path.is_symlink():
+            raise CohortError(missing_file_problem(path))
         problem = f"there is no {DESCRIPTION} in it" if folder.is_dir() else "the folder does not exist"
         remedy = "Set it to a raw dataset of nnU-Net, such as Dataset001_WMH"
         raise CohortError(Problem(f"{key}.folder: {folder}", problem, remedy))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         names = content.get("channel_names") or content["modality"]
         channels = {int(number): str(name) for number, name in names.items()}
         labels = content["labels"]
         # v1 maps numbers to names.
         labels = {name: int(number) for number, name in labels.items()} if _is_v1(labels) else dict(labels)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except TextError as error:
+        raise CohortError(*error.problems) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CohortError(
             Problem(
                 path,
@@ -104,7 +117,7 @@ def _description(folder: Path, key: str) -> dict[str, Any]:
             )
         ) from error
     ending = content.get("file_ending", ".nii.gz")
-    if ending not in _ENDINGS:
+    if str(ending).lower() not in _ENDINGS:
         raise CohortError(Problem(path, f"file_ending is {ending!r}", "Convert the images to NIfTI, .nii.gz or .nii"))
     return {"channels": channels, "labels": labels, "ending": ending}
 

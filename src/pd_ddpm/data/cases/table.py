@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from pd_ddpm.data.cases.text import TextError, read_text, separator_of
 from pd_ddpm.runtime.formula import is_formula
+from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem, ProblemError
 from pd_ddpm.runtime.sealed import read_sealed
 from pd_ddpm.runtime.sealed_tables import write_sealed_csv
@@ -72,30 +75,44 @@ def clean_name(name: str) -> str:
 
 
 def read_cells(csv_path: Path) -> pd.DataFrame:
-    """Read the cells of a user's csv as stripped text, without blank lines. The index counts all lines below the header.
+    """Read the cells of a user's table as stripped text, without blank lines. The index counts all lines below the header.
+
+    Cells are separated by commas, semicolons or tabs, see `separator_of`.
 
     Raises:
-        CohortError: the file does not exist or is not comma-separated UTF-8.
+        CohortError: the file does not exist or is no such table.
     """
     if not csv_path.is_file():
-        raise CohortError(Problem(csv_path, "the table of cases does not exist", "Correct the path"))
+        problem = missing_file_problem(csv_path, "Correct the path")
+        if problem.problem == "the file does not exist":
+            problem = Problem(csv_path, "the table of cases does not exist", "Correct the path")
+        raise CohortError(problem)
     try:
-        # utf-8-sig, since spreadsheets write a byte order mark before the first column name.
+        text = read_text(csv_path)
+        if re.match("sep=.?\\s", text):
+            raise CohortError(Problem(csv_path, "its first line is one for Excel (sep=)", "Remove that line"))
+        separator = separator_of(text)
         cells = pd.read_csv(
-            csv_path,
+            io.StringIO(text),
+            sep=separator,
             dtype=str,
             keep_default_na=False,
-            encoding="utf-8-sig",
             skipinitialspace=True,
             skip_blank_lines=False,
         )
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CohortError(
-            Problem(csv_path, f"cannot be read as a table ({error})", "Save it as comma-separated UTF-8")
-        ) from error
+    except TextError as error:
+        raise CohortError(*error.problems) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        remedy = "Save it as comma-separated UTF-8, and quote cells that contain the separator"
+        raise CohortError(Problem(csv_path, f"cannot be read as a table ({error})", remedy)) from error
     if not isinstance(cells.index, pd.RangeIndex):
         problem = "some lines hold more cells than the header"
-        raise CohortError(Problem(csv_path, problem, "Remove commas, or quote cells that contain commas"))
+        name = {",": "commas", ";": "semicolons", "\t": "tabs"}[separator]
+        raise CohortError(Problem(csv_path, problem, f"Remove {name}, or quote cells that contain {name}"))
+    if len(cells.columns) == 1:
+        problem = f"its first line is a single cell, {str(cells.columns[0])[:80]!r}, and not the names of columns"
+        remedy = "Begin with the names, such as case,site,FLAIR,T1,mask, separated by commas, semicolons or tabs"
+        raise CohortError(Problem(csv_path, problem, remedy))
     cells.columns = [str(name).strip() for name in cells.columns]
     cells = cells.fillna("").apply(lambda column: column.str.strip())
     # Remove blank lines only now, so that the index keeps the line numbers.

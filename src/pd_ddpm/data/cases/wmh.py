@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from pd_ddpm.data.cases.table import (
     duplicate_problems,
     raise_problems,
 )
+from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem
 
 # Part of the WMH challenge -> the folder in which it is published.
@@ -81,15 +83,17 @@ def find_wmh_cases(
         site = clean_name(source.parent.name)
         row = {"case": f"{site}-{clean_name(source.name)}", "site": site, "mask": str(mask)}
         if not mask.is_file():
-            problems.append(Problem(mask, "it is a link to a missing file", "Fetch it, for instance with `datalad get`"))
+            problems.append(missing_file_problem(mask))
             row["mask"] = ""
         for channel in channels:
             row[channel], row[f"{channel}_transform"] = _wmh_channel(source, channel)
             if not Path(row[channel]).is_file():
-                problems.append(Problem(row[channel], "the file does not exist", "Unpack it from the archive of the challenge"))
+                problems.append(missing_file_problem(row[channel], "Unpack it from the archive of the challenge"))
                 row[channel] = ""
         for column, observer in OBSERVERS.items():
             mask_path = folder / f"additional_annotations/observer_{observer}" / source.relative_to(folder) / "result.nii.gz"
+            if mask_path.is_symlink() and not mask_path.is_file():
+                problems.append(missing_file_problem(mask_path))
             row[column] = str(mask_path) if mask_path.is_file() else ""
         rows.append(row)
     problems += duplicate_problems([row["case"] for row in rows], list(map(str, masks)))
@@ -130,7 +134,8 @@ def _wmh_channel(source: Path, channel: str) -> tuple[str, str]:
     """Return the paths of a case's channel and of its transform, "" if it has none."""
     if channel != "T1":
         return str(source / "pre" / f"{channel}.nii.gz"), ""
-    image, transform = t1_version(lambda name: (source / name).is_file())
+    # A dangling link stands for an image whose content must be fetched, not for another version.
+    image, transform = t1_version(lambda name: os.path.lexists(source / name))
     return str(source / image), str(source / transform) if transform else ""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from pd_ddpm.data.nifti.geometry import ImageError
+from pd_ddpm.runtime.missing_file import missing_file_problem, pointer_problem
 from pd_ddpm.runtime.problem import Problem
 
 _NO_INITIAL_TRANSFORM = "NoInitialTransform"
@@ -73,8 +74,11 @@ def read_transform(path: str | Path) -> sitk.Transform:
     """
     path = Path(path)
     if not path.is_file():
-        raise ImageError(Problem(path, "the transform does not exist", "Correct the path"))
-    if re.search(rb"^\s*\(Transform\s", path.read_bytes(), re.MULTILINE):
+        raise ImageError(missing_file_problem(path, "Correct the path"))
+    content = path.read_bytes()
+    if problem := pointer_problem(path, content[:1000]):
+        raise ImageError(problem)
+    if re.search(rb"^\s*\(Transform\s", content, re.MULTILINE):
         return read_elastix_transform(path)
     try:
         transform = sitk.ReadTransform(str(path))
