@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pd_ddpm.commands.parsing import Commands, add_command
+from pd_ddpm.commands.parsing import Commands, add_command, user_path
 
 DESCRIPTION = """\
 Read every file of a dataset before training, and report all problems together, each with its file and a remedy: damaged or
@@ -40,17 +40,17 @@ LAYOUTS = {"nnunet": "a raw dataset of nnU-Net", "bids": "a BIDS dataset", "wmh_
 def add(commands: Commands) -> None:
     """Add the command and its options."""
     check = add_command(commands, "check", "report all problems of a dataset", DESCRIPTION, EXAMPLE)
-    check.add_argument("data", type=Path, metavar="DATASET", help="a configuration (yaml), a case table (csv) or a folder")
+    check.add_argument("data", type=user_path, metavar="DATASET", help="a configuration (yaml), a case table (csv) or a folder")
     check.add_argument("--dataset", metavar="NAME", help="yaml: another dataset of the configuration")
     check.add_argument("--scale", choices=("demo", "paper"), help="the scale; default: the configuration's")
     check.add_argument(
         "--channels", nargs="+", metavar="NAME", help="csv, folder: the channels; default: all that it names, or FLAIR T1"
     )
-    check.add_argument("--folder", type=Path, help="csv: folder from which relative paths start; default: that of the csv")
+    check.add_argument("--folder", type=user_path, help="csv: folder from which relative paths start; default: that of the csv")
     check.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder in which results will be written (%(default)s)"
+        "--results", type=user_path, default=Path("results"), help="folder in which results will be written (%(default)s)"
     )
-    check.add_argument("--output", type=Path, metavar="FILE.csv", help="also write the findings to this file, one per row")
+    check.add_argument("--output", type=user_path, metavar="FILE.csv", help="also write the findings to this file, one per row")
     check.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="number of cases that are checked in parallel (%(default)s)"
     )

@@ -2,10 +2,9 @@
 
 import argparse
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_ddpm.commands.parsing import Commands, add_command
+from pd_ddpm.commands.parsing import Commands, add_command, user_path
 
 if TYPE_CHECKING:
     from pd_ddpm.deployment.formats.layout import Layout
@@ -47,9 +46,9 @@ FORMATS_WITH_OPTION = {"label": ("bids", "nnunet"), "source_dataset": ("bids",)}
 def add(commands: Commands) -> None:
     """Add the command and its options."""
     convert = add_command(commands, "convert", "write predictions as BIDS, nnU-Net or a submission", DESCRIPTION, EXAMPLE)
-    convert.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="such as results/phantom/predictions/pd-ddpm")
+    convert.add_argument("predictions", type=user_path, metavar="PREDICTIONS", help="such as results/wmh/predictions/pd-ddpm")
     convert.add_argument("--to", choices=("bids", "nnunet", "submission"), required=True, help="the format")
-    convert.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write")
+    convert.add_argument("--output", type=user_path, metavar="DIR", required=True, help="folder to write")
     convert.add_argument("--split", type=int, nargs="+", default=[], metavar="I", help="only these splits")
     convert.add_argument("--seed", type=int, metavar="J", help="this seed; default: the lowest")
     convert.add_argument("--label", metavar="NAME", help="bids, nnunet: structure that the masks show; default: WMH")
@@ -113,8 +112,8 @@ def _log_warnings(options: argparse.Namespace, predictions: "Predictions") -> No
         )
     if options.to == "bids" and (cases := bids.cases_with_unknown_entities(predictions)):
         log.warning(
-            "warning: the names of %d case(s) begin with sub- but are not BIDS names, such as %s. Each becomes a subject. Enter "
-            "their patients in the case table to group them.",
+            "warning: the names of %d case(s) begin with sub- but are not BIDS names, such as %s. Each becomes a subject. "
+            "Enter their patients in the case table to group them.",
             len(cases),
             cases[0],
         )

@@ -1,9 +1,8 @@
 """`pd-ddpm export`: write a trained method to one folder."""
 
 import argparse
-from pathlib import Path
 
-from pd_ddpm.commands.parsing import Commands, add_command
+from pd_ddpm.commands.parsing import Commands, add_command, user_path
 
 DESCRIPTION = """\
 Write a trained method to one folder (a bundle), with which `pd-ddpm predict` segments new scans. A bundle holds the weights of
@@ -24,8 +23,8 @@ examples:
 def add(commands: Commands) -> None:
     """Add the command and its options."""
     export = add_command(commands, "export", "write a trained method to one folder", DESCRIPTION, EXAMPLE)
-    export.add_argument("results", type=Path, metavar="RESULTS", help="folder of a dataset among the results")
-    export.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder to write")
+    export.add_argument("results", type=user_path, metavar="RESULTS", help="folder of a dataset among the results")
+    export.add_argument("--output", type=user_path, required=True, metavar="BUNDLE", help="folder to write")
     export.add_argument("--method", default="pd-ddpm", help="method, as its predictions are named (%(default)s)")
     export.add_argument("--split", type=int, default=0, help="split of the networks (%(default)s)")
     export.add_argument("--seed", type=int, default=0, help="seed of training and sampling (%(default)s)")

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pd_ddpm.commands.parsing import Commands, add_command
+from pd_ddpm.commands.parsing import Commands, add_command, user_path
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -46,13 +46,15 @@ on such a device: float16, bfloat16, tf32 or float32, in this order. Other value
 def add(commands: Commands) -> None:
     """Add the command and its options."""
     predict = add_command(commands, "predict", "segment a scan with a trained method", DESCRIPTION, EXAMPLE)
-    predict.add_argument("--flair", type=Path, metavar="FILE", help="the FLAIR scan, whose grid all results have")
-    predict.add_argument("--t1", type=Path, metavar="FILE", help="the T1 scan, on any grid")
-    predict.add_argument("--t1-transform", type=Path, metavar="FILE", help="transform from points of the FLAIR to points of T1")
+    predict.add_argument("--flair", type=user_path, metavar="FILE", help="the FLAIR scan, whose grid all results have")
+    predict.add_argument("--t1", type=user_path, metavar="FILE", help="the T1 scan, on any grid")
+    predict.add_argument(
+        "--t1-transform", type=user_path, metavar="FILE", help="transform from points of FLAIR to points of T1"
+    )
     predict.add_argument("--image", action="append", default=[], metavar="NAME=FILE", help="another image that is required")
     predict.add_argument("--transform", action="append", default=[], metavar="NAME=FILE", help="transform of that image")
-    predict.add_argument("--model", type=Path, required=True, metavar="BUNDLE", help="folder that `pd-ddpm export` has made")
-    predict.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    predict.add_argument("--model", type=user_path, required=True, metavar="BUNDLE", help="folder made by `pd-ddpm export`")
+    predict.add_argument("--output", type=user_path, required=True, metavar="DIR", help="folder for the results")
     predict.add_argument("--name", help="name of the scan, for the page and the noise; default: name of the first file")
     predict.add_argument("--members", type=int, metavar="K", help="number of ensemble members; default: the bundle's")
     predict.add_argument("--t-start", type=int, metavar="T'", help="start timestep of the reverse chain; default: the bundle's")
@@ -164,4 +166,4 @@ def _parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Path]:
     for pair in pairs:
         if not all(pair.partition("=")):
             raise ProblemError(Problem(option, f"{pair!r} is not NAME=FILE", "Give for instance T2=scan.nii.gz"))
-    return {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
+    return {name: user_path(path) for name, _, path in (pair.partition("=") for pair in pairs)}

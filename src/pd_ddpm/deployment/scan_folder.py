@@ -1,6 +1,7 @@
 """Input and output files of one segmented scan."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def make_scan_row(
     row = dict.fromkeys(table_columns(channels), "")
     row |= {channel: str(images[channel]) for channel in channels}
     row |= {f"{channel}_transform": str(path) for channel, path in transforms.items()}
-    first = images[channels[0]].name.removesuffix(".gz").removesuffix(".nii")
+    first = re.sub(r"\.nii(\.gz)?$", "", images[channels[0]].name, flags=re.IGNORECASE)
     return row | {"case": clean_name(name or first) or "scan", "site": "unknown"}
 
 

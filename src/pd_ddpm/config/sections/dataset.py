@@ -1,5 +1,6 @@
 """Section `datasets`: where scans come from."""
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -9,6 +10,8 @@ from pd_ddpm.config.errors import suggestion
 from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
+# "~" stands for the user's home, as in a shell.
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
 
 
@@ -40,7 +43,7 @@ class Download(Section):
         )
     )
     connections: Annotated[int, Field(ge=1, le=4), WHOLE] = Field(description="Files that are downloaded at a time.")
-    source: str | None = Field(
+    source: UserPath | None = Field(
         None,
         description=(
             "A folder or zip with the data, which is read instead of the server; null downloads. Its files are verified with "
@@ -81,8 +84,8 @@ class Dataset(Section):
             "nnunet: the training cases of a raw nnU-Net dataset; table: the csv file that the key table names."
         )
     )
-    folder: str = Field(description="Folder of the scans; paths in the table are relative to it.")
-    table: str = Field(
+    folder: UserPath = Field(description="Folder of the scans; paths in the table are relative to it.")
+    table: UserPath = Field(
         None,
         description="csv file with one row per case: case, site, one column per channel, mask; optional: patient, role, fold.",
     )
