@@ -102,6 +102,7 @@ rule check:
         runtime=escalating(60),
     params:
         orientation=config["preparation"]["orientation"],
+        grid_tolerance_voxels=config["preparation"]["grid_tolerance_voxels"],
     script:
         "../workflow/scripts/check.py"
 

@@ -564,3 +564,16 @@ def test_prepare_cohort_refuses_repeated_scans_and_mixed_orientations(tmp_path, 
     rows[1] |= {name: turned(rows[1][name], "RAS", tmp_path / "ras") for name in names}
     with pytest.raises(ValueError, match=r"different ways \(LPS: a; RAS: b\).* Set `preparation\.orientation` to one of them"):
         prepare_cohort(pd.DataFrame(rows), CHANNELS, tmp_path / "out")
+
+
+def test_prepare_case_accepts_masks_within_the_grid_tolerance(tmp_path, head):
+    row = case_row(tmp_path, head)
+    affine = head_affine()
+    affine[:3, 3] += 0.3 * min(np.linalg.norm(affine[:3, :3], axis=0)) / np.sqrt(3)
+    mask = save(tmp_path / "moved.nii.gz", head["mask"], affine)
+    with pytest.raises(ImageError, match="its affine differs"):
+        prepare_case({**row, "mask": mask}, CHANNELS, tmp_path / "out")
+    prepare_case({**row, "mask": mask}, CHANNELS, tmp_path / "out", grid_tolerance_voxels=0.35)
+    # The tolerance is one of the settings of a case, so that a lower one is noticed.
+    with pytest.raises(ImageError, match="its affine differs"):
+        prepare_case({**row, "mask": mask}, CHANNELS, tmp_path / "out")

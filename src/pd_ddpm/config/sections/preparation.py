@@ -20,6 +20,12 @@ class Preparation(Section):
     normalisation: Literal["zscore_brain", "percentile", "none"] = Field(
         description="zscore_brain: mean 0 and standard deviation 1 in the brain; percentile: 1 % to 99 % become 0 to 1."
     )
+    grid_tolerance_voxels: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        description=(
+            "Masks must lie on the grid of the first channel: no voxel may lie further from its counterpart than this fraction "
+            "of the shortest side of a voxel."
+        )
+    )
     orientation: Annotated[str, Field(pattern="^[LRAPIS]{3}$", examples=["LPS"])] | None = Field(
         description="Voxel axes that every case is turned to, without interpolation, such as LPS; null keeps each scan's own."
     )

@@ -105,7 +105,8 @@ class _Examiner:
         """Compare the files with each other and with the requirements, and return the properties of the scan."""
         first, *others = self.requirements.channels
         for column, (_, image) in list(self.masks.items()):
-            if not self.attempt(column, _is_on_grid, self.first, image, (self.case[first], self.case[column])):
+            names, tolerance = (self.case[first], self.case[column]), self.requirements.grid_tolerance_voxels
+            if not self.attempt(column, _is_on_grid, self.first, image, names, tolerance):
                 del self.masks[column]
         labels = self.masks["mask"][0] if "mask" in self.masks else None
         brain_ml = self._check_brain(labels)
@@ -197,8 +198,8 @@ class _Examiner:
             )
 
 
-def _is_on_grid(first: nib.Nifti1Image, mask: nib.Nifti1Image, names: tuple[str, str]) -> bool:
-    check_same_grid(first, mask, names)
+def _is_on_grid(first: nib.Nifti1Image, mask: nib.Nifti1Image, names: tuple[str, str], tolerance_voxels: float) -> bool:
+    check_same_grid(first, mask, names, tolerance_voxels)
     return True
 
 

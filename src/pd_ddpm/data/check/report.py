@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.config import methods, resolve
+from pd_ddpm.data.nifti.geometry import GRID_TOLERANCE_VOXELS
 from pd_ddpm.runtime.problem import Problem
 
 SEVERITIES = ("error", "warning", "note")
@@ -62,6 +63,7 @@ class Requirements:
         crop: the largest (height, width) of training patches, along X and Y, in pixels of the networks.
         folds: settings of the folds; None if all cases are only tested.
         source: the dataset's entry in the configuration; empty for a single scan.
+        grid_tolerance_voxels: see `check_same_grid`.
     """
 
     channels: tuple[str, ...]
@@ -70,6 +72,7 @@ class Requirements:
     crop: tuple[int, int]
     folds: Mapping[str, Any] | None
     source: Mapping[str, Any] = field(default_factory=dict)
+    grid_tolerance_voxels: float = GRID_TOLERANCE_VOXELS
 
     @classmethod
     def from_config(cls, config: resolve.Config, dataset: str) -> Requirements:
@@ -82,6 +85,7 @@ class Requirements:
             crop=(max(crop[0] for crop in crops), max(crop[1] for crop in crops)),
             folds=config["folds"] if methods.networks_from(config, dataset) == dataset else None,
             source=config["datasets"][dataset],
+            grid_tolerance_voxels=config["preparation"]["grid_tolerance_voxels"],
         )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import ndimage
 
 from pd_ddpm.data.cases.table import OBSERVERS
-from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, spacing_mm
+from pd_ddpm.data.nifti.geometry import GRID_TOLERANCE_VOXELS, ImageError, check_same_grid, reorient, spacing_mm
 from pd_ddpm.data.nifti.read import read_labels
 from pd_ddpm.data.nifti.write import write_image
 from pd_ddpm.data.preparation.normalise import BiasCorrection, Normalisation, read_normalised
@@ -27,6 +27,7 @@ from pd_ddpm.runtime.files import (
     remove_partial_files,
     write_completion_record,
 )
+from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem, ProblemError, problems_of
 from pd_ddpm.runtime.process_pool import in_processes
 
@@ -45,6 +46,7 @@ def prepare_case(
     interpolator: Interpolator = "linear",
     orientation: str | None = None,
     bias_correction: BiasCorrection = "none",
+    grid_tolerance_voxels: float = GRID_TOLERANCE_VOXELS,
 ) -> dict:
     """Preprocess one case and return its row of the manifest. A case that is complete and up to date is skipped.
 
@@ -64,6 +66,7 @@ def prepare_case(
         interpolator: see `resample_to`.
         orientation: axis codes, such as "LPS", to which the grid is reoriented; None keeps the scan's own axes.
         bias_correction: see `read_normalised`.
+        grid_tolerance_voxels: how far masks may lie from the grid of the first channel, see `check_same_grid`.
 
     Raises:
         ImageError: a file cannot be used, a mask is not on the grid of the first channel, or a channel does not cover the
@@ -77,6 +80,7 @@ def prepare_case(
         "interpolator": interpolator,
         "orientation": orientation,
         "bias_correction": bias_correction,
+        "grid_tolerance_voxels": grid_tolerance_voxels,
     }
     case_fingerprint = _case_fingerprint(case, channels, settings)
     record_path = output_folder / f"{name}.json"
@@ -87,7 +91,7 @@ def prepare_case(
 
     scan = read_normalised(case, channels, normalisation, interpolator, bias_correction)
     first = scan.reference
-    mask = _labels_on_grid(case, "mask", first, channels)
+    mask = _labels_on_grid(case["mask"], first, case[channels[0]], grid_tolerance_voxels)
     files = {
         f"{name}_image.nii.gz": scan.image,
         f"{name}_mask.nii.gz": mask,
@@ -96,7 +100,7 @@ def prepare_case(
     for observer in OBSERVERS:
         file = f"{name}_{observer.replace('_', '-')}.nii.gz"
         if case.get(observer):
-            files[file] = _labels_on_grid(case, observer, first, channels)
+            files[file] = _labels_on_grid(case[observer], first, case[channels[0]], grid_tolerance_voxels)
         else:
             (output_folder / file).unlink(missing_ok=True)
     grid = first if orientation is None else reorient(np.asarray(first.dataobj), first, orientation)
@@ -111,10 +115,10 @@ def prepare_case(
     return row
 
 
-def _labels_on_grid(case: Mapping, column: str, first: nib.Nifti1Image, channels: Sequence[str]) -> np.ndarray:
+def _labels_on_grid(path: str, first: nib.Nifti1Image, first_path: str, tolerance_voxels: float) -> np.ndarray:
     """Read the labels of a mask that must lie on the grid of the first channel."""
-    labels, image = read_labels(case[column])
-    check_same_grid(first, image, (case[channels[0]], case[column]))
+    labels, image = read_labels(path)
+    check_same_grid(first, image, (first_path, path), tolerance_voxels)
     return labels
 
 
@@ -122,23 +126,17 @@ def prepare_cohort(
     table: pd.DataFrame,
     channels: Sequence[str],
     output_folder: str | Path,
-    normalisation: Normalisation = "zscore_brain",
-    interpolator: Interpolator = "linear",
-    orientation: str | None = None,
-    bias_correction: BiasCorrection = "none",
     processes: int = 1,
+    **settings: Any,
 ) -> pd.DataFrame:
     """Preprocess all cases of a case table.
 
     Args:
         table: the case table.
-        channels: see `prepare_case`, as the next four.
+        channels: names of the channels; the first defines the grid.
         output_folder: folder of the prepared cases.
-        normalisation: see `read_normalised`.
-        interpolator: see `resample_to`.
-        orientation: axis codes of all prepared cases.
-        bias_correction: see `read_normalised`.
         processes: number of cases at the same time.
+        settings: keys of the section `preparation`, see `prepare_case`.
 
     Returns:
         The manifest, one row per case, in the order of the table.
@@ -148,12 +146,6 @@ def prepare_cohort(
             these problems. Cases that are complete stay on disk.
     """
     cases = table.to_dict("records")
-    settings = {
-        "normalisation": normalisation,
-        "interpolator": interpolator,
-        "orientation": orientation,
-        "bias_correction": bias_correction,
-    }
     remove_partial_files(Path(output_folder))
     attempt = partial(_attempt, channels=list(channels), output_folder=str(output_folder), **settings)
     outcomes = in_processes(attempt, cases, processes, "preparing")
@@ -193,7 +185,7 @@ def _case_fingerprint(case: Mapping, channels: Sequence[str], settings: dict) ->
     inputs = []
     for path in paths:
         if path and not Path(path).is_file():
-            raise ImageError(Problem(path, "the file does not exist", "Correct the path or fetch the file"))
+            raise ImageError(missing_file_problem(path))
         inputs.append([path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] if path else None)
     return fingerprint([case["case"], case["site"], settings, inputs, code_version(__file__)])
 
