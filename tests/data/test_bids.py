@@ -162,7 +162,7 @@ def test_find_bids_cases_refuses_other_folders(bids: Path, tmp_path: Path) -> No
         find_bids_cases(bids, CHANNELS, key="k")
     (bids / "participants.tsv").write_bytes("sub-01\tsite\nZürich\t1\n".encode("cp1252"))
     touch(bids / "derivatives/m/sub-01/anat/sub-01_mask.nii.gz")
-    with pytest.raises(ValueError, match=r"participants\.tsv: cannot be read as a table"):
+    with pytest.raises(ValueError, match=r"participants\.tsv: cannot be read as text"):
         find_bids_cases(bids, CHANNELS)
 
 
