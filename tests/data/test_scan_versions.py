@@ -56,6 +56,15 @@ def test_scan_replaced_by_an_older_file_makes_the_list_newer(versions):
     assert is_newer(versions)
 
 
+def test_changed_scan_with_its_earlier_size_and_time_makes_the_list_newer(versions):
+    scan = versions.with_name("p1_FLAIR")
+    status = scan.stat()
+    scan.write_text("p1_flair")
+    os.utime(scan, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert update_scan_versions(versions) == [str(scan)]
+    assert is_newer(versions)
+
+
 def test_touched_and_archived_scans_leave_the_time_of_the_list(versions):
     os.utime(versions.with_name("p1_FLAIR"))
     versions.with_name("p2_FLAIR").unlink()

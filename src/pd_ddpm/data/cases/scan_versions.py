@@ -6,7 +6,7 @@ Snakemake updates it.
 """
 
 from collections.abc import Mapping
-from os import utime
+from os import stat_result, utime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _NO_FILES = ("case", "patient", "site", "role", "fold")
 
 
 def write_scan_versions(table: pd.DataFrame, path: str | Path) -> None:
-    """Write size, time and SHA-256 of each file of a case table as JSON."""
+    """Write size, times and SHA-256 of each file of a case table as JSON."""
     cells = table.drop(columns=[name for name in _NO_FILES if name in table])
     files = sorted({str(file) for file in cells.to_numpy().ravel() if file})
     write_sealed_json(path, {file: _version(Path(file)) for file in files})
@@ -51,13 +51,18 @@ def update_scan_versions(path: Path) -> list[str]:
 
 def _version(file: Path) -> dict[str, Any]:
     status = file.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": file_sha256(file)}
+    return {"size": status.st_size, **_times(status), "sha256": file_sha256(file)}
+
+
+def _times(status: stat_result) -> dict[str, int]:
+    """Return the times of a file. Programs can set back the first, but not the second."""
+    return {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def _is_touched(file: Path, version: Mapping[str, Any]) -> bool:
-    """Return whether size or time of an existing file differ from its version."""
+    """Return whether size or times of an existing file differ from its version."""
     try:
         status = file.stat()
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) != (version["size"], version["mtime_ns"])
+    return {"size": status.st_size, **_times(status)} != {key: version[key] for key in ("size", "mtime_ns", "ctime_ns")}

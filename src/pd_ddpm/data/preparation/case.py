@@ -186,7 +186,7 @@ def _case_fingerprint(case: Mapping, channels: Sequence[str], settings: dict) ->
     for path in paths:
         if path and not Path(path).is_file():
             raise ImageError(missing_file_problem(path))
-        inputs.append([path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns] if path else None)
+        inputs.append([path, file_sha256(Path(path))] if path else None)
     return fingerprint([case["case"], case["site"], settings, inputs, code_version(__file__)])
 
 
