@@ -427,6 +427,22 @@ DAMAGES = {
         lambda bundle: rewrite_network(bundle, lambda metadata: metadata["settings"].update(multipliers=[64] * 12)),
         ["`multipliers` is [1, 2] in "],
     ),
+    "a start above the last timestep": (
+        lambda bundle: rewrite_network(bundle, lambda metadata: metadata["settings"].update(t_max=100)),
+        ["denoiser.json: T' of pd-ddpm, `t_max` and `T` must not decrease, but are 300, 100 and 1000"],
+    ),
+    "a network of another kind": (
+        lambda bundle: rewrite(bundle, lambda description: description["stages"][0]["settings"].update(segmenter="latent")),
+        ["attunet.json: attunet is latent and cannot use the architecture attention_unet"],
+    ),
+    "a network of three channels": (
+        lambda bundle: rewrite_network(bundle, lambda metadata: metadata.update(image_channels=3)),
+        ["denoiser.json: `image_channels` is 3, but the bundle has the channels FLAIR, T1"],
+    ),
+    "a number of many digits": (
+        lambda bundle: ((bundle / "bundle.json").write_text("9" * 5000, encoding="utf-8"), write_checksums(bundle)),
+        ["bundle.json: it is not JSON (ValueError"],
+    ),
     "weights outside of the bundle": (
         lambda bundle: link_out(bundle, "networks/denoiser.safetensors"),
         ["denoiser.safetensors: it is a symbolic link to ", "outside of the bundle. Copy the bundle again"],

@@ -10,12 +10,13 @@ Weights are safetensors and all other files are text, so nothing in a bundle is 
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config.chain_length import chain_steps
+from pd_ddpm.config.resolve import ARCHITECTURES
 from pd_ddpm.config.sections.base import Section
 from pd_ddpm.deployment.bundle_schema import MAX_BYTES, Description, NetworkMetadata, misfits
 from pd_ddpm.runtime.files import atomic_write, file_sha256, format_bytes
@@ -199,7 +200,10 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise error
     for stage in stages:
         metadata_file = network_files(folder, stage.network)[1]
-        _check_content(metadata_file, _read_json(metadata_file), NetworkMetadata)
+        metadata = _read_json(metadata_file)
+        _check_content(metadata_file, metadata, NetworkMetadata)
+        if problem := _stage_problem(stage, metadata, description["preparation"]["channels"]):
+            raise BundleError(Problem(metadata_file, problem, _EXPORT_AGAIN))
     return Bundle(folder, description, stages)
 
 
@@ -209,11 +213,11 @@ def _read_json(file: Path) -> Any:
     Raises:
         BundleError: the file is too large or no JSON.
     """
+    if file.stat().st_size > MAX_BYTES:
+        raise BundleError(Problem(file, f"it is larger than {format_bytes(MAX_BYTES)}", _EXPORT_AGAIN))
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise BundleError(Problem(file, f"it is larger than {format_bytes(MAX_BYTES)}", _EXPORT_AGAIN))
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(Problem(file, f"it is not JSON ({type(error).__name__}: {error})", _EXPORT_AGAIN)) from error
 
 
@@ -221,6 +225,29 @@ def _check_content(file: Path, content: Any, expected: type[Section]) -> None:
     """Raise BundleError, with every invalid value, if a file does not have the expected content."""
     if problems := misfits(content, expected):
         raise BundleError(*(Problem(file, problem, _EXPORT_AGAIN) for problem in problems))
+
+
+def _stage_problem(stage: Stage, metadata: Mapping[str, Any], channels: Sequence[str]) -> str | None:
+    """Return why the network of a stage cannot serve its method, or None if it can.
+
+    Args:
+        stage: the stage.
+        metadata: content of its network's metadata file.
+        channels: channels of the scans.
+    """
+    network, settings = metadata["settings"], stage.settings
+    if metadata["image_channels"] != len(channels):
+        return f"`image_channels` is {metadata['image_channels']}, but the bundle has the channels {', '.join(channels)}"
+    if network["architecture"] not in ARCHITECTURES[settings["segmenter"]]:
+        return f"{stage.method} is {settings['segmenter']} and cannot use the architecture {network['architecture']}"
+    if settings["segmenter"] != "diffusion":
+        return None
+    if settings["start"] == "learned_prior" and network["architecture"] != "truncated_denoising_unet":
+        return f"{stage.method} starts from a learned prior, which the architecture {network['architecture']} does not have"
+    if not settings["t_start"] <= network["t_max"] <= network["T"]:
+        times = f"{settings['t_start']}, {network['t_max']} and {network['T']}"
+        return f"T' of {stage.method}, `t_max` and `T` must not decrease, but are {times}"
+    return None
 
 
 def _stage_errors(folder: Path, stages: Iterable[Stage]) -> Iterator[BundleError]:

@@ -73,7 +73,7 @@ class StageContent(Section):
     method: Name
     settings: StageSettings
     network: Name
-    seed: Index
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     presegmentation: Name | None
 
 
@@ -213,6 +213,12 @@ class NetworkSettings(_Open):
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     T: Steps = None
     t_max: Steps = None
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield the keys that a denoiser lacks."""
+        for key in ("T", "t_max") if self.architecture.endswith("denoising_unet") else ():
+            if getattr(self, key) is None:
+                yield Contradiction(key, "it is missing", "Add it")
 
 
 class GridContent(Section):

@@ -91,9 +91,10 @@ def read_sealed_json(path: str | Path) -> Any:
         DamagedFileError: file and seal differ, or the file is not JSON.
         FileNotFoundError: the file does not exist.
     """
+    content = read_sealed(path)
     try:
-        return json.loads(read_sealed(path))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         problem = f"it is not JSON ({error})"
         raise DamagedFileError(Problem(path, problem, "Delete it and run `snakemake` again, which writes it anew")) from error
 
