@@ -12,7 +12,8 @@ from training_examples import (
 )
 
 from pd_ddpm.models.weights import CheckpointError
-from pd_ddpm.training.early_checkpoints import nearest_records
+from pd_ddpm.runtime.sealed import DamagedFileError
+from pd_ddpm.training.early_checkpoints import early_path, load_early_checkpoints, nearest_records, save_record
 from pd_ddpm.training.objectives.base import Estimate
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
 from pd_ddpm.training.resume import TrainingStates
@@ -56,7 +57,9 @@ def test_early_checkpoints_hold_weights_of_their_validation(tmp_path):
         assert early.validation_dice == dice[early.step]
         assert early.weights["factor"].item() == objective.evaluated[early.step // 2 - 1]
         assert early.weights.keys() == result.checkpoint.keys()
-    assert {path.name for path in (states_of(tmp_path) / "early").iterdir()} == {f"step-{n}.safetensors" for n in (2, 4, 6, 10)}
+    assert {path.name for path in (states_of(tmp_path) / "early").glob("step-*")} == {
+        f"step-{n}.safetensors" for n in (2, 4, 6, 10)
+    }
 
 
 def test_early_checkpoints_with_too_few_records_repeat_with_warning(tmp_path, caplog):
@@ -73,11 +76,11 @@ def test_early_checkpoints_of_other_finished_training_are_removed(tmp_path):
     changes = {"validation": VALIDATION[:1], "steps": 2, "validate_every": 1, "save_every_seconds": 1e-9}
     folder_trainer(Scale(), Scripted([0, 1]), fingerprint_inputs=OTHER_INPUTS, early_levels=[0.9], **changes).fit(tmp_path)
     TrainingStates(tmp_path, OTHER_INPUTS).mark_complete()
-    assert len(list((states_of(tmp_path, OTHER_INPUTS) / "early").iterdir())) == 2
+    assert len(list((states_of(tmp_path, OTHER_INPUTS) / "early").glob("step-*"))) == 2
     job = folder_trainer(Scale(), Scripted([1, 0]), early_levels=[0.9], **changes)
     job.fit(tmp_path)
     assert not states_of(tmp_path, OTHER_INPUTS).exists()
-    assert [path.name for path in (states_of(tmp_path) / "early").iterdir()] == ["step-1.safetensors"]
+    assert [path.name for path in (states_of(tmp_path) / "early").glob("step-*")] == ["step-1.safetensors"]
     again = folder_trainer(Scale(), Scripted([]), early_levels=[0.9], **changes).fit(tmp_path)
     assert [early.step for early in again.early] == [1]
     (states_of(tmp_path) / "early" / "step-1.safetensors").unlink()
@@ -95,3 +98,13 @@ def test_fit_without_validation_cases_warns_about_early_checkpoints(tmp_path, ca
         result = folder_trainer(Scale(), CrossEntropy(0.0), validation=[], steps=2, early_levels=[0.9]).fit(tmp_path)
     assert result.early == []
     assert "no early checkpoints are kept, since this split has no validation case" in caplog.text
+
+
+def test_early_checkpoint_with_a_flipped_bit_stops_the_training(tmp_path):
+    save_record(tmp_path, 1, {"factor": torch.ones(4)})
+    path = early_path(tmp_path, 1)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"step-1\.safetensors: it was changed or damaged"):
+        load_early_checkpoints(tmp_path, [(1, 0.5)], [0.9], "unet")

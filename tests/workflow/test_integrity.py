@@ -35,6 +35,15 @@ def read_voxels(path: Path) -> bytes:
     return np.asanyarray(image.dataobj).tobytes() + image.affine.tobytes()
 
 
+def read_weights(path: Path) -> None:
+    """Read weights; a file of early checkpoints may be empty."""
+    try:
+        load_weights(path, path.with_name("model.json"))
+    except CheckpointError as error:
+        if "it has no checkpoint" not in str(error):
+            raise
+
+
 def reader(path: Path) -> Callable[[], object]:
     """Return a function that reads a file as jobs do."""
     if seal_path(sealed_file(path)).exists():
@@ -42,7 +51,7 @@ def reader(path: Path) -> Callable[[], object]:
     if path.name.endswith(".nii.gz"):
         return lambda: read_voxels(path)
     if path.suffix == ".safetensors":
-        return lambda: load_weights(path, path.with_name("model.json"))
+        return lambda: read_weights(path)
     if path.suffix == ".pt":
         return lambda: load_state(path)
     stamp = json.loads(path.read_text(encoding="utf-8"))["stamp"]

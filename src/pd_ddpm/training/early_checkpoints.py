@@ -54,12 +54,16 @@ def load_early_checkpoints(
             len(levels),
         )
     steps = [records[n] for n in chosen]
-    for step, _ in steps:
-        check_seal(early_path(folder, step))
     return [
-        EarlyCheckpoint(level, step, dice, load_tensors(early_path(folder, step)))
+        EarlyCheckpoint(level, step, dice, _load_record(early_path(folder, step)))
         for level, (step, dice) in zip(levels, steps, strict=True)
     ]
+
+
+def _load_record(path: Path) -> dict[str, Tensor]:
+    tensors = load_tensors(path)
+    check_seal(path)
+    return tensors
 
 
 def nearest_records(dice: Sequence[float], levels: Sequence[float]) -> list[int]:
