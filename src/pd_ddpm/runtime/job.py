@@ -12,6 +12,7 @@ from pd_ddpm.runtime.memory import describe
 from pd_ddpm.runtime.progress import log
 
 # Settings and options that determine the memory of jobs, for errors that are raised where these are not known.
+_RESERVE_BYTES = 2**24  # freed after an error, since its message needs memory too
 _REDUCE = "the number of jobs at a time (`snakemake --cores`), `training.batch`, `training.crop` or `sampling.batch`"
 
 
@@ -34,11 +35,17 @@ def run(main: Callable[..., Any], log_file: str, **arguments: Any) -> None:
         handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(log_file, "a", "utf-8", errors="backslashreplace")],
     )
     logging.captureWarnings(True)
+    reserve = None
     try:
+        reserve = bytearray(_RESERVE_BYTES)
         main(**arguments)
     except Exception as error:
-        # A full disk must not hide the original error.
-        with suppress(OSError), Path(log_file).open("a", encoding="utf-8", errors="backslashreplace") as traceback_file:
+        del reserve
+        # A full disk or a lack of memory must not hide the original error.
+        with (
+            suppress(OSError, MemoryError),
+            Path(log_file).open("a", encoding="utf-8", errors="backslashreplace") as traceback_file,
+        ):
             traceback.print_exc(file=traceback_file)
         log.error("%s: %s\n  (traceback: %s)", type(error).__name__, describe(error, _REDUCE), log_file)
         sys.exit(1)
