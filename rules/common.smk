@@ -11,9 +11,8 @@ from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
 from pd_ddpm.config.validate import validate
 from pd_ddpm.data.cases import find, origin, scan_versions
-from pd_ddpm.runtime import clock
+from pd_ddpm.runtime import clock, sealed
 from pd_ddpm.runtime.code_version import code_version
-from pd_ddpm.runtime.sealed import DamagedFileError
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -29,7 +28,7 @@ if workflow.is_main_process:
         for name in config["datasets"]:
             for file in scan_versions.update_scan_versions(Path("results", name, "scans.json")):
                 print(f"{file}: it has changed, so all that depends on it is computed again.", file=sys.stderr)
-    except DamagedFileError as error:
+    except sealed.DamagedFileError as error:
         raise WorkflowError(str(error)) from None
 
 START_SECONDS = 5  # longest time that the start of a run waits for its plan

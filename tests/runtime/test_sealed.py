@@ -1,6 +1,7 @@
 """Sealed files: every flipped bit stops the reader (below 2 s)."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -12,8 +13,10 @@ from pd_ddpm.runtime.files import read_completion_record, write_completion_recor
 from pd_ddpm.runtime.sealed import (
     DamagedFileError,
     copy_sealed,
+    read_foreign,
     read_sealed,
     read_sealed_json,
+    seal_foreign_files,
     seal_path,
     sealed_write,
     write_sealed_json,
@@ -107,6 +110,27 @@ def test_seal_is_verified_by_sha256sum(tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
     path.write_text(json.dumps({"a": 2}))
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
+
+
+def test_foreign_file_is_compared_with_its_seal_until_it_is_written_again(tmp_path):
+    path = tmp_path / "deep" / "train.tsv"
+    path.parent.mkdir()
+    path.write_text("s\n12.5\n")
+    assert read_foreign(path) == b"s\n12.5\n"
+    seal_foreign_files(tmp_path, "*.tsv")
+    status = path.stat()
+    path.write_text("s\n92.5\n")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(DamagedFileError, match=r"train\.tsv: it was changed or damaged"):
+        read_foreign(path)
+    seal_foreign_files(tmp_path, "*.tsv")  # does not accept the damage
+    with pytest.raises(DamagedFileError, match=r"train\.tsv: it was changed or damaged"):
+        read_foreign(path)
+    path.write_text("s\n13.5\n")  # by a later job
+    os.utime(path, ns=(0, seal_path(path).stat().st_mtime_ns + 1))
+    assert read_foreign(path) == b"s\n13.5\n"
+    seal_foreign_files(tmp_path, "*.tsv")
+    assert seal_path(path).read_text().split()[1] == "train.tsv"
 
 
 def test_copy_sealed_refuses_a_damaged_source_and_keeps_the_earlier_copy(tmp_path):

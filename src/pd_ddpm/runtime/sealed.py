@@ -44,6 +44,28 @@ def seal(path: Path) -> None:
     _write_seal(path, file_sha256(path))
 
 
+def seal_foreign_files(folder: Path, pattern: str) -> None:
+    """Seal the files of a folder that another program has written since they were sealed.
+
+    Args:
+        folder: the folder, which may not exist.
+        pattern: glob of the files' names.
+    """
+    for path in folder.rglob(pattern):
+        if not _has_current_seal(path):
+            seal(path)
+
+
+def read_foreign(path: Path) -> bytes:
+    """Read a file of `seal_foreign_files`, and compare it with its seal unless it was written after it.
+
+    Raises:
+        DamagedFileError: file and seal differ.
+        FileNotFoundError: the file does not exist.
+    """
+    return read_sealed(path) if _has_current_seal(path) else path.read_bytes()
+
+
 def check_seal(path: Path) -> None:
     """Compare a file with its seal if it has one, without reading it into memory.
 
@@ -97,6 +119,11 @@ def read_sealed_json(path: str | Path) -> Any:
     except (ValueError, RecursionError) as error:
         problem = f"it is not JSON ({error})"
         raise DamagedFileError(Problem(path, problem, "Delete it and run `snakemake` again, which writes it anew")) from error
+
+
+def _has_current_seal(path: Path) -> bool:
+    stored = seal_path(path)
+    return stored.exists() and stored.stat().st_mtime_ns >= path.stat().st_mtime_ns
 
 
 def _write_seal(path: Path, sha256: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pd_ddpm.planning.case_sizes import cohort_sizes
 from pd_ddpm.planning.device_rates import Rate
 from pd_ddpm.planning.jobs import Sampling
 from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations, read_rates
-from pd_ddpm.runtime.sealed import read_sealed_json
+from pd_ddpm.runtime.sealed import read_foreign, read_sealed_json
 from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 NOTES = (
@@ -162,7 +163,7 @@ def _training_facts(metadata: Mapping[str, Any], history_file: str) -> dict[str,
 
 def read_benchmarks(files: Iterable[Path]) -> tuple[float, float]:
     """Return the sum of the seconds and the peak memory (MB) in Snakemake's benchmark files; NaN for unknown values."""
-    tables = [pd.read_csv(file, sep="\t") for file in files]
+    tables = [pd.read_csv(BytesIO(read_foreign(file)), sep="\t") for file in files]
     if not tables:
         return np.nan, np.nan
     table = pd.concat(tables, ignore_index=True)[["s", "max_rss"]].apply(pd.to_numeric, errors="coerce")
