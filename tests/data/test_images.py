@@ -171,6 +171,8 @@ def test_read_image_refuses_a_size_other_than_the_headers(tmp_path, change):
         ({"pixdim": [1, -1, 1, 1, 1, 1, 1, 1]}, r"voxel sizes \[-1, 1, 1\] are negative.* Set pixdim to the absolute values"),
         ({"quatern_c": 1.2}, r"quaternion has the length 1\.\d+, so it is not a rotation\. Set the qform to the sform"),
         ({"scl_slope": 2, "scl_inter": np.nan}, "scales the voxels by 2 and adds nan"),
+        ({"sform_code": 7}, r"its sform_code is 7, which NIfTI does not have\. Set it to 1"),
+        ({"qform_code": -1}, "its qform_code is -1, which NIfTI does not have"),
         ({"vox_offset": np.inf}, "places the voxels at byte inf"),
         ({"datatype": 128}, "voxels are of type"),
         ({"dim": [4, 3000, 3000, 3000, 300, 1, 1, 1]}, "more than any scan of a head"),

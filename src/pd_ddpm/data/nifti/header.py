@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +22,14 @@ _MAX_ORIGIN_MM = 1e5
 
 # Rounding to float32 and careless arithmetic lengthen a quaternion by less than this.
 _MAX_QUATERNION_EXCESS = 1e-3
+
+_GEOMETRY_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+_LAST_FORM_CODE = 5  # "template other", see nifti1.h
 
 _UNITS = {0: "unknown", 1: "metre", 2: "mm", 3: "micrometre"}
 
@@ -83,6 +92,28 @@ def checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
     return affine
 
 
+def header_with_geometry(
+    header_class: type[nib.Nifti1Header], reference: nib.Nifti1Header, shape: Sequence[int], dtype: np.dtype
+) -> nib.Nifti1Header:
+    """Return a header that takes only its geometry from another one.
+
+    Descriptions and extensions may name a patient. Other fields may be damaged, and nibabel repairs or refuses some of them.
+
+    Args:
+        header_class: class of the result.
+        reference: header with the geometry: voxel sizes, unit, qform and sform with their codes.
+        shape: shape of the result.
+        dtype: type of the voxels.
+    """
+    header = header_class()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    for field in _GEOMETRY_FIELDS:
+        header[field] = reference[field]
+    header["pixdim"][4:] = 1
+    return header
+
+
 def _voxel_sizes(path: Path, header: nib.Nifti1Header) -> np.ndarray:
     """Return the voxel sizes in mm, after checking their sign and unit."""
     sizes = np.asarray(header["pixdim"])[1:4].astype(float)
@@ -105,6 +136,10 @@ def _forms(path: Path, header: nib.Nifti1Header) -> dict[str, np.ndarray]:
     # Only the sign of qfac counts, and most programs write 0 for 1.
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     forms = {}
+    for field in ("qform_code", "sform_code"):
+        if not 0 <= (code := int(header[field])) <= _LAST_FORM_CODE:
+            problem = f"its {field} is {code}, which NIfTI does not have"
+            raise ImageError(Problem(path, problem, "Set it to 1 if its affine is known to be right, otherwise to 0"))
     if header["qform_code"] > 0:
         _normalise_quaternion(path, header)
         forms["qform"] = header.get_qform()

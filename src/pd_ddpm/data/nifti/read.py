@@ -11,7 +11,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from pd_ddpm.data.nifti.content import MAX_VOXELS, Content, read_content
 from pd_ddpm.data.nifti.geometry import ImageError
-from pd_ddpm.data.nifti.header import checked_affine
+from pd_ddpm.data.nifti.header import checked_affine, header_with_geometry
 from pd_ddpm.runtime.problem import Problem
 
 LABELS = (0, 1, 2)
@@ -42,7 +42,8 @@ def read_image(path: str | Path, *, mask: bool = False, allow_4d: bool = False) 
     content = read_content(path, math.inf if allow_4d else MAX_VOXELS)
     affine = checked_affine(path, content.header)
     data = _scaled_values(path, content)
-    image = nib.squeeze_image(content.image_class(data, affine, content.header))
+    header = header_with_geometry(content.image_class.header_class, content.header, data.shape, data.dtype)
+    image = nib.squeeze_image(content.image_class(data, affine, header))
     if image.ndim != 3 and not (allow_4d and image.ndim == 4):
         remedy = "Extract one 3D volume from it" if image.ndim > 3 else "Use the 3D scan that this slice is part of"
         raise ImageError(Problem(path, f"has the shape {image.shape}, but a 3D image is needed", remedy))

@@ -9,17 +9,12 @@ import nibabel as nib
 import numpy as np
 
 from pd_ddpm.data.nifti.geometry import ImageError
+from pd_ddpm.data.nifti.header import header_with_geometry
 from pd_ddpm.runtime.files import atomic_write
 from pd_ddpm.runtime.problem import Problem
 
 # The largest float32 not above 1/255, so that no stored value reads as more than 1.
 PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
-
-_GEOMETRY_FIELDS = (
-    *("pixdim", "xyzt_units", "qform_code", "sform_code"),
-    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z"),
-)
 
 
 def write_image(
@@ -57,12 +52,7 @@ def write_image(
                 "Resample it to that grid",
             )
         )
-    header = nib.Nifti1Header()
-    header.set_data_dtype(dtype)
-    header.set_data_shape(array.shape)
-    for field in _GEOMETRY_FIELDS:
-        header[field] = reference.header[field]
-    header["pixdim"][4:] = 1
+    header = header_with_geometry(nib.Nifti1Header, reference.header, array.shape, np.dtype(dtype))
     image = nib.Nifti1Image(_stored_values(path, array, np.dtype(dtype), slope), None, header)
     # Set the slope after construction, which would reset it. nibabel then stores the numbers unchanged.
     image.header.set_slope_inter(slope, 0)
