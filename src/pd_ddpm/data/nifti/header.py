@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
     Reference: nifti1.h, sections "3D image orientation" (method 2 and 3) and "units of spatial and temporal dimensions".
     """
     sizes = _voxel_sizes(path, header)
+    _check_unit(path, sizes)
     forms = _forms(path, header)
     if not forms:
         raise ImageError(
@@ -60,12 +62,12 @@ def checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
             )
         )
     for name, form in forms.items():
-        with np.errstate(over="ignore", invalid="ignore"):
-            is_invertible = np.isfinite(form).all() and 1e-9 < abs(np.linalg.det(form[:3, :3])) < np.inf
-        if not is_invertible:
+        if (distance := np.abs(form).max()) > _MAX_ORIGIN_MM:
+            problem = f"its {name} places voxels {distance:.3g} mm from the origin"
+            raise ImageError(Problem(path, problem, "Correct it, or convert the image again from DICOM"))
+        if not (np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9):
             raise ImageError(Problem(path, f"its {name} is not an invertible affine", _FROM_DICOM))
     affine = forms.get("sform", forms.get("qform"))
-    _check_plausible(path, sizes, affine)
     if len(forms) == 2:
         distance = corner_distance_mm(forms["qform"], forms["sform"], header.get_data_shape())
         if distance > GRID_TOLERANCE_VOXELS * min(sizes):
@@ -153,7 +155,7 @@ def _normalise_quaternion(path: Path, header: nib.Nifti1Header) -> None:
     vector = np.array([float(header[field]) for field in fields])
     if not np.isfinite(vector).all():
         raise ImageError(Problem(path, "its qform is not an invertible affine (its quaternion is not finite)", _FROM_DICOM))
-    length = float(np.linalg.norm(vector))
+    length = math.hypot(*vector)
     if length > 1 + _MAX_QUATERNION_EXCESS:
         remedy = "Set the qform to the sform if that is right, for instance with `fslorient -copysform2qform`"
         raise ImageError(Problem(path, f"its quaternion has the length {length:.6g}, so it is not a rotation", remedy))
@@ -164,7 +166,8 @@ def _normalise_quaternion(path: Path, header: nib.Nifti1Header) -> None:
             header[field] = np.nextafter(rounded, np.float32(0)) if abs(float(rounded)) > abs(value) else rounded
 
 
-def _check_plausible(path: Path, sizes: np.ndarray, affine: np.ndarray) -> None:
+def _check_unit(path: Path, sizes: np.ndarray) -> None:
+    """Check that voxel sizes in mm can be those of a scan of a head."""
     smallest, largest = _PLAUSIBLE_VOXEL_MM
     if sizes.min() < smallest:
         problem = f"its voxel sizes {_listed(sizes)} are given in mm, but seem to be metres"
@@ -172,9 +175,6 @@ def _check_plausible(path: Path, sizes: np.ndarray, affine: np.ndarray) -> None:
     if sizes.max() > largest:
         problem = f"its voxel sizes {_listed(sizes)} are given in mm, but seem to be micrometres"
         raise ImageError(Problem(path, problem, "Divide voxel sizes and affine by 1000, or convert it again from DICOM"))
-    if (distance := np.abs(affine[:3, 3]).max()) > _MAX_ORIGIN_MM:
-        problem = f"its affine places the first voxel {distance:.3g} mm from the origin"
-        raise ImageError(Problem(path, problem, f"Correct the affine. {_FROM_DICOM}"))
 
 
 def _listed(sizes: np.ndarray) -> str:
