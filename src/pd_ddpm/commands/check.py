@@ -10,7 +10,8 @@ from pd_ddpm.commands.parsing import Commands, add_command, user_path
 DESCRIPTION = """\
 Read every file of a dataset before training, and report all problems together, each with its file and a remedy: damaged or
 misnamed files, NaN, constant images, differing grids, missing spacing, invalid label values, empty masks, one scan under two
-names, missing files, cases of one patient in several folds, results that cannot be written.
+names, missing files, cases of one patient in several folds, results that cannot be written. Masks, channels and voxel sizes
+that cannot be right, such as a mirrored mask or an exchange of FLAIR and T1, are warnings.
 
 DATASET is one of
   config/config.yaml    the dataset of this configuration; any other yaml file overrides values of config/config.yaml, as with

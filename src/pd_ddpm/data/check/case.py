@@ -11,6 +11,8 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from pd_ddpm.data.cases.table import OBSERVERS
+from pd_ddpm.data.check.plausibility import Brain, geometry_problem, ignored_problem, is_exchanged_with_t1, lesion_problem
+from pd_ddpm.data.check.registration import better_placement, padded_grid
 from pd_ddpm.data.check.report import Finding, Requirements
 from pd_ddpm.data.nifti.geometry import check_same_grid, spacing_mm
 from pd_ddpm.data.nifti.read import read_image, read_labels
@@ -25,10 +27,6 @@ from pd_ddpm.runtime.problem import problems_of
 _COARSE_MM = 3.0
 
 _PLAUSIBLE_BRAIN_ML = (400, 2500)
-
-_MAX_FRACTION_OUTSIDE_BRAIN = 0.5
-
-_MIN_LESION_VOXELS = 10
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class _Examiner:
         self.images: dict[str, nib.Nifti1Image] = {}
         self.masks: dict[str, tuple[np.ndarray, nib.Nifti1Image]] = {}
         self.unreadable_transforms: set[str] = set()
+        self.has_plausible_geometry = True
+        self.is_exchanged = False
         self.files = 0
 
     @property
@@ -109,7 +109,12 @@ class _Examiner:
             if not self.attempt(column, _is_on_grid, self.first, image, names, tolerance):
                 del self.masks[column]
         labels = self.masks["mask"][0] if "mask" in self.masks else None
-        brain_ml = self._check_brain(labels)
+        self._check_geometry()
+        brain = self._find_brain()
+        if brain is not None:
+            self._check_channels(brain)
+        if labels is not None:
+            self._check_labels(labels, brain)
         shape, spacing, codes = _reoriented_geometry(self.first, self.requirements.orientation)
         self._check_network_input(shape, spacing, codes)
         hashes = {channel: voxel_hash(np.asarray(image.dataobj)) for channel, image in self.images.items()}
@@ -126,15 +131,71 @@ class _Examiner:
             "voxels": int(np.prod(shape)),
             "lesion_ml": None if labels is None else int((labels == 1).sum()) * ml,
             "ignored_ml": None if labels is None else int((labels == 2).sum()) * ml,
-            "brain_ml": brain_ml,
+            "brain_ml": None if brain is None else brain.ml,
             "sha256": hashes[first],
             **{f"sha256 of {channel}": hashes.get(channel) for channel in others},
             "sha256 of mask": voxel_hash(labels) if labels is not None and (labels == 1).any() else None,
         }
 
-    def _check_brain(self, labels: np.ndarray | None) -> float | None:
-        """Check the brain mask, that lesions lie in it, and that all channels cover it; return its volume in ml."""
-        if labels is not None and not (labels == 1).any():
+    def _check_geometry(self) -> None:
+        """Check that the channels have the size of a head."""
+        for channel in self.requirements.channels:
+            if channel in self.images and (problem := geometry_problem(self.images[channel])):
+                self.report("warning", channel, problem.problem, problem.remedy)
+                # Images that were converted together have the same fault, and no volume or distance means anything.
+                self.has_plausible_geometry = False
+                return
+
+    def _find_brain(self) -> Brain | None:
+        """Return the brain in the first channel, on a subsampled grid, and check its volume."""
+        channel = self.requirements.channels[0]
+        subsample = tuple(slice(None, None, max(1, int(_COARSE_MM // size))) for size in spacing_mm(self.first))
+        coarse = self.first.slicer[subsample]
+        volume = np.asarray(coarse.dataobj).astype(np.float32)
+        mask = self.attempt(channel, brain_mask, volume, spacing_mm(coarse))
+        if mask is None:
+            return None
+        brain = Brain(coarse, mask, subsample)
+        if self.has_plausible_geometry and not _PLAUSIBLE_BRAIN_ML[0] <= brain.ml <= _PLAUSIBLE_BRAIN_ML[1]:
+            self.report(
+                "warning",
+                channel,
+                f"the brain mask, over which intensities are normalised, holds {brain.ml:.0f} ml",
+                "Check that this is a whole head, and its voxel size",
+            )
+        return brain
+
+    def _check_channels(self, brain: Brain) -> None:
+        """Check that each channel covers the brain and lies on the first one."""
+        grid, inner = padded_grid(brain.image)
+        for channel, image in self.images.items():
+            transform = f"{channel}_transform"
+            if transform in self.unreadable_transforms:
+                continue
+            if channel == self.requirements.channels[0]:
+                self.attempt(channel, check_coverage, self.case, channel, np.asarray(brain.image.dataobj), brain.mask)
+                continue
+            resampled = self.attempt(channel, resample_to, grid, image, self.case[transform] or None)
+            if resampled is None:
+                continue
+            num_findings = len(self.findings)
+            self.attempt(channel, check_coverage, self.case, channel, resampled[inner], brain.mask)
+            if len(self.findings) > num_findings or not self.has_plausible_geometry:
+                continue
+            first = self.requirements.channels[0]
+            placement = better_placement(brain, grid.affine, resampled)
+            if placement is not None:
+                remedy = "Check its header, whether it is mirrored, and whether it needs a transform"
+                self.report("warning", channel, f"it fits {first} better if it is {placement.describe()}", remedy)
+            elif first.lower() == "flair" and channel.lower().startswith("t1"):
+                self.is_exchanged = is_exchanged_with_t1(brain, resampled[inner])
+                if self.is_exchanged:
+                    problem = f"{first} and {channel} seem to be exchanged, by the brightness of white matter"
+                    self.report("warning", channel, problem, "Exchange the two files")
+
+    def _check_labels(self, labels: np.ndarray, brain: Brain | None) -> None:
+        """Check that label 1 marks lesions of this scan, and that label 2 does not."""
+        if not (labels == 1).any():
             self.report(
                 "warning",
                 "mask",
@@ -142,40 +203,16 @@ class _Examiner:
                 "Check the mask, unless the patient has no lesion. Then HD95 is not defined, and Dice is 1 for a prediction "
                 "without lesion, else 0",
             )
-        first = self.requirements.channels[0]
-        subsample = tuple(slice(None, None, max(1, int(_COARSE_MM // size))) for size in spacing_mm(self.first))
-        coarse = self.first.slicer[subsample]
-        volume = np.asarray(coarse.dataobj).astype(np.float32)
-        brain = self.attempt(first, brain_mask, volume, spacing_mm(coarse))
-        if brain is None:
-            return None
-        brain_ml = int(brain.sum()) * float(np.prod(spacing_mm(coarse))) / 1000
-        if not _PLAUSIBLE_BRAIN_ML[0] <= brain_ml <= _PLAUSIBLE_BRAIN_ML[1]:
-            self.report(
-                "warning",
-                first,
-                f"the brain mask, over which intensities are normalised, holds {brain_ml:.0f} ml",
-                "Check that this is a whole head, and its voxel size",
-            )
-        if labels is not None:
-            lesion = labels[subsample] == 1
-            outside = (lesion & ~brain).sum() / max(1, lesion.sum())
-            if lesion.sum() >= _MIN_LESION_VOXELS and outside > _MAX_FRACTION_OUTSIDE_BRAIN:
-                self.report(
-                    "warning",
-                    "mask",
-                    f"{outside:.0%} of the lesion lies outside the brain",
-                    "Check that the mask belongs to this scan and is not mirrored",
-                )
-        for channel, image in self.images.items():
-            transform = f"{channel}_transform"
-            if transform not in self.unreadable_transforms:
-                # An image that is already on the grid is returned unchanged, which covers the first channel too.
-                image = coarse if channel == first else image
-                resampled = self.attempt(channel, resample_to, coarse, image, self.case[transform] or None)
-                if resampled is not None:
-                    self.attempt(channel, check_coverage, self.case, channel, resampled, brain)
-        return brain_ml
+        # With another contrast, nothing can be concluded from the brightness of lesions.
+        if brain is None or self.is_exchanged or not self.has_plausible_geometry:
+            return
+        if problem := lesion_problem(labels, self.first, brain):
+            self.report("warning", "mask", problem.problem, problem.remedy)
+        # The other layouts define by name what label 2 is.
+        if self.requirements.source.get("layout") in ("bids", "table") and (
+            problem := ignored_problem(labels, self.first, brain)
+        ):
+            self.report("warning", "mask", problem.problem, problem.remedy)
 
     def _check_network_input(self, shape: Sequence[int], spacing: Sequence[float], codes: str) -> None:
         """Check that slices are axial, and mention slices that are smaller than training patches."""

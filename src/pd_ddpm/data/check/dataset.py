@@ -64,7 +64,7 @@ def check_cases(
     """Read every image of a case table completely and return all findings.
 
     * Of each case: every byte, geometry and values of its files, one grid for image and masks, labels, a rough brain mask,
-      and whether the channels cover the brain.
+      whether the channels cover the brain and lie on each other, and whether lesions are bright.
     * Of all cases together: equal scans under two names, voxel axes, whether there are lesions at all, names that look like
       scans of one patient, sites, folds and roles.
     * Of the output folder: whether it is writable and has enough space.
