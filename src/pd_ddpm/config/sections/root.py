@@ -50,7 +50,9 @@ class Configuration(Section):
     scale: Literal["demo", "paper"] = Field(description="demo lays config/demo.yaml over config/config.yaml; paper does not.")
     dataset: str = Field(description="The dataset whose exhibits lie at the top of the results folder.")
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)] = Field(
-        description="Datasets by name. `like: x` inherits every key of dataset x that is not overridden."
+        description=(
+            "Datasets by name: letters, digits, _ . and -. `like: x` inherits every key of dataset x that is not overridden."
+        )
     )
     preparation: Preparation
     grid: Grid
@@ -66,11 +68,11 @@ class Configuration(Section):
     )
     training: TrainingSettings = Field(description="Settings of every network that does not override them.")
     networks: Annotated[dict[Name, Network], Field(min_length=1)] = Field(
-        description="Networks by name. `like: x` inherits every key of network x that is not overridden."
+        description="Networks by name, as for datasets. `like: x` inherits every key of network x that is not overridden."
     )
     sampling: SamplingSettings = Field(description="Settings of every method that does not override them.")
     methods: Annotated[dict[MethodName, Method], Field(min_length=1)] = Field(
-        description="Methods by name. `like: x` inherits every key of method x that is not overridden."
+        description="Methods by name, as for datasets. `like: x` inherits every key of method x that is not overridden."
     )
     evaluation: Evaluation
     exhibits: Exhibits
