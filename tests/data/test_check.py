@@ -757,6 +757,7 @@ def test_list_cases_script_reports_missing_files_and_other_faults(cohort, script
     chosen = {"layout": "table", "table": str(cohort / "cases.csv"), "folder": str(cohort), "channels": ["FLAIR", "T1"]}
     arguments = {
         "table": str(tmp_path / "out.csv"),
+        "versions": str(tmp_path / "versions.json"),
         "dataset": "own",
         "settings": chosen,
         "config": read(None, {"datasets": {"own": chosen}, "folds": {"count": 5}}),

@@ -217,7 +217,7 @@ def test_read_transform_refuses_other_files(tmp_path):
     (tmp_path / "flirt.mat").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
     with pytest.raises(ImageError, match="neither an elastix nor an ITK transform"):
         read_transform(tmp_path / "flirt.mat")
-    with pytest.raises(ImageError, match="the transform does not exist"):
+    with pytest.raises(ImageError, match="the file does not exist"):
         read_transform(tmp_path / "absent.txt")
     sitk.WriteTransform(sitk.Euler2DTransform(), str(tmp_path / "flat.tfm"))
     with pytest.raises(ImageError, match="not a transform between 3D images"):
@@ -511,7 +511,7 @@ def test_prepare_case_skips_up_to_date_cases(tmp_path, head):
     record = out / "Utrecht-0.json"
     record.write_text(record.read_text()[:20])
     assert rewrites()
-    assert set(json.loads(record.read_text())) == {"stamp", "files", "row"}
+    assert set(json.loads(record.read_text())) == {"stamp", "files", "row", "seal"}
     save(Path(row["mask"]), np.zeros_like(head["mask"]), head_affine())
     assert rewrites()
     assert prepare_case(row, CHANNELS, out)["lesion_ml"] == 0
