@@ -88,7 +88,7 @@ def lesion_problem(labels: np.ndarray, first: nib.Nifti1Image, brain: Brain) -> 
     contrast = brain.contrast(volume[lesion])
     mirrored = [brain.contrast(volume[np.flip(lesion, axis)]) for axis in range(3)]
     best = int(np.argmax(mirrored))
-    if mirrored[best] > contrast + _MIN_GAIN_OF_MIRRORED:
+    if mirrored[best] > max(_MIN_CONTRAST, contrast + _MIN_GAIN_OF_MIRRORED):
         world_axis = int(io_orientation(first.affine)[best, 0])
         problem = (
             f"its lesions fit the first channel better if the mask is mirrored {AXES[world_axis]} (they are then "
