@@ -315,13 +315,11 @@ FAULTS = {
         ),
     ),
     "17 label 2 that is bright": (
-        lambda p: change(p / "mask.nii.gz", lambda a: a * (1 + (np.indices(SHAPE)[0] < 19))),
+        lambda p: change(p / "mask.nii.gz", lambda a: a + a * (np.indices(SHAPE)[0] < 19)),
         ("warning", "p3/mask.nii.gz", "label 2 is bright as label 1 (lesion) is", "Recode it to 1 if it is lesion"),
     ),
     "17 label 2 that is larger than label 1": (
-        lambda p: change(
-            p / "mask.nii.gz", lambda a: a + 2 * ((a == 0) & (np.roll(a, 10, axis=0) + np.roll(a, 12, axis=0) > 0))
-        ),
+        lambda p: change(p / "mask.nii.gz", lambda a: np.where(DISK & (a == 0), 2, a).astype(np.uint8)),
         ("warning", "p3/mask.nii.gz", "label 2 takes more voxels than label 1", "Recode it to 1 if it is lesion"),
     ),
 }
