@@ -360,6 +360,34 @@ def test_check_accepts_harmless_variants(cohort, run, harmless):
     assert (code, len(findings)) == (0, 0), printed
 
 
+def test_check_warns_of_integers_that_overflowed(cohort, run):
+    change(cohort / "p3/FLAIR.nii.gz", lambda a: ((163 * a).astype(int) + 2**15) % 2**16 - np.float32(2**15))
+    code, _, findings = run(cohort / "cases.csv")
+    assert code == 0
+    assert set(findings["severity"]) == {"warning"}
+    finding = findings[findings["file"].str.endswith("p3/FLAIR.nii.gz")].iloc[0]
+    assert "of the head is negative, next to voxels near the maximum, as if integers had overflowed" in finding["finding"]
+
+
+def test_check_mentions_outliers(cohort, run):
+    def spike(array: np.ndarray) -> np.ndarray:
+        array[20, 29, 7] = 1e6
+        return array
+
+    change(cohort / "p3/T1.nii.gz", spike)
+    code, printed, findings = run(cohort / "cases.csv")
+    assert code == 0
+    assert list(findings["severity"]) == ["note"], printed
+    assert findings["file"][0].endswith("p3/T1.nii.gz")
+    assert findings["finding"][0] == "1 voxel(s) lie far beyond all others, up to 1e+06"
+
+
+def test_check_accepts_a_scan_that_is_z_scored_within_the_brain(cohort, run):
+    change(cohort / "p3/FLAIR.nii.gz", lambda a: np.where(a > 100, (a - 200) / 5, 0).astype(np.float32))
+    code, printed, findings = run(cohort / "cases.csv")
+    assert (code, len(findings)) == (0, 0), printed
+
+
 def test_check_reports_the_volume_of_label_2(cohort, run):
     change(cohort / "p3/mask.nii.gz", lambda a: a + 2 * np.roll(a, 12, axis=0))
     ml = (array_of(cohort / "p3/mask.nii.gz") == 2).sum() * VOXEL_ML

@@ -434,7 +434,7 @@ def test_n4_removes_a_known_smooth_bias_of_the_phantom(simulated):
     _, (case, *_) = simulated
     flair = nib.load(case / "pre/FLAIR.nii.gz")
     volume, spacing = np.asarray(flair.dataobj).astype(np.float32), flair.header.get_zooms()
-    brain = brain_mask(volume, spacing)
+    brain = brain_mask(volume, flair.affine)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, size) for size in volume.shape), indexing="ij", sparse=True)
     log_field = 0.3 * x - 0.2 * y**2 + 0.15 * y * z + 0.2 * x * y
     shaded = (volume * np.exp(log_field)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -12,14 +13,17 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from pd_ddpm.data.nifti.geometry import ImageError
+from pd_ddpm.data.nifti.geometry import ImageError, reorient_back
+from pd_ddpm.data.preparation import case as preparation_case
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.case import prepare_case, prepare_cohort
+from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.data.preparation.transforms import read_elastix_transform, read_transform
 from pd_ddpm.runtime.files import fingerprint
 
 SPACING = (2.0, 2.0, 4.0)
+RAS = np.diag([*SPACING, 1.0])
 CHANNELS = ("FLAIR", "T1")
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -286,7 +290,7 @@ def synthetic_head(fat: float = 1.8, bridge_mm: float = 0, stripped: bool = Fals
 @pytest.mark.parametrize(("fat", "bridge_mm"), [(0.6, 0), (1.2, 0), (5.0, 0), (1.8, 4.5)])
 def test_brain_mask_separates_brain_and_scalp(fat, bridge_mm):
     flair, brain, lesions = synthetic_head(fat, bridge_mm)
-    mask = brain_mask(flair, SPACING)
+    mask = brain_mask(flair, RAS)
     assert 2 * (mask & brain).sum() / (mask.sum() + brain.sum()) > 0.95
     assert mask[lesions].all()
     assert (mask & (flair > 300 * fat * 0.8) & ~brain).sum() < 0.02 * mask.sum()
@@ -297,12 +301,12 @@ def test_brain_mask_of_a_scan_without_skull_is_its_support():
     flair[40, 50, 20] = 0
     ripple = ndimage.binary_dilation(brain) & ~brain
     flair[ripple] = -3
-    np.testing.assert_array_equal(brain_mask(flair, SPACING), brain | ripple)
+    np.testing.assert_array_equal(brain_mask(flair, RAS), brain | ripple)
 
 
 def test_brain_mask_follows_a_reoriented_image():
     flair, _, _ = synthetic_head()
-    np.testing.assert_array_equal(brain_mask(flair[::-1, ::-1], SPACING), brain_mask(flair, SPACING)[::-1, ::-1])
+    np.testing.assert_array_equal(brain_mask(flair[::-1, ::-1], RAS), brain_mask(flair, RAS)[::-1, ::-1])
 
 
 def test_brain_mask_falls_back_to_the_head():
@@ -310,10 +314,58 @@ def test_brain_mask_falls_back_to_the_head():
     x, y, z = np.indices((40, 40, 10))
     ball = (x - 20) ** 2 + (y - 20) ** 2 + (4 * (z - 5)) ** 2 < 150
     flair = (np.where(ball, 100, 0) + generator.uniform(1, 5, ball.shape)).astype(np.float32)
-    mask = brain_mask(flair, (1.0, 1.0, 4.0))
+    mask = brain_mask(flair, np.diag([1.0, 1.0, 4.0, 1.0]))
     np.testing.assert_array_equal(mask, ball)
-    with pytest.raises(ValueError, match="no voxel of the FLAIR is positive"):
-        brain_mask(-np.ones((4, 4, 4)), SPACING)
+
+
+def test_brain_mask_refuses_scans_without_a_head():
+    with pytest.raises(ImageError, match="every voxel is -1"):
+        brain_mask(-np.ones((4, 4, 4)), RAS)
+    with pytest.raises(ImageError, match="no voxel of the FLAIR is positive"):
+        brain_mask(-np.abs(synthetic_head()[0]), RAS)
+    hole = np.ones((20, 20, 8), dtype=np.uint8)
+    hole[5:15, 5:15, 2:6] = 0
+    with pytest.raises(ImageError, match="no voxel of the FLAIR is brighter than its background"):
+        brain_mask(hole, RAS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [0, 1e-3, -1e-3])
+def test_brain_mask_of_a_z_scored_scan_without_skull_is_that_before_z_scoring(dtype, shift):
+    flair, brain, _ = synthetic_head(stripped=True)
+    z = np.where(brain, (flair - flair[brain].mean(dtype=np.float64)) / flair[brain].std() + shift, 0).astype(dtype)
+    np.testing.assert_array_equal(brain_mask(z, RAS), brain_mask(flair, RAS))
+
+
+@pytest.mark.parametrize("background", [-1000, 0.5, 1e4, -3.4e38])
+def test_brain_mask_does_not_depend_on_the_value_of_a_constant_background(background):
+    flair, brain, _ = synthetic_head(stripped=True)
+    np.testing.assert_array_equal(brain_mask(np.where(brain, flair, background), RAS), brain_mask(flair, RAS))
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1 / 60, -5), (3.5, 0), (1, -300), (1, 1e4)])
+def test_brain_mask_does_not_depend_on_scale_and_offset_of_a_scan_in_noisy_air(scale, offset):
+    flair, _, _ = synthetic_head()
+    mask, expected = brain_mask(scale * flair + offset, RAS), brain_mask(flair, RAS)
+    assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) > 0.999
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+@pytest.mark.parametrize("height", [1e3, 65535, 1e6, -1e6, 1e30])
+def test_brain_mask_does_not_depend_on_single_voxels(stripped, height):
+    flair, brain, _ = synthetic_head(stripped=stripped)
+    expected = brain_mask(flair, RAS)
+    spiked = flair.copy()
+    spiked[46, 70, 18] = spiked[2, 3, 1] = height
+    assert brain[46, 70, 18]
+    assert not expected[2, 3, 1]
+    np.testing.assert_array_equal(brain_mask(spiked, RAS), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int64, np.float64])
+def test_brain_mask_does_not_depend_on_the_type_of_the_voxels(dtype):
+    flair = np.round(synthetic_head()[0] / 4)
+    np.testing.assert_array_equal(brain_mask(flair.astype(dtype), RAS), brain_mask(flair, RAS))
 
 
 # Cases
@@ -458,6 +510,117 @@ def test_prepare_case_is_independent_of_the_storage_order(tmp_path, head):
     for wrong in ("XYZ", "LP", "LRS"):
         with pytest.raises(ValueError, match=rf"`orientation`: '{wrong}' is not valid\. Use three letters"):
             prepare_case(row, CHANNELS, tmp_path / "wrong", orientation=wrong)
+
+
+ORDERS = ["".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)]
+
+
+@pytest.fixture(scope="module")
+def coarse_case(tmp_path_factory, head):
+    """A case with few voxels, whose axes are oblique and whose grid has three different sizes."""
+    folder = tmp_path_factory.mktemp("coarse")
+    flair = head["FLAIR"][::2, ::2, ::2]
+    affine = head_affine() @ np.diag([2.0, 2.0, 2.0, 1.0])
+    t1 = np.where(flair > 45, 700 - flair, 0)[:, 4:]
+    t1_affine = affine @ nib.affines.from_matvec(np.eye(3), (0.3, 4.2, 0.4))
+    paths = {"FLAIR": save(folder / "FLAIR.nii.gz", flair, affine), "T1": save(folder / "T1.nii.gz", t1, t1_affine)}
+    return {"case": "a", "site": "", "FLAIR_transform": "", "T1_transform": ""} | paths
+
+
+@pytest.mark.parametrize("codes", ORDERS)
+def test_read_normalised_gives_the_same_scan_for_every_storage_order(coarse_case, tmp_path, codes):
+    expected = read_normalised(coarse_case, CHANNELS)
+    paths = {"FLAIR": turned(coarse_case["FLAIR"], codes, tmp_path), "T1": turned(coarse_case["T1"], codes[::-1], tmp_path)}
+    scan = read_normalised(coarse_case | paths, CHANNELS)
+    assert "".join(nib.aff2axcodes(scan.reference.affine)) == codes
+    np.testing.assert_array_equal(reorient_back(scan.brain, expected.reference, codes), expected.brain)
+    np.testing.assert_allclose(reorient_back(scan.image, expected.reference, codes), expected.image, atol=1e-4)
+
+
+def test_read_normalised_with_n4_gives_the_same_scan_for_another_storage_order(coarse_case, tmp_path):
+    codes = "PIR"
+    paths = {name: turned(coarse_case[name], codes, tmp_path) for name in CHANNELS}
+    expected, scan = (read_normalised(row, CHANNELS, bias_correction="n4") for row in (coarse_case, coarse_case | paths))
+    np.testing.assert_allclose(reorient_back(scan.image, expected.reference, codes), expected.image, atol=1e-3)
+
+
+@pytest.mark.parametrize("normalisation", ["zscore_brain", "percentile"])
+def test_read_normalised_gives_the_same_image_for_z_scored_channels(coarse_case, tmp_path, normalisation):
+    brain = ndimage.binary_erosion(read_normalised(coarse_case, ["FLAIR"]).brain, iterations=2)
+    flair = nib.load(coarse_case["FLAIR"])
+    masked = np.where(brain, np.asarray(flair.dataobj), 0)
+    z = np.where(brain, (masked - masked[brain].mean(dtype=np.float64)) / masked[brain].std(), 0)
+    rows = [
+        coarse_case | dict.fromkeys(CHANNELS, save(tmp_path / name, array.astype(np.float32), flair.affine))
+        for name, array in (("raw.nii.gz", masked), ("z.nii.gz", z))
+    ]
+    raw, z_scored = (read_normalised(row, CHANNELS, normalisation) for row in rows)
+    np.testing.assert_array_equal(z_scored.brain, raw.brain)
+    np.testing.assert_allclose(z_scored.image[raw.brain], raw.image[raw.brain], atol=1e-4)
+    # Air is darker than the brain, as before, although its exact value is lost.
+    assert (z_scored.image[~raw.brain] <= np.percentile(raw.image[raw.brain], 1)).all()
+
+
+@pytest.mark.parametrize("height", [1e3, 1e6, -1e6, 1e15])
+@pytest.mark.parametrize("normalisation", ["zscore_brain", "percentile"])
+def test_read_normalised_limits_single_voxels(coarse_case, tmp_path, height, normalisation):
+    expected = read_normalised(coarse_case, CHANNELS, normalisation)
+    paths = {}
+    for name in CHANNELS:
+        image = nib.load(coarse_case[name])
+        array = np.asarray(image.dataobj).astype(np.float64)
+        array[20, 24, 9] = height
+        paths[name] = save(tmp_path / f"{name}.nii.gz", array, image.affine)
+    scan = read_normalised(coarse_case | paths, CHANNELS, normalisation, "bspline")
+    np.testing.assert_array_equal(scan.brain, expected.brain)
+    reference = read_normalised(coarse_case, CHANNELS, normalisation, "bspline")
+    near = np.zeros(scan.brain.shape, dtype=bool)
+    near[14:27, 18:35, 4:15] = True
+    np.testing.assert_allclose(scan.image[~near], reference.image[~near], rtol=0.05, atol=0.1)
+    assert np.abs(scan.image).max() < 60
+
+
+def test_read_normalised_refuses_n4_for_z_scored_scans(coarse_case, tmp_path):
+    image = nib.load(coarse_case["FLAIR"])
+    array = np.asarray(image.dataobj)
+    z = save(tmp_path / "z.nii.gz", (array - array.mean()) / array.std() - 1, image.affine)
+    with pytest.raises(ImageError, match=r"z\.nii\.gz: \d+% of the brain is negative.*`preparation\.bias_correction` to none"):
+        read_normalised(coarse_case | {"FLAIR": z}, CHANNELS, bias_correction="n4")
+
+
+@pytest.mark.parametrize("background", [0, -1000])
+def test_read_normalised_fills_with_air_outside_of_a_channel(coarse_case, tmp_path, background):
+    image = nib.load(coarse_case["T1"])
+    array = np.asarray(image.dataobj)
+    t1 = save(tmp_path / "t1.nii.gz", np.where(array != 0, array, background), image.affine)
+    outside = read_normalised(coarse_case | {"T1": t1}, CHANNELS, "none").image[:, :3, :, 1]
+    np.testing.assert_array_equal(outside, np.float32(0 if background == 0 else np.percentile(array[array != 0], 0.1)))
+
+
+def test_prepare_case_accepts_voxels_of_64_bits(tmp_path, head):
+    row = case_row(tmp_path, head)
+    image = nib.Nifti1Image(np.round(head["FLAIR"]).astype(np.int64), head_affine(), dtype=np.int64)
+    nib.save(image, row["FLAIR"])
+    prepare_case(row, CHANNELS, tmp_path / "out", orientation="RAS")
+    assert nib.aff2axcodes(nib.load(tmp_path / "out/Utrecht-0_image.nii.gz").affine) == ("R", "A", "S")
+
+
+def test_prepare_cohort_names_a_case_with_an_unforeseen_error_and_prepares_the_others(tmp_path, head, monkeypatch):
+    table = small_cohort(tmp_path, head, 3)
+
+    def fail_on_second(case, *arguments, **settings):
+        if case["case"] == "case-1":
+            raise IndexError("index -1 is out of bounds")
+        if case["case"] == "case-2":
+            raise MemoryError
+        return read_normalised(case, *arguments, **settings)
+
+    monkeypatch.setattr(preparation_case, "read_normalised", fail_on_second)
+    with pytest.raises(ValueError, match=r"3 cases: 2 problem\(s\)") as caught:
+        prepare_cohort(table, CHANNELS, tmp_path / "out")
+    assert "case case-1: cannot be processed (IndexError: index -1 is out of bounds)" in str(caught.value)
+    assert "case case-2: out of memory (MemoryError). Use fewer processes" in str(caught.value)
+    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["case-0.json"]
 
 
 def test_prepare_case_refuses_masks_on_another_grid(tmp_path, head):

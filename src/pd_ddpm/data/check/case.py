@@ -18,6 +18,7 @@ from pd_ddpm.data.nifti.geometry import check_same_grid, spacing_mm
 from pd_ddpm.data.nifti.read import read_image, read_labels
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.case import voxel_hash
+from pd_ddpm.data.preparation.intensities import regularise, wrapped_fraction
 from pd_ddpm.data.preparation.normalise import check_coverage
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.data.preparation.transforms import read_transform
@@ -110,6 +111,7 @@ class _Examiner:
                 del self.masks[column]
         labels = self.masks["mask"][0] if "mask" in self.masks else None
         self._check_geometry()
+        self._check_intensities()
         brain = self._find_brain()
         if brain is not None:
             self._check_channels(brain)
@@ -149,10 +151,9 @@ class _Examiner:
     def _find_brain(self) -> Brain | None:
         """Return the brain in the first channel, on a subsampled grid, and check its volume."""
         channel = self.requirements.channels[0]
-        subsample = tuple(slice(None, None, max(1, int(_COARSE_MM // size))) for size in spacing_mm(self.first))
+        subsample = _subsample(self.first)
         coarse = self.first.slicer[subsample]
-        volume = np.asarray(coarse.dataobj).astype(np.float32)
-        mask = self.attempt(channel, brain_mask, volume, spacing_mm(coarse))
+        mask = self.attempt(channel, brain_mask, np.asarray(coarse.dataobj), coarse.affine)
         if mask is None:
             return None
         brain = Brain(coarse, mask, subsample)
@@ -214,6 +215,32 @@ class _Examiner:
         ):
             self.report("warning", "mask", problem.problem, problem.remedy)
 
+    def _check_intensities(self) -> None:
+        """Check the first channel for integers that overflowed, and mention outliers of all channels."""
+        first = self.requirements.channels[0]
+        if fraction := wrapped_fraction(np.asarray(self.first.dataobj)):
+            self.report(
+                "warning",
+                first,
+                f"{fraction:.0%} of the head is negative, next to voxels near the maximum, as if integers had overflowed",
+                "Export it again as 32-bit real numbers",
+            )
+        for channel, image in self.images.items():
+            volume = np.asarray(image.dataobj)
+            regular = self.attempt(channel, regularise, volume[_subsample(image)])
+            if regular is None:
+                continue
+            low, high = regular.limits
+            outliers = volume[((volume < low) | (volume > high)) & (volume != regular.background_value)]
+            if count := outliers.size:
+                farthest = max(outliers.min(), outliers.max(), key=abs)
+                self.report(
+                    "note",
+                    channel,
+                    f"{count} voxel(s) lie far beyond all others, up to {farthest:.3g}",
+                    f"Nothing needs to be done. They are limited to the range from {low:.3g} to {high:.3g}",
+                )
+
     def _check_network_input(self, shape: Sequence[int], spacing: Sequence[float], codes: str) -> None:
         """Check that slices are axial, and mention slices that are smaller than training patches."""
         first = self.requirements.channels[0]
@@ -233,6 +260,11 @@ class _Examiner:
                 f"its slices of {size[0]}x{size[1]} pixels are smaller than the networks' crop of {crop[0]}x{crop[1]}",
                 "Nothing needs to be done. Patches are padded evenly by repeating the edge",
             )
+
+
+def _subsample(image: nib.Nifti1Image) -> tuple[slice, ...]:
+    """Return the slices that select voxels some 3 mm apart."""
+    return tuple(slice(None, None, max(1, int(_COARSE_MM // size))) for size in spacing_mm(image))
 
 
 def _is_on_grid(first: nib.Nifti1Image, mask: nib.Nifti1Image, names: tuple[str, str], tolerance_voxels: float) -> bool:

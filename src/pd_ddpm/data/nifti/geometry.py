@@ -40,7 +40,8 @@ def reorient(array: np.ndarray, reference: nib.Nifti1Image, codes: str) -> nib.N
         ImageError: `codes` are not valid axis codes.
     """
     change = ornt_transform(io_orientation(reference.affine), _orientation(codes))
-    image = nib.Nifti1Image(array, reference.affine).as_reoriented(change)
+    # nibabel refuses 64-bit integers unless their type is named.
+    image = nib.Nifti1Image(array, reference.affine, dtype=array.dtype).as_reoriented(change)
     # nibabel resets both codes when it changes an affine.
     image.header.set_qform(image.affine, int(reference.header["qform_code"]))
     image.header.set_sform(image.affine, int(reference.header["sform_code"]))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
 from pd_ddpm.data.nifti.geometry import ImageError
+from pd_ddpm.data.preparation.intensities import regularise, without_specks
 from pd_ddpm.runtime.problem import Problem
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 # The radii are tried in turn: a larger one cuts wider bridges, but also more gyri.
 _OPENING_RADII_MM = (4, 5, 6, 8)
@@ -27,39 +32,55 @@ _MIN_FRACTION_OF_FOREGROUND = 0.4
 _MAX_FRACTION_OF_HEAD = 0.8
 
 
-def brain_mask(flair: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+def brain_mask(flair: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Segment the brain roughly, in a FLAIR scan with or without skull.
 
     The mask serves to normalise intensities, to leave out slices without brain, and to find a bounding box. It is not meant
-    for measuring volumes.
+    for measuring volumes. It does not depend on the order in which the voxels are stored, on scale and offset of the
+    intensities, on the value of a constant background, or on outliers.
 
+    0. The axes are turned to RAS, and the intensities are made regular, see `regularise`.
     1. A threshold (Otsu 1979) keeps brain and scalp.
-    2. An in-plane opening cuts the bridges between them. The largest component is the core of the brain.
+    2. An opening in axial planes cuts the bridges between them. The largest component is the core of the brain.
     3. Foreground near the core, the gyri, is added back. The result is closed, filled and widened by 2 mm, to include lesions
        at the cortex.
-    4. If the opening removes almost nothing and the background is exactly zero, the scan has no skull. Then all voxels other
-       than zero are brain.
+    4. If the opening removes almost nothing and the background is constant, the scan has no skull. Then all voxels other
+       than the background are brain.
     5. If the result is implausible (below 400 ml, or below 40 % of the foreground), the whole head is returned.
 
     Args:
-        flair: (X, Y, Z).
-        spacing: voxel size in mm.
+        flair: (X, Y, Z), in any order and direction of its axes.
+        affine: (4, 4), from voxels to mm in RAS, which gives axes and voxel size.
 
     Returns:
-        The brain mask, (X, Y, Z) bool.
+        The brain mask, (X, Y, Z) bool, on the grid of `flair`.
 
     Raises:
-        ImageError: no voxel is positive.
+        ImageError: no voxel is positive or brighter than the background, or the values cannot be used, see `regularise`.
     """
+    orientation = io_orientation(affine)
+    # NIfTI stores X fastest. Equal memory gives equal sums, and so equal masks, for all orders of the axes.
+    turned = np.asfortranarray(apply_orientation(flair, orientation))
+    x, y, z = np.round(voxel_sizes(affine @ inv_ornt_aff(orientation, flair.shape)), 6).tolist()
+    mask = _mask_in_ras(turned, (x, y, z))
+    return np.ascontiguousarray(apply_orientation(mask, ornt_transform(_RAS, orientation)))
+
+
+def _mask_in_ras(flair: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Return the brain mask of a scan whose axes point right, anterior and superior."""
+    scan = regularise(flair)
     if not (flair > 0).any():
         raise ImageError(Problem("", "no voxel of the FLAIR is positive", "Export the image again"))
+    above_air = scan.values - np.float32(scan.air)
+    if not (above_air > 0).any():
+        raise ImageError(Problem("", "no voxel of the FLAIR is brighter than its background", "Export the image again"))
     ml = float(np.prod(spacing)) / 1000
     # Most voxels above the mean are brain. The upper limit keeps bright fat from raising the threshold above the brain. The
     # lower limit removes the negative ripple of filters.
-    levels = np.clip(flair, 0, 1.5 * np.median(flair[flair > flair.mean()])).astype(np.float32)
+    levels = np.clip(above_air, 0, 1.5 * np.median(above_air[above_air > above_air.mean()])).astype(np.float32)
     foreground = sitk.GetArrayFromImage(sitk.OtsuThreshold(sitk.GetImageFromArray(levels), 0, 1)) > 0
     head = _closed_in_plane(foreground, spacing)
-    support = _filled(flair != 0)
+    support = _filled(~scan.background)
     depth = _distance_mm(foreground, spacing, in_plane=True)
     for radius in _OPENING_RADII_MM:
         core = _largest_component(depth > radius)
@@ -75,7 +96,7 @@ def brain_mask(flair: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
             break
         if support.sum() * ml < _MAX_BRAIN_ML:
             break
-    return support if support.sum() < 1.5 * head.sum() else head
+    return without_specks(support if support.sum() < 1.5 * head.sum() else head)
 
 
 def _distance_mm(mask: np.ndarray, spacing: tuple[float, float, float], in_plane: bool = False) -> np.ndarray:

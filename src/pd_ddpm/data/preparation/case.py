@@ -27,6 +27,7 @@ from pd_ddpm.runtime.files import (
     remove_partial_files,
     write_completion_record,
 )
+from pd_ddpm.runtime.memory import is_shortage
 from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem, ProblemError, problems_of
 from pd_ddpm.runtime.process_pool import in_processes
@@ -34,8 +35,9 @@ from pd_ddpm.runtime.process_pool import in_processes
 
 def voxel_hash(volume: np.ndarray) -> str:
     """Return a hash of an image's voxels as float32. Files with equal hashes hold the same scan."""
-    # NIfTI stores X fastest, so the transpose is contiguous already.
-    return hashlib.sha256(np.ascontiguousarray(volume.T, dtype=np.float32)).hexdigest()
+    # NIfTI stores X fastest, so the transpose is contiguous already. Outliers may exceed float32 and become infinite.
+    with np.errstate(over="ignore"):
+        return hashlib.sha256(np.ascontiguousarray(volume.T, dtype=np.float32)).hexdigest()
 
 
 def prepare_case(
@@ -194,8 +196,13 @@ def _attempt(case: Mapping, **settings: Any) -> dict | tuple[Problem, ...]:
     """Preprocess a case and return its row of the manifest, or the problems that prevent it."""
     try:
         return prepare_case(case, **settings)
-    except (ValueError, OSError, RuntimeError) as error:
-        return tuple(problem.within(f"case {case['case']}") for problem in problems_of(error))
+    # An unforeseen error of one case must not hide what is wrong with the others.
+    except Exception as error:
+        name = f"case {case['case']}"
+        if is_shortage(error):
+            remedy = "Use fewer processes (`snakemake --set-threads prepare=1`), or give the job more memory"
+            return (Problem(name, f"out of memory ({str(error) or type(error).__name__})", remedy),)
+        return tuple(problem.within(name) for problem in problems_of(error))
 
 
 def cohort_problems(manifest: pd.DataFrame) -> list[Problem]:

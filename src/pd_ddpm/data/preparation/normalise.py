@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
+import nibabel as nib
 import numpy as np
 
-from pd_ddpm.data.nifti.geometry import ImageError, spacing_mm
+from pd_ddpm.data.nifti.geometry import ImageError, reorient, reorient_back, spacing_mm
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.preparation.bias_field import correct_bias
 from pd_ddpm.data.preparation.brain_mask import brain_mask
+from pd_ddpm.data.preparation.intensities import outlier_limits, regularise
 from pd_ddpm.data.preparation.resample import Interpolator, resample_to
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 Normalisation = Literal["zscore_brain", "percentile", "none"]
 BiasCorrection = Literal["none", "n4"]
+
+_RAS = "RAS"
+
+# The ripple of filters makes few voxels of a brain negative.
+_MAX_NEGATIVE_FOR_N4 = 0.1
 
 
 def read_normalised(
@@ -28,7 +37,9 @@ def read_normalised(
 ) -> Scan:
     """Read the channels of a case on the grid of its first channel, mask the brain, and normalise the intensities.
 
-    The brain mask is that of the first channel as read, before its bias field is corrected.
+    The brain mask is that of the first channel as read, before its bias field is corrected. A constant background is moved to
+    the dark end of the values, and outliers are limited, see `regularise`. All steps work on axes in RAS order, and the
+    results are turned back to the first channel's own axes.
 
     Args:
         case: row of the case table: its name, a path per channel and, as `{channel}_transform`, a path or "".
@@ -48,28 +59,67 @@ def read_normalised(
     """
     if bias_correction not in ("none", "n4"):
         raise ProblemError(Problem("`bias_correction`", f"{bias_correction!r} is unknown", "Use none or n4"))
-    first = read_image(case[channels[0]])
-    volumes = [np.asarray(first.dataobj).astype(np.float32)]
+    stored = read_image(case[channels[0]])
+    first = _in_ras(stored)
+    with _located(case[channels[0]]):
+        brain = brain_mask(np.asarray(first.dataobj), first.affine)
+        volumes = [regularise(np.asarray(first.dataobj)).values]
     for channel in channels[1:]:
-        volumes.append(resample_to(first, case[channel], case[f"{channel}_transform"] or None, interpolator))
-    brain = brain_mask(volumes[0], spacing_mm(first))
+        volumes.append(_read_on_grid(first, case[channel], case[f"{channel}_transform"] or None, interpolator))
     for channel, volume in zip(channels, volumes, strict=True):
         check_coverage(case, channel, volume, brain)
     if bias_correction == "n4":
+        for channel, volume in zip(channels, volumes, strict=True):
+            _check_positive(case[channel], volume[brain])
         volumes = [correct_bias(volume, brain, spacing_mm(first)) for volume in volumes]
     image = np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1)
-    return Scan(case["case"], image, brain, first)
+    image, brain = (np.ascontiguousarray(reorient_back(array, stored, _RAS)) for array in (image, brain))
+    return Scan(case["case"], image, brain, stored)
+
+
+def _in_ras(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Return an image with its axes in RAS order, so that no result depends on the order in which voxels are stored."""
+    return reorient(np.asarray(image.dataobj), image, _RAS)
+
+
+def _read_on_grid(first: nib.Nifti1Image, path: str | Path, transform: str | None, interpolator: Interpolator) -> np.ndarray:
+    """Read a channel and resample it onto the grid of the first, with its air outside of its field of view."""
+    image = _in_ras(read_image(path))
+    with _located(path):
+        scan = regularise(np.asarray(image.dataobj))
+    regular = nib.Nifti1Image(scan.values, image.affine, image.header, dtype=np.float32)
+    return resample_to(first, regular, transform, interpolator, outside=scan.air)
+
+
+@contextmanager
+def _located(path: str | Path) -> Iterator[None]:
+    """Add the file to the problems of the block."""
+    try:
+        yield
+    except ProblemError as error:
+        raise ImageError(*(problem.within(str(path)) for problem in error.problems)) from error
+
+
+def _check_positive(path: str, inside: np.ndarray) -> None:
+    """Check that a scan can have a bias field, which multiplies intensities."""
+    if (negative := (inside < 0).mean()) > _MAX_NEGATIVE_FOR_N4:
+        problem = f"{negative:.0%} of the brain is negative, so a bias field, which multiplies intensities, cannot be estimated"
+        raise ImageError(Problem(path, problem, "Use the scan as acquired, or set `preparation.bias_correction` to none"))
 
 
 def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    if normalisation == "none":
+        return volume
     inside = volume[brain].astype(np.float64)
+    limits = outlier_limits(inside)
+    volume = volume.copy()
+    volume[brain] = np.clip(inside, *limits)
+    inside = inside[(limits[0] <= inside) & (inside <= limits[1])]
     if normalisation == "zscore_brain":
         low, width = inside.mean(), inside.std()
     elif normalisation == "percentile":
         low, high = np.percentile(inside, (1, 99))
         width = high - low
-    elif normalisation == "none":
-        return volume
     else:
         problem = f"{normalisation!r} is unknown"
         raise ProblemError(Problem("`normalisation`", problem, "Use zscore_brain, percentile or none"))
@@ -77,7 +127,7 @@ def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisati
 
 
 def check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.ndarray) -> None:
-    """Check that a channel covers the brain: it must vary there, and may be zero in at most half of it.
+    """Check that a channel covers the brain: air, or any other single value, may fill at most half of it.
 
     Args:
         case: row of the case table.
@@ -89,14 +139,15 @@ def check_coverage(case: Mapping, channel: str, volume: np.ndarray, brain: np.nd
         ImageError: the channel does not cover the brain.
     """
     inside = volume[brain]
-    low, high = np.percentile(inside, (1, 99))
-    if low == high or (inside == 0).mean() > 0.5:
+    # A value that fills more than half is the median.
+    filled = (inside == np.median(inside)).mean()
+    if filled > 0.5:
         transform = case[f"{channel}_transform"]
         suspect = f"the direction of {transform}" if transform else "whether it needs a transform"
         raise ImageError(
             Problem(
                 case[channel],
-                f"covers {(inside != 0).mean():.0%} of the brain on the grid of the first channel",
+                f"covers {1 - filled:.0%} of the brain on the grid of the first channel",
                 f"Check its header and {suspect}",
             )
         )

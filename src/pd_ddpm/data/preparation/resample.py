@@ -24,6 +24,7 @@ def resample_to(
     moving: str | Path | nib.Nifti1Image,
     transform: str | Path | None = None,
     interpolator: Interpolator = "linear",
+    outside: float = 0.0,
 ) -> np.ndarray:
     """Resample an image onto the grid of a reference image. An image that has this grid already is not interpolated.
 
@@ -32,9 +33,10 @@ def resample_to(
         moving: file or image to resample.
         transform: file that maps points of the reference to points of the moving image; None uses the headers alone.
         interpolator: "linear", or "bspline" for cubic B-splines.
+        outside: value of voxels outside of the moving image's field of view.
 
     Returns:
-        The moving image on the reference's grid, (X, Y, Z) float32, 0 outside of its field of view.
+        The moving image on the reference's grid, (X, Y, Z) float32.
 
     Raises:
         ImageError: a file cannot be used.
@@ -51,7 +53,7 @@ def resample_to(
     resampler.SetInterpolator(_INTERPOLATORS[interpolator])
     resampler.SetTransform(sitk.Transform(3, sitk.sitkIdentity) if transform is None else read_transform(transform))
     resampler.SetOutputPixelType(sitk.sitkFloat32)
-    resampler.SetDefaultPixelValue(0)
+    resampler.SetDefaultPixelValue(outside)
     resampled = resampler.Execute(_as_sitk(np.asarray(moving.dataobj).astype(np.float32), moving.affine))
     return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampled).T)
 
