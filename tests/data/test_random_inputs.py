@@ -166,9 +166,9 @@ def test_read_image_of_a_damaged_file_returns_an_image_or_names_the_file(values,
         assert all(problem.remedy for problem in image.problems)
         return
     assert image.ndim == 3
-    assert np.isfinite(np.asarray(image.dataobj).astype(np.float32)).all()
+    assert np.isfinite(np.asarray(image.dataobj)).all()
     assert np.isfinite(image.affine).all()
-    reorient(np.asarray(image.dataobj).astype(np.float32), image, "LPS")
+    reorient(np.asarray(image.dataobj).astype(np.float64), image, "LPS")
 
 
 CELLS = st.text(alphabet=st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters=',;\t"\\'), max_size=12)
