@@ -1,10 +1,11 @@
 """Files are found through linked folders, once each, also if a link leads back to a folder above it. Below 1 s."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pd_ddpm.data.cases.bids import bids_files
+from pd_ddpm.data.cases.bids import bids_files, find_bids_cases
 from pd_ddpm.data.cases.links import glob_through_links
 from pd_ddpm.data.cases.origin import is_downloaded
 from pd_ddpm.data.cases.wmh import find_wmh_cases
@@ -81,3 +82,13 @@ def test_bids_masks_are_found_through_linked_derivatives(tmp_path: Path) -> None
     (folder / "derivatives/manual").symlink_to(tmp_path / "disk")
     mask = folder / "derivatives/manual/deep/sub-1/anat/sub-1_label-WMH_mask.nii.gz"
     assert str(mask) in bids_files(folder, "manual/**/*_mask.nii.gz")
+
+
+@pytest.mark.parametrize("find", [find_wmh_cases, lambda folder: find_bids_cases(folder, ["FLAIR"])])
+def test_find_cases_names_the_target_of_a_dangling_folder(tmp_path: Path, find: Callable[[Path], object]) -> None:
+    (tmp_path / "data").symlink_to("/not/mounted")
+    with pytest.raises(ValueError, match=r"data is a link to a missing folder \(/not/mounted\)"):
+        find(tmp_path / "data")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="it is a file, but a folder is needed"):
+        find(tmp_path / "file")

@@ -27,15 +27,27 @@ def missing_file_problem(path: str | Path, remedy: str = "Correct the path or fe
     path = Path(path)
     if path.is_dir():
         return Problem(path, "is a folder, but a file is needed", "Enter the file in it")
-    # A parent may be the dangling link, for instance a linked folder on a disk that is not mounted.
-    for link in (path, *path.parents):
-        if link.is_symlink() and not link.exists():
-            target = os.readlink(link)
-            if "annex/objects" in target:
-                return Problem(path, "its content has not been fetched (a link of git-annex)", _fetch(path))
-            subject = "is" if link == path else f"{link} is"
-            return Problem(path, f"{subject} a link to a missing file ({target})", "Fetch the target, or correct the link")
-    return Problem(path, "the file does not exist", remedy)
+    link = _dangling_link(path)
+    if link is None:
+        return Problem(path, "the file does not exist", remedy)
+    target = os.readlink(link)
+    if "annex/objects" in target:
+        return Problem(path, "its content has not been fetched (a link of git-annex)", _fetch(path))
+    subject = "is" if link == path else f"{link} is"
+    return Problem(path, f"{subject} a link to a missing file ({target})", "Fetch the target, or correct the link")
+
+
+def missing_folder_text(path: str | Path) -> str:
+    """Return why a path is not a folder, such as a link to a disk that is not mounted."""
+    if Path(path).exists():
+        return "it is a file, but a folder is needed"
+    link = _dangling_link(Path(path))
+    return "the folder does not exist" if link is None else f"{link} is a link to a missing folder ({os.readlink(link)})"
+
+
+def _dangling_link(path: Path) -> Path | None:
+    """Return the path, or that of its parents, which is a link to nothing; None if there is none."""
+    return next((link for link in (path, *path.parents) if link.is_symlink() and not link.exists()), None)
 
 
 def pointer_problem(path: str | Path, start: bytes) -> Problem | None:

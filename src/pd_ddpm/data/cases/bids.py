@@ -20,7 +20,7 @@ from pd_ddpm.data.cases.table import (
     raise_problems,
 )
 from pd_ddpm.data.cases.text import TextError, read_text
-from pd_ddpm.runtime.missing_file import missing_file_problem
+from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
 
 PARTICIPANTS = "participants.tsv"
@@ -65,7 +65,7 @@ def find_bids_cases(
     location = f"{key}.folder: {folder}"
     sessions = list(_sessions(folder))
     if not sessions:
-        problem = "there is no sub-*/anat or sub-*/ses-*/anat in it" if folder.is_dir() else "the folder does not exist"
+        problem = "there is no sub-*/anat or sub-*/ses-*/anat in it" if folder.is_dir() else missing_folder_text(folder)
         raise CohortError(Problem(location, problem, "Set it to the folder that holds the sub-* of a BIDS dataset"))
     candidates = _masks(folder, masks)
     if not candidates:

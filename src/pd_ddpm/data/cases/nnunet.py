@@ -12,7 +12,7 @@ import pandas as pd
 
 from pd_ddpm.data.cases.table import WEIGHTED, CohortError, complete_table, name_problems, raise_problems
 from pd_ddpm.data.cases.text import TextError, read_text
-from pd_ddpm.runtime.missing_file import missing_file_problem
+from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
 
 DESCRIPTION = "dataset.json"
@@ -96,7 +96,7 @@ def _description(folder: Path, key: str) -> dict[str, Any]:
     if not path.is_file():
         if path.is_symlink():
             raise CohortError(missing_file_problem(path))
-        problem = f"there is no {DESCRIPTION} in it" if folder.is_dir() else "the folder does not exist"
+        problem = f"there is no {DESCRIPTION} in it" if folder.is_dir() else missing_folder_text(folder)
         remedy = "Set it to a raw dataset of nnU-Net, such as Dataset001_WMH"
         raise CohortError(Problem(f"{key}.folder: {folder}", problem, remedy))
     try:

@@ -19,7 +19,7 @@ from pd_ddpm.data.cases.table import (
     duplicate_problems,
     raise_problems,
 )
-from pd_ddpm.runtime.missing_file import missing_file_problem
+from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
 
 # Part of the WMH challenge -> the folder in which it is published.
@@ -70,7 +70,7 @@ def find_wmh_cases(
     location = f"{key}: {folder}"
     masks = sorted(wmh_masks(folder, part), key=lambda path: _natural_order(path.parent))
     if not masks:
-        problem = f"no wmh.nii.gz lies below its {PARTS[part]}/" if folder.is_dir() else "the folder does not exist"
+        problem = f"no wmh.nii.gz lies below its {PARTS[part]}/" if folder.is_dir() else missing_folder_text(folder)
         raise CohortError(Problem(location, problem, _HOW_TO_GET_WMH.format(part=PARTS[part])))
     if unknown := [channel for channel in channels if channel not in ("FLAIR", "T1")]:
         problem = f"the WMH challenge has the channels FLAIR and T1, not {', '.join(unknown)}"
