@@ -50,8 +50,10 @@ def registration() -> sitk.Transform:
 
 def t1_at(points: np.ndarray, patient: int) -> np.ndarray:
     """The T1 of the made-up head at points (N, 3) in the FLAIR's frame, in mm to the left, posterior and superior (ITK's)."""
-    inside = np.linalg.norm(points / (68, 85, 62), axis=1) < 1
-    pattern = 300 + 60 * np.sin(points[:, 0] / 9) + 50 * np.cos(points[:, 1] / 11 + points[:, 2] / 15 + patient)
+    radius = np.linalg.norm(points / (68, 85, 62), axis=1)
+    inside = radius < 1
+    # White matter, which is deep, is the brightest tissue of a T1.
+    pattern = 500 - 200 * radius + 60 * np.sin(points[:, 0] / 9) + 50 * np.cos(points[:, 1] / 11 + points[:, 2] / 15 + patient)
     return inside * pattern
 
 
