@@ -14,6 +14,8 @@ from typing import Any
 from pd_ddpm.runtime.files import atomic_write, file_sha256
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
+_REMEDY = "Delete it and run `snakemake` again, which writes it again"
+
 
 class DamagedFileError(ProblemError):
     """Raised if the content of a file is no longer what was written."""
@@ -118,7 +120,7 @@ def read_sealed_json(path: str | Path) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         problem = f"it is not JSON ({error})"
-        raise DamagedFileError(Problem(path, problem, "Delete it and run `snakemake` again, which writes it anew")) from error
+        raise DamagedFileError(Problem(path, problem, _REMEDY)) from error
 
 
 def _has_current_seal(path: Path) -> bool:
@@ -136,7 +138,7 @@ def _compare(path: Path, sha256: str) -> None:
     stored = seal_path(path)
     if stored.exists() and stored.read_bytes() != _seal_content(path, sha256):
         problem = f"it was changed or damaged after it was written: its SHA-256 differs from that in {stored.name}"
-        raise DamagedFileError(Problem(path, problem, "Delete it and run `snakemake` again, which writes it anew"))
+        raise DamagedFileError(Problem(path, problem, _REMEDY))
 
 
 def _seal_content(path: Path, sha256: str) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.evaluation.metrics import EMPTY_MASK_POLICY
-from pd_ddpm.evaluation.statistics import CASE, mean_interval
+from pd_ddpm.evaluation.statistics import CASE, mean_interval, num_trainings
 
 # The four metrics in the paper's tables -> headings.
 PAPER_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", "lesion_f1": "F1"}
@@ -30,6 +30,23 @@ def summary(values: pd.Series, name: str) -> dict[str, float]:
     low, high = mean_interval(values)
     cases = values.groupby(CASE).mean()
     return {name: cases.mean(), f"{name}_sd": cases.std(ddof=1), f"{name}_low": low, f"{name}_high": high}
+
+
+def counts_and_cost(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the numbers of cases, trainings and members of a method, and its cost of a case and of a slice.
+
+    Args:
+        rows: scores of the method, one row per training and case, with these two levels in the index.
+    """
+    cases = rows.groupby(CASE).mean(numeric_only=True)
+    return {
+        "cases": len(cases),
+        "trainings": num_trainings(rows["dice"]),
+        "cases_without_hd95": int(cases["hd95_mm"].isna().sum()),
+        "samples": int(cases["samples"].max()),
+        "network_evaluations": round(cases["network_evaluations"].mean()),
+        "seconds_per_case": cases["seconds"].mean(),
+    }
 
 
 def interval_note(trainings: int) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import by_training, select_method
-from pd_ddpm.evaluation.statistics import CASE, mean_interval, mean_over_cases, num_trainings, paired_differences
+from pd_ddpm.evaluation.statistics import mean_interval, mean_over_cases, paired_differences
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
+    counts_and_cost,
     effect_and_interval,
     interval_note,
     mean_and_deviation,
@@ -112,15 +113,9 @@ def leak_table(
         for measure in COMPARED_WITH_SHARE_0:
             name, others = f"{measure}_to_share_0", None if reference is None else reference[measure]
             columns |= _difference(name, values[measure], others)
-        by_case = values.groupby(CASE).mean(numeric_only=True)
         columns |= {
             "spread_ratio": _ratio(values, reference),
-            "cases": len(by_case),
-            "trainings": num_trainings(values["dice"]),
-            "cases_without_hd95": int(by_case["hd95_mm"].isna().sum()),
-            "samples": int(by_case["samples"].max()),
-            "network_evaluations": round(by_case["network_evaluations"].mean()),
-            "seconds_per_case": by_case["seconds"].mean(),
+            **counts_and_cost(values),
             "training_flops": flops[row.network],
             "training_seconds": seconds[row.network],
         }

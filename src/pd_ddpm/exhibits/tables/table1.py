@@ -8,11 +8,9 @@ import pandas as pd
 
 from pd_ddpm.evaluation.scores import average_over_seeds, by_training, select_method
 from pd_ddpm.evaluation.statistics import (
-    CASE,
     holm,
     mean_interval,
     mean_over_cases,
-    num_trainings,
     paired_differences,
     paired_p,
     smallest_wilcoxon_p,
@@ -22,6 +20,7 @@ from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
     PAPER_METRICS,
     PAPER_VALUES_NOTE,
+    counts_and_cost,
     decimals,
     effect_and_interval,
     interval_note,
@@ -62,7 +61,6 @@ def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFram
     rows = []
     for method, label in labels.items():
         method_rows = select_method(rows_by_training, method)
-        method_cases = method_rows.groupby(CASE).mean(numeric_only=True)
         row = {"method": label}
         for metric in PAPER_METRICS:
             row |= summary(method_rows[metric], metric) | {f"{metric}_paper": paper.get((label, metric), np.nan)}
@@ -70,15 +68,7 @@ def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFram
             row |= _comparison(method_rows[metric], compared[metric] if is_compared else None)
         for metric in FURTHER_METRICS:
             row |= summary(method_rows[metric], metric)
-        row |= {
-            "cases": len(method_cases),
-            "trainings": num_trainings(method_rows["dice"]),
-            "cases_without_hd95": int(method_cases["hd95_mm"].isna().sum()),
-            "samples": int(method_cases["samples"].max()),
-            "network_evaluations": round(method_cases["network_evaluations"].mean()),
-            "seconds_per_case": method_cases["seconds"].mean(),
-        }
-        rows.append(row)
+        rows.append(row | counts_and_cost(method_rows))
     table = pd.DataFrame(rows)
     for metric in PAPER_METRICS:
         table.insert(table.columns.get_loc(f"{metric}_p") + 1, f"{metric}_p_holm", holm(table[f"{metric}_p"]))
