@@ -48,8 +48,7 @@ def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     Raises:
         ConfigError: the method's settings are invalid.
     """
-    if problems := list(method_problems(config, run.name)):
-        raise ConfigError(*problems)
+    _check_method(config, run.name)
     settings = method(config, run.name)
     trained = Run(methods.networks_from(config, run.dataset), settings["network"], run.split, run.seed)
     folder = trained.folder(root, "networks")
@@ -74,10 +73,14 @@ def averaging_inputs(config: Config, run: Run, root: str) -> list[str]:
     Raises:
         ConfigError: the method's settings are invalid.
     """
-    if problems := list(method_problems(config, run.name)):
-        raise ConfigError(*problems)
+    _check_method(config, run.name)
     parts = [Run(run.dataset, name, run.split, run.seed) for name in methods.averaged_methods(config, run.name)]
     return [f"{part.folder(root, 'predictions')}/predictions.csv" for part in parts]
+
+
+def _check_method(config: Config, name: str) -> None:
+    if problems := list(method_problems(config, name)):
+        raise ConfigError(*problems)
 
 
 def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:

@@ -6,7 +6,7 @@ Snakemake updates it.
 """
 
 from collections.abc import Mapping
-from os import stat_result, utime
+from os import utime
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +50,18 @@ def update_scan_versions(path: Path) -> list[str]:
 
 
 def _version(file: Path) -> dict[str, Any]:
+    return {**_size_and_times(file), "sha256": file_sha256(file)}
+
+
+def _size_and_times(file: Path) -> dict[str, int]:
+    """Return size and times of a file. Programs can set back the modification time, but not the change time."""
     status = file.stat()
-    return {"size": status.st_size, **_times(status), "sha256": file_sha256(file)}
-
-
-def _times(status: stat_result) -> dict[str, int]:
-    """Return the times of a file. Programs can set back the first, but not the second."""
-    return {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
 
 def _is_touched(file: Path, version: Mapping[str, Any]) -> bool:
     """Return whether size or times of an existing file differ from its version."""
     try:
-        status = file.stat()
+        return not _size_and_times(file).items() <= version.items()
     except OSError:
         return False
-    return {"size": status.st_size, **_times(status)} != {key: version[key] for key in ("size", "mtime_ns", "ctime_ns")}
