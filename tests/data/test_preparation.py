@@ -727,6 +727,8 @@ def test_prepare_cohort_refuses_repeated_scans_and_mixed_orientations(tmp_path, 
     rows[1] |= {name: turned(rows[1][name], "RAS", tmp_path / "ras") for name in names}
     with pytest.raises(ValueError, match=r"different ways \(LPS: a; RAS: b\).* Set `preparation\.orientation` to one of them"):
         prepare_cohort(pd.DataFrame(rows), CHANNELS, tmp_path / "out")
+    with pytest.raises(ValueError, match="cases a, b hold the same scan"):
+        prepare_cohort(pd.DataFrame(rows), CHANNELS, tmp_path / "out", orientation="LPS")
 
 
 def test_prepare_case_accepts_masks_within_the_grid_tolerance(tmp_path, head):

@@ -119,7 +119,7 @@ class _Examiner:
             self._check_labels(labels, brain)
         shape, spacing, codes = _reoriented_geometry(self.first, self.requirements.orientation)
         self._check_network_input(shape, spacing, codes)
-        hashes = {channel: voxel_hash(np.asarray(image.dataobj)) for channel, image in self.images.items()}
+        hashes = {channel: voxel_hash(np.asarray(image.dataobj), image.affine) for channel, image in self.images.items()}
         for channel in others:
             if hashes.get(channel) == hashes[first]:
                 self.report("error", channel, f"holds the same voxels as {first}", f"Enter the file of {channel}")
@@ -136,7 +136,7 @@ class _Examiner:
             "brain_ml": None if brain is None else brain.ml,
             "sha256": hashes[first],
             **{f"sha256 of {channel}": hashes.get(channel) for channel in others},
-            "sha256 of mask": voxel_hash(labels) if labels is not None and (labels == 1).any() else None,
+            "sha256 of mask": voxel_hash(labels, self.first.affine) if labels is not None and (labels == 1).any() else None,
         }
 
     def _check_geometry(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel.orientations import apply_orientation, io_orientation
 from scipy import ndimage
 
 from pd_ddpm.data.cases.table import OBSERVERS
@@ -33,11 +34,15 @@ from pd_ddpm.runtime.problem import Problem, ProblemError, problems_of
 from pd_ddpm.runtime.process_pool import in_processes
 
 
-def voxel_hash(volume: np.ndarray) -> str:
-    """Return a hash of an image's voxels as float32. Files with equal hashes hold the same scan."""
-    # NIfTI stores X fastest, so the transpose is contiguous already. Outliers may exceed float32 and become infinite.
+def voxel_hash(volume: np.ndarray, affine: np.ndarray) -> str:
+    """Return a hash of an image's voxels as float32 in RAS order. Files with equal hashes hold the same scan.
+
+    volume and affine: (X, Y, Z), in any order and direction of its axes, and (4, 4), which gives them.
+    """
+    turned = apply_orientation(volume, io_orientation(affine))
+    # NIfTI stores X fastest, so the transpose is mostly contiguous. Outliers may exceed float32 and become infinite.
     with np.errstate(over="ignore"):
-        return hashlib.sha256(np.ascontiguousarray(volume.T, dtype=np.float32)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(turned.T, dtype=np.float32)).hexdigest()
 
 
 def prepare_case(
@@ -110,7 +115,7 @@ def prepare_case(
         if orientation is not None:
             array = np.asarray(reorient(array, first, orientation).dataobj)
         write_image(output_folder / file, array, reference=grid, dtype=array.dtype)
-    row = _manifest_row(case, grid, mask, scan.brain, np.asarray(first.dataobj))
+    row = _manifest_row(case, grid, mask, scan.brain, voxel_hash(np.asarray(first.dataobj), first.affine))
     # Training and scoring depend on the manifest alone, so it must change when any voxel does.
     row["prepared_sha256"] = fingerprint([file_sha256(output_folder / file) for file in files])
     write_completion_record(record_path, case_fingerprint, files, row)
@@ -160,7 +165,7 @@ def prepare_cohort(
     return manifest.drop(columns="sha256")
 
 
-def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain: np.ndarray, flair: np.ndarray) -> dict:
+def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain: np.ndarray, sha256: str) -> dict:
     spacing = spacing_mm(grid)
     ml = float(np.prod(spacing)) / 1000
     lesion = mask == 1
@@ -177,7 +182,7 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
         "lesion_outside_brain_ml": round(int((lesion & ~brain).sum()) * ml, 4),
         "ignored_ml": round(int((mask == 2).sum()) * ml, 4),
         "brain_ml": round(int(brain.sum()) * ml, 4),
-        "sha256": voxel_hash(flair),
+        "sha256": sha256,
     }
 
 
