@@ -4,12 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean
+.PHONY: plan demo leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
 
 # Most jobs wait for the denoiser. Its training is the longest, and a core would be idle meanwhile if it came last.
 DENOISER := results/phantom/networks/denoiser/split-0_seed-0/model.safetensors
 demo: .venv/installed
-	snakemake --config scale=demo --prioritize $(DENOISER)
+	@snakemake --config scale=demo --prioritize $(DENOISER)
 
 # results/report.html: one page with all tables and figures, their captions and the workflow
 report: demo
@@ -74,12 +74,15 @@ bench: .venv/installed
 bench-gpu: .venv/installed
 	python -m benchmarks.gpu
 
-# torch is installed first, by itself, because the build depends on the package index of pip.
 .venv/installed: pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
-	pip install --quiet --disable-pip-version-check torch==2.13.0
-	pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
-	touch $@
+	@$(PYTHON) envs/install.py .venv
+	@touch $@
 
+# Remove the environment. All results stay.
 clean:
-	rm -rf .venv .snakemake results work
+	rm -rf .venv
+
+# Remove all results and trained networks, after a question. The scans in data/ stay.
+clean-results:
+	@printf "Delete results/, work/ and .snakemake/, with all trained networks? Type yes: "; read answer; \
+		if [ "$$answer" = yes ]; then rm -rf results work .snakemake; else echo "Nothing was deleted."; fi

@@ -64,12 +64,15 @@ include: "rules/report.smk"
 onstart:
     require_device()
     require_past()
+    require_licences()
     print_plan()
+    logger.info(f"Log: {' '.join(log)}")
 
 
 # Snakemake writes the benchmarks, which the table of costs reads.
 onsuccess:
     sealed.seal_foreign_files(Path("results", "benchmarks"), "*.tsv")
+    name_start_page()
 
 
 onerror:

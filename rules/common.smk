@@ -9,11 +9,14 @@ from pathlib import Path
 from pd_ddpm.config import exhibits, inputs, leak, methods, resolve
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
+from pd_ddpm.config.sections.resources import Job
 from pd_ddpm.config.validate import validate
 from pd_ddpm.data.cases import find, origin, scan_versions
+from pd_ddpm.data.download.settings import DownloadSettings, licence_problem
 from pd_ddpm.runtime import clock, sealed
 from pd_ddpm.runtime.code_version import code_version
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 try:
     config.update(validate(config))
@@ -27,7 +30,7 @@ if workflow.is_main_process:
     try:
         for name in config["datasets"]:
             for file in scan_versions.update_scan_versions(Path("results", name, "scans.json")):
-                print(f"{file}: it has changed, so all that depends on it is computed again.", file=sys.stderr)
+                logger.warning(f"{file}: it has changed, so all that depends on it is computed again.")
     except sealed.DamagedFileError as error:
         raise WorkflowError(str(error)) from None
 
@@ -53,6 +56,11 @@ SAMPLED_METHOD = rf"(?!({MEANS})[@/])[^/]+" if MEANS else "[^/]+"
 HELD_OUT = methods.held_out(config)
 EXHIBITS = exhibits.available_exhibits(config)
 PUBLISHED = [f"results/{file}" for exhibit in exhibits.default_exhibits(config).values() for file in exhibit.files]
+START_PAGE = "results/table1.html"  # what a reader opens first
+
+# The logger plugin names the nearest of these for a target that no rule makes.
+if workflow.is_main_process:
+    logger.info(None, extra={"targets": [*PUBLISHED, "results/provenance.html"]})
 
 
 wildcard_constraints:
@@ -88,6 +96,33 @@ def require_past():
         raise WorkflowError("\n".join(map(str, problems)))
 
 
+def unaccepted_licence(name):
+    """Return why a dataset may not be downloaded, or None if its licence is accepted."""
+    source = config["datasets"][name]
+    return licence_problem(DownloadSettings(**source["download"]), Path(source["folder"]), f"datasets.{name}")
+
+
+def licence_check(name):
+    """Return an input function without files. In a dry run it names a licence that must be accepted for a download."""
+
+    def check_licence(wildcards):
+        is_there = Path(config["datasets"][name]["folder"], "downloaded.json").exists()
+        if workflow.output_settings.dryrun and not is_there and (problem := unaccepted_licence(name)):
+            logger.warning(f"This run would stop: {problem}")
+        return []
+
+    return check_licence
+
+
+def require_licences():
+    """Stop before anything runs if a licence has not been accepted."""
+    names = [
+        job.rule.name.removeprefix("download_") for job in workflow.dag.needrun_jobs() if job.rule.name.startswith("download_")
+    ]
+    if problems := [problem for name in names if (problem := unaccepted_licence(name))]:
+        raise WorkflowError("\n".join(map(str, problems)))
+
+
 def print_plan():
     """Print what will run and what is known of its cost within some seconds; no failure here stops a run.
 
@@ -97,9 +132,9 @@ def print_plan():
 
     jobs = [planning.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
     work = planning.planned_work(config, jobs)
-    print(f"Plan: {report.jobs_line(jobs, work)}", file=sys.stderr, flush=True)
+    logger.info(f"Plan: {report.jobs_line(jobs, work)}")
     for line in report.doubt_lines(config, jobs):
-        print(f"Plan: {line}", file=sys.stderr, flush=True)
+        logger.info(f"Plan: {line}")
     if not (work.trainings or work.samplings):
         return
     request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "is_local": workflow.local_exec}
@@ -110,12 +145,31 @@ def print_plan():
         output = (timeout.stdout or b"") + b"Plan: the rest takes longer to compute; `make plan` prints it.\n"
     except OSError:
         output = b""
-    print(output.decode(), end="", file=sys.stderr, flush=True)
+    for line in output.decode().splitlines():
+        logger.info(line)
+
+
+def name_start_page():
+    """Name the page to open after a run of all tables and figures."""
+    if any(job.rule.name == "all" for job in workflow.dag.jobs):
+        logger.info(f"Done. Open {START_PAGE} in a browser.")
 
 
 def escalating(amount):
     """Return a resource that grows with each attempt, to three times the first, since an attempt may also be preempted."""
     return lambda wildcards, attempt: amount * min(attempt, 3)
+
+
+def memory(job):
+    """Return the memory of `train` or `sample`, which grows with each attempt up to `max_mem_mb`."""
+    request = Job(**config["resources"][job])
+    return lambda wildcards, attempt: request.memory(attempt)
+
+
+def time_limit(job):
+    """Return the time limit of `train` or `sample`; attempts resume, so it grows only if `max_runtime` allows it."""
+    request = Job(**config["resources"][job])
+    return lambda wildcards, attempt: request.time_limit(attempt)
 
 
 def script_code(name):

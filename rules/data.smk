@@ -32,6 +32,8 @@ for name, made in config["datasets"].items():
         rule:
             name:
                 f"download_{name}"
+            input:
+                licence=licence_check(name),
             output:
                 record=f"{made['folder']}/downloaded.json",
             log:

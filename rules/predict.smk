@@ -21,7 +21,7 @@ rule gate:
     resources:
         gpu=config["resources"]["sample"]["gpu"],
         gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
-        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        mem_mb=memory("sample"),
         runtime=escalating(30),
     params:
         settings=lambda wildcards: methods.gate_method(config, wildcards.network, wildcards.weights),
@@ -51,7 +51,7 @@ rule probe:
     resources:
         gpu=config["resources"]["sample"]["gpu"],
         gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
-        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        mem_mb=memory("sample"),
         runtime=escalating(30),
     params:
         settings=config["exhibits"]["probe"],
@@ -80,8 +80,8 @@ rule sample_shard:
     resources:
         gpu=config["resources"]["sample"]["gpu"],
         gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
-        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
-        runtime=escalating(config["resources"]["sample"]["runtime"]),
+        mem_mb=memory("sample"),
+        runtime=time_limit("sample"),
     params:
         settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
         code=script_code("sample"),
@@ -105,8 +105,8 @@ use rule sample_shard as sample with:
     resources:
         gpu=lambda wildcards, input: 0 if "shards" in input.keys() else config["resources"]["sample"]["gpu"],
         gpu_jobs=lambda wildcards, input: int("shards" not in input.keys() and config["resources"]["sample"]["gpu"] > 0),
-        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
-        runtime=escalating(config["resources"]["sample"]["runtime"]),
+        mem_mb=memory("sample"),
+        runtime=time_limit("sample"),
 
 
 # The mean of the predictions of other methods. No network runs.

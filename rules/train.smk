@@ -23,8 +23,8 @@ rule train:
     resources:
         gpu=config["resources"]["train"]["gpu"],
         gpu_jobs=int(config["resources"]["train"]["gpu"] > 0),
-        mem_mb=escalating(config["resources"]["train"]["mem_mb"]),
-        runtime=escalating(config["resources"]["train"]["runtime"]),
+        mem_mb=memory("train"),
+        runtime=time_limit("train"),
         slurm_extra="--signal=TERM@300",
     params:
         state=f"work/{{dataset}}/networks/{{network}}/{SLUG}",

@@ -33,6 +33,9 @@ def command(folder: Path, *arguments: str, environment: Mapping[str, str] = os.e
     return {"args": [sys.executable, "-m", "snakemake", *arguments], "cwd": folder, "env": environment | variables}
 
 
+FULL = "--logger-pd-ddpm-full"  # lists each job in a dry run
+
+
 def snakemake(folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a copy of the repository, see `command`."""
     return subprocess.run(**command(folder, *arguments, **more), capture_output=True, text=True)
@@ -74,12 +77,13 @@ def jobs(dry_run: subprocess.CompletedProcess[str]) -> dict[str, int]:
     """Return rule -> number of jobs in the output of a dry run; empty if there is nothing to do."""
     assert dry_run.returncode == 0, dry_run.stdout + dry_run.stderr
     lines = (dry_run.stdout + dry_run.stderr).splitlines()
-    if "job count" not in [" ".join(line.split()) for line in lines]:
+    headings = [number for number, line in enumerate(lines) if line.split()[:2] == ["job", "count"]]
+    if not headings:
         assert any("Nothing to be done" in line for line in lines)
         return {}
-    first = [" ".join(line.split()) for line in lines].index("job count") + 2
+    first = headings[0] + 2
     table = [line.split() for line in lines[first : lines.index("", first)]]
-    return {rule: int(count) for rule, count in table if rule != "total"}
+    return {row[0]: int(row[1]) for row in table if row[0] != "total"}
 
 
 def error(run: subprocess.CompletedProcess[str]) -> str:

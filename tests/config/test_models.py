@@ -162,7 +162,11 @@ def test_a_single_fault_is_named_by_its_key(key: str, value: Any) -> None:
             "`networks.unet.architecture`: 'vnet' is not valid. Did you mean 'unet'? Valid: ",
         ),
         ("training/batch", True, "`training.batch`: true is not a whole number. Set a whole number."),
-        ("training/gradient_clip", "1e-4", "`training.gradient_clip`: '1e-4' is not a number. Write it without quotes and, "),
+        (
+            "training/gradient_clip",
+            "1e-4",
+            "`training.gradient_clip`: '1e-4' is not a number. Write it without quotes, and its exponent",
+        ),
         ("training/ema_decay", 1, "`training.ema_decay`: 1 is out of range. Set a number below 1."),
         ("training/crop", [8], "`training.crop`: [8] has too few entries. Set at least 2 entries."),
         ("training/learning_rate", float("nan"), "`training.learning_rate`: nan is not a finite number. Set a finite number."),

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from workflow_runs import ROOT, error, jobs, snakemake
+from workflow_runs import FULL, ROOT, error, jobs, snakemake
 
 from pd_ddpm.config import load
 
@@ -21,6 +21,39 @@ def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
     assert (planned["probe"], planned["probe_figure"], planned["publish_probe"]) == (2 * trainings, 1, 1)
 
 
+def test_dry_run_of_the_paper_is_a_short_table_and_names_the_licence(fresh: Path) -> None:
+    run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
+    lines = (run.stdout + run.stderr).splitlines()
+    assert len(lines) <= 50
+    assert jobs(run)["train"] == 35
+    licences = [line for line in lines if "datasets.wmh.download.accept_licence" in line]
+    assert len(licences) == 1
+    assert "which you have not accepted" in licences[0]
+    (fresh / "accept.yaml").write_text("datasets: {wmh: {download: {accept_licence: true}}}\n", encoding="utf-8")
+    accepted = snakemake(fresh, "results/wmh/splits.csv", "-n", "--config", "scale=paper", "--configfile", "accept.yaml")
+    assert "licence" not in accepted.stdout + accepted.stderr
+    # A real run stops before its first job.
+    message = error(snakemake(fresh, "results/wmh/splits.csv", "--config", "scale=paper"))
+    assert "datasets.wmh.download.accept_licence" in message
+    assert not (fresh / "results" / "logs").exists()
+
+
+def test_mistakes_in_the_command_line_are_named_in_one_sentence(fresh: Path) -> None:
+    mistakes = {
+        ("results/tabel1.csv",): "results/tabel1.csv: no rule makes this file. Did you mean results/table1.csv?",
+        ("--configfile", "none.yaml"): "none.yaml: the configuration file does not exist.",
+        ("--configfile", "config/leak.yaml", "results/leak.csv"): "results/leak.csv: `--configfile` takes it for",
+        (
+            "--config",
+            "sampling={samples: 3}",
+        ): "`sampling.samples`: '3' is not a whole number. Write it without quotes. `--config`",
+    }
+    for arguments, sentence in mistakes.items():
+        message = error(snakemake(fresh, "-n", *arguments))
+        assert sentence in message
+        assert "Traceback" not in message
+
+
 def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
     """Return the output folders of one kind in a dry run, such as "networks/denoiser/split-0_seed-0", one per job."""
     lines = [line.strip() for line in (run.stdout + run.stderr).splitlines() if line.strip().startswith("output: ")]
@@ -30,7 +63,7 @@ def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
 
 
 def test_slurm_profile_plans_the_paper_and_trains_each_network_once(fresh: Path) -> None:
-    run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
+    run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", FULL)
     planned = jobs(run)
     assert "simulate_phantom" not in planned
     # Seven networks for nine methods, in five splits. Vanilla DDPM, ES-DDPM and PD-DDPM at every T' share one denoiser.
@@ -55,7 +88,7 @@ def test_slurm_profile_requests_more_gpus_than_this_machine_has(fresh: Path) -> 
     (fresh / "two.yaml").write_text("resources: {sample: {gpu: 2}}\n", encoding="utf-8")
     target = "results/phantom/scores/unet/split-0_seed-0.csv"
     arguments = ("--cores", "8", "--profile", "slurm", "--config", "scale=demo", "--configfile", "two.yaml")
-    run = snakemake(fresh, "-n", target, *arguments)
+    run = snakemake(fresh, "-n", target, FULL, *arguments)
     assert "gpu=2, gpu_jobs=1" in run.stdout + run.stderr
 
 
@@ -70,10 +103,10 @@ def test_held_out_cases_are_locked_until_evaluate_held_out_is_true(fresh: Path) 
         message = error(snakemake(fresh, "-n", target, "--config", "scale=paper"))
         assert "`datasets.wmh-held-out`: its cases are held out and locked" in message
         assert "Set `evaluate_held_out: true` once all choices are made" in message
-    locked = snakemake(fresh, "-n", "--config", "scale=paper")
+    locked = snakemake(fresh, "-n", FULL, "--config", "scale=paper")
     assert "wmh-held-out" not in locked.stdout + locked.stderr
     (fresh / "open.yaml").write_text("evaluate_held_out: true\n", encoding="utf-8")
-    run = snakemake(fresh, "-n", "--configfile", "open.yaml", "--config", "scale=paper")
+    run = snakemake(fresh, "-n", FULL, "--configfile", "open.yaml", "--config", "scale=paper")
     planned, before = jobs(run), jobs(locked)
     assert planned["train"] == before["train"] == 35
     assert planned["sample"] - before["sample"] == 5 * 9
@@ -89,7 +122,7 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
         encoding="utf-8",
     )
     files = ("--configfile", "second.yaml")
-    run = snakemake(fresh, "-n", "results/second/exhibits/table1.csv", *files)
+    run = snakemake(fresh, "-n", "results/second/exhibits/table1.csv", FULL, *files)
     planned = jobs(run)
     assert (planned["train"], planned["sample"]) == (7, 9)
     assert "results/phantom/networks/denoiser/split-0_seed-0/model.safetensors" in run.stdout + run.stderr

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from configurations import reordered
-from workflow_runs import command, edit, error, jobs, small_cohort, snakemake
+from workflow_runs import FULL, command, edit, error, jobs, small_cohort, snakemake
 
 from pd_ddpm.config import load
 
@@ -165,7 +165,7 @@ def test_settings_without_effect_rerun_nothing_and_new_split_keeps_the_first(fin
         (folder / "more.yaml").write_text(harmless, encoding="utf-8")
         assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")) == {}
     (folder / "more.yaml").write_text("splits: [0, 1]\n", encoding="utf-8")
-    run = snakemake(folder, "-n", "--configfile", "small.yaml", "more.yaml")
+    run = snakemake(folder, "-n", FULL, "--configfile", "small.yaml", "more.yaml")
     planned = jobs(run)
     assert (planned["train"], planned["sample"]) == (7, 21)
     assert "split" not in planned

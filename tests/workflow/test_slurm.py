@@ -230,7 +230,7 @@ def test_interrupted_training_ends_with_weights_of_uninterrupted_one(
 
 
 @pytest.mark.parametrize("interruption", ["cancelled", "time limit", "preempted"])
-def test_failed_job_is_submitted_again_with_more_memory_and_time(
+def test_failed_job_is_submitted_again_with_more_memory(
     cluster: Cluster, interrupted: InterruptedRun, interruption: str
 ) -> None:
     first, second = [
@@ -239,7 +239,7 @@ def test_failed_job_is_submitted_again_with_more_memory_and_time(
     assert first["JobState"] == ("CANCELLED" if interruption == "cancelled" else "FAILED")
     assert second["JobState"] == "COMPLETED"
     assert (megabytes(first), megabytes(second)) == (32000, 64000)
-    assert minutes(second["TimeLimit"]) == 2 * 1440
+    assert minutes(second["TimeLimit"]) == 1440
     assert minutes(first["TimeLimit"]) == (4 if interruption == "time limit" else 1440)
 
 

@@ -30,6 +30,7 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "of at most"),
 }
+_NESTED = "`--config` reads nested keys as text, so put them into a file for `--configfile`"
 _LENGTHS = {"too_short": ("min_length", ("too few", "at least")), "too_long": ("max_length", ("too many", "at most"))}
 
 
@@ -99,7 +100,10 @@ def _remedy_for_type(kind: str, value: Any) -> str:
         except ValueError:
             pass
         else:
-            return f"Write it without quotes and, if it has an exponent, with a decimal point and a sign, as in {number:.1e}"
+            exponent = f", and its exponent with a decimal point and a sign, as in {number:.1e}" if "e" in value.lower() else ""
+            return f"Write it without quotes{exponent}. {_NESTED}"
+    if kind == "bool_type" and value in ("true", "false"):
+        return f"Write it without quotes. {_NESTED}"
     if kind == "string_type" and isinstance(value, int | float):
         return "Put it in quotes"
     return f"Set {_KINDS[kind]}"

@@ -19,7 +19,7 @@ from pd_ddpm.data.download.http import download_file, log, open_session, with_re
 from pd_ddpm.data.download.listing import check_licence, file_url, request_listing, stored_listing
 from pd_ddpm.data.download.local_copy import open_copy
 from pd_ddpm.data.download.published import LISTING_NAME, Listing, PublishedFile
-from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy
+from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy, licence_problem
 from pd_ddpm.data.download.verify import find_mismatch, store_verified
 from pd_ddpm.runtime.files import lock_folder, write_json
 from pd_ddpm.runtime.problem import Problem, ProblemError
@@ -61,15 +61,8 @@ def obtain(
         BusyError: if another run uses the folder.
         DownloadError: if files could not be obtained; all others have been obtained by then.
     """
-    if not settings.accept_licence:
-        raise ProblemError(
-            Problem(
-                f"{key}.download.accept_licence",
-                f"the data are published under {settings.licence}, which you have not accepted",
-                f"Read it there and at https://doi.org/{settings.doi}. If you agree, set this key to true in the configuration "
-                f"or in a file for `--configfile`. If you already have the data, put them into `{key}.folder` ({folder})",
-            )
-        )
+    if problem := licence_problem(settings, folder, key):
+        raise ProblemError(problem)
     with (
         open_copy(settings.source, f"{key}.download.source", PARTS[part]) as copy,
         lock_folder(folder),

@@ -1,6 +1,9 @@
 """Settings of a download: dataset, server, and retries after failures."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from pd_ddpm.runtime.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,24 @@ class DownloadSettings:
     files: str
     connections: int
     source: str | None = None
+
+
+def licence_problem(settings: DownloadSettings, folder: Path, key: str) -> Problem | None:
+    """Return why the data may not be downloaded, or None if their licence is accepted.
+
+    Args:
+        settings: licence and whether it is accepted.
+        folder: folder of the dataset.
+        key: the dataset's key in the configuration.
+    """
+    if settings.accept_licence:
+        return None
+    return Problem(
+        f"{key}.download.accept_licence",
+        f"the data are published under {settings.licence}, which you have not accepted",
+        f"Read it there and at https://doi.org/{settings.doi}. If you agree, set this key to true in the configuration "
+        f"or in a file for `--configfile`. If you already have the data, put them into `{key}.folder` ({folder})",
+    )
 
 
 @dataclass(frozen=True)
