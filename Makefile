@@ -29,11 +29,11 @@ PYTEST := python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile 
 
 # Tier 1, at most five minutes on two cores: no Snakemake run longer than a dry run, no Slurm.
 test: .venv/installed
-	$(PYTEST) -m "not workflow and not slurm"
+	$(PYTEST) -m "not workflow and not slurm and not browser"
 
-# Tier 2: Snakemake runs small workflows.
+# Tier 2: Snakemake runs small workflows, and Chromium opens the web pages.
 test-workflow: .venv/installed
-	$(PYTEST) -m workflow
+	$(PYTEST) -m "workflow or browser"
 
 # Tier 3: the cluster profile on a real Slurm on this machine, with preemption, time limits, memory limits and a small demo.
 slurm-test: slurm-installed .venv/installed

@@ -4,6 +4,8 @@ results/table1.csv, .html, .md, .tex, table1_groups.csv   exhibits of the active
 results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
 results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf, probe.pdf   also .png and .csv with the numbers
 results/leak.csv, .html, .md, .pdf, .png                      denoisers with recycling, with config/leak.yaml only
+results/training.pdf                                      also .png and .csv: training curves of every network
+results/index.html, index_files/                          one page: all of these, and a browser of all test cases
 results/cost.csv, .html, .md                              cost by rule, network and method, next to the planned cost
 results/held_out.csv, .html, .md, .tex, held_out_groups.csv   Table 1 of held-out cases, locked until evaluate_held_out
 results/table1.json, ..., provenance.html, .csv, .md      how each exhibit, network and prediction was made
@@ -84,3 +86,4 @@ rule all:
     input:
         PUBLISHED,
         "results/provenance.html",
+        "results/index.html",

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+
+from jinja2 import Template
 
 from pd_ddpm.config import exhibits, inputs, leak, methods, resolve
 from pd_ddpm.config.errors import ConfigError
@@ -13,6 +16,7 @@ from pd_ddpm.config.sections.resources import Job
 from pd_ddpm.config.validate import validate
 from pd_ddpm.data.cases import find, origin, scan_versions
 from pd_ddpm.data.download.settings import DownloadSettings, licence_problem
+from pd_ddpm.exhibits.pages.template import templates_version
 from pd_ddpm.runtime import clock, sealed
 from pd_ddpm.runtime.code_version import code_version
 from snakemake.exceptions import WorkflowError
@@ -246,6 +250,21 @@ def figure2_files(wildcards):
         "scores": [f"{run.folder('results', 'scores')}.csv" for run in runs],
         "predictions": [f"{run.folder('results', 'predictions')}/predictions.csv" for run in runs],
     }
+
+
+def index_files(wildcards):
+    """Inputs of `index` in addition to the exhibits: scores and predictions of all test cases by the methods of Table 1."""
+    runs = exhibits.browser_runs(config, config["dataset"])
+    return {
+        "scores": [f"{run.folder('results', 'scores')}.csv" for run in runs],
+        "predictions": [f"{run.folder('results', 'predictions')}/predictions.csv" for run in runs],
+    }
+
+
+def report_text(name):
+    """Return a caption of Snakemake's report, which the index shows, too."""
+    text = Path(workflow.basedir, "workflow", "report", f"{name}.rst").read_text(encoding="utf-8")
+    return Template(text).render(snakemake=SimpleNamespace(config=config))
 
 
 def result_identity(wildcards):

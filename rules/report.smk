@@ -226,6 +226,29 @@ rule probe_figure:
         "../workflow/scripts/probe_figure.py"
 
 
+# Networks of another dataset were trained on that dataset.
+rule training_curves:
+    input:
+        histories=histories_of(exhibits.planned_methods(config)),
+    output:
+        pdf="results/{dataset}/exhibits/training.pdf",
+        png="results/{dataset}/exhibits/training.png",
+        numbers="results/{dataset}/exhibits/training.csv",
+        record="results/{dataset}/exhibits/training.json",
+    log:
+        "results/logs/training_curves/{dataset}.log",
+    benchmark:
+        "results/benchmarks/training_curves/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        caption_note=lambda wildcards: exhibits.figure_note(config, methods.networks_from(config, wildcards.dataset)),
+        code=script_code("training_curves"),
+    script:
+        "../workflow/scripts/training_curves.py"
+
+
 # The planned FLOPs of the trainings need PyTorch, unless `make plan` has counted them.
 rule leak:
     input:
@@ -307,3 +330,41 @@ rule provenance:
         code=script_code("provenance"),
     script:
         "../workflow/scripts/provenance.py"
+
+
+# The masks of all test cases are read here, so that the page needs no job per case or exhibit.
+rule index:
+    input:
+        unpack(index_files),
+        exhibits=PUBLISHED,
+        provenance=["results/provenance.html", "results/provenance.csv"],
+        cases=f"results/{config['dataset']}/cases/prepared.csv",
+    output:
+        page="results/index.html",
+        images=directory("results/index_files"),
+    log:
+        "results/logs/index.log",
+    benchmark:
+        "results/benchmarks/index.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        text={
+            "title": f"PD-DDPM on {config['dataset']}, {config['scale']} scale",
+            "introduction": report_text("workflow"),
+            "caption_note": exhibits.caption_note(config, config["dataset"]),
+        },
+        exhibits=[
+            {"name": name, "title": exhibit.title, "caption": report_text(name), "files": exhibit.files}
+            for name, exhibit in exhibits.default_exhibits(config).items()
+        ],
+        source={
+            "channel": config["datasets"][config["dataset"]]["channels"][0],
+            "labels": exhibits.labels(config, config["exhibits"]["table1"]),
+            "max_slices": config["exhibits"]["index"]["slices"],
+        },
+        templates=templates_version(),
+        code=script_code("index"),
+    script:
+        "../workflow/scripts/index.py"

@@ -245,7 +245,7 @@ FAULTS = [
 
 def first_failure(copy: Path, tests: str) -> str | None:
     """Return the first of the fast tests at this path or name that fails in a copy of the repository, or None."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not workflow and not slurm", tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not workflow and not slurm and not browser", tests]
     environment = os.environ | {"PYTHONPATH": str(copy / "src")}
     run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     failed = [line.split(" ", 1)[1] for line in run.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]

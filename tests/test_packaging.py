@@ -18,7 +18,7 @@ ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 RECIPES = [ROOT / "Dockerfile", ROOT / "envs" / "pd-ddpm.def"]
 
 # Modules whose name differs from that of their package.
-PACKAGE_OF = {"yaml": "pyyaml"}
+PACKAGE_OF = {"yaml": "pyyaml", "PIL": "pillow"}
 
 
 def text(path: Path) -> str:

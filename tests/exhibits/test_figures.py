@@ -23,7 +23,8 @@ from pd_ddpm.exhibits.figures.fig2_cases import FigureCase, MethodResult, choose
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty
 from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime, paper_best_t_start
 from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
-from pd_ddpm.exhibits.figures.pareto import log_ticks, pareto, pareto_front, pareto_numbers
+from pd_ddpm.exhibits.figures.log_axis import log_ticks
+from pd_ddpm.exhibits.figures.pareto import pareto, pareto_front, pareto_numbers
 from pd_ddpm.exhibits.figures.style import METHODS, SPARE, looks
 
 NOTE = "synthetic, test scale"

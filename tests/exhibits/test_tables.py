@@ -326,7 +326,7 @@ def test_document_escapes_markup_of_each_format() -> None:
     table = pd.DataFrame({"Method": ["a|b & <c> 5 % −1 ±"], "p_value": ["0.5"]})
     document = Document("T", "R_1.", [Part("H", table, ["100 % of #1"])])
     assert r"| a\|b & \<c> 5 % −1 ± | 0.5 |" in document.markdown()
-    assert '<td class="left">a|b &amp; &lt;c&gt; 5 % −1 ±</td><td>0.5</td>' in document.html()
+    assert '<th scope="row">a|b &amp; &lt;c&gt; 5 % −1 ±</th><td>0.5</td>' in document.html()
     latex = document.latex()
     assert r"a|b \& $<$c$>$ 5 \% $-$1 $\pm$ & 0.5 \\" in latex
     assert r"\begin{tabular}{lr}" in latex

@@ -19,6 +19,7 @@ def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
     for name in ("table1", "table2", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "uncertainty", "claims"):
         assert (planned[name], planned[f"publish_{name}"]) == (1, 1)
     assert (planned["probe"], planned["probe_figure"], planned["publish_probe"]) == (2 * trainings, 1, 1)
+    assert (planned["training_curves"], planned["publish_training"], planned["index"]) == (1, 1, 1)
 
 
 def test_dry_run_of_the_paper_is_a_short_table_and_names_the_licence(fresh: Path) -> None:

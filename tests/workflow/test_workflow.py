@@ -86,7 +86,7 @@ def test_uncertainty_and_claims_cover_all_methods(finished: Path) -> None:
 
 
 def test_figures_have_tables_of_their_values(finished: Path) -> None:
-    for name in ("fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe"):
+    for name in ("fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe", "training"):
         assert (finished / "results" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (finished / "results" / f"{name}.png").stat().st_size > 10_000
     curve = exhibit(finished, "fig4_ensemble")
@@ -125,6 +125,7 @@ def test_every_result_has_a_provenance_record(finished: Path) -> None:
         "fig4_ensemble",
         "pareto",
         "probe",
+        "training",
     } <= published
     runs = provenance[provenance["kind"] != "exhibit"]
     assert runs["kind"].value_counts().to_dict() == {"prediction": 21, "network": 7}

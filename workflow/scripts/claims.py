@@ -17,7 +17,7 @@ def main(job) -> None:
     write_sealed_csv(table, job.output.table, float_format="%.6g")
     document = claims_document(table, table_caption(job.params.caption_note, scores))
     document = document.with_remarks(collapse_remarks(scores, job.params.labels))
-    document.write(job.output.page, job.output.markdown)
+    document.write(job.output.page, job.output.markdown, data=[job.output.table, job.output.record])
 
 
 if __name__ == "__main__":

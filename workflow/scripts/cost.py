@@ -15,7 +15,7 @@ def main(job) -> None:
     table = cost_table(read_job_costs(job.config, folders, *files))
     write_sealed_csv(table, job.output.table, float_format="%.6g")
     document = cost_document(table, job.params.labels, job.params.users, job.params.caption_note)
-    document.write(job.output.page, job.output.markdown)
+    document.write(job.output.page, job.output.markdown, data=[job.output.table, job.output.record])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def main(job) -> None:
     document = leak_document(table, late_gains(job.input.histories), table_caption(job.params.caption_note, scores))
     remarks = [leak_remark(table), compute_remark(flops, seconds, rows[0].network)]
     remarks += [*flattening_remarks(job.input.histories, job.params.users), *collapse_remarks(scores, job.params.from_noise)]
-    document.with_remarks(remarks).write(job.output.page, job.output.markdown)
+    data = [job.output.table, job.output.record, job.output.pdf]
+    document.with_remarks(remarks).write(job.output.page, job.output.markdown, data=data)
     style.save(leak_figure(table, figure_caption(job.params.figure_note, scores)), job.output.pdf, job.output.png)
 
 

@@ -11,7 +11,8 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 def main(job) -> None:
     records = {Path(path).stem: read_sealed_json(path) for path in job.input.records}
     write_sealed_csv(provenance_rows(records), job.output.table)
-    provenance_document(records, job.params.titles).write(job.output.page, job.output.markdown)
+    document = provenance_document(records, job.params.titles)
+    document.write(job.output.page, job.output.markdown, data=[job.output.table])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Copy the files of an exhibit to the folder of all results."""
 
+from pd_ddpm.exhibits.publish import publish
 from pd_ddpm.runtime.job import run
-from pd_ddpm.runtime.sealed import copy_sealed
 
 
 def main(originals: list[str], copies: list[str]) -> None:
     for original, copy in zip(originals, copies, strict=True):
-        copy_sealed(original, copy)
+        publish(original, copy)
 
 
 if __name__ == "__main__":

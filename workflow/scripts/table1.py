@@ -20,7 +20,8 @@ def main(job) -> None:
     caption = table_caption(job.params.caption_note, scores)
     document = table1_document(table, groups, labels[job.params.compared_with], caption)
     remarks = [*flattening_remarks(job.input.histories, job.params.users), *collapse_remarks(scores, labels)]
-    document.with_remarks(remarks).write(job.output.page, job.output.markdown, job.output.latex)
+    data = [job.output.table, job.output.groups, job.output.record]
+    document.with_remarks(remarks).write(job.output.page, job.output.markdown, job.output.latex, data=data)
 
 
 if __name__ == "__main__":

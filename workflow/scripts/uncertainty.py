@@ -14,7 +14,8 @@ def main(job) -> None:
     write_sealed_csv(table, job.output.table, float_format="%.6g")
     caption = table_caption(job.params.caption_note, scores)
     document = uncertainty_document(table, settings["band_mm"], caption, settings["calibration_bins"])
-    document.with_remarks(collapse_remarks(scores, labels)).write(job.output.page, job.output.markdown)
+    document = document.with_remarks(collapse_remarks(scores, labels))
+    document.write(job.output.page, job.output.markdown, data=[job.output.table, job.output.record])
 
 
 if __name__ == "__main__":

@@ -28,16 +28,17 @@ def _figure(name: str, title: str) -> Exhibit:
 
 
 EXHIBITS = {
-    "table1": _table("table1", "Table 1", ("table1.tex", "table1_groups.csv")),
-    "table2": _table("table2", "Table 2"),
-    "uncertainty": _table("uncertainty", "Uncertainty"),
+    "table1": _table("table1", "Table 1: all methods", ("table1.tex", "table1_groups.csv")),
+    "table2": _table("table2", "Table 2: quality of the pre-segmentation"),
+    "uncertainty": _table("uncertainty", "Uncertainty and calibration"),
     "claims": _table("claims", "The paper's claims"),
     "cost": _table("cost", "Cost of the run"),
-    "fig2_uncertainty": _figure("fig2_uncertainty", "Figure 2"),
-    "fig3_tprime": _figure("fig3_tprime", "Figure 3"),
-    "fig4_ensemble": _figure("fig4_ensemble", "Figure 4"),
+    "fig2_uncertainty": _figure("fig2_uncertainty", "Figure 2: masks and uncertainty"),
+    "fig3_tprime": _figure("fig3_tprime", "Figure 3: Dice against T'"),
+    "fig4_ensemble": _figure("fig4_ensemble", "Figure 4: size of the ensemble"),
     "pareto": _figure("pareto", "Dice against cost"),
     "probe": _figure("probe", "Does the denoiser read x_t?"),
+    "training": _figure("training", "Training curves"),
     "leak": _table("leak", "Leak of the pre-segmentation", ("leak.pdf", "leak.png")),
 }
 HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", "held_out_groups.csv"))
@@ -78,6 +79,11 @@ def first_runs(config: Config, dataset: str) -> list[Run]:
     """Return the runs of Table 1's methods with the first split and seed, in the order of the rows."""
     rows = (canonical(config, name) for name in config["exhibits"]["table1"])
     return [Run(dataset, name, config["splits"][0], config["seeds"][0]) for name in rows]
+
+
+def browser_runs(config: Config, dataset: str) -> list[Run]:
+    """Return the runs of Table 1's methods with every split and the first seed: together they have all test cases."""
+    return [run for run in method_runs(config, dataset, config["exhibits"]["table1"]) if run.seed == config["seeds"][0]]
 
 
 def labels(config: Config, names: Iterable[str]) -> dict[str, str]:

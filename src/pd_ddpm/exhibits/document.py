@@ -1,22 +1,17 @@
 """Write tables of text with notes as a web page, Markdown and LaTeX."""
 
-import html
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import pandas as pd
 
-from pd_ddpm.runtime.sealed import sealed_write
+from pd_ddpm.exhibits.pages.template import fill_template
+from pd_ddpm.runtime.sealed import read_sealed, sealed_write
 
-STYLE = (
-    "body{font-family:sans-serif;margin:2em;max-width:95em}"
-    "table{border-collapse:collapse;border-top:2px solid;border-bottom:2px solid;margin:1em 0}"
-    "th{border-bottom:1px solid;vertical-align:bottom}td,th{padding:.3em .8em;text-align:right;vertical-align:top}"
-    ".left{text-align:left}p{max-width:60em;line-height:1.4}"
-)
+BEST_NOTE = "Bold: the best value of a column. It need not differ from the others by more than chance."
 
 LATEX_CHARACTERS = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -49,12 +44,14 @@ class Part:
         table: cells; all are shown as text.
         notes: paragraphs below the table.
         left: columns that are left-aligned in addition to the first one; all others are right-aligned.
+        best: column -> positions of the rows with its best value, which are bold.
     """
 
     heading: str
     table: pd.DataFrame
     notes: Sequence[str] = ()
     left: Collection[str] = ()
+    best: Mapping[str, Collection[int]] = field(default_factory=dict)
 
     def alignments(self) -> list[str]:
         """Return "left" or "right" for each column."""
@@ -64,18 +61,13 @@ class Part:
         """Return the text of the cells, row by row."""
         return self.table.astype(str).to_numpy().tolist()
 
-    def html(self) -> str:
-        """Return the part as HTML without a page around it."""
-        classes = [' class="left"' if alignment == "left" else "" for alignment in self.alignments()]
+    def is_best(self, row: int, column: int) -> bool:
+        """Return whether the cell at this position has the best value of its column."""
+        return row in self.best.get(self.table.columns[column], ())
 
-        def row(tag: str, cells: Sequence[str]) -> str:
-            elements = (f"<{tag}{name}>{html.escape(cell)}</{tag}>" for name, cell in zip(classes, cells, strict=True))
-            return f"<tr>{''.join(elements)}</tr>\n"
-
-        head = row("th", list(self.table.columns))
-        body = "".join(row("td", line) for line in self.lines())
-        notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in self.notes)
-        return f"<h2>{html.escape(self.heading)}</h2>\n<table>\n{head}{body}</table>\n{notes}"
+    def all_notes(self) -> list[str]:
+        """Return the notes, with one on bold cells if there are any."""
+        return [*self.notes, *([BEST_NOTE] if any(self.best.values()) else [])]
 
 
 @dataclass(frozen=True)
@@ -98,38 +90,40 @@ class Document:
         """Return the document with these remarks below its caption note."""
         return replace(self, remarks=remarks)
 
-    def write(self, page: str | Path, markdown: str | Path, latex: str | Path | None = None) -> None:
+    def write(
+        self, page: str | Path, markdown: str | Path, latex: str | Path | None = None, *, data: Sequence[str | Path] = ()
+    ) -> None:
         """Write the document.
 
         Args:
             page: path of the HTML page.
             markdown: path of the Markdown file.
             latex: path of the LaTeX file, if it is needed.
+            data: files with the numbers and their record. The page links to them, so they lie in its folder.
         """
-        contents = {page: self.html(), markdown: self.markdown()} | ({latex: self.latex()} if latex is not None else {})
+        contents = {markdown: self.markdown()} | ({latex: self.latex()} if latex is not None else {})
+        contents[page] = self.html([Path(file).name for file in (*data, *contents)])
         for path, content in contents.items():
             with sealed_write(path) as temporary:
                 temporary.write_text(content, encoding="utf-8")
+
+    def html(self, files: Sequence[str] = ()) -> str:
+        """Return the document as a whole web page, with links to files in its folder."""
+        return fill_template("document.html.j2", title=self.title, document=self, files=files)
 
     def markdown(self) -> str:
         """Return the document as Markdown with pipe tables."""
         blocks = [f"# {self.title}", f"**{self.caption_note}**", *(f"**Remark:** {remark}" for remark in self.remarks)]
         for part in self.parts:
             delimiters = ["---" if alignment == "left" else "---:" for alignment in part.alignments()]
-            lines = [list(part.table.columns), delimiters, *part.lines()]
-            body = ["| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines]
-            blocks += [f"## {part.heading}", "\n".join(body), *part.notes]
+            cells = [
+                [f"**{_markdown(cell)}**" if part.is_best(row, column) else _markdown(cell) for column, cell in enumerate(line)]
+                for row, line in enumerate(part.lines())
+            ]
+            lines = [[_markdown(name) for name in part.table.columns], delimiters, *cells]
+            body = ["| " + " | ".join(line) + " |" for line in lines]
+            blocks += [f"## {part.heading}", "\n".join(body), *part.all_notes()]
         return "\n\n".join(blocks) + "\n"
-
-    def html(self) -> str:
-        """Return the document as a whole web page."""
-        return web_page(self.title, f"<h1>{html.escape(self.title)}</h1>\n{self.body()}")
-
-    def body(self) -> str:
-        """Return the document as HTML without title and page."""
-        remarks = "".join(f"<p><strong>Remark:</strong> {html.escape(remark)}</p>\n" for remark in self.remarks)
-        note = f"<p><strong>{html.escape(self.caption_note)}</strong></p>\n"
-        return note + remarks + "".join(part.html() for part in self.parts)
 
     def latex(self) -> str:
         r"""Return one table environment per part, with the notes below it and the remarks below the first.
@@ -141,24 +135,29 @@ class Document:
         return f"% {self.title}. Needs \\usepackage{{booktabs}}.\n" + "\n".join(parts)
 
 
-def web_page(title: str, body: str, style: str = STYLE) -> str:
-    """Return a whole web page.
+def read_document(page: str | Path, heading_levels: int) -> str:
+    """Return the content of a page that `Document.write` has written, as HTML without title, links and page.
 
     Args:
-        title: title as text.
-        body: content as HTML.
-        style: CSS.
+        page: path of the page.
+        heading_levels: by how many levels headings are lowered, for use within another page.
+
+    Raises:
+        DamagedFileError: the page differs from its seal.
     """
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style></head>\n<body>{body}</body></html>\n"
-    )
+    text = read_sealed(page).decode("utf-8")
+    content = text.partition('<div class="document">')[2].partition("</div><!-- document -->")[0]
+    return re.sub(r"(</?h)([2-6])>", lambda match: f"{match[1]}{min(int(match[2]) + heading_levels, 6)}>", content)
 
 
 def _latex_part(part: Part, first_notes: Sequence[str]) -> str:
     columns = "".join(alignment[0] for alignment in part.alignments())
-    lines = [" & ".join(_latex(cell) for cell in line) + r" \\" for line in [list(part.table.columns), *part.lines()]]
-    notes = " ".join(_latex(note) for note in (*first_notes, *part.notes))
+    cells = [
+        [rf"\textbf{{{_latex(cell)}}}" if part.is_best(row, column) else _latex(cell) for column, cell in enumerate(line)]
+        for row, line in enumerate(part.lines())
+    ]
+    lines = [" & ".join(line) + r" \\" for line in [[_latex(name) for name in part.table.columns], *cells]]
+    notes = " ".join(_latex(note) for note in (*first_notes, *part.all_notes()))
     return "\n".join(
         [
             r"\begin{table}",

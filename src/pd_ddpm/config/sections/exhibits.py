@@ -106,6 +106,14 @@ class LeakTable(Section):
     )
 
 
+class IndexPage(Section):
+    """Page of all results, index.html."""
+
+    slices: Count = Field(
+        description="Largest number of slices of a test case in the page's browser; more are thinned out evenly."
+    )
+
+
 class Claims(Section):
     """Which row of Table 1 has which role in the paper's claims; null: claims about that role are not tested."""
 
@@ -129,4 +137,5 @@ class Exhibits(Section):
     leak: LeakTable | None = Field(
         description="The leak table and its figure, leak.csv and leak.pdf; null: there are none. config/leak.yaml sets it."
     )
+    index: IndexPage
     claims: Claims

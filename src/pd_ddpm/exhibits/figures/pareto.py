@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from pd_ddpm.evaluation.scores import name_trainings
 from pd_ddpm.evaluation.statistics import CASE, TRAINING, standard_error
 from pd_ddpm.exhibits.figures import style
+from pd_ddpm.exhibits.figures.log_axis import label_log_axis
 
 COSTS = {"seconds": "Seconds per case", "network_evaluations": "Network evaluations per slice"}
 FRONTS = {"seconds": "on_front_seconds", "network_evaluations": "on_front_evaluations"}
@@ -21,9 +21,6 @@ FRONTS = {"seconds": "on_front_seconds", "network_evaluations": "on_front_evalua
 # Methods without a reverse chain evaluate their network once per member.
 ONE_PASS = "one pass"
 MARKERS = {"ancestral": "o", "ddim": "^", ONE_PASS: "s"}
-
-# Leading digits of the labels of a logarithmic axis, fewest first.
-DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(10, 100) / 10))
 
 
 def pareto_numbers(ensembles: pd.DataFrame, description: pd.DataFrame, members: Sequence[int]) -> pd.DataFrame:
@@ -97,40 +94,13 @@ def pareto(numbers: pd.DataFrame, caption_note: str) -> Figure:
         axis.margins(x=0.08)
         _draw_points(axis, points, cost)
         _draw_front(axis, points[points[FRONTS[cost]]].sort_values([cost, "dice"]), cost, key)
-        _label_ticks(axis)
+        label_log_axis(axis.xaxis)
         axis.set_xlabel(COSTS[cost])
     axes[0].set_ylabel("Dice, mean over cases")
     title = f"{caption_note}. Thin lines: one method with more members; ringed: on the Pareto front"
     figure.suptitle(title, fontsize="small", x=0.01, ha="left")
     _add_legends(figure, points, [f"{key[row.method]}: {_name(row)}" for row in _rows(on_a_front)])
     return figure
-
-
-def log_ticks(low: float, high: float) -> np.ndarray:
-    """Return round positions between two positive numbers, so few that their labels do not overlap on a logarithmic axis.
-
-    Args:
-        low: lower end of the axis.
-        high: upper end of the axis.
-
-    Returns:
-        The powers of ten if at least three are on the axis, otherwise more positions in each decade. A range without round
-        positions has its two ends, rounded.
-    """
-    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for digits in DIGITS:
-        positions = np.outer(powers, digits).ravel()
-        positions = positions[(positions >= low) & (positions <= high)]
-        if len(positions) >= 3:
-            return positions[:: -(-len(positions) // 7)]
-    return np.array([float(f"{end:.3g}") for end in (low, high)])
-
-
-def _label_ticks(axis: Axes) -> None:
-    """Label a logarithmic axis with plain numbers. Matplotlib's own labels of minor ticks overlap."""
-    axis.xaxis.set_major_locator(FixedLocator(log_ticks(*axis.get_xlim())))
-    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _draw_points(axis: Axes, points: pd.DataFrame, cost: str) -> None:

@@ -10,6 +10,7 @@ from pd_ddpm.evaluation.statistics import CASE, mean_interval, num_trainings
 
 # The four metrics in the paper's tables -> headings.
 PAPER_METRICS = {"dice": "Dice", "hd95_mm": "HD95 [mm]", "jaccard": "Jaccard", "lesion_f1": "F1"}
+LOWER_IS_BETTER = {"hd95_mm"}
 
 NO_BREAK_SPACE = "\u00a0"
 
@@ -133,3 +134,11 @@ def missing_hd95_note(table: pd.DataFrame, name: str) -> str:
     missing = table[table["cases_without_hd95"] > 0]
     listed = ", ".join(f"{row[name]} {row['cases_without_hd95']}" for _, row in missing.iterrows()) or "none"
     return f"Number of cases whose HD95 is undefined and left out of its mean: {listed}. {EMPTY_MASK_POLICY}"
+
+
+def best_rows(values: pd.Series) -> list[int]:
+    """Return the positions of the rows with the best value of a metric, whose name the series has; none if there is one row."""
+    if values.notna().sum() < 2:
+        return []
+    best = values.min() if values.name in LOWER_IS_BETTER else values.max()
+    return np.flatnonzero(values == best).tolist()

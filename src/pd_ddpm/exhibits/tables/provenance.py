@@ -75,6 +75,24 @@ def provenance_document(records: Mapping[str, Mapping[str, Any]], titles: Mappin
     return Document("Provenance", _headline(whole), [*parts, _software(all_versions)])
 
 
+def provenance_facts(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return labels and values that say in short how all exhibits were made, from exhibit -> run record."""
+    upstream = [_upstream_runs(record) for record in records.values()]
+    whole = summary(list({run["file"]: run for part in upstream for run in part["runs"]}.values()))
+    all_versions = [record["provenance"]["versions"] for record in records.values()]
+    all_versions += [versions for part in upstream for versions in part["versions"].values()]
+    software = _software(all_versions).table
+    return {
+        "Runs": _headline(whole),
+        "Commit": _joined(commit[:HASH_CHARACTERS] for commit in whole["git_commit"]) + ("+" if whole["git_changed"] else ""),
+        "Configuration": _joined(value[:HASH_CHARACTERS] for value in whole["config"]),
+        "Devices": _joined(whole["device"]),
+        "Precision": _joined(whole["precision"]),
+        "Seeds": _joined(whole["seed"]),
+        "Software": ", ".join(f"{row.Package} {row.Version}" for row in software.itertuples()),
+    }
+
+
 def _headline(whole: Mapping[str, Any]) -> str:
     """Return whether all runs agree, in one line."""
     text = f"{whole['runs']} networks and predictions, {_hours(whole['seconds'])} of wall time. "

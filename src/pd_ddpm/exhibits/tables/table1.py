@@ -20,6 +20,7 @@ from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
     PAPER_METRICS,
     PAPER_VALUES_NOTE,
+    best_rows,
     counts_and_cost,
     decimals,
     effect_and_interval,
@@ -163,7 +164,8 @@ def _scores_part(table: pd.DataFrame) -> Part:
         interval_note(int(table["trainings"].min())),
         missing_hd95_note(table, "method"),
     ]
-    return Part("Scores and cost", cells, notes)
+    best = {heading: best_rows(table[metric]) for metric, heading in PAPER_METRICS.items()}
+    return Part("Scores and cost", cells, notes, best=best)
 
 
 def _differences_part(table: pd.DataFrame, compared_with: str) -> Part:

@@ -13,6 +13,7 @@ from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
     PAPER_METRICS,
     PAPER_VALUES_NOTE,
+    best_rows,
     decimals,
     effect_and_interval,
     interval_note,
@@ -95,10 +96,9 @@ def table2_document(table: pd.DataFrame, caption_note: str) -> Document:
     cells = pd.DataFrame({"Pre-segmentation": table["presegmentation"]})
     rows = [row for _, row in table.iterrows()]
     cells["Its own Dice"] = [mean_and_deviation(row, "presegmentation_dice") for row in rows]
-    for metric, heading in PAPER_METRICS.items():
-        cells[f"PD-DDPM: {heading}" if metric == "dice" else heading] = [
-            mean_and_deviation(row, metric, decimals(metric)) for row in rows
-        ]
+    headings = PAPER_METRICS | {"dice": f"PD-DDPM: {PAPER_METRICS['dice']}"}
+    for metric, heading in headings.items():
+        cells[heading] = [mean_and_deviation(row, metric, decimals(metric)) for row in rows]
     cells["Gain in Dice (95 %)"] = [effect_and_interval(row, "gain") for row in rows]
     cells["Cases"] = table["cases"]
     notes = [
@@ -110,4 +110,5 @@ def table2_document(table: pd.DataFrame, caption_note: str) -> Document:
         missing_hd95_note(table, "presegmentation"),
     ]
     title = "Table 2: PD-DDPM from pre-segmentations of different quality"
-    return Document(title, caption_note, [Part("Scores", cells, notes)])
+    best = {heading: best_rows(table[metric]) for metric, heading in headings.items()}
+    return Document(title, caption_note, [Part("Scores", cells, notes, best=best)])

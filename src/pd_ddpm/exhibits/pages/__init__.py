@@ -1,0 +1,1 @@
+"""Web pages: the browser of slices, the index of all results, and the templates that they share."""

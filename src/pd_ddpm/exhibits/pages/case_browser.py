@@ -1,0 +1,148 @@
+"""Browser of all test cases: the masks and the uncertainty of each method next to the ground truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pd_ddpm.config.run import Run
+from pd_ddpm.data.nifti.read import read_array
+from pd_ddpm.data.prepared import read_ground_truth, read_scan
+from pd_ddpm.evaluation.metrics import LESION, OTHER_PATHOLOGY
+from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.pages.browser import (
+    MASK_COLOUR,
+    OTHER_COLOUR,
+    SECOND_COLOUR,
+    BrowserScan,
+    Panel,
+    Toggle,
+    browser_data,
+    files_in,
+)
+from pd_ddpm.exhibits.tables.cells import best_rows
+from pd_ddpm.inference.prediction_store import read_predictions
+from pd_ddpm.runtime.progress import progress
+
+PANEL_PIXELS = 220
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """Where the scans and results of the test cases are.
+
+    Attributes:
+        prepared: folder of the prepared cases.
+        channel: name of their first channel.
+        manifests: table of the predictions of each run.
+        scores: table of the scores of each run.
+        labels: method -> label, in the order of the panels.
+        max_slices: largest number of slices of a case.
+    """
+
+    prepared: Path
+    channel: str
+    manifests: Sequence[str]
+    scores: Sequence[str]
+    labels: Mapping[str, str]
+    max_slices: int
+
+
+def case_rows(scores: Sequence[str]) -> pd.DataFrame:
+    """Return the scores of each method and case, from the first run that has the case, ordered by site and case."""
+    rows = read_scores(scores).sort_values(["split", "seed"]).drop_duplicates(["method", "case"])
+    return rows.sort_values(["site", "case"], kind="stable")
+
+
+def case_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return one row per case: its name, site, lesion load in ml, and the Dice of each method, the best of which are marked.
+
+    Args:
+        rows: rows of `case_rows`.
+        labels: method -> label, in the order of the columns.
+    """
+    table = []
+    for case, of_case in rows.groupby("case", sort=False):
+        dice = of_case.set_index("method")["dice"].reindex(labels)
+        best = best_rows(dice)
+        cells = [(f"{value:.3f}" if np.isfinite(value) else "", index in best) for index, value in enumerate(dice)]
+        first = of_case.iloc[0]
+        table.append({"case": case, "site": first["site"], "load_ml": f"{first['reference_volume_ml']:.1f}", "dice": cells})
+    return table
+
+
+def case_browser(source: CaseSource, rows: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """Write the images of all test cases into a folder, and return the data of their browser.
+
+    Args:
+        source: the results of the cases.
+        rows: rows of `case_rows`.
+        folder: folder for the images, next to the page.
+    """
+    runs = {(run.name, run.split, run.seed): (Path(path).parent, path) for path, run in _runs(source.manifests)}
+    contents, has_other = [], False
+    for case, of_case in progress(list(rows.groupby("case", sort=False)), "cases of the page"):
+        folders = {row.method: runs[row.method, row.split, row.seed] for row in of_case.itertuples()}
+        scan = _browser_scan(source, str(case), of_case.set_index("method"), folders)
+        has_other |= "other" in scan.masks
+        contents.append(scan.content(["axial"], source.max_slices, files_in(folder, str(case))))
+    reference = {"truth": "truth", "other": "other"}
+    panels = [Panel("scan", source.channel, "scan", reference)]
+    panels += [
+        Panel(method, label, "scan", {f"{method}-map": "map", **reference, f"{method}-mask": "mask"})
+        for method, label in source.labels.items()
+    ]
+    toggles = [
+        Toggle("mask", "Mask of the method", "M", MASK_COLOUR),
+        Toggle("truth", "Ground truth", "G", SECOND_COLOUR, width=2),
+        *([Toggle("other", "Other pathology, not scored", "O", OTHER_COLOUR, width=2)] if has_other else []),
+        Toggle("map", "Uncertainty", "U", None, is_on=False),
+    ]
+    kinds = {toggle.kind for toggle in toggles}
+    shown = [_with_kinds(panel, kinds) for panel in panels]
+    return browser_data(shown, toggles, contents, PANEL_PIXELS)
+
+
+def _runs(manifests: Sequence[str]) -> list[tuple[str, Run]]:
+    return [(path, Run.parse(path)) for path in manifests]
+
+
+def _with_kinds(panel: Panel, kinds: set[str]) -> Panel:
+    """Return a panel without the layers of kinds that no case has."""
+    layers = {key: kind for key, kind in panel.layers.items() if kind in kinds}
+    return Panel(panel.name, panel.heading, panel.scan, layers, panel.has_marks)
+
+
+def _browser_scan(source: CaseSource, case: str, rows: pd.DataFrame, folders: Mapping[str, tuple[Path, str]]) -> BrowserScan:
+    """Read a case with its ground truth and the results of all methods.
+
+    Args:
+        source: the results of the cases.
+        case: name of the case.
+        rows: its scores, indexed by method.
+        folders: method -> folder and table of its predictions.
+    """
+    labels = read_ground_truth(source.prepared, case)
+    masks = {"truth": labels == LESION}
+    if (labels == OTHER_PATHOLOGY).any():
+        masks["other"] = labels == OTHER_PATHOLOGY
+    first = rows.iloc[0]
+    maps, notes = {}, {"scan": f"{first['reference_volume_ml']:.1f} ml of lesions"}
+    for method, (predictions, manifest) in folders.items():
+        masks[f"{method}-mask"] = read_array(predictions / f"{case}_mask.nii.gz", mask=True) > 0
+        if read_predictions(manifest).loc[case, "samples"] > 1:
+            maps[f"{method}-map"] = read_array(predictions / f"{case}_uncertainty.nii.gz", mask=True)
+        notes[method] = f"Dice {rows.loc[method, 'dice']:.3f}"
+    description = f"site {first['site']}, {first['reference_volume_ml']:.1f} ml"
+    return BrowserScan(
+        scan=read_scan(source.prepared, case),
+        description=description,
+        channels={"scan": 0},
+        masks=masks,
+        maps=maps,
+        notes=notes,
+        marked=masks["truth"] if masks["truth"].any() else np.logical_or.reduce(list(masks.values())),
+    )
