@@ -125,6 +125,7 @@ rule fig2_uncertainty:
         labels=exhibits.labels(config, config["exhibits"]["table1"]),
         num_cases=config["exhibits"]["fig2_uncertainty"]["cases"],
         caption_note=figure_note,
+        title=EXHIBITS["fig2_uncertainty"].title,
         code=script_code("fig2_uncertainty"),
     script:
         "../workflow/scripts/fig2_uncertainty.py"
@@ -149,6 +150,7 @@ rule fig3_tprime:
     params:
         points=exhibits.figure3_points(config),
         caption_note=figure_note,
+        title=EXHIBITS["fig3_tprime"].title,
         code=script_code("fig3_tprime"),
     script:
         "../workflow/scripts/fig3_tprime.py"
@@ -173,6 +175,7 @@ rule fig4_ensemble:
         labels=exhibits.labels(config, [config["exhibits"]["fig4_ensemble"]["method"]]),
         samples=resolve.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
         caption_note=figure_note,
+        title=EXHIBITS["fig4_ensemble"].title,
         code=script_code("fig4_ensemble"),
     script:
         "../workflow/scripts/fig4_ensemble.py"
@@ -197,6 +200,7 @@ rule pareto:
         points=exhibits.pareto_points(config),
         members=config["exhibits"]["pareto"]["members"],
         caption_note=figure_note,
+        title=EXHIBITS["pareto"].title,
         code=script_code("pareto"),
     script:
         "../workflow/scripts/pareto.py"
@@ -221,6 +225,7 @@ rule probe_figure:
     params:
         labels=exhibits.probed_networks(config),
         caption_note=lambda wildcards: exhibits.figure_note(config, methods.networks_from(config, wildcards.dataset)),
+        title=EXHIBITS["probe"].title,
         code=script_code("probe_figure"),
     script:
         "../workflow/scripts/probe_figure.py"
@@ -244,6 +249,7 @@ rule training_curves:
         "../envs/scans-and-tables.yaml"
     params:
         caption_note=lambda wildcards: exhibits.figure_note(config, methods.networks_from(config, wildcards.dataset)),
+        title=EXHIBITS["training"].title,
         code=script_code("training_curves"),
     script:
         "../workflow/scripts/training_curves.py"
@@ -273,6 +279,7 @@ rule leak:
         from_noise=leak.noise_labels(config),
         caption_note=caption_note,
         figure_note=figure_note,
+        title=EXHIBITS["leak"].title,
         code=script_code("leak"),
     script:
         "../workflow/scripts/leak.py"

@@ -31,10 +31,16 @@ from pd_ddpm.config import resolve
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.preparation.resample import resample_to
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.deployment import predict_scan, scan_folder
 from pd_ddpm.deployment.bundle import BundleError, override_sampling, read_bundle, write_checksums
 from pd_ddpm.deployment.model_card import model_card
+from pd_ddpm.deployment.review_page import review_page
+from pd_ddpm.deployment.scan_checks import appearance_findings
+from pd_ddpm.deployment.scan_result import ScanResult
 from pd_ddpm.evaluation.score_cases import score_cases
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.ensemble import Segmentation
 from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.models import weights
 from pd_ddpm.models.factory import build_model
@@ -559,7 +565,7 @@ def test_predict_writes_table_and_record_that_match_the_mask(workflow, predict, 
 
 
 class Page(HTMLParser):
-    """The sources and the text of a page."""
+    """The sources and the text of a page, which links to itself only."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -569,7 +575,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         self.sources += [value for name, value in attributes if name in ("src", "href")]
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("link", "iframe")
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
@@ -577,20 +583,94 @@ class Page(HTMLParser):
 
 def test_review_page_needs_no_other_file(predict, page_file):
     predict("--name", "<b>A & B</b>")
-    page = Page(page_file.read_text(encoding="utf-8"))
-    assert len(page.sources) == 2
-    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    content = page_file.read_text(encoding="utf-8")
+    page = Page(content)
+    assert set(page.sources) == {"#browser"}
+    assert "http" not in content
+    assert content.count("data:image/jpeg;base64,") == 3 * 2  # orientations and channels
+    assert "<b>A" not in content
     text = " ".join(" ".join(page.words).split())
     for words in (
         "Research only. Not a medical device",
-        "Lesions of b_A_B_b",
+        "Lesions of <b>A & B</b>",
         "over 3 members",
         "How this prediction was made",
-        "model card",
+        "a model card",
         "Warnings about the scan",
         "the networks were trained on 3 cases only",
     ):
         assert words in text
+
+
+def test_review_page_has_the_name_of_the_output_folder_by_default(predict, page_file):
+    predict()
+    text = page_file.read_text(encoding="utf-8")
+    assert "<title>Lesions of out</title>" in text
+    assert "FLAIR.nii" not in text
+
+
+def result_of(members: np.ndarray) -> ScanResult:
+    """The result of a scan of 1 ml voxels with these members (X, Y, Z, K)."""
+    affine = np.diag([10.0, 10.0, 10.0, 1.0])
+    reference = nib.Nifti1Image(np.zeros(members.shape[:3], dtype=np.float32), affine)
+    scan = Scan("a", np.zeros((*members.shape[:3], 2), dtype=np.float32), np.ones(members.shape[:3], dtype=bool), reference)
+    return ScanResult(scan, Segmentation.from_members(members), [], Cost())
+
+
+def test_review_page_explains_volumes_outside_of_the_range(workflow):
+    """Three members mark one voxel in common and two of their own each: the mean marks one, each member three."""
+    members = np.zeros((8, 8, 2, 3), dtype=np.float32)
+    members[4, 4, 0] = 1
+    for number, place in enumerate(((3, 4), (4, 3), (5, 4))):
+        members[*place, :, number] = 1
+    description = read_bundle(workflow.bundle).description
+    text = review_page("a", result_of(members), description, {})
+    assert "1 lesion, 1.00 ml in total (3.00 to 3.00 ml over 3 members)" in text
+    assert "here it has a smaller volume than each of them" in text
+    assert "the volume of a lesion may lie outside of their range (here: 1)" in text
+    assert 'data-voxel="4,4,0"' in text
+    equal = review_page("a", result_of(members[..., [0, 0, 0]]), description, {})
+    assert "smaller volume" not in equal
+    assert "outside of their range" not in equal
+
+
+def test_predict_warns_of_skull_stripping_that_differs_from_the_training(workflow, predict, page_file, tmp_path):
+    """The training scans are noise outside of the head. A scan with zeros there was skull-stripped."""
+    words = "it is skull-stripped, but no training scan was"
+    predict()
+    assert words not in page_file.read_text(encoding="utf-8")
+    assert read_bundle(workflow.bundle).description["training"]["skull_stripped"] == 0
+    scan = shutil.copytree(workflow.scans / "p3", tmp_path / "stripped")
+    flair = nib.load(scan / "FLAIR.nii.gz")
+    values = flair.get_fdata(dtype=np.float32)
+    save(scan / "FLAIR.nii.gz", np.where(values > 100, values, 0).astype(np.float32), flair.affine)
+    predict("--overwrite", scan=scan)
+    assert words in page_file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("stripped_cases", "is_stripped", "words"),
+    [
+        (0, True, "it is skull-stripped"),
+        (0, False, ""),
+        (4, False, "it shows the skull"),
+        (4, True, ""),
+        (2, True, ""),
+        (2, False, ""),
+        (None, True, ""),
+    ],
+)
+def test_appearance_findings_compare_with_the_training(stripped_cases, is_stripped, words):
+    random = np.random.default_rng(0)
+    brain = np.zeros((30, 30, 4), dtype=bool)
+    brain[10:20, 10:20] = True
+    image = random.normal(size=(*brain.shape, 1)).astype(np.float32)
+    image[~brain] *= not is_stripped
+    scan = Scan("a", image, brain, nib.Nifti1Image(np.zeros(brain.shape, dtype=np.float32), np.diag([2.0, 2.0, 3.0, 1.0])))
+    training = {"cases": 4} | ({} if stripped_cases is None else {"skull_stripped": stripped_cases})
+    findings = list(appearance_findings("f.nii.gz", scan, training))
+    assert len(findings) == bool(words)
+    assert all(words in finding.finding for finding in findings)
 
 
 def test_predict_with_thick_slices_warns_on_the_page(workflow, predict, page_file, tmp_path):

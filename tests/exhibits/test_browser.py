@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pd_ddpm.data.prepared import read_ground_truth, read_scan
+from pd_ddpm.deployment.review_page import review_page
+from pd_ddpm.deployment.scan_result import ScanResult
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.pages.case_browser import CaseSource, case_browser, case_rows, case_table
 from pd_ddpm.exhibits.pages.index import IndexExhibit, IndexText, index_page
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.ensemble import Segmentation
 from pd_ddpm.runtime.files import write_json
 
 pytestmark = pytest.mark.browser
@@ -62,6 +68,11 @@ OUTSIDE = """() => [...document.querySelectorAll("body *")]
   .filter((element) => element.getBoundingClientRect().right > innerWidth + 1).map((element) => element.outerHTML)"""
 
 
+STAGE = {"method": "m", "network": "n", "settings": {"segmenter": "dropout", "samples": 3}}
+TRAINING = {"dataset": "d", "simulated": True, "cases": 2, "sites": {"s": 2}, "split": 0, "seed": 0}
+TRAINING |= {key: [1.0, 2.0] for key in ("in_plane_mm", "slice_distance_mm", "lesion_ml", "brain_ml")}
+
+
 def write_predictions(results: Path, prepared: Path) -> None:
     """Write masks, maps, manifests and scores of two methods for the cases four and five; one has uncertainty."""
     random = np.random.default_rng(1)
@@ -102,7 +113,7 @@ def write_exhibits(results: Path) -> list[IndexExhibit]:
     style.apply()
     figure, axis = plt.subplots()
     axis.plot([0, 1])
-    style.save(figure, results / "fig.pdf", results / "fig.png")
+    style.save(figure, results / "fig.pdf", results / "fig.png", "Figure 9")
     plt.close(figure)
     exhibits.append(IndexExhibit("fig", "Figure 9", "A caption. More.", ["fig.png", "fig.pdf", "fig.csv", "fig.json"]))
     for exhibit in exhibits:
@@ -127,6 +138,20 @@ def index(prepared: Path, tmp_path: Path) -> Path:
     page = index_page(results, text, exhibits, browser, case_table(rows, METHODS))
     (results / "index.html").write_text(page, encoding="utf-8")
     return results / "index.html"
+
+
+@pytest.fixture
+def review(prepared: Path, tmp_path: Path) -> Path:
+    """The review page of one scan with three members, two of which mark the ground truth."""
+    scan = read_scan(prepared, "four")
+    truth = read_ground_truth(prepared, "four") == 1
+    members = np.stack([truth, truth, np.roll(truth, 3, axis=1)], axis=-1).astype(np.float32)
+    result = ScanResult(scan, Segmentation.from_members(members), [], Cost())
+    description = {"name": "b", "licence": "none", "made_by": "test", "stages": [STAGE], "orientation": "LPS"}
+    description |= {"training": TRAINING, "scores": {"cases": 1, "metrics": {}, "sites": {}, "worst": []}}
+    description |= {"preparation": {"channels": ["FLAIR", "T1"], "interpolator": "linear", "normalisation": "none"}}
+    (tmp_path / "quality.html").write_text(review_page("patient 07", result, description, {"Seed": "0"}), encoding="utf-8")
+    return tmp_path / "quality.html"
 
 
 @pytest.fixture(scope="session")
@@ -299,3 +324,36 @@ def test_controls_and_pictures_have_names_and_headings_an_order(open_page, index
     assert targets
     identifiers = window.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_review_page_shows_three_orientations_and_the_slices_of_a_lesion(open_page, review: Path) -> None:
+    page = open_page(review)
+    window, output = page.window, page.window.locator("[data-output='slice']")
+    pictures = []
+    for name in ("axial", "coronal", "sagittal"):
+        window.get_by_role("radio", name=name).check()
+        assert output.text_content().startswith(name)
+        pictures.append(picture(window, 1))
+    assert pictures[0].pixels.shape != pictures[1].pixels.shape != pictures[2].pixels.shape
+    link = window.locator("[data-voxel]").first
+    voxel = [int(index) for index in link.get_attribute("data-voxel").split(",")]
+    link.click()
+    shown = {}
+    for name in ("axial", "coronal", "sagittal"):
+        window.get_by_role("radio", name=name).check()
+        axis, index = re.search(r"\((\w) = (\d+) ", output.text_content()).groups()
+        shown[axis] = int(index)
+    assert shown == dict(zip("ijk", voxel, strict=True))
+    assert page.messages == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [review.as_uri()]
+
+
+def test_review_page_is_accessible_in_the_light_and_in_the_dark(open_page, review: Path) -> None:
+    for scheme in ("light", "dark"):
+        window = open_page(review, 420, scheme).window
+        assert window.evaluate(NAMELESS) == []
+        assert [entry for entry in window.evaluate(CONTRASTS) if entry[0] < 4.5] == []
+        assert window.evaluate("document.documentElement.scrollWidth") <= 420
+        assert window.evaluate(OUTSIDE) == []
+    headings = window.locator(".panels figcaption").all_text_contents()
+    assert [" ".join(text.split()) for text in headings] == ["FLAIR", "FLAIR with masks", "Uncertainty", "T1"]

@@ -17,7 +17,12 @@ def main(job) -> None:
     cases = read_figure_cases(scores, Path(job.input.cases).parent, manifests, job.params.labels, job.params.num_cases)
     numbers = fig2_numbers(cases)
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
-    style.save(fig2_uncertainty(numbers, figure_caption(job.params.caption_note, scores)), job.output.pdf, job.output.png)
+    style.save(
+        fig2_uncertainty(numbers, figure_caption(job.params.caption_note, scores)),
+        job.output.pdf,
+        job.output.png,
+        job.params.title,
+    )
 
 
 if __name__ == "__main__":

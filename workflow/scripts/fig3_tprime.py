@@ -16,7 +16,7 @@ def main(job) -> None:
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
     caption = figure_caption(job.params.caption_note, scores)
     figure = fig3_tprime(numbers, caption, paper_best_t_start(pd.read_csv(job.input.printed)))
-    style.save(figure, job.output.pdf, job.output.png)
+    style.save(figure, job.output.pdf, job.output.png, job.params.title)
 
 
 if __name__ == "__main__":

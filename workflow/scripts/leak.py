@@ -28,7 +28,9 @@ def main(job) -> None:
     remarks += [*flattening_remarks(job.input.histories, job.params.users), *collapse_remarks(scores, job.params.from_noise)]
     data = [job.output.table, job.output.record, job.output.pdf]
     document.with_remarks(remarks).write(job.output.page, job.output.markdown, data=data)
-    style.save(leak_figure(table, figure_caption(job.params.figure_note, scores)), job.output.pdf, job.output.png)
+    style.save(
+        leak_figure(table, figure_caption(job.params.figure_note, scores)), job.output.pdf, job.output.png, job.params.title
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ def main(job) -> None:
     ensembles = read_scores(job.input.ensembles)
     numbers = pareto_numbers(ensembles, pd.DataFrame(job.params.points), job.params.members)
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
-    style.save(pareto(numbers, figure_caption(job.params.caption_note, ensembles)), job.output.pdf, job.output.png)
+    style.save(
+        pareto(numbers, figure_caption(job.params.caption_note, ensembles)), job.output.pdf, job.output.png, job.params.title
+    )
 
 
 if __name__ == "__main__":

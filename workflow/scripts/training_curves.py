@@ -9,7 +9,7 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 def main(job) -> None:
     numbers = training_numbers(job.input.histories)
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
-    style.save(training_curves(numbers, job.params.caption_note), job.output.pdf, job.output.png)
+    style.save(training_curves(numbers, job.params.caption_note), job.output.pdf, job.output.png, job.params.title)
 
 
 if __name__ == "__main__":

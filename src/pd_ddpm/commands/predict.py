@@ -55,7 +55,10 @@ def add(commands: Commands) -> None:
     predict.add_argument("--transform", action="append", default=[], metavar="NAME=FILE", help="transform of that image")
     predict.add_argument("--model", type=user_path, required=True, metavar="BUNDLE", help="folder made by `pd-ddpm export`")
     predict.add_argument("--output", type=user_path, required=True, metavar="DIR", help="folder for the results")
-    predict.add_argument("--name", help="name of the scan, for the page and the noise; default: name of the first file")
+    predict.add_argument(
+        "--name",
+        help="name of the scan; default: on the page that of the output folder, for the noise that of the first file",
+    )
     predict.add_argument("--members", type=int, metavar="K", help="number of ensemble members; default: the bundle's")
     predict.add_argument("--t-start", type=int, metavar="T'", help="start timestep of the reverse chain; default: the bundle's")
     predict.add_argument("--steps", type=int, metavar="N", help="number of reverse steps; default: the bundle's")
@@ -94,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         "device": options.device,
         "version": version("pd-ddpm"),
     }
-    folder = ScanFolder(options.output, case, fingerprint_inputs)
+    folder = ScanFolder(options.output, case, fingerprint_inputs, options.name or "")
     if folder.is_finished() and not options.overwrite:
         print(f"{options.output}: this prediction is already complete. Nothing was done.")
         return 0
@@ -120,6 +123,7 @@ def _segment(
     import torch
 
     from pd_ddpm.deployment.predict_scan import LoadedStage, sample_members
+    from pd_ddpm.deployment.scan_checks import appearance_findings
     from pd_ddpm.deployment.scan_result import ScanResult
     from pd_ddpm.inference.ensemble import Segmentation
     from pd_ddpm.runtime.code_version import code_version
@@ -132,6 +136,7 @@ def _segment(
     loaded = [LoadedStage.from_bundle(bundle, stage, seeds[stage.method], device, options.precision) for stage in stages]
     precision = loaded[-1].precision
     scan = folder.read(bundle)
+    findings = [*findings, *appearance_findings(folder.case[bundle.channels[0]], scan, bundle.description["training"])]
     kept = f"Members that are already sampled are kept in {folder.partial_dir}. Run the command again with a lower --batch."
     with explain_memory_shortage(folder.name, {"--batch": options.batch}, precision, kept):
         members, cost = sample_members(

@@ -102,6 +102,7 @@ class TrainingContent(_Open):
     slice_distance_mm: Interval
     lesion_ml: Interval
     brain_ml: Interval
+    skull_stripped: Index | None = None  # earlier versions did not write it
 
 
 class MetricContent(_Open):

@@ -1,14 +1,15 @@
 """Export a trained method from the results of a dataset as a bundle."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config.run import Run
-from pd_ddpm.data.prepared import cases_by_role
+from pd_ddpm.data.prepared import cases_by_role, read_scan
+from pd_ddpm.data.skull_stripping import is_skull_stripped
 from pd_ddpm.deployment import bundle as bundles
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage
 from pd_ddpm.deployment.model_card import INTENDED_USE, model_card, summarise_scores, summarise_training
@@ -107,10 +108,17 @@ def _description(results: Path, run: Run, stages: list[Stage], licence: str | No
         # Networks need scans in the orientation of their training scans, whether or not the configuration reoriented those.
         orientation=training_cases["orientation"].iloc[0],
         training=summarise_training(training_cases)
-        | {"dataset": source["name"], "simulated": source["simulated"], "split": run.split, "seed": run.seed},
+        | {"dataset": source["name"], "simulated": source["simulated"], "split": run.split, "seed": run.seed}
+        | {"skull_stripped": _num_skull_stripped(results / "cases", training_cases["case"])},
         scores=summarise_scores(read_scores([scores])),
         record={key: metadata[key] for key in ("provenance", "made_from") if key in metadata},
     )
+
+
+def _num_skull_stripped(folder: Path, cases: Iterable[str]) -> int:
+    """Return how many of these prepared cases are skull-stripped."""
+    scans = (read_scan(folder, str(case)) for case in cases)
+    return sum(is_skull_stripped(scan.image[..., 0], scan.brain, scan.spacing_mm) is True for scan in scans)
 
 
 def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:

@@ -160,6 +160,7 @@ def _training_part(training: Mapping[str, Any]) -> Part:
         "Slice distance": interval("slice_distance_mm", "mm", 2),
         "Lesion volume": interval("lesion_ml", "ml", 1),
         "Brain volume": interval("brain_ml", "ml", 0),
+        **({"Skull-stripped": f"{training['skull_stripped']} of {training['cases']}"} if "skull_stripped" in training else {}),
     }
     return facts_part("Training data", rows)
 

@@ -1,100 +1,108 @@
 """Web page for reviewing one segmented scan. It needs no other files and no network."""
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pd_ddpm.deployment.model_card import facts_part, model_card, warning
 from pd_ddpm.deployment.scan_result import ScanResult
 from pd_ddpm.evaluation.lesion_table import num_minority_lesions
-from pd_ddpm.exhibits.document import STYLE, Part, web_page
-from pd_ddpm.exhibits.figures.scan_slices import registration_figure, slices_figure
+from pd_ddpm.exhibits.document import Part
+from pd_ddpm.exhibits.pages.browser import (
+    MASK_COLOUR,
+    OTHER_COLOUR,
+    SECOND_COLOUR,
+    BrowserScan,
+    Panel,
+    Toggle,
+    browser_data,
+    embedded,
+)
+from pd_ddpm.exhibits.pages.sheets import ORIENTATIONS
+from pd_ddpm.exhibits.pages.template import fill_template
 
 MAX_LISTED_LESIONS = 40
-PAGE_STYLE = STYLE + (
-    "img{max-width:100%;background:black}.banner{background:#fdf1d0;border-left:.4em solid #E69F00;padding:.6em 1em}"
-    ".volume{font-size:1.3em}details{margin:1em 0}summary{cursor:pointer;font-weight:bold}"
-)
+MAX_SLICES = 256  # of an orientation; more than any usual scan has
+PANEL_PIXELS = 300  # four panels in a row of a usual window
+OUTSIDE_THE_RANGE = "The mask is the mean of the members, thresholded. It is none of their own masks"
 
 
-def review_page(result: ScanResult, description: Mapping[str, Any], facts: Mapping[str, str]) -> str:
+def review_page(title: str, result: ScanResult, description: Mapping[str, Any], facts: Mapping[str, str]) -> str:
     """Return the page as HTML.
 
     Args:
+        title: name of the scan.
         result: the segmented scan.
         description: content of the bundle's bundle.json.
         facts: how the prediction was made, as labels and values.
     """
-    title = f"Lesions of {result.scan.case}"
-    channels = description["preparation"]["channels"]
-    slices = slices_figure(result.scan, result.segmentation)
-    blocks = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="banner"><strong>{html.escape(warning(description))}</strong></p>',
-        _summary(result),
-        _warnings(result.warnings),
-        "<h2>Slices</h2>",
-        _picture(slices, "Slices with the contours of the masks and the uncertainty maps"),
-        f"<p>{html.escape(_legend(result.segmentation.num_members))}</p>",
-        _lesions_part(result.lesions).html(),
-    ]
-    if len(channels) > 1:
-        blocks += [
-            "<h2>Alignment of the channels</h2>",
-            _picture(registration_figure(result.scan, channels), "All channels with the outline of the brain"),
-            "<p>The outline is the brain in the first channel. If another channel does not match it, the masks are not valid. "
-            "Check the header or the transform of that channel.</p>",
+    listed = result.lesions.head(MAX_LISTED_LESIONS)
+    return fill_template(
+        "review.html.j2",
+        title=f"Lesions of {title}",
+        warning=warning(description),
+        volume=_volume(result),
+        remarks=_remarks(result),
+        doubts=result.warnings,
+        browser=_browser(result, description["preparation"]["channels"]),
+        num_channels=len(description["preparation"]["channels"]),
+        lesions=_lesions_part(result.lesions),
+        voxels=[[row.voxel_i, row.voxel_j, row.voxel_k] for row in listed.itertuples()],
+        facts=facts_part("How this prediction was made", facts),
+        card=model_card(description),
+    )
+
+
+def _browser(result: ScanResult, channels: Sequence[str]) -> dict[str, Any]:
+    """Return the data of the browser: all channels, the outlines of mask and members, and the uncertainty."""
+    segmentation, scan = result.segmentation, result.scan
+    keys = {f"channel-{index}": index for index in range(len(channels))}
+    panels = [Panel(key, channels[index], key, {"brain": "brain"}) for key, index in keys.items()]
+    masks, maps = {"brain": scan.brain, "mask": segmentation.mask}, {}
+    toggles = [Toggle("mask", "Mask of the ensemble", "M", MASK_COLOUR)]
+    outlines = {"mask": "mask"}
+    if segmentation.num_members > 1:
+        masks["union"], maps["map"] = segmentation.union, segmentation.variance
+        toggles += [
+            Toggle("union", "Marked by at least one member", "A", SECOND_COLOUR, width=2),
+            Toggle("map", "Uncertainty", "U", None),
         ]
-    card = model_card(description)
-    blocks += [
-        facts_part("How this prediction was made", facts).html(),
-        f"<details><summary>{html.escape(card.title)}</summary>\n{card.body()}</details>",
-    ]
-    return web_page(title, "\n".join(["", *blocks, ""]), PAGE_STYLE)
+        outlines = {"union": "union", "mask": "mask"}
+    panels.insert(1, Panel("masks", f"{channels[0]} with masks", "channel-0", outlines | {"brain": "brain"}))
+    if maps:
+        panels.insert(2, Panel("map", "Uncertainty", "channel-0", {"map": "map"}))
+    toggles.append(Toggle("brain", "Brain", "B", OTHER_COLOUR, is_on=False))
+    # If the ensemble marks nothing, the browser begins where single members mark something.
+    marked = segmentation.mask if segmentation.mask.any() else segmentation.union
+    content = BrowserScan(scan, "", keys, masks, maps, {}, marked)
+    return browser_data(panels, toggles, [content.content(ORIENTATIONS, MAX_SLICES, embedded)], PANEL_PIXELS)
 
 
-def _summary(result: ScanResult) -> str:
-    """Return the number of lesions and the lesion volume with its range over members, as HTML."""
+def _volume(result: ScanResult) -> str:
+    """Return the number of lesions and the lesion volume with its range over members."""
     volume, low, high = result.volumes_ml
     num_members, num_lesions = result.segmentation.num_members, len(result.lesions)
     text = f"{num_lesions} lesion{'' if num_lesions == 1 else 's'}, {volume:.2f} ml in total"
-    if num_members == 1:
-        return f'<p class="volume">{text}</p>\n<p>One member: no range and no uncertainty map.</p>'
-    num_minority = num_minority_lesions(result.segmentation, result.scan.spacing_mm)
-    minority = f"{num_minority} further location{' is' if num_minority == 1 else 's are'}"
-    outside = (
-        ""
-        if low <= volume <= high
-        else " The mask is the thresholded mean of the members, so its volume may lie outside the range."
-    )
-    return (
-        f'<p class="volume">{text} ({low:.2f} to {high:.2f} ml over {num_members} members)</p>\n'
-        f"<p>{minority} marked by at least one member, but not by the mean of all members. The range covers the members' own "
-        f"masks. It measures their disagreement, not their error.{outside}</p>"
-    )
+    return text if num_members == 1 else f"{text} ({low:.2f} to {high:.2f} ml over {num_members} members)"
 
 
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return "<p>The scan has passed all checks, and its properties are within the range of the training scans.</p>"
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in warnings)
-    return f"<h2>Warnings about the scan</h2>\n<ul>{items}</ul>"
-
-
-def _legend(num_members: int) -> str:
-    text = (
-        "Radiological convention: the patient's right is on the left of the picture, anterior is up. Yellow: the mask. Slices "
-        "are numbered from 0 along the file's third axis and spread evenly over those with lesions."
-    )
-    if num_members > 1:
-        text += " Blue: voxels that at least one member marks. Colours of the map follow the square root of the variance."
-    return text
+def _remarks(result: ScanResult) -> list[str]:
+    """Return what the volume means: sentences on the members, their range, and a volume outside of it."""
+    volume, low, high = result.volumes_ml
+    if result.segmentation.num_members == 1:
+        return ["One member: no range and no uncertainty map."]
+    count = num_minority_lesions(result.segmentation, result.scan.spacing_mm)
+    minority = f"{count} further location{' is' if count == 1 else 's are'}"
+    remarks = [
+        f"{minority} marked by at least one member, but not by the mean of all members. The range covers the members' own "
+        "masks. It measures their disagreement, not their error."
+    ]
+    if not low <= volume <= high:
+        remarks.append(
+            f"{OUTSIDE_THE_RANGE}: here it has a {'smaller' if volume < low else 'larger'} volume than each of them."
+        )
+    return remarks
 
 
 def _lesions_part(lesions: pd.DataFrame) -> Part:
@@ -117,10 +125,14 @@ def _lesions_part(lesions: pd.DataFrame) -> Part:
         }
     )
     notes = [
-        "Lesions are connected voxels (26-connectivity). Position: centre of the lesion in scanner coordinates, towards the "
-        "right, anterior and superior. Side: approximate, relative to the middle of the brain mask. All columns are in "
-        "lesions.csv."
+        "Lesions are connected voxels (26-connectivity). A lesion's number shows its slices in the browser above. Position: "
+        "centre of the lesion in scanner coordinates, towards the right, anterior and superior. Side: approximate, relative to "
+        "the middle of the brain mask. All columns are in lesions.csv."
     ]
+    is_outside = (listed["volume_ml"] < listed["volume_low_ml"]) | (listed["volume_ml"] > listed["volume_high_ml"])
+    if is_outside.any():
+        names = ", ".join(listed.loc[is_outside, "lesion"].astype(str))
+        notes.append(f"{OUTSIDE_THE_RANGE}, so the volume of a lesion may lie outside of their range (here: {names}).")
     if len(lesions) > MAX_LISTED_LESIONS:
         notes.insert(0, f"The {MAX_LISTED_LESIONS} largest of {len(lesions)} lesions.")
     return Part("Lesions", table, notes, left=["Side"])
@@ -137,12 +149,3 @@ def _ranges(table: pd.DataFrame, low: str, high: str, number_format: str) -> lis
 
 def _positions(table: pd.DataFrame, columns: Sequence[str], number_format: str) -> list[str]:
     return [", ".join(format(value, number_format) for value in row) for row in zip(*(table[c] for c in columns), strict=True)]
-
-
-def _picture(figure: Figure, alternative: str) -> str:
-    """Return a figure as an HTML image. Its format is JPEG, because PNG files of noisy scans are several times larger."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 88})
-    plt.close(figure)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/jpeg;base64,{encoded}" alt="{html.escape(alternative)}">'

@@ -5,6 +5,8 @@ from typing import Any
 
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Finding, Requirements
+from pd_ddpm.data.scan import Scan
+from pd_ddpm.data.skull_stripping import is_skull_stripped
 from pd_ddpm.deployment.bundle import Bundle
 
 FEW_TRAINING_CASES = 10
@@ -21,6 +23,29 @@ def check_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
         return examination.findings
     differences = _differences(case[bundle.channels[0]], examination.row, bundle.description["training"])
     return [*examination.findings, *differences]
+
+
+def appearance_findings(file: str, scan: Scan, training: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield a warning if a scan is skull-stripped and no training scan was, or the other way round.
+
+    Args:
+        file: path of the first channel.
+        scan: the scan as the networks receive it.
+        training: training data of the bundle. Bundles without `skull_stripped` are older than this check.
+    """
+    stripped_cases, is_stripped = (
+        training.get("skull_stripped"),
+        is_skull_stripped(scan.image[..., 0], scan.brain, scan.spacing_mm),
+    )
+    if stripped_cases is None or is_stripped is None:
+        return
+    if is_stripped and stripped_cases == 0:
+        problem, remedy = "it is skull-stripped, but no training scan was", "Use the scan with its skull"
+    elif not is_stripped and stripped_cases == training["cases"]:
+        problem, remedy = "it shows the skull, but all training scans were skull-stripped", "Remove the skull first"
+    else:
+        return
+    yield Finding("warning", "", file, problem, f"{remedy}, or check the masks with particular care")
 
 
 def _differences(file: str, row: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Finding]:

@@ -83,11 +83,13 @@ class ScanFolder:
         path: the folder.
         case: the scan, as a row of the case table.
         fingerprint_inputs: everything that the results depend on, except the scan.
+        title: name of the scan on its page; empty is that of the folder. It does not affect the results.
     """
 
     path: Path
     case: dict[str, str]
     fingerprint_inputs: Any
+    title: str = ""
 
     @property
     def name(self) -> str:
@@ -174,7 +176,7 @@ class ScanFolder:
         with atomic_write(self.path / "lesions.csv") as temporary:
             result.lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
         facts = self._facts(result, bundle, stages, execution)
-        page = review_page(result, bundle.description, facts)
+        page = review_page(self.title or self.path.resolve().name, result, bundle.description, facts)
         with atomic_write(self.path / "quality.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
         num_members = result.segmentation.num_members

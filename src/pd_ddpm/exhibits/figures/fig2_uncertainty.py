@@ -25,6 +25,7 @@ from pd_ddpm.exhibits.figures.radiological import MAP_COLOURS, grey_levels, writ
 # print, too.
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE, NOT_SCORED = "#F0E442", "#D55E00", "#56B4E9", "#009E73"
 SCAN_BRIGHTNESS = 0.55
+LEAST_SHARE = 0.05  # of the colour scale that is drawn; below it the scan is visible
 
 
 def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
@@ -44,6 +45,9 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
     # Few voxels have a large variance. The square root keeps small values visible, and the colour bar's ticks show it.
     scale = PowerNorm(0.5, 0, highest if highest > 0 else 0.25)
     note = f"{caption_note}. R, L: the patient's right and left; numbers: Dice of the whole case"
+    with_map = [label for label in methods if numbers[f"{label}_variance"].notna().any()]
+    if len(with_map) < len(methods):
+        note += "; no map: one member"
     page = _Page(len(cases), 2 + len(methods), height_mm / width_mm, note)
 
     def panel(case: int, row: int, column: int) -> Axes:
@@ -60,10 +64,11 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
         write_over(scan, 0.97, 0.98, "L", ha="right", va="top")
         page.text(index, 1, 0, case.description(index + 1))
         for column, label in enumerate(methods, start=2):
-            mask_panel, map_panel = panel(index, 0, column), panel(index, 1, column)
+            mask_panel = panel(index, 0, column)
             case.show(mask_panel, case.over_scan(case.comparison(label)))
-            write_over(mask_panel, 0.03, 0.02, f"{case.single(f'{label}_dice'):.3f}", ha="left", va="bottom")
-            _draw_map(map_panel, case, label, scale)
+            write_over(mask_panel, 0.03, 0.02, f"{case.single(f'{label}_dice'):.3f}", 5.5, ha="left", va="bottom")
+            if label in with_map:
+                case.show(panel(index, 1, column), case.map(label, scale))
         if index == 0:
             titles = ["FLAIR", "Reference", *methods]
             for column, title in enumerate(titles):
@@ -81,18 +86,6 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
             ScalarMappable(scale, MAP_COLOURS), "Uncertainty: variance of the lesion\nprobability over members (no unit)"
         )
     return page.figure
-
-
-def _draw_map(axis: Axes, case: "_Picture", label: str, scale: Normalize) -> None:
-    variance = case.array(f"{label}_variance")
-    if np.isnan(variance).all():
-        axis.set_facecolor("white")
-        axis.text(0.5, 0.5, "one member", transform=axis.transAxes, ha="center", va="center", fontsize=7, color="0.4")
-        return
-    case.show(axis, plt.get_cmap(MAP_COLOURS)(scale(variance))[..., :3])
-    brain = case.array("brain")
-    if brain.min() < brain.max():
-        axis.contour(case.x_mm, case.y_mm, brain, levels=[0.5], colors="0.65", linewidths=0.4)
 
 
 class _Picture:
@@ -135,6 +128,13 @@ class _Picture:
             painted[mask] = to_rgb(colour)
         return painted
 
+    def map(self, label: str, scale: Normalize) -> np.ndarray:
+        """Return the darkened scan (rows, columns, 3) with the variance of a method in the colours of this scale."""
+        share = scale(self.array(f"{label}_variance")).filled(0)
+        painted, is_shown = SCAN_BRIGHTNESS * self.grey, share >= LEAST_SHARE
+        painted[is_shown] = MAP_COLOURS(share[is_shown])[..., :3]
+        return painted
+
     def show(self, axis: Axes, picture: np.ndarray) -> None:
         """Draw a picture (rows, columns, 3) in mm. Without interpolation a PDF holds the pixels themselves."""
         right, bottom = self.width_mm / 2, self.height_mm / 2
@@ -146,18 +146,19 @@ class _Picture:
 class _Page:
     """Panels placed in inches: two rows per case, a note and titles above, legend and colour bar below."""
 
-    LEFT, TITLES, NOTE_LINE, BOTTOM, GAP, CASE_GAP = 0.22, 0.42, 0.13, 0.74, 0.03, 0.1
+    LEFT, TITLES, NOTE_LINE, BOTTOM, GAP, CASE_GAP = 0.05, 0.42, 0.13, 0.74, 0.03, 0.1
+    PRINT_WIDTH = 6.5  # of all panels, so that eleven fit the width of a page at full size
 
     def __init__(self, cases: int, columns: int, height_per_width: float, note: str):
         self.top = self.TITLES + self.NOTE_LINE * (note.count("\n") + 1)
-        self.width = float(np.clip(9.6 / columns, 0.8, 1.25))
+        self.width = float(np.clip(self.PRINT_WIDTH / columns, 0.55, 1.25))
         self.height = self.width * height_per_width
         self.size = (
             max(self.LEFT + columns * (self.width + self.GAP), 6.5),
             self.top + cases * (2 * (self.height + self.GAP) + self.CASE_GAP) + self.BOTTOM,
         )
         self.figure = plt.figure(figsize=self.size)
-        self.figure.text(*self._fraction(self.LEFT, 0.1), note, fontsize=7.5, va="top")
+        self.figure.text(*self._fraction(self.LEFT, 0.1), note, fontsize=7, va="top")
 
     def _corner(self, case: int, row: int, column: int) -> tuple[float, float]:
         """Return the upper left corner of a panel, in inches from the upper left of the page."""
@@ -183,7 +184,7 @@ class _Page:
 
     def title(self, column: int, text: str) -> None:
         left, top = self._corner(0, 0, column)
-        self.figure.text(*self._fraction(left + self.width / 2, top - 0.04), text, fontsize=7.5, ha="center", va="bottom")
+        self.figure.text(*self._fraction(left + self.width / 2, top - 0.04), text, fontsize=6, ha="center", va="bottom")
 
     def legend(self, handles: list[Patch]) -> None:
         corner = self._fraction(self.LEFT, self.size[1] - self.BOTTOM + 0.05)

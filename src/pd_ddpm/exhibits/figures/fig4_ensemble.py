@@ -111,7 +111,14 @@ def fig4_ensemble(numbers: pd.DataFrame, caption_note: str, samples: int) -> Fig
         raw, independent, bound = (1000 * rows[f"dice_sd_{kind}"] for kind in ("raw", "independent", "bound"))
         left.errorbar(size, dice, independent / 1000, capsize=2, elinewidth=0.8, label=label, **look)
         right.plot(size, independent, label=f"{label}: independent ensembles", **look)
-        right.plot(size, bound, color=colour, linewidth=0.9, linestyle=(0, (4, 2)), label=f"{label}: upper bound")
+        right.plot(
+            size,
+            bound,
+            color=colour,
+            linewidth=0.9,
+            linestyle=(0, (4, 2)),
+            label=f"{label}: upper bound, loose near the whole pool",
+        )
         right.plot(size, raw, color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)), label=f"{label}: raw, lower bound")
         right.fill_between(size, raw, bound, color=colour, alpha=0.12, linewidth=0)
         if np.isfinite(spread).all():

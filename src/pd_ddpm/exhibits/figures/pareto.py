@@ -126,7 +126,7 @@ def _draw_front(axis: Axes, front: pd.DataFrame, cost: str, key: Mapping[str, in
     begins = front["method"] != front["method"].shift()
     for row in _rows(front[begins]):
         position = {"xy": (getattr(row, cost), row.dice), "xytext": (-6, 4), "textcoords": "offset points"}
-        axis.annotate(str(key[row.method]), ha="right", va="bottom", fontsize="x-small", **position)
+        axis.annotate(str(key[row.method]), ha="right", va="bottom", fontsize=7, **position)
 
 
 def _add_legends(figure: Figure, points: pd.DataFrame, numbered: list[str]) -> None:
@@ -150,7 +150,7 @@ def _add_legends(figure: Figure, points: pd.DataFrame, numbered: list[str]) -> N
         # The numbered methods have no symbol, so no room is left for one.
         room = {"handlelength": 0, "handletextpad": 0, "markerscale": 0} if side == "right" else {}
         columns = 1 if side == "right" else 2
-        figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, fontsize="x-small", **room)
+        figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, fontsize=7, **room)
 
 
 def _name(row: NamedTuple) -> str:

@@ -1,14 +1,17 @@
 """Slices in radiological convention: the patient's left is on the right of the picture, anterior is up."""
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.patheffects import withStroke
 from nibabel.orientations import axcodes2ornt
 
 # Columns to the patient's left, rows to posterior, slices to superior.
 VIEW = axcodes2ornt(("L", "P", "S"))
 
-MAP_COLOURS = "inferno"
+# Colours of uncertainty, drawn over a darkened scan. Small values stay visible on it, and yellow is left to masks.
+MAP_COLOURS = ListedColormap(matplotlib.colormaps["inferno"](np.linspace(0.25, 0.85, 256)), "uncertainty")
 WINDOW_PERCENTILES = (1.0, 99.8)
 
 

@@ -87,15 +87,16 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
     return chosen
 
 
-def save(figure: Figure, pdf: str | Path, png: str | Path) -> None:
+def save(figure: Figure, pdf: str | Path, png: str | Path, title: str) -> None:
     """Write a figure as PDF and as PNG.
 
     Args:
         figure: the figure.
         pdf: path of the PDF. It has no time stamp, so that equal figures are equal files.
         png: path of the PNG.
+        title: title in the metadata of both.
     """
     with sealed_write(pdf) as temporary:
-        figure.savefig(temporary, metadata={"CreationDate": None})
+        figure.savefig(temporary, metadata={"CreationDate": None, "Title": title})
     with sealed_write(png) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, metadata={"Title": title})

@@ -8,7 +8,6 @@ import io
 from dataclasses import dataclass
 from typing import Any, Self
 
-import matplotlib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
@@ -22,7 +21,6 @@ JPEG_QUALITY = 82
 # The largest variance of values in [0, 1]. The colours of maps follow the square root of the variance.
 LARGEST_VARIANCE = 0.25
 MAP_LEVELS = 16
-COLOUR_RANGE = (0.25, 0.85)  # of the colour map: small values stay visible on a dark scan, and yellow is left to masks
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def map_sheet(slices: Slices, variance: np.ndarray) -> bytes | None:
 
 def map_colours() -> list[tuple[int, int, int]]:
     """Return the colours of a map above 0, from the smallest to the largest variance."""
-    colours = matplotlib.colormaps[MAP_COLOURS](np.linspace(*COLOUR_RANGE, MAP_LEVELS - 1), bytes=True)
+    colours = MAP_COLOURS(np.linspace(0, 1, MAP_LEVELS - 1), bytes=True)
     return [tuple(int(value) for value in colour[:3]) for colour in colours]
 
 
