@@ -197,7 +197,7 @@ def method_run(wildcards):
 
 
 def training_files(wildcards):
-    """Inputs of `train` in addition to the cases: the network that another one is initialised from."""
+    """Inputs of `train` in addition to the cases: the trained networks that it reads."""
     return inputs.training_inputs(config, network_run(wildcards), "results")
 
 

@@ -276,6 +276,7 @@ rule leak:
     params:
         rows=leak.leak_rows(config),
         users=leak.network_labels(config),
+        inner=leak.inner_networks(config),
         from_noise=leak.noise_labels(config),
         caption_note=caption_note,
         figure_note=figure_note,

@@ -88,7 +88,7 @@ def prepared(tmp_path: Path) -> Path:
         for name, array in (("image", image.astype(np.float32)), ("brain", brain.astype(np.uint8)), ("mask", labels)):
             nib.save(nib.Nifti1Image(array, affine), folder / f"{case}_{name}.nii.gz")
     (folder / "prepared.csv").write_text("\n".join(["case", *ROLES]) + "\n", encoding="utf-8")
-    roles = pd.DataFrame({"split": 0, "case": ROLES.keys(), "role": ROLES.values()})
+    roles = pd.DataFrame({"split": 0, "role": ROLES.values(), "case": ROLES.keys(), "site": "s", "patient": ROLES.keys()})
     roles.to_csv(folder / "splits.csv", index=False)
     return folder
 

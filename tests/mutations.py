@@ -196,7 +196,7 @@ FAULTS = [
         '.transform("nunique") > 2',
         "data",
     ),
-    Fault("split: folds are not stratified by site", "data/splits.py", "if stratify else", "if not stratify else", "data"),
+    Fault("split: folds are not stratified by site", "data/even_folds.py", "if stratify else", "if not stratify else", "data"),
     Fault("config: a misspelt key is accepted", "config/sections/base.py", 'extra="forbid"', 'extra="ignore"', "config"),
     Fault(
         "config: a start above t_max is accepted",
@@ -210,6 +210,20 @@ FAULTS = [
         "training/objectives/denoising.py",
         "segmentation_losses(output, batch, dice",
         "segmentation_losses(output, batch._replace(mask=diffused), dice",
+        "training/test_recycling.py",
+    ),
+    Fault(
+        "inner folds: a network is trained on the fold that it segments",
+        "training/job.py",
+        "if case not in left_out]",
+        "if case in left_out or case not in left_out]",
+        "training/test_out_of_fold.py",
+    ),
+    Fault(
+        "pre-segmentations: the network learns them",
+        "training/objectives/recycling.py",
+        "masks = masks.index_copy(0, rows, batch.presegmentation[rows])",
+        "masks = batch.mask.copy_(masks.index_copy(0, rows, batch.presegmentation[rows]))",
         "training/test_recycling.py",
     ),
     Fault(

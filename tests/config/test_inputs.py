@@ -19,7 +19,7 @@ from pd_ddpm.config.inputs import (
     training_histories,
     training_inputs,
 )
-from pd_ddpm.config.resolve import Config
+from pd_ddpm.config.resolve import Config, network
 from pd_ddpm.config.run import Run
 
 
@@ -34,6 +34,23 @@ def test_training_reads_the_presegmenter_of_its_validation(paper: Config) -> Non
         "presegmenter_metadata": "out/wmh/networks/attunet/split-1_seed-2/model.json",
     }
     assert training_inputs(paper, Run("wmh", "truncated-denoiser", 1, 2), "out") == {}
+
+
+def test_training_on_presegmentations_reads_one_network_for_each_inner_fold_of_its_split_and_seed() -> None:
+    shares = {"predicts": "mask", "presegmented_share": 0.5, "inner_folds": 2}
+    config = paper_configuration(networks={"denoiser": shares})
+    files = training_inputs(config, Run("wmh", "denoiser", 1, 2), "out")
+    folders = [f"out/wmh/networks/attunet@inner_fold={index}-of-2/split-1_seed-2" for index in (1, 2)]
+    assert files["inner_weights"] == [f"{folder}/model.safetensors" for folder in folders]
+    assert files["inner_metadata"] == [f"{folder}/model.json" for folder in folders]
+    assert "inner_weights" not in training_inputs(config, Run("wmh", "truncated-denoiser", 1, 2), "out")
+    inner = "attunet@inner_fold=2-of-2"
+    assert training_inputs(config, Run("wmh", inner, 1, 2), "out") == {}
+    assert network(config, inner) == network(config, "attunet") | {"inner_fold": "2-of-2"}
+    planned = exhibits.planned_networks(config)
+    assert [name for name in planned if "inner" in name] == ["attunet@inner_fold=1-of-2", inner]
+    assert len(cost_inputs(config, "wmh", "out")["network_metadata"]) == 5 * len(planned) == 45
+    assert inner not in exhibits.planned_networks(paper_configuration())
 
 
 def test_planned_networks_include_those_that_only_trainings_read() -> None:

@@ -30,6 +30,10 @@ def leak_section(**changes: Any) -> dict[str, Any]:
 
 def test_shipped_configuration_has_five_shares_with_and_without_skip_on_thirty_cases(config: Config) -> None:
     denoisers = [network(config, name) for name in config["exhibits"]["leak"]["denoisers"]]
+    presegmented = [settings for settings in denoisers if settings["presegmented_share"]]
+    shares = {(settings["recycled_share"], settings["presegmented_share"]) for settings in presegmented}
+    assert shares == {(0.0, 0.5), (0.0, 1.0), (0.5, 0.5)}
+    denoisers = [settings for settings in denoisers if settings not in presegmented]
     pairs = {(settings["recycled_share"], settings["likelihood_skip"]) for settings in denoisers}
     assert pairs == {(share, skip) for share in (0.0, 0.5, 0.75, 0.9, 1.0) for skip in (True, False)}
     varied = {"recycled_share", "likelihood_skip"}
@@ -47,7 +51,7 @@ def test_rows_are_the_presegmenter_and_each_denoiser_from_each_start(config: Con
     rows = leak.leak_rows(config)
     first = rows[0]
     assert (first["method"], first["denoiser"], first["share"], first["reference"]) == ("attunet", "AttUNet", None, None)
-    assert len(rows) == 1 + 10 * (4 + 1 + 1 + 2)
+    assert len(rows) == 1 + 13 * (4 + 1 + 1 + 2)
     assert len({row["method"] for row in rows}) == len(rows)
     of_one = {(row["start"], row["t_start"]): row for row in rows if row["network"] == "denoiser-75-skip"}
     assert {key: row["method"] for key, row in of_one.items()} == {
@@ -72,6 +76,31 @@ def test_reference_has_share_0_and_the_same_skip_and_start(config: Config) -> No
     assert mean == "mean-with-pd@denoiser=denoiser-0-skip"
     alone = configured(**leak_section(denoisers=["denoiser-50-skip", "denoiser-0-no-skip"]))
     assert all(row["reference"] is None for row in leak.leak_rows(alone))
+
+
+def test_reference_of_pre_segmentations_and_random_raters_is_the_denoiser_without_them() -> None:
+    more = {"networks": {"random": {"like": "denoiser-0-skip", "raters": "random"}}}
+    more |= leak_section(denoisers=["random", "denoiser-masks-50", "denoiser-50-masks-50", "denoiser-0-skip"])
+    rows = {row["method"]: row for row in leak.leak_rows(validate(overlay(load.read(FILE, {}), more)))}
+    for name in ("random", "denoiser-masks-50", "denoiser-50-masks-50"):
+        assert rows[f"pd-ddpm@network={name}"]["reference"] == "pd-ddpm@network=denoiser-0-skip"
+    assert rows["pd-ddpm@network=denoiser-0-skip"]["reference"] is None
+    row = rows["pd-ddpm@network=denoiser-50-masks-50"]
+    assert (row["denoiser"], row["presegmented_share"], row["raters"]) == ("share 0.5, pre-segmentations 0.5", 0.5, "first")
+    assert rows["pd-ddpm@network=random"]["denoiser"] == "share 0, random raters"
+
+
+def test_networks_of_inner_folds_are_those_of_the_denoisers_with_pre_segmentations(config: Config) -> None:
+    inner = leak.inner_networks(config)
+    folds = [f"attunet@inner_fold={index}-of-3" for index in (1, 2, 3)]
+    assert {name for name, parts in inner.items() if parts} == {
+        "denoiser-masks-50",
+        "denoiser-masks-100",
+        "denoiser-50-masks-50",
+    }
+    assert all(parts in ([], folds) for parts in inner.values())
+    histories = leak_inputs(config, "leak", "out")["histories"]
+    assert len(histories) == len(set(histories)) == 15 * (1 + 13 + 3)
 
 
 def test_labels_name_the_recycling_in_which_denoisers_differ(config: Config) -> None:
@@ -103,7 +132,7 @@ def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) ->
     files = leak_inputs(config, "leak", "out")
     runs = len(config["splits"]) * len(config["seeds"])
     assert len(files["scores"]) == runs * len(leak.leak_methods(config))
-    assert len(files["histories"]) == runs * (10 + 1)
+    assert len(files["histories"]) == runs * (1 + 13 + 3)
     assert "out/leak/networks/attunet/split-4_seed-2/training.csv" in files["histories"]
     assert (files["cases"], files["splits"]) == ("out/leak/cases/prepared.csv", "out/leak/splits.csv")
     assert set(leak.leak_methods(config)) <= set(exhibits.planned_methods(config))
@@ -121,7 +150,7 @@ def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) ->
         ),
         (
             {"denoisers": ["denoiser", "denoiser-0-skip"]},
-            ["share 0, likelihood_skip true stands for two denoisers", "differ in their recycling"],
+            ["share 0, likelihood_skip true stands for two denoisers", "differ in recycling, pre-segmentations or raters"],
         ),
         ({"presegmenter": "atunet"}, ["`exhibits.leak.presegmenter`", "Did you mean 'attunet'"]),
         ({"from_noise": "pd-ddpm"}, ["`exhibits.leak.from_noise`: 'pd-ddpm' does not start from noise"]),

@@ -10,6 +10,7 @@ from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
 
+PRESEGMENTED = {"presegmented_share": 0.5, "predicts": "mask"}
 MEAN = {"label": "Mean", "segmenter": "mean", "mean_of": ["ddpm", "attunet"], "denoiser": None}
 BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
@@ -70,7 +71,7 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ),
         (
             {"networks": {"denoiser": {"recycled_share": 0.75}}},
-            ["`networks.denoiser.recycled_share`: the ground truth must be the target", "Set `predicts: mask`"],
+            ["`networks.denoiser.recycled_share`: the target must be the ground truth", "Set `predicts: mask`"],
         ),
         (
             {"networks": {"denoiser": {"recycled_share": 0.75, "predicts": "mask", "t_max": 300}}},
@@ -80,6 +81,35 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             {"networks": {"truncated-denoiser": {"recycled_share": 0.75, "predicts": "mask"}}},
             ["recycled_from", "needs t = T = 1000, but t_max = 300", "Set `recycled_from: next` or raise `t_max`"],
         ),
+        (
+            {"networks": {"denoiser": {"presegmented_share": 0.5}}},
+            ["`networks.denoiser.presegmented_share`: the target must be", "`presegmented_share: 0`"],
+        ),
+        (
+            {"networks": {"denoiser": PRESEGMENTED | {"recycled_share": 0.75}}},
+            ["`networks.denoiser.presegmented_share`: 0.5 and recycled_share 0.75 are more than all", "Set 0.25 or less"],
+        ),
+        (
+            {"networks": {"denoiser": PRESEGMENTED | {"presegmented_by": "atunet"}}},
+            ["`networks.denoiser.presegmented_by`", "Did you mean 'attunet'"],
+        ),
+        (
+            {"networks": {"denoiser": PRESEGMENTED | {"presegmented_by": "probabilistic-unet"}}},
+            ["`networks.denoiser.presegmented_by`: the probabilistic_unet", "no deterministic mask", "attention_unet"],
+        ),
+        (
+            {
+                "networks": {
+                    "denoiser": PRESEGMENTED | {"presegmented_by": "second"},
+                    "second": {"like": "attunet", "initialise_from": "attunet"},
+                }
+            },
+            ["'second' begins with the weights of 'attunet', which has seen the cases", "`initialise_from: null`"],
+        ),
+        ({"networks": {"denoiser": {"inner_folds": 1}}}, ["`networks.denoiser.inner_folds`", "at least 2"]),
+        ({"networks": {"unet": {"inner_fold": "4-of-3"}}}, ["`networks.unet.inner_fold`: 4-of-3 is no part of several"]),
+        ({"networks": {"unet": {"inner_fold": "1-of-1"}}}, ["`networks.unet.inner_fold`: 1-of-1 is no part of several"]),
+        ({"networks": {"unet": {"inner_fold": "1/3"}}}, ["`networks.unet.inner_fold`", "Set text such as '1-of-3'"]),
         ({"networks": {"denoiser": {"recycled_share": 1.5}}}, ["`networks.denoiser.recycled_share`", "at most 1"]),
         ({"networks": {"denoiser": {"recycled_from": "T"}}}, ["`networks.denoiser.recycled_from`", "noise", "next"]),
         ({"sampling": {"reverse_steps": 4000}}, ["`methods.pd-ddpm.reverse_steps`: 4000"]),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from pd_ddpm.config.run import Run
 from pd_ddpm.evaluation.scores import by_training, select_method
 from pd_ddpm.evaluation.statistics import mean_interval
 from pd_ddpm.exhibits.figures.leak import leak_figure
-from pd_ddpm.exhibits.tables.leak import LeakRow, leak_document, leak_remark, leak_table
+from pd_ddpm.exhibits.tables.leak import LeakRow, leak_document, leak_table
+from pd_ddpm.exhibits.tables.leak_answer import add_answers, answer_sentence
 from pd_ddpm.exhibits.training_compute import compute_remark, training_seconds
 
 SPLITS, CASES = 3, 4
@@ -36,7 +38,9 @@ def rows(skip: bool = True) -> list[LeakRow]:
     for network, share in (("plain", 0.0), ("recycled", 0.75)):
         for suffix, start, t_start in (("@300", "pre-segmentation", 300), ("", "noise", 1000)):
             reference = None if network == "plain" else f"plain{suffix}"
-            found.append(LeakRow(network + suffix, network, f"share {share:g}", share, skip, start, t_start, reference))
+            found.append(
+                LeakRow(network + suffix, network, f"share {share:g}", share, skip, start, t_start, reference, 0.0, "first")
+            )
     return found
 
 
@@ -117,19 +121,52 @@ def test_leak_table_names_a_method_without_scores() -> None:
         leak_table(scores().query("method != 'recycled'"), rows(), FLOPS, SECONDS)
 
 
-def test_leak_remark_names_rows_above_the_presegmenter_and_those_with_honest_spread(table: pd.DataFrame) -> None:
-    # Only noise has an interval above zero: 0.04 ± 0.025. Its GED² is above that of share 0.
-    remark = leak_remark(table)
-    assert remark.startswith("Above AttUNet in Dice with a 95 % interval above zero: share 0.75, skip (noise, T' = 1000). ")
-    assert remark.endswith("those of share 0: none.")
-    honest = table.assign(ged_squared_to_share_0=table["ged_squared_to_share_0"] - 0.2)
-    assert leak_remark(honest).endswith("those of share 0: share 0.75, skip (noise, T' = 1000).")
-    every = honest.assign(dice_to_presegmenter_low=0.001)
-    assert "share 0, skip (pre-segmentation, T' = 300; noise, T' = 1000); share 0.75, skip (" in leak_remark(every)
-    worse = honest.assign(error_auroc_variance_to_share_0=-0.01)
-    assert leak_remark(worse).endswith("those of share 0: none.")
-    none = table.assign(dice_to_presegmenter_low=-0.01)
-    assert leak_remark(none) == "No row exceeds AttUNet in Dice with a 95 % interval above zero."
+def changed(table: pd.DataFrame, **columns: Any) -> pd.DataFrame:
+    """The table with other differences, and the answers that follow from them."""
+    return add_answers(table.assign(**columns))
+
+
+def test_answers_need_an_interval_above_zero_and_both_conditions_of_an_honest_spread(table: pd.DataFrame) -> None:
+    # Only noise with share 0.75 has an interval above zero: 0.04 ± 0.025. Its GED² is above that of share 0.
+    found = table.set_index("method")
+    names = ["exceeds_presegmenter", "ged_not_above", "auroc_not_below", "answers"]
+    assert found.loc["attunet", names].isna().all()
+    assert found.loc["plain", names].tolist() == [False, True, True, False]
+    assert found.loc["recycled@300", names].tolist() == [False, True, True, False]
+    assert found.loc["recycled", names].tolist() == [True, False, True, False]
+    honest = changed(table, ged_squared_to_share_0=table["ged_squared_to_share_0"] - 0.2).set_index("method")
+    assert honest["answers"].fillna(False).tolist() == [False, False, False, False, True]
+    worse = changed(table, ged_squared_to_share_0=-1.0, error_auroc_variance_to_share_0=-0.01).set_index("method")
+    assert worse.loc["recycled", names].tolist() == [True, True, False, False]
+
+
+def test_answer_of_a_row_without_reference_is_unknown(table: pd.DataFrame) -> None:
+    alone = changed(table, ged_squared_to_share_0=np.nan, error_auroc_variance_to_share_0=np.nan).set_index("method")
+    assert alone.loc["recycled", ["exceeds_presegmenter"]].tolist() == [True]
+    assert alone.loc["recycled", ["ged_not_above", "auroc_not_below", "answers"]].isna().all()
+    assert alone.loc["plain", ["ged_not_above", "auroc_not_below"]].tolist() == [True, True]
+    masks = changed(table, presegmented_share=0.5, ged_squared_to_share_0=np.nan).set_index("method")
+    assert pd.isna(masks.loc["plain", "ged_not_above"])  # its share of recycling is 0, but it is not the reference
+
+
+def test_answer_sentence_names_the_combinations_or_says_that_there_is_none(table: pd.DataFrame) -> None:
+    noise, chance = "share 0.75, skip (noise, T' = 1000)", "Of 4 combinations, 0.1 would lie above zero by chance alone."
+    assert answer_sentence(table) == (
+        "No combination exceeds AttUNet in Dice with a 95 % interval above zero and has an honest spread. Those that exceed it "
+        f"have a GED² above or an error AUROC below that of share 0: {noise}. {chance}"
+    )
+    honest = changed(table, ged_squared_to_share_0=table["ged_squared_to_share_0"] - 0.2)
+    assert answer_sentence(honest) == (
+        f"Each of these exceeds AttUNet in Dice with a 95 % interval above zero and has an honest spread: {noise}. {chance}"
+    )
+    every = answer_sentence(changed(table, dice_to_presegmenter_low=0.001))
+    assert "spread: share 0, skip (pre-segmentation, T' = 300; noise, T' = 1000); share 0.75, skip (pre-seg" in every
+    assert f" These exceed it with a GED² above or an error AUROC below that of share 0: {noise}. " in every
+    none = answer_sentence(changed(table, dice_to_presegmenter_low=-0.01))
+    assert none.startswith(
+        "No combination exceeds AttUNet in Dice with a 95 % interval above zero. The highest is share 0.75, "
+    )
+    assert none.endswith("skip, noise, T' = 1000: +0.040 (−0.010\u00a0to\u00a0+0.065).")
 
 
 def test_leak_document_has_scores_differences_and_trainings(table: pd.DataFrame) -> None:
@@ -141,6 +178,7 @@ def test_leak_document_has_scores_differences_and_trainings(table: pd.DataFrame)
         "Differences with the likelihood skip",
         "Scores without the likelihood skip",
         "Differences without the likelihood skip",
+        "Answer",
         "Trainings",
     ]
     shown, differences = document.parts[0].table, document.parts[1].table
@@ -150,13 +188,20 @@ def test_leak_document_has_scores_differences_and_trainings(table: pd.DataFrame)
     assert differences["Dice − AttUNet"].iloc[2] == "+0.020 (−0.005\u00a0to\u00a0+0.045)"
     assert differences["GED² − share 0"].iloc[0] == ""
     assert differences["Spread / share 0"].tolist() == ["", "", "0.50", "0.50"]
+    answers = document.parts[-2]
+    assert len(answers.table) == 8
+    assert answers.table.iloc[3].tolist() == [
+        *("share 0.75, skip", "noise, T' = 1000", "+0.040 (+0.015\u00a0to\u00a0+0.065)", "yes"),
+        *("+0.050", "no", "+0.050", "yes", "no"),
+    ]
+    assert answers.notes[-1] == answer_sentence(both)
     trainings = document.parts[-1].table.set_index("Network")
     assert trainings["Seconds"].tolist() == ["100 (1.00 ×)", "90 (0.90 ×)", "120 (1.20 ×)"]
     assert trainings["Compute [TFLOP]"].tolist() == ["4.00 (1.00 ×)", "8.00 (2.00 ×)", "8.00 (2.00 ×)"]
     assert trainings.loc["plain", "Validation"].startswith("not yet flattened in 1 of 3 trainings")
     assert trainings.loc["recycled", "Validation"] == "unknown"
     only = leak_document(table, {}, "Demo scale.")
-    assert len(only.parts) == 3
+    assert len(only.parts) == 4
 
 
 def test_leak_document_says_what_intervals_of_one_training_cover() -> None:
@@ -171,14 +216,17 @@ def test_compute_remark_states_the_range_of_operations_and_seconds() -> None:
     assert remark.endswith("The others take 2.00 times its TFLOP and 0.90 to 1.20 times its seconds.")
 
 
-def test_training_seconds_are_the_mean_over_splits_and_seeds(tmp_path: Path) -> None:
+def test_training_seconds_are_the_mean_over_splits_and_seeds_with_those_of_inner_folds(tmp_path: Path) -> None:
     histories = []
-    for name, split, seconds in (("attunet", 0, 10.0), ("attunet", 1, 20.0), ("denoiser", 0, 7.0)):
+    trainings = [("attunet", 0, 10.0), ("attunet", 1, 20.0), ("denoiser", 0, 7.0), ("masks", 0, 8.0)]
+    inner = ["attunet@inner_fold=1-of-2", "attunet@inner_fold=2-of-2"]
+    for name, split, seconds in (*trainings, (inner[0], 0, 100.0), (inner[1], 0, 1000.0)):
         folder = Run("d", name, split, 0).folder(tmp_path, "networks")
         folder.mkdir(parents=True)
         (folder / "model.json").write_text(json.dumps({"provenance": {"seconds": seconds}}), encoding="utf-8")
         histories.append(folder / "training.csv")
-    assert training_seconds(histories) == {"attunet": 15.0, "denoiser": 7.0}
+    seconds = training_seconds(histories, {"denoiser": [], "masks": inner})
+    assert seconds == {"attunet": 15.0, "denoiser": 7.0, "masks": 1108.0}
 
 
 def panels(figure: Figure) -> np.ndarray:
@@ -206,6 +254,21 @@ def test_leak_figure_has_a_line_per_share_from_masks_to_noise(table: pd.DataFram
 
 def rows_of(table: pd.DataFrame, t_start: int) -> pd.DataFrame:
     return table[table["start"] == "pre-segmentation"].assign(t_start=t_start)
+
+
+def test_leak_figure_has_columns_for_further_trainings_with_the_line_of_share_0(table: pd.DataFrame) -> None:
+    changes = {"pre-segmentations": {"presegmented_share": 0.5}, "random raters": {"raters": "random"}}
+    further = [
+        table[table["network"] == "recycled"].assign(denoiser=f"share 0.75, {name}", **change)
+        for name, change in changes.items()
+    ]
+    figure = leak_figure(pd.concat([table, *further]), "phantom")
+    titles = ["With likelihood skip", "Trained on pre-segmentations", "Trained on random raters"]
+    assert [axis.get_title() for axis in panels(figure)[0]] == titles
+    lines = [{line.get_label(): line.get_color() for line in axis.lines} for axis in panels(figure)[0]]
+    shown = [{label for label in panel if label.startswith("share")} for panel in lines]
+    assert shown == [{"share 0", "share 0.75"}, *({"share 0", f"share 0.75, {name}"} for name in changes)]
+    assert len({panel["share 0"] for panel in lines}) == 1
 
 
 def test_leak_figure_has_one_column_per_kind_of_skip(table: pd.DataFrame) -> None:

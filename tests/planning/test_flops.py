@@ -76,6 +76,11 @@ def test_recycling_adds_forward_pass_of_expected_share(demo: resolve.Config, sha
     assert recycled - plain == round(share * 10 * 3 * each)
 
 
+def test_presegmentations_add_no_evaluation_to_a_training(demo: resolve.Config) -> None:
+    chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3}
+    assert count(chosen | {"presegmented_share": 0.5}, 2, "steps", ()) == count(chosen, 2, "steps", ())
+
+
 def test_each_phase_of_tdpm_counts_as_often_as_it_is_due(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):

@@ -31,6 +31,7 @@ CONSTANTS = [
     ),
     ("data/working_grid.py", "/ 100 >=", "/ 10 >=", NETWORKS | {"grid_dice"}),
     ("data/splits.py", '"split", "role"', '"split", "part"', {"split", "check", "list_cases", "cost", "leak"}),
+    ("data/even_folds.py", "index - 1", "index - 2", {"train", "split", "check", "list_cases", "cost", "leak"}),
     ("data/preparation/brain_mask.py", "(4, 5, 6, 8)", "(4, 5, 6, 9)", {"prepare", "check", "list_cases"}),
     ("data/preparation/intensities.py", "_OUTLIER_WIDTHS = 3", "_OUTLIER_WIDTHS = 4", {"prepare", "check", "list_cases"}),
     ("data/nifti/write.py", "np.float32(1 / 255)", "np.float32(1 / 256)", WRITERS),

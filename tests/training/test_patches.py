@@ -52,6 +52,17 @@ def test_sample_batch_keeps_image_mask_and_loss_mask_aligned(flip):
     assert torch.equal(batch.loss_mask, (batch.image[:, 1:] != 20).float())
 
 
+@pytest.mark.parametrize("crop", [(8, 12), (21, 13)])
+def test_sample_batch_keeps_presegmentation_aligned_and_everything_else_as_it_is(crop):
+    settings = PatchSettings(crop, 0.7, (0, 1), 0.1)
+    cases = [case._replace(presegmentation=0.5 * case.label_fractions[:, :1]) for case in CASES]
+    plain = TrainingSlices(CASES).sample_batch(stream("x", 0), 40, settings)
+    batch = TrainingSlices(cases).sample_batch(stream("x", 0), 40, settings)
+    assert plain.presegmentation is None
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch[:3], plain[:3], strict=True))
+    assert torch.equal(batch.presegmentation, 0.5 * batch.mask)
+
+
 @pytest.mark.parametrize("crop", [(8, 12), (16, 20), (3, 5)])
 def test_sample_batch_takes_all_windows_of_the_slices(crop):
     case = numbered("a", (16, 20))

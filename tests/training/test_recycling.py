@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
-from training_examples import ActionAt, assert_same, denoiser, folder_trainer, send_sigterm
+from training_examples import CASES, ActionAt, assert_same, denoiser, folder_trainer, send_sigterm
 
 from pd_ddpm.config import load, resolve
 from pd_ddpm.config.validate import validate
@@ -255,23 +255,87 @@ def test_likelihood_skip_adds_nothing_to_estimate_from_noise(coding):
     torch.testing.assert_close(plain, skipped, rtol=0, atol=5e-4 / 4)
 
 
-def test_noise_prediction_is_refused():
+@pytest.mark.parametrize("key", ["recycled_share", "presegmented_share"])
+def test_noise_prediction_is_refused(key):
     model = Denoiser(Oracle(), SCHEDULE, CODINGS["signed"], "noise")
-    with pytest.raises(ValueError, match=r"`recycled_share` needs `predicts: mask`"):
-        Denoising(1000, "squared_error", recycling=Recycling(0.5)).loss(model, batch(), stream("test"))
+    recycling = Recycling(**{key.removeprefix("recycled_"): 0.5})
+    with pytest.raises(ValueError, match=rf"`{key}` needs `predicts: mask`"):
+        Denoising(1000, "squared_error", recycling=recycling).loss(model, presegmented(batch()), stream("test"))
 
 
-@pytest.mark.parametrize("recycling", [Recycling(0.5), Recycling(0.5, "sampled", "next")], ids=["noise", "next"])
+def presegmented(examples):
+    """The batch with pre-segmentations that are independent of its masks."""
+    mask = torch.from_numpy((np.random.default_rng(9).random(tuple(examples.mask.shape)) < 0.6).astype(np.float32))
+    return examples._replace(presegmentation=mask)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize(("share", "presegmented_share"), [(0.0, 0.5), (0.0, 1.0), (0.25, 0.5), (0.5, 0.5)])
+def test_x_t_is_diffused_from_estimate_presegmentation_or_truth_by_the_number_of_the_row(coding, share, presegmented_share):
+    examples = presegmented(batch(24))
+    t, noise, rng = times_and_noise(examples)
+    recycling = Recycling(share, "hard", presegmented_share=presegmented_share)
+    loss, (*_, last) = run_loss(oracle(coding), examples, recycling)
+    number = rng.random(24)
+    is_recycled, is_presegmented = number < share, (number >= share) & (number < share + presegmented_share)
+    assert is_presegmented.any()
+    assert (is_recycled | is_presegmented).all() == (share + presegmented_share == 1)
+    clean = examples.mask.clone()
+    clean[is_presegmented] = examples.presegmentation[is_presegmented]
+    clean[is_recycled] = (examples.image[is_recycled, 1:] >= 0).float()
+    low, high = {"signed": (-1, 1), "binary": (0, 1)}[coding]
+    expected = SCHEDULE.diffuse(low + (high - low) * clean, t, noise)
+    torch.testing.assert_close(last[0][:, 2:], expected, rtol=0, atol=1e-6)
+    # The oracle ignores x_t, so the loss is that of the ground truth whatever x_t is made from.
+    target = segmentation_losses(examples.image[:, 1:], examples, dice_weight=1.0)["loss"]
+    torch.testing.assert_close(loss, target, rtol=0, atol=1e-6)
+
+
+def test_share_0_leaves_a_batch_with_presegmentations_as_it_is():
+    examples, rng = presegmented(batch()), stream("test")
+    before = rng.bit_generator.state
+    masks = Recycling().replace_masks(oracle(), examples, torch.ones(12, dtype=torch.long), 1000, rng)
+    assert masks is examples.mask
+    assert rng.bit_generator.state == before
+
+
+def test_presegmentations_leave_the_recycled_rows_of_a_share_as_they_are():
+    examples = presegmented(batch(64))
+    rows = [
+        run_loss(oracle(), examples, Recycling(0.4, presegmented_share=share))[1][0][0][:, 0, 0, 0].tolist()
+        for share in (0.0, 0.6)
+    ]
+    assert rows[0] == rows[1]
+    assert 10 < len(rows[0]) < 40
+
+
+def test_numbers_of_recycled_and_presegmented_rows_are_multinomial():
+    shares, count, repeats = (0.3, 0.5), 50, 400
+    examples, rng = presegmented(batch(count, (1, 1))), stream("test")
+    examples.mask[:], examples.presegmentation[:], examples.image[:, 1] = 0.0, 0.25, 9.0
+    recycling, t = Recycling(shares[0], presegmented_share=shares[1]), torch.ones(count, dtype=torch.long)
+    masks = torch.cat([recycling.replace_masks(oracle(), examples, t, 1000, rng) for _ in range(repeats)]).flatten()
+    observed = [int((masks == value).sum()) for value in (1.0, 0.25, 0.0)]
+    expected = np.array([*shares, 1 - sum(shares)]) * count * repeats
+    assert sum(observed) == count * repeats
+    assert stats.chisquare(observed, expected).pvalue > 1e-5
+
+
+RESUMED = [Recycling(0.5), Recycling(0.5, "sampled", "next"), Recycling(0.3, presegmented_share=0.5)]
+
+
+@pytest.mark.parametrize("recycling", RESUMED, ids=["noise", "next", "presegmented"])
 def test_interrupted_and_resumed_training_equals_unbroken_one(tmp_path, recycling):
     objective = Denoising(1000, "cross_entropy_dice", recycling=recycling)
+    cases = [case._replace(presegmentation=case.label_fractions[:, :1].roll(2, dims=3)) for case in CASES]
 
-    def make():
-        return denoiser("mask", dropout=0.2)
+    def trainer(objective):
+        return folder_trainer(denoiser("mask", dropout=0.2), objective, cases if recycling.presegmented_share else CASES)
 
-    whole = folder_trainer(make(), objective).fit(tmp_path / "whole")
+    whole = trainer(objective).fit(tmp_path / "whole")
     with pytest.raises(Interrupted, match="Step 10 of 20 is saved in"):
-        folder_trainer(make(), ActionAt(objective, 10, send_sigterm)).fit(tmp_path / "parts")
-    assert_same(folder_trainer(make(), objective).fit(tmp_path / "parts"), whole)
+        trainer(ActionAt(objective, 10, send_sigterm)).fit(tmp_path / "parts")
+    assert_same(trainer(objective).fit(tmp_path / "parts"), whole)
 
 
 def test_training_in_bfloat16_changes_every_weight():
@@ -285,15 +349,16 @@ def test_training_in_bfloat16_changes_every_weight():
 
 def test_build_objective_passes_recycling_to_both_denoisers():
     config = load.read(None, {"scale": "demo"})
-    keys = {"recycled_share": 0.75, "recycled_estimate": "soft", "recycled_from": "next"}
+    keys = {"recycled_share": 0.75, "recycled_estimate": "soft", "recycled_from": "next", "presegmented_share": 0.25}
     for name in ("denoiser", "truncated-denoiser"):
-        assert build_objective(resolve.network(config, name) | keys).recycling == Recycling(0.75, "soft", "next")
+        assert build_objective(resolve.network(config, name) | keys).recycling == Recycling(0.75, "soft", "next", 0.25)
     truncated = build_objective(resolve.network(config, "truncated-denoiser") | keys)
     assert truncated.denoising.recycling == truncated.recycling
 
 
 def test_recycled_denoiser_leaves_tdpm_as_it_is():
-    config = load.read(None, {"scale": "demo", "networks": {"denoiser": {"recycled_share": 0.75}}})
+    shares = {"recycled_share": 0.75, "presegmented_share": 0.25}
+    config = load.read(None, {"scale": "demo", "networks": {"denoiser": shares}})
     validate(config)
-    assert resolve.network(config, "denoiser")["recycled_share"] == 0.75
-    assert resolve.network(config, "truncated-denoiser")["recycled_share"] == 0
+    assert {key: resolve.network(config, "denoiser")[key] for key in shares} == shares
+    assert {key: resolve.network(config, "truncated-denoiser")[key] for key in shares} == dict.fromkeys(shares, 0)

@@ -278,6 +278,7 @@ NETWORK = {
     "recycled_share": 0.0,
     "recycled_estimate": "hard",
     "recycled_from": "noise",
+    "presegmented_share": 0.0,
     "validation_chain_steps": 10,
     "validation_presegmenter": None,
     "validation_t_start": 300,

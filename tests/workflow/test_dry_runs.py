@@ -138,9 +138,9 @@ def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -
     planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "one.yaml"))
     runs = 5
     assert (planned["simulate_leak"], planned["leak"], planned["publish_leak"]) == (1, 1, 1)
-    assert planned["train"] == runs * (1 + 10)  # AttUNet and ten denoisers
-    assert planned["sample"] == runs * (1 + 10 * (4 + 1 + 1))
-    assert planned["average"] == runs * 10 * 2
+    assert planned["train"] == runs * (1 + 13 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
+    assert planned["sample"] == runs * (1 + 13 * (4 + 1 + 1))
+    assert planned["average"] == runs * 13 * 2
     assert planned["score"] == planned["sample"] + planned["average"]
     assert not {"gate", "table1", "simulate_phantom"} & planned.keys()
 

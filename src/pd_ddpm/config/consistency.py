@@ -27,6 +27,7 @@ from pd_ddpm.config.translation import problems_from
 FREE_AT_THE_START = {
     *("architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"),
     *("recycled_share", "recycled_estimate", "recycled_from"),
+    *("presegmented_share", "presegmented_by", "inner_folds"),
     *("validation_chain_steps", "validation_presegmenter", "validation_t_start"),
 }
 
@@ -117,20 +118,26 @@ def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:
 
 
 def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
-    """Yield what is wrong with the network whose masks a denoiser is validated from.
+    """Yield what is wrong with the networks whose masks a denoiser is validated from or trained on.
 
-    Only denoisers have such a network, and no denoiser can be one. A circle of trainings is therefore impossible.
+    Only denoisers have such networks, and no denoiser can be one. A circle of trainings is therefore impossible.
     """
-    presegmenter, path = network(config, name).get("validation_presegmenter"), ("networks", name, "validation_presegmenter")
-    if presegmenter is None:
-        return
-    if presegmenter not in config["networks"]:
-        yield KeyProblem(path, f"'{presegmenter}' is not one of networks", suggestion(presegmenter, config["networks"]))
-        return
-    architecture, deterministic = network(config, presegmenter)["architecture"], ARCHITECTURES["deterministic"]
-    if architecture not in deterministic:
-        finding = f"the {architecture} '{presegmenter}' has no deterministic mask"
-        yield KeyProblem(path, finding, f"Name a network of architecture {' or '.join(sorted(deterministic))}")
+    settings = network(config, name)
+    is_presegmented = bool(settings.get("presegmented_share"))
+    for key in ("validation_presegmenter", *(["presegmented_by"] if is_presegmented else [])):
+        presegmenter, path = settings.get(key), ("networks", name, key)
+        if presegmenter is None:
+            continue
+        if presegmenter not in config["networks"]:
+            yield KeyProblem(path, f"'{presegmenter}' is not one of networks", suggestion(presegmenter, config["networks"]))
+            continue
+        source, deterministic = network(config, presegmenter), ARCHITECTURES["deterministic"]
+        if source["architecture"] not in deterministic:
+            finding = f"the {source['architecture']} '{presegmenter}' has no deterministic mask"
+            yield KeyProblem(path, finding, f"Name a network of architecture {' or '.join(sorted(deterministic))}")
+        elif key == "presegmented_by" and (first := source["initialise_from"]) is not None:
+            finding = f"'{presegmenter}' begins with the weights of '{first}', which has seen the cases that it must leave out"
+            yield KeyProblem(path, finding, "Name a network with `initialise_from: null`")
 
 
 def _exhibit_problems(config: Config) -> Iterator[KeyProblem]:
@@ -195,7 +202,9 @@ def _leak_method_problems(config: Config) -> Iterator[KeyProblem]:
     rows = [f"{labels[name]}, likelihood_skip {str(settings[name]['likelihood_skip']).lower()}" for name in settings]
     if repeated := sorted({row for row in rows if rows.count(row) > 1}):
         finding = f"{' and '.join(repeated)} stands for two denoisers"
-        yield KeyProblem((*path, "denoisers"), finding, "List one of them, or let them differ in their recycling")
+        yield KeyProblem(
+            (*path, "denoisers"), finding, "List one of them, or let them differ in recycling, pre-segmentations or raters"
+        )
         return
     for name in leak_methods(config):
         yield from method_problems(config, name, path)

@@ -7,15 +7,17 @@ from typing import Any
 from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.consistency import method_problems
 from pd_ddpm.config.errors import ConfigError
-from pd_ddpm.config.leak import leak_methods
+from pd_ddpm.config.leak import inner_networks, leak_methods
 from pd_ddpm.config.resolve import Config, method, network
 from pd_ddpm.config.run import Run
 from pd_ddpm.runtime.problem import Problem
 from pd_ddpm.runtime.sealed import read_sealed_json
 
 
-def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
-    """Return the trained networks that a training reads: the one it is initialised from, and its validation's pre-segmenter.
+def training_inputs(config: Config, run: Run, root: str) -> dict[str, str | list[str]]:
+    """Return the trained networks that a training reads.
+
+    These are the one it is initialised from, its validation's pre-segmenter, and those that segment its training cases.
 
     Args:
         config: a canonical configuration.
@@ -34,6 +36,10 @@ def training_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
         if (other := settings.get(key)) is not None:
             folder = Run(run.dataset, other, run.split, run.seed).folder(root, "networks")
             files |= {f"{role}_weights": f"{folder}/model.safetensors", f"{role}_metadata": f"{folder}/model.json"}
+    inner = [Run(run.dataset, name, run.split, run.seed) for name in methods.inner_networks(config, run.name)]
+    if folders := [part.folder(root, "networks") for part in inner]:
+        files["inner_weights"] = [f"{folder}/model.safetensors" for folder in folders]
+        files["inner_metadata"] = [f"{folder}/model.json" for folder in folders]
     return files
 
 
@@ -126,10 +132,15 @@ def leak_inputs(config: Config, dataset: str, root: str) -> dict[str, Any]:
     if not names:
         finding = "it is null, so this configuration has no leak table"
         raise ConfigError(Problem("`exhibits.leak`", finding, "Add `--configfile config/leak.yaml` after the file to make"))
-    trained = f"{root}/{methods.networks_from(config, dataset)}"
+    source = methods.networks_from(config, dataset)
+    inner = exhibits.runs(config, source, (name for inner in inner_networks(config).values() for name in inner))
+    trained = f"{root}/{source}"
     return {
         "scores": [f"{run.folder(root, 'scores')}.csv" for run in exhibits.method_runs(config, dataset, names)],
-        "histories": training_histories(config, dataset, names, root),
+        "histories": [
+            *training_histories(config, dataset, names, root),
+            *(f"{run.folder(root, 'networks')}/training.csv" for run in inner),
+        ],
         "cases": f"{trained}/cases/prepared.csv",
         "splits": f"{trained}/splits.csv",
     }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pd_ddpm.config import methods
 from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method, network
 
 # Settings of recycling that distinguish denoisers with the same share, and how a label names their values.
@@ -31,6 +32,8 @@ def leak_rows(config: Config) -> list[dict[str, Any]]:
             "start": "pre-segmenter",
             "t_start": None,
             "reference": None,
+            "presegmented_share": None,
+            "raters": None,
         }
     ]
     references = {name: _reference(config, table["denoisers"], name) for name in table["denoisers"]}
@@ -48,6 +51,8 @@ def leak_rows(config: Config) -> list[dict[str, Any]]:
                     "start": start,
                     "t_start": t_start,
                     "reference": reference and reference[number][2],
+                    "presegmented_share": settings["presegmented_share"],
+                    "raters": settings["raters"],
                 }
             )
     return rows
@@ -68,6 +73,11 @@ def noise_labels(config: Config) -> dict[str, str]:
     return {row["method"]: f"{_label(row)}, from noise" for row in leak_rows(config) if row["start"] == "noise"}
 
 
+def inner_networks(config: Config) -> dict[str, list[str]]:
+    """Return each network of the leak table with those that segment its training cases, which are trained for it."""
+    return {name: methods.inner_networks(config, name) for name in network_labels(config)}
+
+
 def _label(row: dict[str, Any]) -> str:
     if row["likelihood_skip"] is None:
         return row["denoiser"]
@@ -77,7 +87,8 @@ def _label(row: dict[str, Any]) -> str:
 def denoiser_labels(config: Config, names: Sequence[str]) -> dict[str, str]:
     """Return the label of each denoiser, such as "share 0.75", without its likelihood skip.
 
-    It also names the settings of recycling in which the denoisers with a share above 0 differ.
+    It also names the settings of recycling in which the denoisers with a share above 0 differ, the share of patches from
+    pre-segmentations, and random raters.
     """
     recycled = [network(config, name) for name in names if network(config, name)["recycled_share"]]
     differing = [key for key in VARIANTS if len({settings[key] for settings in recycled}) > 1]
@@ -85,15 +96,24 @@ def denoiser_labels(config: Config, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         settings = network(config, name)
         variants = [VARIANTS[key][settings[key]] for key in differing if settings["recycled_share"]]
+        if settings["presegmented_share"]:
+            variants.append(f"pre-segmentations {settings['presegmented_share']:g}")
+        if settings["raters"] == "random":
+            variants.append("random raters")
         labels[name] = ", ".join([f"share {settings['recycled_share']:g}", *variants])
     return labels
 
 
 def _reference(config: Config, names: Sequence[str], name: str) -> str | None:
-    """Return the denoiser with share 0 and the same likelihood skip; None for that denoiser itself, or without one."""
+    """Return the denoiser with both shares 0 and the same likelihood skip; None for that denoiser itself, or without one.
+
+    One that is trained on the ground truth precedes one that is trained on random raters.
+    """
     skip = network(config, name)["likelihood_skip"]
     settings = {other: network(config, other) for other in names}
-    plain = [other for other in names if not settings[other]["recycled_share"] and settings[other]["likelihood_skip"] == skip]
+    plain = [other for other in names if settings[other]["likelihood_skip"] == skip]
+    plain = [other for other in plain if not settings[other]["recycled_share"] + settings[other]["presegmented_share"]]
+    plain.sort(key=lambda other: settings[other]["raters"] != "first")
     return plain[0] if plain and plain[0] != name else None
 
 

@@ -12,9 +12,22 @@ def networks_from(config: Config, dataset: str) -> str:
 
 
 def networks_before(config: Config, name: str) -> list[str]:
-    """Return the networks that are trained before this one: that of its first weights, and its validation's pre-segmenter."""
+    """Return the networks that are trained before this one.
+
+    These are that of its first weights, its validation's pre-segmenter, and those that segment its training cases.
+    """
     settings = network(config, name)
-    return [other for key in ("initialise_from", "validation_presegmenter") if (other := settings.get(key)) is not None]
+    single = [other for key in ("initialise_from", "validation_presegmenter") if (other := settings.get(key)) is not None]
+    return [*single, *inner_networks(config, name)]
+
+
+def inner_networks(config: Config, name: str) -> list[str]:
+    """Return the networks whose masks of the training cases a network is trained on, each without one of the inner folds."""
+    settings = network(config, name)
+    if not settings.get("presegmented_share"):
+        return []
+    source, count = settings["presegmented_by"], settings["inner_folds"]
+    return [f"{source}@inner_fold={index}-of-{count}" for index in range(1, count + 1)]
 
 
 def held_out(config: Config) -> str | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pd_ddpm.data.cases.table import ROLES
+from pd_ddpm.data.even_folds import assign_folds
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 COLUMNS = ["split", "role", "case", "site", "fold", "patient"]
@@ -150,16 +151,10 @@ def _folds(cases: pd.DataFrame, folds: int, seed: int, stratify: bool) -> np.nda
             )
             raise SplitError(Problem("column fold", problem, "Correct the table or the key"))
         return numbers
-    patients = cases.drop_duplicates("patient", ignore_index=True)
-    if len(patients) < folds:
-        problem = f"{folds} folds need at least {folds} patients, but there are {len(patients)}"
+    if (patients := cases["patient"].nunique()) < folds:
+        problem = f"{folds} folds need at least {folds} patients, but there are {patients}"
         raise SplitError(Problem("`folds.count`", problem, "Use fewer folds"))
-    generator = np.random.default_rng(seed)
-    groups = patients.groupby("site").indices.values() if stratify else [np.arange(len(patients))]
-    # The assignment continues from site to site, so the folds stay even both overall and within each site.
-    shuffled = np.concatenate([generator.permutation(group) for group in groups])
-    numbers = pd.Series(np.arange(len(patients)) % folds, index=patients["patient"].to_numpy()[shuffled])
-    return numbers[cases["patient"]].to_numpy()
+    return assign_folds(cases, folds, seed, stratify)
 
 
 def _from_folds(cases: pd.DataFrame, numbers: np.ndarray, folds: int, splits: Sequence[int]) -> pd.DataFrame:

@@ -3,13 +3,13 @@
 The two may differ: on a CPU, wide layers run at more FLOP/s than narrow ones.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pd_ddpm.config.exhibits import runs
-from pd_ddpm.config.methods import networks_from
+from pd_ddpm.config.methods import inner_networks, networks_from
 from pd_ddpm.config.resolve import Config, network
 from pd_ddpm.config.run import Run
 from pd_ddpm.planning.case_sizes import cohort_sizes
@@ -18,7 +18,9 @@ from pd_ddpm.runtime.sealed import read_sealed_json
 
 
 def training_flops(config: Config, dataset: str, networks: Iterable[str], results: Path, plan: Path) -> dict[str, float]:
-    """Return the FLOPs of training each network, with those of the network that it begins with.
+    """Return the FLOPs of training each network, with those of networks that are trained for it alone.
+
+    These are the network that it begins with, and those that segment its training cases.
 
     Args:
         config: a canonical configuration.
@@ -36,21 +38,27 @@ def training_flops(config: Config, dataset: str, networks: Iterable[str], result
     def flops(name: str) -> float:
         return float(np.mean([planned.training(run) for run in runs(config, trained, [name])]))
 
-    begins_with = {name: network(config, name)["initialise_from"] for name in networks}
-    return {name: flops(name) + (flops(first) if first else 0.0) for name, first in begins_with.items()}
+    parts = {}
+    for name in networks:
+        first = network(config, name)["initialise_from"]
+        parts[name] = [name, *([first] if first else []), *inner_networks(config, name)]
+    return {name: sum(map(flops, names)) for name, names in parts.items()}
 
 
-def training_seconds(histories: Iterable[str | Path]) -> dict[str, float]:
+def training_seconds(histories: Iterable[str | Path], inner: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Return network -> mean wall time of its trainings in seconds, without that of a network that it begins with.
 
     Args:
         histories: paths of the training.csv of all trainings, next to their metadata.
+        inner: network -> those that segment its training cases. Their seconds are added to its own, and they have no entry.
     """
     seconds: dict[str, list[float]] = {}
     for path in map(Path, histories):
         metadata = read_sealed_json(path.with_name("model.json"))
         seconds.setdefault(Run.parse(path).name, []).append(metadata["provenance"]["seconds"])
-    return {name: float(np.mean(values)) for name, values in seconds.items()}
+    means = {name: float(np.mean(values)) for name, values in seconds.items()}
+    names = means.keys() - {part for parts in inner.values() for part in parts}
+    return {name: mean + sum(means[part] for part in inner.get(name, ())) for name, mean in means.items() if name in names}
 
 
 def compute_remark(flops: Mapping[str, float], seconds: Mapping[str, float], name: str) -> str:

@@ -62,8 +62,11 @@ def _all_steps(network: nn.Module, settings: Settings, channels: int) -> int:
 
 
 def _steps_at_share(network: nn.Module, settings: Settings, channels: int, share: float) -> int:
-    """Return the FLOPs of all training steps if no row (share 0) or every row (share 1) is recycled."""
-    objective = build_objective({**settings, "recycled_share": share})
+    """Return the FLOPs of all training steps if no row (share 0) or every row (share 1) is recycled.
+
+    Pre-segmentations are made before the first step. Their FLOPs, less than a thousandth of a training, are not counted.
+    """
+    objective = build_objective({**settings, "recycled_share": share, "presegmented_share": 0.0})
     phases = flops.training_phases(network, objective, channels, settings["batch"], tuple(settings["crop"]))
     steps = range(1, settings["steps"] + 1)
     return sum(per_step * sum(phase.is_due(step, settings["steps"]) for step in steps) for phase, per_step in phases)
@@ -104,7 +107,8 @@ def measure(
     """
     torch.set_num_threads(threads)
     training_precision, sampling_precision = precisions
-    size, minimised = tuple(settings["crop"]), build_objective({**settings, "recycled_share": 0.0})
+    size = tuple(settings["crop"])
+    minimised = build_objective({**settings, "recycled_share": 0.0, "presegmented_share": 0.0})
     with torch.device("meta"):
         counted = build_model(settings, channels)
     per_sample = sum(flops.evaluation(counted, channels, size))

@@ -39,7 +39,8 @@ def _chains(settings: dict[str, Any]) -> ValidationChains:
 
 
 def _recycling(settings: dict[str, Any]) -> Recycling:
-    return Recycling(settings["recycled_share"], settings["recycled_estimate"], settings["recycled_from"])
+    values = (settings[key] for key in ("recycled_share", "recycled_estimate", "recycled_from", "presegmented_share"))
+    return Recycling(*values)
 
 
 def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pd_ddpm.data.even_folds import cases_of_inner_fold
 from pd_ddpm.data.prepared import cases_by_role
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import build_model, load_model
@@ -24,6 +25,7 @@ from pd_ddpm.runtime.run_record import run_record
 from pd_ddpm.runtime.sealed import seal, seal_path
 from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 from pd_ddpm.training.factory import build_objective, build_training_settings
+from pd_ddpm.training.out_of_fold import add_presegmentations
 from pd_ddpm.training.patches import CaseSlices, TrainingSlices, read_slices
 from pd_ddpm.training.result import TrainingResult
 from pd_ddpm.training.resume import ChangedTraining, TrainingStates
@@ -57,6 +59,8 @@ class TrainJob:
         first_metadata: their metadata file.
         presegmenter_weights: weights of the network whose masks some chains start from in validation.
         presegmenter_metadata: their metadata file.
+        inner_weights: weights of the networks whose masks of the training cases x_t is made from, one for each inner fold.
+        inner_metadata: their metadata files.
     """
 
     cases: Path
@@ -80,11 +84,13 @@ class TrainJob:
     first_metadata: Path | None = None
     presegmenter_weights: Path | None = None
     presegmenter_metadata: Path | None = None
+    inner_weights: tuple[Path, ...] = ()
+    inner_metadata: tuple[Path, ...] = ()
 
     @classmethod
     def from_snakemake(cls, snakemake: Any) -> Self:
         """Read the job from the object that Snakemake gives to the script of rule `train`."""
-        files = {name: Path(path) for name, path in {**snakemake.input, **snakemake.output}.items()}
+        files = {name: _as_paths(value) for name, value in {**snakemake.input, **snakemake.output}.items()}
         params, config = {**snakemake.params}, snakemake.config
         settings = params["settings"]
         return cls(
@@ -104,7 +110,13 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The cases of a training. roles: names of the cases by role; slices, validation: those of training and validation."""
+    """The cases of a training.
+
+    Attributes:
+        roles: names of the split's cases by role. Training cases that the network leaves out have none.
+        slices: the training cases.
+        validation: the validation cases.
+    """
 
     roles: dict[str, list[str]]
     slices: TrainingSlices
@@ -120,10 +132,14 @@ def read_data(job: TrainJob) -> TrainingData:
     """Read the training and validation cases of the job's split.
 
     Raises:
-        ProblemError: random raters are requested, but no training case has more than one.
+        ProblemError: random raters are requested, but no training case has more than one; or there are too few patients for the
+            inner folds.
         ValueError: a case has no slice with enough brain, or no training case has a lesion.
     """
     roles, grid, raters = cases_by_role(job.splits, job.split), GridSettings(**job.grid), job.settings["raters"]
+    if (inner_fold := job.settings["inner_fold"]) is not None:
+        left_out = cases_of_inner_fold(job.splits, job.split, inner_fold)
+        roles["train"] = [case for case in roles["train"] if case not in left_out]
     training = [read_slices(job.cases.parent, case, grid, raters) for case in roles["train"]]
     if raters == "random":
         _check_raters(job, training)
@@ -155,6 +171,7 @@ def open_states(job: TrainJob, data: TrainingData, backend: Backend) -> Training
     """
     optional = {"first_weights": job.first_weights, "presegmenter_weights": job.presegmenter_weights}
     files = {"cases": file_sha256(job.cases)} | {name: path and file_sha256(path) for name, path in optional.items()}
+    files |= {"inner_weights": list(map(file_sha256, job.inner_weights))}
     inputs = job.settings | {"grid": job.grid, "seed": job.seed, "code": job.code, "data": files | data.roles}
     inputs |= {"number_format": str(backend.precision), "device": backend.device.type}
     return TrainingStates(job.state, inputs)
@@ -170,7 +187,8 @@ def train(job: TrainJob, data: TrainingData, backend: Backend, states: TrainingS
         states: its saved states, from `open_states`.
 
     Raises:
-        CheckpointError: if the first weights do not fit the network, or the pre-segmenter's files are damaged.
+        CheckpointError: if the first weights do not fit the network, or a pre-segmenter's files are damaged.
+        ProblemError: if networks of inner folds have seen cases that they should not.
         TrainingError, OtherTrainingError and others: as `Trainer.fit` does.
     """
     torch.manual_seed(job.seed)
@@ -180,7 +198,11 @@ def train(job: TrainJob, data: TrainingData, backend: Backend, states: TrainingS
     if data.validation:
         presegmenter = _load_presegmenter(job)
         validator = Validator(objective, data.validation, settings.validation_slices, job.seed, backend, presegmenter)
-    trainer = Trainer(network, objective, data.slices, settings, job.seed, backend, validator)
+    slices = data.slices
+    if job.inner_weights:
+        networks = list(zip(job.inner_weights, job.inner_metadata, strict=True))
+        slices = TrainingSlices(add_presegmentations(slices.cases, networks, data.roles, backend.device))
+    trainer = Trainer(network, objective, slices, settings, job.seed, backend, validator)
     return trainer.fit(states, job.title, save_every_seconds=job.save_every_seconds, changed=job.changed_training)
 
 
@@ -210,11 +232,16 @@ def write_result(job: TrainJob, data: TrainingData, backend: Backend, result: Tr
         device=device_name(backend.device),
         precision=backend.precision,
         seconds=result.history[-1]["seconds"],
-        made_from=[job.first_metadata, job.presegmenter_metadata],
+        made_from=[job.first_metadata, job.presegmenter_metadata, *job.inner_metadata],
     )
     seal_path(job.metadata).unlink(missing_ok=True)
     save_metadata(job.metadata, [job.weights, job.early], metadata)
     seal(job.metadata)
+
+
+def _as_paths(value: str | Sequence[str]) -> Path | tuple[Path, ...]:
+    """Return the path, or the paths, of an entry of Snakemake's files."""
+    return Path(value) if isinstance(value, str) else tuple(map(Path, value))
 
 
 def _load_presegmenter(job: TrainJob) -> nn.Module | None:

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
         image: (B, M, *S), z-scored.
         mask: (B, 1, *S), fraction of lesion in [0, 1].
         loss_mask: (B, 1, *S), 1, or 0 if the label is to be ignored.
-        presegmentation: (B, 1, *S) in [0, 1]; only slices for the validation of a denoiser may have one.
+        presegmentation: (B, 1, *S) in [0, 1], if there is one, as a denoiser may need it.
     """
 
     image: Tensor
@@ -48,6 +48,7 @@ class CaseSlices(NamedTuple):
         label_fractions: (Z, 2, H, W), fraction of each pixel that is lesion and that is other pathology.
         slice_numbers: position of each slice in the scan, counted from 0.
         further_fractions: label fractions of the second and further raters, if they are used.
+        presegmentation: (Z, 1, H, W) in [0, 1], a mask of a network that has not seen the case, if it is used.
     """
 
     case: str
@@ -55,6 +56,7 @@ class CaseSlices(NamedTuple):
     label_fractions: Tensor
     slice_numbers: Sequence[int]
     further_fractions: tuple[Tensor, ...] = ()
+    presegmentation: Tensor | None = None
 
     @property
     def fractions_of_raters(self) -> tuple[Tensor, ...]:
@@ -168,34 +170,40 @@ class TrainingSlices:
             settings: size and augmentation of the patches.
         """
         patches = [self._sample_patch(rng, c, z, settings) for c, z in self.sample_sources(rng, size, settings)]
-        images, label_fractions = zip(*patches, strict=True)
-        return as_batch(torch.stack(images), torch.stack(label_fractions))
+        images, masks = map(torch.stack, zip(*patches, strict=True))
+        label_fractions, presegmentation = masks[:, :2], masks[:, 2:]
+        batch = as_batch(images, label_fractions)
+        return batch._replace(presegmentation=presegmentation) if presegmentation.shape[1] else batch
 
     def _sample_patch(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> tuple[Tensor, Tensor]:
-        image, raters = self.cases[c].image[z], self.cases[c].fractions_of_raters
-        fractions = raters[rng.integers(len(raters)) if len(raters) > 1 else 0][z]
+        """Return image and masks of a patch; the masks are both label fractions and, if there is one, the pre-segmentation."""
+        case = self.cases[c]
+        image, raters = case.image[z], case.fractions_of_raters
+        masks = raters[rng.integers(len(raters)) if len(raters) > 1 else 0][z]
+        if case.presegmentation is not None:
+            masks = torch.cat([masks, case.presegmentation[z]])
         for axis, length in enumerate(settings.crop, start=1):
-            image, fractions = _crop_or_pad(rng, image, fractions, axis, length)
+            image, masks = _crop_or_pad(rng, image, masks, axis, length)
         mirrored = [axis + 1 for axis in settings.flip if rng.random() < 0.5]
-        image, fractions = image.flip(mirrored), fractions.flip(mirrored)
+        image, masks = image.flip(mirrored), masks.flip(mirrored)
         if settings.intensity_jitter:
             gain, offset = rng.normal(0, settings.intensity_jitter, (2, len(image), 1, 1)).astype(np.float32)
             image = image * (1 + torch.from_numpy(gain)) + torch.from_numpy(offset)
-        return image, fractions
+        return image, masks
 
 
-def _crop_or_pad(rng: np.random.Generator, image: Tensor, fractions: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
+def _crop_or_pad(rng: np.random.Generator, image: Tensor, masks: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
     """Take a random window of this length along the axis, or pad a shorter slice evenly on both sides.
 
-    The image is padded by repeating its edge, the label fractions by zeros.
+    The image is padded by repeating its edge, the masks by zeros.
     """
     missing = length - image.shape[axis]
     if missing <= 0:
         first = int(rng.integers(-missing + 1))
-        return image.narrow(axis, first, length), fractions.narrow(axis, first, length)
+        return image.narrow(axis, first, length), masks.narrow(axis, first, length)
     before = missing // 2
     source = torch.arange(-before, length - before)
     inside = (source >= 0) & (source < image.shape[axis])
     image = image.index_select(axis, source.clamp(0, image.shape[axis] - 1))
-    padded = torch.zeros((*fractions.shape[:axis], length, *fractions.shape[axis + 1 :]), dtype=fractions.dtype)
-    return image, padded.index_copy_(axis, inside.nonzero().squeeze(1), fractions)
+    padded = torch.zeros((*masks.shape[:axis], length, *masks.shape[axis + 1 :]), dtype=masks.dtype)
+    return image, padded.index_copy_(axis, inside.nonzero().squeeze(1), masks)

@@ -14,6 +14,8 @@ from pd_ddpm.training.patches import Batch, CaseSlices, as_batch
 
 SCORE = "validation_dice"  # the history column by which weights are selected
 
+_PRESEGMENTED_AT_ONCE = 8  # slices, so that the paper's network needs less memory than its training
+
 
 class Validator:
     """Validation Dice of a model on evenly spaced slices of some cases.
@@ -91,8 +93,10 @@ def presegment(network: nn.Module, image: Tensor, device: torch.device) -> Tenso
     Returns:
         (Z, 1, H, W) float32 on the CPU, 0 or 1.
     """
-    logits = network.to(device).eval()(pad_to_multiple(image, network.divisor).to(device))
-    return (logits >= 0)[:, :, : image.shape[2], : image.shape[3]].float().cpu()
+    network.to(device).eval()
+    parts = pad_to_multiple(image, network.divisor).split(_PRESEGMENTED_AT_ONCE)
+    mask = torch.cat([(network(part.to(device)) >= 0).cpu() for part in parts])
+    return mask[:, :, : image.shape[2], : image.shape[3]].float()
 
 
 def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:

@@ -21,6 +21,7 @@ Precision = Annotated[
 ]
 Level = Annotated[float, Field(gt=0, lt=1)]
 Axis = Annotated[int, Field(ge=0, le=1), WHOLE]
+InnerFold = Annotated[str, Field(pattern="^[1-9][0-9]*-of-[1-9][0-9]*$", examples=["1-of-3"])]
 Widths = Annotated[list[Count], Field(min_length=2)]
 
 
@@ -61,6 +62,12 @@ class TrainingSettings(Section):
             "each patch. Validation and scores use the ground truth."
         )
     )
+    inner_fold: InnerFold | None = Field(
+        description=(
+            "Part of the split's training cases that is left out, such as 1-of-3; null: none. presegmented_by makes such "
+            "networks as variations."
+        )
+    )
     precision: Precision
     early_levels: list[Level] = Field(
         description=(
@@ -71,6 +78,13 @@ class TrainingSettings(Section):
     initialise_from: str | None = Field(
         description="A network of the same architecture and size whose trained weights are loaded first; null: random weights."
     )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield an inner fold that does not exist, or that is all of the training cases."""
+        if self.inner_fold is not None:
+            index, count = map(int, self.inner_fold.split("-of-"))
+            if count < 2 or index > count:
+                yield Contradiction("inner_fold", f"{self.inner_fold} is no part of several", "Set a part such as 1-of-3")
 
 
 class _Network(TrainingSettings):
@@ -171,6 +185,19 @@ class _Denoiser(_Network):
             "next: the ground truth diffused to t + 1, at most t_max."
         )
     )
+    presegmented_share: Share = Field(
+        description=(
+            "Probability of each patch of a batch that its x_t is made from a pre-segmentation instead of the ground truth, "
+            "which stays the target. 0: none; needs predicts: mask. With recycled_share at most 1."
+        )
+    )
+    presegmented_by: str = Field(
+        description=(
+            "Deterministic network whose masks serve as pre-segmentations in training. One is trained for each inner fold of "
+            "the split's training cases, without that fold, and segments these cases. Unused if presegmented_share is 0."
+        )
+    )
+    inner_folds: Annotated[int, Field(ge=2), WHOLE] = Field(description="Inner folds of presegmented_by.")
     validation_chain_steps: Count = Field(
         description=(
             "Reverse steps of a chain from T in validation, ancestral with variance small; a chain from T' takes the share "
@@ -189,6 +216,7 @@ class _Denoiser(_Network):
 
     def contradictions(self) -> Iterator[Contradiction]:
         """Yield a `t_max` or a chain that is longer than T, and what needs mask logits or timestep T without having it."""
+        yield from super().contradictions()
         if self.t_max > self.T:
             yield Contradiction("t_max", f"{self.t_max} is above T = {self.T}", "Lower `t_max` or raise `T`")
         if self.validation_chain_steps > self.T:
@@ -197,9 +225,13 @@ class _Denoiser(_Network):
         if self.likelihood_skip and self.predicts != "mask":
             finding = "it adds to the logits of a mask, but the network predicts the noise"
             yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")
-        if self.recycled_share and self.predicts != "mask":
-            finding = "the ground truth must be the target, but that of a network that predicts the noise is the noise in x_t"
-            yield Contradiction("recycled_share", finding, "Set `predicts: mask` or `recycled_share: 0`")
+        for key in ("recycled_share", "presegmented_share"):
+            if getattr(self, key) and self.predicts != "mask":
+                finding = "the target must be the ground truth, but a network that predicts the noise learns the noise in x_t"
+                yield Contradiction(key, finding, f"Set `predicts: mask` or `{key}: 0`")
+        if self.recycled_share + self.presegmented_share > 1 + 1e-9:
+            finding = f"{self.presegmented_share:g} and recycled_share {self.recycled_share:g} are more than all patches"
+            yield Contradiction("presegmented_share", finding, f"Set {1 - self.recycled_share:g} or less")
         if self.recycled_share and self.recycled_from == "noise" and self.t_max < self.T:
             finding = f"an estimate from noise needs t = T = {self.T}, but t_max = {self.t_max} is the last that is trained"
             yield Contradiction("recycled_from", finding, "Set `recycled_from: next` or raise `t_max`")

@@ -1,6 +1,7 @@
 """Figure of the leak table: Dice against the pre-segmenter, and spread, over T' for each share of recycling."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -15,11 +16,12 @@ DODGE = 0.011  # distance of neighbouring lines, as a share of the axis
 
 
 def leak_figure(table: pd.DataFrame, caption_note: str) -> Figure:
-    """Draw one column of panels with and one without the likelihood skip.
+    """Draw one column of panels with and one without the likelihood skip, and one for each kind of further training.
 
-    The upper panels show the paired difference in Dice to the pre-segmenter with its 95 % interval, the lower ones the spread.
-    Lines connect the starts from the pre-segmentation; noise is the start at T, at the right end. A column without denoisers is
-    left out.
+    Further kinds are pre-segmentations in training and random raters; their columns repeat the line of share 0. The upper
+    panels show the paired difference in Dice to the pre-segmenter with its 95 % interval, the lower ones the spread. Lines
+    connect the starts from the pre-segmentation; noise is the start at T, at the right end. A column without denoisers is left
+    out.
 
     Args:
         table: rows of `leak_table`.
@@ -28,19 +30,17 @@ def leak_figure(table: pd.DataFrame, caption_note: str) -> Figure:
     style.apply()
     presegmenter = table["denoiser"].iloc[0]
     rows = table[table["start"].isin(["pre-segmentation", "noise"])]
-    columns = [has_skip for has_skip in (True, False) if rows["likelihood_skip"].eq(has_skip).any()]
-    labels = list(dict.fromkeys(rows.sort_values("share")["denoiser"]))
+    columns = _columns(rows)
+    looks = _looks(list(dict.fromkeys(rows.sort_values("share", kind="stable")["denoiser"])))
     size = (1.2 + 3.4 * len(columns), 5.2)
     figure, axes = plt.subplots(
         2, len(columns), sharex=True, sharey="row", squeeze=False, figsize=size, height_ratios=(3, 2), layout="constrained"
     )
-    for column, has_skip in enumerate(columns):
-        panel = rows[rows["likelihood_skip"].eq(has_skip)]
-        upper, lower = axes[:, column]
+    for (upper, lower), (title, panel) in zip(axes.T, columns.items(), strict=True):
         upper.axhline(0, color=style.INK, linewidth=1, label=presegmenter)
-        _draw_lines(upper, panel, labels, "dice_to_presegmenter")
-        _draw_lines(lower, panel.assign(spread=1000 * panel["uncertainty"]), labels, "spread")
-        upper.set_title("With likelihood skip" if has_skip else "Without likelihood skip", fontsize="medium")
+        _draw_lines(upper, panel, looks, "dice_to_presegmenter")
+        _draw_lines(lower, panel.assign(spread=1000 * panel["uncertainty"]), looks, "spread")
+        upper.set_title(title, fontsize="medium")
         lower.set_xlabel("Start timestep T' of the chain")
     _label_starts(axes[1, 0], rows)
     axes[0, 0].set_ylabel(f"Dice minus that of {presegmenter}")
@@ -50,22 +50,43 @@ def leak_figure(table: pd.DataFrame, caption_note: str) -> Figure:
     figure.suptitle(f"{caption_note}; bars: 95 % interval over {over}", fontsize="small", x=0.01, ha="left")
     figure.align_ylabels(axes[:, 0])
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    order = [presegmenter, *(label for label in labels if label in handles)]
+    order = [presegmenter, *(label for label in looks if label in handles)]
     figure.legend(
         [handles[label] for label in order], order, loc="outside lower center", ncols=min(len(order), 6), fontsize="small"
     )
     return figure
 
 
-def _draw_lines(axis: Axes, panel: pd.DataFrame, labels: Sequence[str], name: str) -> None:
-    """Draw one line per denoiser, side by side so that their bars do not cover each other."""
+def _columns(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of each column of panels by its title, without empty columns."""
+    has_skip = rows["likelihood_skip"].eq(True).fillna(False)
+    is_presegmented, is_random = rows["presegmented_share"].gt(0), rows["raters"].eq("random")
+    is_plain = ~(is_presegmented | is_random)
+    is_reference = is_plain & has_skip & rows["share"].eq(0)
+    columns = {
+        "With likelihood skip": (is_plain & has_skip, False),
+        "Without likelihood skip": (is_plain & ~has_skip, False),
+        "Trained on pre-segmentations": (is_presegmented, is_reference),
+        "Trained on random raters": (is_random, is_reference),
+    }
+    return {title: rows[is_shown | further] for title, (is_shown, further) in columns.items() if is_shown.any()}
+
+
+def _looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return colour and marker of each denoiser, the same in all panels."""
     colours = plt.get_cmap(COLOURS)
+    return {
+        label: {"color": colours(0.85 * number / max(len(labels) - 1, 1)), "marker": MARKERS[number % len(MARKERS)]}
+        for number, label in enumerate(labels)
+    }
+
+
+def _draw_lines(axis: Axes, panel: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """Draw one line per denoiser, side by side so that their bars do not cover each other."""
     last = panel["t_start"].max()
+    labels = [label for label in looks if label in set(panel["denoiser"])]
     for number, label in enumerate(labels):
-        curve = panel[panel["denoiser"] == label].sort_values("t_start")
-        if curve.empty:
-            continue
-        look = {"color": colours(0.85 * number / max(len(labels) - 1, 1)), "marker": MARKERS[number % len(MARKERS)]}
+        curve, look = panel[panel["denoiser"] == label].sort_values("t_start"), looks[label]
         x = curve["t_start"].astype(float) + DODGE * float(last) * (number - (len(labels) - 1) / 2)
         if f"{name}_low" in curve:
             low, high = (curve[name] - curve[f"{name}_low"]).fillna(0), (curve[f"{name}_high"] - curve[name]).fillna(0)

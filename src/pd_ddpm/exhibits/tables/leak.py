@@ -25,9 +25,9 @@ from pd_ddpm.exhibits.tables.cells import (
     number,
     summary,
 )
+from pd_ddpm.exhibits.tables.leak_answer import PRESEGMENTER, add_answers, answer_part, row_denoiser, row_name, row_start
 from pd_ddpm.exhibits.training_remarks import flattening
 
-PRESEGMENTER = "dice_to_presegmenter"
 COMPARED_WITH_SHARE_0 = ("dice", "ged_squared", "error_auroc_variance")
 
 
@@ -66,6 +66,8 @@ class LeakRow:
         start: what the chain starts from, or the label of a mean of methods.
         t_start: start timestep T' of the chain; None for the pre-segmenter and for means.
         reference: method with share 0, the same skip and the same start; None for that method itself, or without one.
+        presegmented_share: share of training samples from pre-segmentations; None for the pre-segmenter.
+        raters: whose masks the denoiser learns, "first" or "random"; None for the pre-segmenter.
     """
 
     method: str
@@ -76,6 +78,8 @@ class LeakRow:
     start: str
     t_start: int | None
     reference: str | None
+    presegmented_share: float | None = None
+    raters: str | None = None
 
 
 def leak_table(
@@ -94,7 +98,8 @@ def leak_table(
         the 95 % interval (`*_low`, `*_high`). `dice_to_presegmenter` is the paired difference in Dice to the first row, and
         `dice_to_share_0`, `ged_squared_to_share_0` and `error_auroc_variance_to_share_0` are those to the reference, each with
         its 95 % interval. `spread_ratio` is the spread divided by that of the reference. `network_evaluations` counts one
-        slice with all members, `training_flops` and `training_seconds` one training of the row's network.
+        slice with all members, `training_flops` and `training_seconds` one training of the row's network. Boolean columns say
+        which conditions of the table's question a row meets, see `add_answers`.
 
     Raises:
         ValueError: a method has no score.
@@ -120,7 +125,8 @@ def leak_table(
             "training_seconds": seconds[row.network],
         }
         table.append(columns)
-    return pd.DataFrame(table).astype({"t_start": "Int64", "share": float, "likelihood_skip": "boolean"})
+    types = {"t_start": "Int64", "share": float, "likelihood_skip": "boolean", "presegmented_share": float}
+    return add_answers(pd.DataFrame(table).astype(types))
 
 
 def _difference(name: str, values: pd.Series, others: pd.Series | None) -> dict[str, float]:
@@ -140,33 +146,8 @@ def _ratio(values: pd.DataFrame, reference: pd.DataFrame | None) -> float:
     return mean_over_cases(values["uncertainty"]) / spread if spread > 0 else np.nan
 
 
-def leak_remark(table: pd.DataFrame) -> str:
-    """Return which rows exceed the pre-segmenter in Dice, and which of them vary as the denoiser with share 0 does.
-
-    A row exceeds the pre-segmenter if the 95 % interval of its difference is above zero. Its spread is honest if its GED² is
-    not above that of the reference, and its AUROC of error detection by variance not below.
-    """
-    better = table[table[f"{PRESEGMENTER}_low"] > 0]
-    if better.empty:
-        return f"No row exceeds {table['denoiser'].iloc[0]} in Dice with a 95 % interval above zero."
-    is_honest = (better["ged_squared_to_share_0"] <= 0) & (better["error_auroc_variance_to_share_0"] >= 0)
-    is_honest |= better["share"] == 0
-    return (
-        f"Above {table['denoiser'].iloc[0]} in Dice with a 95 % interval above zero: {_listed(better)}. Of these, with a GED² "
-        f"not above and an error AUROC not below those of share 0: {_listed(better[is_honest])}."
-    )
-
-
-def _listed(rows: pd.DataFrame) -> str:
-    """Return the rows as text, the starts of each denoiser in parentheses; "none" if there is no row."""
-    starts: dict[str, list[str]] = {}
-    for _, row in rows.iterrows():
-        starts.setdefault(_denoiser(row), []).append(_start(row))
-    return "; ".join(f"{denoiser} ({'; '.join(names)})" for denoiser, names in starts.items()) or "none"
-
-
 def leak_document(table: pd.DataFrame, late_gains: Mapping[str, Sequence[float]], caption_note: str) -> Document:
-    """Return the document of the leak table: scores and differences for each kind of skip, and the trainings.
+    """Return the document of the leak table: scores and differences for each kind of skip, the answer, and the trainings.
 
     Args:
         table: rows of `leak_table`.
@@ -180,11 +161,13 @@ def leak_document(table: pd.DataFrame, late_gains: Mapping[str, Sequence[float]]
             skip = "with the likelihood skip" if has_skip else "without the likelihood skip"
             parts.append(_scores_part(pd.concat([table.iloc[:1], rows]), f"Scores {skip}"))
             parts.append(_differences_part(rows, table["denoiser"].iloc[0], f"Differences {skip}"))
-    return Document("Leak of the pre-segmentation", caption_note, [*parts, _trainings_part(table, late_gains)])
+    return Document(
+        "Leak of the pre-segmentation", caption_note, [*parts, answer_part(table), _trainings_part(table, late_gains)]
+    )
 
 
 def _scores_part(rows: pd.DataFrame, heading: str) -> Part:
-    cells = pd.DataFrame({"Denoiser": rows["denoiser"], "Start": [_start(row) for _, row in rows.iterrows()]})
+    cells = pd.DataFrame({"Denoiser": rows["denoiser"], "Start": [row_start(row) for _, row in rows.iterrows()]})
     for name, measure in MEASURES.items():
         scaled = rows[[name, f"{name}_sd"]] * measure.factor
         if name == "dice":
@@ -204,13 +187,13 @@ def _scores_part(rows: pd.DataFrame, heading: str) -> Part:
         "with equal K only. Spread: variance over the members, mean over the brain. Error AUROC: how well the variance detects "
         "wrong voxels. Members' Dice: mean over pairs of members. One member's Dice: mean over the members, each thresholded "
         "at one half. K: number of members. Evaluations: network evaluations for one slice with all members.",
-        missing_hd95_note(rows.assign(row=[_name(row) for _, row in rows.iterrows()]), "row"),
+        missing_hd95_note(rows.assign(row=[row_name(row) for _, row in rows.iterrows()]), "row"),
     ]
     return Part(heading, cells, notes, left={"Start"})
 
 
 def _differences_part(rows: pd.DataFrame, presegmenter: str, heading: str) -> Part:
-    cells = pd.DataFrame({"Denoiser": rows["denoiser"], "Start": [_start(row) for _, row in rows.iterrows()]})
+    cells = pd.DataFrame({"Denoiser": rows["denoiser"], "Start": [row_start(row) for _, row in rows.iterrows()]})
     columns = {
         f"Dice − {presegmenter}": PRESEGMENTER,
         "Dice − share 0": "dice_to_share_0",
@@ -231,28 +214,15 @@ def _differences_part(rows: pd.DataFrame, presegmenter: str, heading: str) -> Pa
 def _trainings_part(table: pd.DataFrame, late_gains: Mapping[str, Sequence[float]]) -> Part:
     networks = table.drop_duplicates("network")
     first = networks.iloc[0]
-    cells = pd.DataFrame({"Network": networks["network"], "Shown as": [_denoiser(row) for _, row in networks.iterrows()]})
+    cells = pd.DataFrame({"Network": networks["network"], "Shown as": [row_denoiser(row) for _, row in networks.iterrows()]})
     for heading, name, form in (("Compute [TFLOP]", "training_flops", ",.2f"), ("Seconds", "training_seconds", ",.0f")):
         unit = 1e12 if name == "training_flops" else 1
         cells[heading] = [f"{value / unit:{form}} ({value / first[name]:.2f} ×)" for value in networks[name]]
     cells["Validation"] = [flattening(late_gains.get(name, [np.nan])) for name in networks["network"]]
     notes = [
-        "Compute: planned TFLOP of one training with its validations. Seconds: mean over trainings. In parentheses: as a "
+        "Compute: planned TFLOP of one training with its validations and, for a denoiser that is trained on pre-segmentations, "
+        "those of the networks that make them. Seconds: mean over trainings, with the same networks. In parentheses: as a "
         "multiple of the pre-segmenter's. Validation: whether the best validation Dice still rose in the last third of the "
         "steps.",
     ]
     return Part("Trainings", cells, notes, left={"Shown as", "Validation"})
-
-
-def _start(row: pd.Series) -> str:
-    return row["start"] if pd.isna(row["t_start"]) else f"{row['start']}, T' = {row['t_start']}"
-
-
-def _denoiser(row: pd.Series) -> str:
-    if pd.isna(row["likelihood_skip"]):
-        return row["denoiser"]
-    return f"{row['denoiser']}, {'skip' if row['likelihood_skip'] else 'no skip'}"
-
-
-def _name(row: pd.Series) -> str:
-    return f"{_denoiser(row)}, {_start(row)}"

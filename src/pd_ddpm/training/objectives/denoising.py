@@ -27,13 +27,13 @@ class Denoising(Objective):
 
     A denoiser that predicts noise is trained on the squared error of the noise. One that predicts the mask is trained on the
     squared error of the mask, or as a segmentation network (cross-entropy + Dice). The target is always the ground
-    truth, while x_t may be made from the network's own estimate.
+    truth, while x_t may be made from the network's own estimate or from a pre-segmentation.
 
     Attributes:
         t_max: largest timestep that is trained.
         mask_loss: loss of a denoiser that predicts the mask.
         chains: how reverse chains are run in validation.
-        recycling: which rows of a batch are diffused from the network's own estimate.
+        recycling: which rows of a batch are diffused from the network's own estimate or from their pre-segmentation.
 
     Reference: Ho et al. 2020 (DDPM), Algorithm 1 and Eq. 14; PD-DDPM, Sec. 2.2.
     """

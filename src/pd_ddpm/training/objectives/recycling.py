@@ -1,8 +1,8 @@
-"""Recycling: x_t is made from the denoiser's own estimate of the mask instead of the ground truth.
+"""Masks from which x_t is made in training: the ground truth, the denoiser's own estimate (recycling), or a pre-segmentation.
 
-x_t of the ground truth contains the answer, while x_t of a reverse chain contains the network's errors. A network that has seen
-only the former copies the errors. One that has seen only the latter ignores x_t, and its ensemble members are alike. Partial
-recycling mixes both in each batch.
+x_t of the ground truth contains the answer, while x_t of a reverse chain contains errors of the network or of the
+pre-segmentation. A network that has seen only the former copies the errors. One that has seen only its own ignores x_t, and its
+ensemble members are alike. Shares between 0 and 1 mix the masks in each batch.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,13 @@ class Recycling:
     """Which masks of a batch are replaced before they are diffused, and by which estimate.
 
     Attributes:
-        share: probability of each row to be recycled. 0 draws no random number.
+        share: probability of each row to be recycled.
         estimate: "hard": the estimate, thresholded at one half; "soft": its probabilities; "sampled": a Bernoulli draw of each
             pixel.
         source: what the estimate is made from. "noise": pure noise at T, with which a chain begins; "next": the ground truth,
             diffused to t + 1.
+        presegmented_share: probability of each row to be made from its pre-segmentation. If both shares are 0, no random number
+            is drawn.
 
     Reference: Fu et al. 2024 (recycling), whose share is 1 and whose estimate is soft. The share is ours, and so is the pure
     noise: theirs at T contains the ground truth, faintly.
@@ -35,16 +37,17 @@ class Recycling:
     share: float = 0.0
     estimate: Literal["hard", "soft", "sampled"] = "hard"
     source: Literal["noise", "next"] = "noise"
+    presegmented_share: float = 0.0
 
     def replace_masks(self, model: Denoiser, batch: Batch, t: Tensor, t_max: int, rng: np.random.Generator) -> Tensor:
-        """Return the masks of a batch, with the network's own estimate in recycled rows.
+        """Return the masks of a batch, with the network's own estimate in recycled rows and some pre-segmentations.
 
         No gradient flows through the estimate. The network stays in training mode: with dropout, errors of the estimate then
         vary between steps, and the next pass sees the same kind of network.
 
         Args:
             model: the denoiser, which predicts the mask.
-            batch: B patches.
+            batch: B patches, with pre-segmentations if they have a share.
             t: (B,), timesteps that the masks will be diffused to.
             t_max: largest timestep that is trained. A row at t_max takes "next" from t_max itself.
             rng: source of the rows, then of the noise, then of sampled estimates.
@@ -55,17 +58,23 @@ class Recycling:
         Raises:
             ValueError: the network predicts the noise.
         """
-        if not self.share:
+        if not self.share + self.presegmented_share:
             return batch.mask
         if model.predicts != "mask":
-            raise ValueError("`recycled_share` needs `predicts: mask`: the target is the ground truth, not the noise in x_t.")
-        recycled = np.flatnonzero(rng.random(len(batch.mask)) < self.share)
+            key = "recycled_share" if self.share else "presegmented_share"
+            raise ValueError(f"`{key}` needs `predicts: mask`: the target is the ground truth, not the noise in x_t.")
+        choice, masks = rng.random(len(batch.mask)), batch.mask
+        is_presegmented = (self.share <= choice) & (choice < self.share + self.presegmented_share)
+        if is_presegmented.any():
+            rows = to_device(np.flatnonzero(is_presegmented), masks.device)
+            masks = masks.index_copy(0, rows, batch.presegmentation[rows])
+        recycled = np.flatnonzero(choice < self.share)
         if not len(recycled):
-            return batch.mask
-        rows = to_device(recycled, batch.mask.device)
+            return masks
+        rows = to_device(recycled, masks.device)
         with torch.no_grad():
             estimate = self._estimate(model, Batch(*(part[rows] for part in batch[:3])), t[rows], t_max, rng)
-        return batch.mask.index_copy(0, rows, estimate)
+        return masks.index_copy(0, rows, estimate)
 
     def _estimate(self, model: Denoiser, batch: Batch, t: Tensor, t_max: int, rng: np.random.Generator) -> Tensor:
         """Return an estimate of every mask. The arguments are those of `replace_masks`."""
