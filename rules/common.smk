@@ -83,7 +83,8 @@ def require_device():
 
     The head node of a cluster needs no GPU. PyTorch may be missing outside the jobs' environments; then the jobs check.
     """
-    networks = any(job.rule.name in ("train", "gate", "probe", "sample", "sample_shard") for job in workflow.dag.needrun_jobs())
+    rules = ("train", "gate", "probe", "reliability", "sample", "sample_shard")
+    networks = any(job.rule.name in rules for job in workflow.dag.needrun_jobs())
     if config["device"].startswith("cuda") and workflow.local_exec and networks:
         with suppress(ImportError):
             from pd_ddpm.runtime.precision import choose_device
@@ -202,7 +203,7 @@ def training_files(wildcards):
 
 
 def shard_files(wildcards):
-    """Inputs of `sample_shard` in addition to the cases: network, precision gate and pre-segmentation."""
+    """Inputs of `sample_shard` in addition to the cases: network, precision gate, pre-segmentation and its reliability."""
     return inputs.sampling_inputs(config, method_run(wildcards), "results")
 
 

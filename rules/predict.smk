@@ -60,6 +60,34 @@ rule probe:
         "../workflow/scripts/probe.py"
 
 
+rule reliability:
+    input:
+        cases="results/{dataset}/cases/prepared.csv",
+        splits="results/{dataset}/splits.csv",
+        weights=f"{NETWORK}/model.safetensors",
+        metadata=f"{NETWORK}/model.json",
+    output:
+        record=f"{NETWORK}/reliability-{{weights}}.json",
+    log:
+        f"results/logs/reliability/{NETWORK_RUN}/{{weights}}.log",
+    benchmark:
+        f"results/benchmarks/reliability/{NETWORK_RUN}/{{weights}}.tsv"
+    retries: RETRIES
+    conda:
+        "../envs/networks.yaml"
+    threads: config["resources"]["sample"]["threads"]
+    resources:
+        gpu=config["resources"]["sample"]["gpu"],
+        gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
+        mem_mb=escalating(config["resources"]["sample"]["mem_mb"]),
+        runtime=escalating(30),
+    params:
+        settings=lambda wildcards: {"weights": wildcards.weights},
+        code=script_code("reliability"),
+    script:
+        "../workflow/scripts/reliability.py"
+
+
 rule sample_shard:
     input:
         unpack(shard_files),

@@ -101,6 +101,11 @@ def adds_noise_over_jumps(config: Config, name: str) -> bool:
     return 1 < steps_of_chain(config, name) < method(config, name)["t_start"]
 
 
+def uses_reliability(config: Config, name: str) -> bool:
+    """Return whether the first reverse step of a method uses the reliability of its pre-segmentation."""
+    return method(config, name).get("start_reliability") == "validation"
+
+
 def weights_kind(config: Config, name: str) -> str:
     """Return which weights a method samples from, "raw" or "ema"."""
     settings = method(config, name)

@@ -135,6 +135,9 @@ def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:
     if averaged := metadata["settings"].get("mean_of"):
         problem = f"'{run.name}' is a mean of other methods, which a bundle cannot hold"
         raise BundleError(Problem(folder, problem, f"Export one of them: {', '.join(averaged)}"))
+    if metadata["settings"].get("start_reliability") == "validation":
+        problem = f"'{run.name}' uses the reliability of its pre-segmentation, which a bundle cannot hold"
+        raise BundleError(Problem(folder, problem, f"Export {run.name}@start_reliability=none"))
     # The pool of members that the figures need is larger than the ensemble.
     pool = max(min_members, metadata["settings"].get("samples", 1))
     settings = metadata["settings"] | {"pool": pool}

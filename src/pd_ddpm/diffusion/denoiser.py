@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pd_ddpm.diffusion.mask_coding import MaskCoding
+from pd_ddpm.diffusion.reliability import Reliability
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.runtime.precision import cast_to_weights
 
@@ -52,22 +53,23 @@ class Denoiser(nn.Module):
         """Number that every spatial size must be a multiple of."""
         return self.network.divisor
 
-    def output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
+    def output(self, x_t: Tensor, image: Tensor, t: Tensor, reliability: Reliability | None = None) -> Tensor:
         """Return the predicted noise or mask logits, in float32.
 
         Args:
             x_t: (B, C, *S), the noisy mask.
             image: (B, M, *S), z-scored.
             t: (B,), timesteps in 1..T; each row has its own.
+            reliability: that of the pre-segmentation from which x_t was diffused; None: it was diffused from the ground truth.
 
         Returns:
             (B, C, *S): predicted noise or mask logits, as `predicts` says. With `likelihood_skip`, the network's output is
             the prior log-odds of lesion given image and neighbourhood, and the log-likelihood ratio is added to it.
         """
         output = self._network_output(x_t, image, t)
-        return output + self.log_likelihood_ratio(x_t, t) if self.likelihood_skip else output
+        return output + self.log_likelihood_ratio(x_t, t, reliability) if self.likelihood_skip else output
 
-    def log_likelihood_ratio(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def log_likelihood_ratio(self, x_t: Tensor, t: Tensor, reliability: Reliability | None = None) -> Tensor:
         """Return what each pixel's own x_t says about its mask: log p(x_t | lesion) - log p(x_t | background).
 
         Given x_0, x_t is Gaussian in each pixel, with mean sqrt(a) x_0 and variance 1 - a, where a = alpha_bar[t]. With the
@@ -82,6 +84,8 @@ class Denoiser(nn.Module):
         Args:
             x_t: (B, C, *S), the noisy mask.
             t: (B,), timesteps in 1..T.
+            reliability: that of the pre-segmentation from which x_t was diffused, see `Reliability.log_likelihood_ratio`; None
+                if it was diffused from the ground truth.
 
         Returns:
             (B, C, *S) float32.
@@ -92,7 +96,9 @@ class Denoiser(nn.Module):
         signal, noise_level = self.schedule.coefficients(t, x_t)
         slope = (self.coding.high - self.coding.low) * signal / noise_level.square()
         midpoint = signal * ((self.coding.high + self.coding.low) / 2)
-        return (slope * (x_t - midpoint)).clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        ratio = slope * (x_t - midpoint)
+        ratio = ratio if reliability is None else reliability.log_likelihood_ratio(ratio)
+        return ratio.clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
     def _network_output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
         """Return the network's own output, converted to float32. The arguments are those of `output`."""

@@ -6,8 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import MaskCoding
 from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.diffusion.reliability import Reliability
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 
@@ -83,6 +85,65 @@ class PresegmentationStart:
         t = torch.full((len(noise),), self.t_start)
         sample = noise.sample_normal(presegmentation.shape[1:])
         return self.schedule.diffuse(self.coding.encode(presegmentation.cpu()), t, sample)
+
+
+@dataclass(frozen=True)
+class ReliabilityStart:
+    """PD-DDPM whose first reverse step knows how reliable the pre-segmentation is.
+
+    x_T' is diffused from the pre-segmentation, not from the ground truth. Its evidence about the ground truth is that of
+    `Reliability.log_likelihood_ratio`; with the network's prior log-odds it gives the posterior of each pixel at T'. An
+    ordinary reverse step would mix x_T' into the next state, and all later steps would read it as evidence of the ground truth.
+    Here the mask is sampled from the posterior, and the next state is diffused from that sample with fresh noise. It then has
+    the distribution of a diffused ground truth, for which the ordinary steps from there on are meant.
+
+    The state is exact if the network's log-odds are the prior and pixels are independent given image and x_T'. The rates are
+    those of a whole data set: they do not depend on the image, on the size of a lesion or on the distance to its border.
+
+    Attributes:
+        t_start: timestep of the next state, at which the chain goes on.
+        diffused_to: T', to which the pre-segmentation is diffused.
+        model: the denoiser, with likelihood skip.
+        reliability: reliability of the pre-segmentation.
+        evaluations: the first reverse step is one.
+
+    Raises:
+        ValueError: the denoiser has no likelihood skip, so that its output cannot be separated into prior and evidence.
+
+    Reference: ours.
+    """
+
+    t_start: int
+    diffused_to: int
+    model: Denoiser
+    reliability: Reliability
+    evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.model.likelihood_skip:
+            raise ValueError("`start_reliability: validation` needs a denoiser with `likelihood_skip: true`.")
+
+    def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
+        """Return the first state after T'.
+
+        Args:
+            image: (N, M, *S), z-scored.
+            presegmentation: (N, 1, *S), binary mask.
+            noise: noise of the N members; the start takes that of x_T', of the sampled mask, and of the next state.
+
+        Returns:
+            x: (N, 1, *S) on the image's device, at timestep t_start.
+
+        Raises:
+            ValueError: if there is no pre-segmentation.
+        """
+        schedule, coding = self.model.schedule, self.model.coding
+        x = PresegmentationStart(self.diffused_to, schedule, coding)(image, presegmentation, noise).to(image.device)
+        t = torch.full((len(x),), self.diffused_to, device=x.device)
+        probability = self.model.output(x, image, t, self.reliability).sigmoid()
+        mask = (noise.sample_uniform(x.shape[1:]).to(x.device) < probability).float()
+        sample = noise.sample_normal(x.shape[1:], x.device)
+        return schedule.diffuse(coding.encode(mask), torch.full_like(t, self.t_start), sample)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from pd_ddpm.config.chain_length import chain_steps
-from pd_ddpm.diffusion.samplers import ancestral, ddim
-from pd_ddpm.diffusion.starts import LearnedPriorStart, NoiseStart, PresegmentationStart
+from pd_ddpm.diffusion.reliability import Reliability
+from pd_ddpm.diffusion.samplers import ancestral, ddim, reverse_times
+from pd_ddpm.diffusion.starts import LearnedPriorStart, NoiseStart, PresegmentationStart, ReliabilityStart
 from pd_ddpm.inference.segmenters import (
     DeterministicSegmenter,
     DiffusionSegmenter,
@@ -17,8 +18,14 @@ from pd_ddpm.inference.segmenters import (
 )
 
 
-def build_segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
-    """Return the segmenter of a method with these settings (one entry of `methods` in the configuration)."""
+def build_segmenter(settings: dict[str, Any], model: nn.Module, reliability: Reliability | None = None) -> Segmenter:
+    """Return the segmenter of a method.
+
+    Args:
+        settings: one entry of `methods` in the configuration.
+        model: the trained network.
+        reliability: reliability of the pre-segmentation, if the first reverse step uses it.
+    """
     if settings["segmenter"] == "deterministic":
         return DeterministicSegmenter(model)
     if settings["segmenter"] == "dropout":
@@ -26,14 +33,17 @@ def build_segmenter(settings: dict[str, Any], model: nn.Module) -> Segmenter:
     if settings["segmenter"] == "latent":
         return LatentSegmenter(model, num_members=settings["pool"])
     t_start = settings["t_start"]
+    steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
     start = {
         "noise": lambda: NoiseStart(t_start),
         "presegmentation": lambda: PresegmentationStart(t_start, model.schedule, model.coding),
         "learned_prior": lambda: LearnedPriorStart(t_start, model),
     }[settings["start"]]()
+    if reliability:
+        start = ReliabilityStart(reverse_times(t_start, steps)[1], t_start, model, reliability)
+        steps -= 1  # the first step is part of the start
     sampler = {
         "ancestral": partial(ancestral, variance=settings.get("variance")),
         "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
     }[settings["sampler"]]
-    steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
     return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, num_members=settings["pool"])

@@ -26,6 +26,7 @@ class SampleJob:
         config: the active configuration.
         presegmentation: table of the predictions of the method from which the chains start.
         gate: verdict of rule `gate` on the network.
+        reliability: record of rule `reliability` on the network of the pre-segmentation.
         method_metadata: metadata file of the method, to be written by rule `sample`.
         shard: the part of the test cases that this job samples.
         shard_record: record of the shard, to be written by rule `sample_shard`.
@@ -44,6 +45,7 @@ class SampleJob:
     config: dict[str, Any]
     presegmentation: Path | None = None
     gate: Path | None = None
+    reliability: Path | None = None
     method_metadata: Path | None = None
     shard: Shard = field(default_factory=Shard)
     shard_record: Path | None = None
@@ -73,6 +75,7 @@ class SampleJob:
             config=config,
             presegmentation=_path(inputs.get("presegmentation")),
             gate=_path(inputs.get("gate")),
+            reliability=_path(inputs.get("reliability")),
             method_metadata=_path(outputs.get("method_metadata")),
             shard=Shard(int(wildcards.get("shard", 1)), int(wildcards.get("shards", 1))),
             shard_record=shard_record,
@@ -155,6 +158,24 @@ class GateJob(_NetworkJob):
     def from_snakemake(cls, snakemake: Any) -> Self:
         """Read the job from the object of this name in a Snakemake script."""
         return cls._from_snakemake(snakemake, limits=snakemake.params["gate"])
+
+
+@dataclass(frozen=True)
+class ReliabilityJob(_NetworkJob):
+    """A job of the rule `reliability`: measure how reliable the masks of a trained network are.
+
+    `settings` name which weights are used, as `weights`.
+    """
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script."""
+        return cls._from_snakemake(snakemake)
+
+    @property
+    def title(self) -> str:
+        """The job in messages, such as "attunet, split 0, seed 1"."""
+        return f"{self.run.name}, split {self.run.split}, seed {self.run.seed}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import MethodNoise
+from pd_ddpm.diffusion.reliability import Reliability
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.job import SampleJob
@@ -94,14 +95,16 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
     choice = gated_precision(job.compute.precision, device, verdict)
     network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"], job.settings["weights"])
     presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)
+    reliability = _read_reliability(job)
 
     fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]
     noise = MethodNoise(base_name(job.run.name), job.run.seed)
     identity = [job.settings, asdict(noise), job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
+    identity += [asdict(reliability)] if reliability else []
     version = fingerprint([*identity, str(choice.precision), device.type])
     sampler = CaseSampler(
         job=job,
-        segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, choice.precision)),
+        segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, choice.precision), reliability),
         noise=noise,
         grid=GridSettings(**trained["grid"], members=job.settings["grid_members"]),
         store=PredictionFolder(job.folder, version),
@@ -121,6 +124,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         "generator": trained.get("generator", {}) if job.settings["checkpoint"] == "selected" else {},
         "network_sha256": trained["sha256"][job.weights.name],
         "presegmentation": job.presegmentation and Run.parse(job.presegmentation).name,
+        "reliability": reliability and asdict(reliability),
         "device_type": device.type,
         "precision_because": choice.reason,
     }
@@ -134,3 +138,11 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         made_from=[job.network_metadata, job.presegmentation],
     )
     return {"stamp": version, "cases": cases, "method": method}
+
+
+def _read_reliability(job: SampleJob) -> Reliability | None:
+    """Return the reliability of the pre-segmentation, if the job uses it."""
+    if job.reliability is None:
+        return None
+    record = read_sealed_json(job.reliability)
+    return Reliability(record["sensitivity"], record["specificity"])

@@ -165,12 +165,20 @@ class DiffusionMethod(_Method, _Chain):
         None,
         description="true: the pre-segmentation is thresholded at 0.5 on the scan's grid; false: probabilities are diffused.",
     )
+    start_reliability: Literal["none", "validation"] = Field(
+        None,
+        description=(
+            "What the likelihood skip reads in x_T'. none: the diffused ground truth; validation: the diffused "
+            "pre-segmentation, whose sensitivity and specificity are measured on validation cases. The first reverse step then "
+            "samples a mask from the posterior, and the next state is diffused from that mask."
+        ),
+    )
     t_start: Count = Field(description="Start timestep T' of the paper; T if the chain starts from noise.")
 
     def contradictions(self) -> Iterator[Contradiction]:
         """Yield the keys that a start from a pre-segmentation lacks."""
         if self.start == "presegmentation":
-            for key in ("presegmentation", "presegmentation_members", "harden"):
+            for key in ("presegmentation", "presegmentation_members", "harden", "start_reliability"):
                 if getattr(self, key) is None:
                     yield Contradiction(key, "it must be set, since the chain starts from a pre-segmentation", f"Set `{key}`")
 
