@@ -15,9 +15,10 @@ demo: .venv/installed
 report: demo
 	snakemake --config scale=demo --report results/report.html
 
-# results/leak.csv and leak.pdf: what recycling does to a denoiser and its dependence on the pre-segmentation. Takes hours.
+# results/leak.csv, leak.pdf and leak_probe.pdf: what recycling does to a denoiser and its dependence on the pre-segmentation.
+# Takes hours.
 leak: .venv/installed
-	snakemake results/leak.csv results/leak.pdf --configfile config/leak.yaml
+	snakemake results/leak.csv results/leak.pdf results/leak_probe.pdf --configfile config/leak.yaml
 
 # Print the jobs, FLOPs, time and storage of the paper's experiments before they run. SCALE=demo selects the demo;
 # CONFIG="mine.yaml" overrides settings, as --configfile of snakemake does; TARGETS="results/table1.csv" selects files.

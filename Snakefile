@@ -4,6 +4,7 @@ results/table1.csv, .html, .md, .tex, table1_groups.csv   exhibits of the active
 results/table2.csv, uncertainty.csv, claims.csv           also .html, .md
 results/fig2_uncertainty.pdf, fig3_tprime.pdf, fig4_ensemble.pdf, pareto.pdf, probe.pdf   also .png and .csv with the numbers
 results/leak.csv, .html, .md, .pdf, .png                      denoisers with recycling, with config/leak.yaml only
+results/leak_probe.pdf, .png, .csv                        what these denoisers read in x_t
 results/training.pdf                                      also .png and .csv: training curves of every network
 results/index.html, index_files/                          one page: all of these, and a browser of all test cases
 results/cost.csv, .html, .md                              cost by rule, network and method, next to the planned cost
@@ -18,7 +19,8 @@ results/{dataset}/splits.csv                              split, role, case, sit
 results/{dataset}/grid_dice.csv                           Dice of the ground truth through a working grid and back
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
                                                           precision-raw.json, -ema: precisions that passed the gate;
-                                                          probe.csv, .json: whether a denoiser reads x_t
+                                                          probe.csv, .json: whether a denoiser reads x_t;
+                                                          reliability-raw.json, -ema: sensitivity and specificity of masks
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case; .json
 results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members; .json

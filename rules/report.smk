@@ -286,6 +286,29 @@ rule leak:
         "../workflow/scripts/leak.py"
 
 
+rule leak_probe:
+    input:
+        probes=lambda wildcards: inputs.leak_probe_inputs(config, wildcards.dataset, "results"),
+    output:
+        pdf="results/{dataset}/exhibits/leak_probe.pdf",
+        png="results/{dataset}/exhibits/leak_probe.png",
+        numbers="results/{dataset}/exhibits/leak_probe.csv",
+        record="results/{dataset}/exhibits/leak_probe.json",
+    log:
+        "results/logs/leak_probe/{dataset}.log",
+    benchmark:
+        "results/benchmarks/leak_probe/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        denoisers=leak.leak_denoisers(config),
+        caption_note=figure_note,
+        code=script_code("leak_probe"),
+    script:
+        "../workflow/scripts/leak_probe.py"
+
+
 # The exhibits of the active dataset have short paths, and so has Table 1 of the cases that were held out from it.
 for name, exhibit in EXHIBITS.items():
     dataset = HELD_OUT if name == "held_out" else config["dataset"]

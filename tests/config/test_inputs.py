@@ -94,6 +94,17 @@ def test_sampling_reads_network_gate_and_presegmentation_of_its_own_split_and_se
     assert early["weights"] == "out/wmh/networks/attunet/split-0_seed-0/early.safetensors"
 
 
+def test_sampling_with_reliability_reads_that_of_the_weights_which_make_the_pre_segmentation() -> None:
+    skip = {"denoiser": {"predicts": "mask", "likelihood_skip": True}}
+    config = paper_configuration(networks=skip)
+    files = sampling_inputs(config, Run("wmh-held-out", "pd-ddpm@start_reliability=validation", 1, 2), "out")
+    assert files["reliability"] == "out/wmh/networks/attunet/split-1_seed-2/reliability-raw.json"
+    averaged = paper_configuration(networks=skip, methods={"attunet": {"weights": "ema"}})
+    files = sampling_inputs(averaged, Run("wmh", "pd-ddpm@start_reliability=validation", 1, 2), "out")
+    assert files["reliability"] == "out/wmh/networks/attunet/split-1_seed-2/reliability-ema.json"
+    assert "reliability" not in sampling_inputs(config, Run("wmh", "pd-ddpm", 1, 2), "out")
+
+
 def test_held_out_cases_are_sampled_from_the_networks_of_the_training_cases(paper: Config) -> None:
     files = sampling_inputs(paper, Run("wmh-held-out", "pd-ddpm", 0, 0), "out")
     assert files["weights"].startswith("out/wmh/networks/denoiser/")
@@ -111,7 +122,9 @@ def test_cost_reads_every_planned_run_and_all_other_exhibits(paper: Config) -> N
     assert [path.replace("training.csv", "model.json") for path in files["histories"]] == files["network_metadata"]
     assert len(files["prediction_metadata"]) == 5 * len(exhibits.planned_methods(paper))
     assert "out/wmh/predictions/pd-ddpm/split-4_seed-0/method.json" in files["prediction_metadata"]
-    assert len(files["exhibits"]) == len(exhibits.EXHIBITS.keys() - {"cost", "leak"})  # the leak table is not configured
+    assert len(files["exhibits"]) == len(
+        exhibits.EXHIBITS.keys() - {"cost", "leak", "leak_probe"}
+    )  # no leak table is configured
     assert "out/wmh/exhibits/cost.html" not in files["exhibits"]
     assert cost_inputs(paper, "wmh-held-out", "out")["network_metadata"] == []
 

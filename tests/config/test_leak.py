@@ -8,7 +8,7 @@ from workflow_runs import ROOT
 
 from pd_ddpm.config import exhibits, leak, load, methods
 from pd_ddpm.config.errors import ConfigError
-from pd_ddpm.config.inputs import cost_inputs, leak_inputs
+from pd_ddpm.config.inputs import cost_inputs, leak_inputs, leak_probe_inputs
 from pd_ddpm.config.resolve import Config, network, overlay
 from pd_ddpm.config.validate import validate
 
@@ -33,7 +33,9 @@ def test_shipped_configuration_has_five_shares_with_and_without_skip_on_thirty_c
     presegmented = [settings for settings in denoisers if settings["presegmented_share"]]
     shares = {(settings["recycled_share"], settings["presegmented_share"]) for settings in presegmented}
     assert shares == {(0.0, 0.5), (0.0, 1.0), (0.5, 0.5)}
-    denoisers = [settings for settings in denoisers if settings not in presegmented]
+    random = [settings for settings in denoisers if settings["raters"] == "random"]
+    assert [(settings["recycled_share"], settings["likelihood_skip"]) for settings in random] == [(0.0, True), (0.75, True)]
+    denoisers = [settings for settings in denoisers if settings not in (*presegmented, *random)]
     pairs = {(settings["recycled_share"], settings["likelihood_skip"]) for settings in denoisers}
     assert pairs == {(share, skip) for share in (0.0, 0.5, 0.75, 0.9, 1.0) for skip in (True, False)}
     varied = {"recycled_share", "likelihood_skip"}
@@ -51,7 +53,7 @@ def test_rows_are_the_presegmenter_and_each_denoiser_from_each_start(config: Con
     rows = leak.leak_rows(config)
     first = rows[0]
     assert (first["method"], first["denoiser"], first["share"], first["reference"]) == ("attunet", "AttUNet", None, None)
-    assert len(rows) == 1 + 13 * (4 + 1 + 1 + 2)
+    assert len(rows) == 1 + 15 * (4 + 1 + 1 + 2) + 10 * 4 + 5 * 2  # the reliability needs the skip
     assert len({row["method"] for row in rows}) == len(rows)
     of_one = {(row["start"], row["t_start"]): row for row in rows if row["network"] == "denoiser-75-skip"}
     assert {key: row["method"] for key, row in of_one.items()} == {
@@ -61,6 +63,10 @@ def test_rows_are_the_presegmenter_and_each_denoiser_from_each_start(config: Con
         ("pre-segmentation", 700): "pd-ddpm@network=denoiser-75-skip@t_start=700",
         ("empty mask", 300): "pd-ddpm@network=denoiser-75-skip@presegmentation=zero",
         ("noise", 1000): "ddpm@network=denoiser-75-skip",
+        ("probabilities", 300): "pd-ddpm-soft@network=denoiser-75-skip",
+        ("probabilities", 500): "pd-ddpm-soft@network=denoiser-75-skip@t_start=500",
+        ("mask with its reliability", 300): "pd-ddpm-reliable@network=denoiser-75-skip",
+        ("mask with its reliability", 500): "pd-ddpm-reliable@network=denoiser-75-skip@t_start=500",
         ("mean of vanilla DDPM and AttUNet", None): "mean-with-vanilla@denoiser=denoiser-75-skip",
         ("mean of PD-DDPM at T' = 500 and AttUNet", None): "mean-with-pd@denoiser=denoiser-75-skip",
     }
@@ -100,7 +106,7 @@ def test_networks_of_inner_folds_are_those_of_the_denoisers_with_pre_segmentatio
     }
     assert all(parts in ([], folds) for parts in inner.values())
     histories = leak_inputs(config, "leak", "out")["histories"]
-    assert len(histories) == len(set(histories)) == 15 * (1 + 13 + 3)
+    assert len(histories) == len(set(histories)) == 15 * (1 + 15 + 3)
 
 
 def test_labels_name_the_recycling_in_which_denoisers_differ(config: Config) -> None:
@@ -119,20 +125,39 @@ def test_labels_name_the_recycling_in_which_denoisers_differ(config: Config) -> 
 
 def test_leak_table_is_a_default_exhibit_only_where_it_is_configured(config: Config) -> None:
     demo = validate(load.read(None, {"scale": "demo"}))
-    assert "leak" in exhibits.default_exhibits(config)
-    assert "leak" in exhibits.available_exhibits(demo)
-    assert "leak" not in exhibits.default_exhibits(demo)
+    names = {"leak", "leak_probe"}
+    assert names <= exhibits.default_exhibits(config).keys()
+    assert names <= exhibits.available_exhibits(demo).keys()
+    assert not names & exhibits.default_exhibits(demo).keys()
     assert leak.leak_rows(demo) == []
-    with pytest.raises(ConfigError, match=r"`exhibits\.leak`: it is null.* Add `--configfile config/leak\.yaml`"):
-        leak_inputs(demo, "phantom", "out")
+    for inputs in (leak_inputs, leak_probe_inputs):
+        with pytest.raises(ConfigError, match=r"`exhibits\.leak`: it is null.* Add `--configfile config/leak\.yaml`"):
+            inputs(demo, "phantom", "out")
+    assert leak.leak_denoisers(demo) == []
     assert not [path for path in cost_inputs(demo, "phantom", "out")["exhibits"] if "leak" in path]
+
+
+def test_leak_probe_reads_the_probe_of_every_denoiser_and_its_training(config: Config) -> None:
+    files = leak_probe_inputs(config, "leak", "out")
+    assert len(files) == len(set(files)) == 15 * 15
+    assert files[0] == "out/leak/networks/denoiser-0-skip/split-0_seed-0/probe.csv"
+    fields = {row["network"]: row for row in leak.leak_denoisers(config)}
+    assert list(fields) == config["exhibits"]["leak"]["denoisers"]
+    assert fields["denoiser-75-raters"] == {
+        "network": "denoiser-75-raters",
+        "denoiser": "share 0.75, random raters",
+        "share": 0.75,
+        "likelihood_skip": True,
+        "presegmented_share": 0.0,
+        "raters": "random",
+    }
 
 
 def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) -> None:
     files = leak_inputs(config, "leak", "out")
     runs = len(config["splits"]) * len(config["seeds"])
     assert len(files["scores"]) == runs * len(leak.leak_methods(config))
-    assert len(files["histories"]) == runs * (1 + 13 + 3)
+    assert len(files["histories"]) == runs * (1 + 15 + 3)
     assert "out/leak/networks/attunet/split-4_seed-2/training.csv" in files["histories"]
     assert (files["cases"], files["splits"]) == ("out/leak/cases/prepared.csv", "out/leak/splits.csv")
     assert set(leak.leak_methods(config)) <= set(exhibits.planned_methods(config))
@@ -156,6 +181,8 @@ def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) ->
         ({"from_noise": "pd-ddpm"}, ["`exhibits.leak.from_noise`: 'pd-ddpm' does not start from noise"]),
         ({"from_presegmentation": "unet"}, ["'unet' does not start from a pre-segmentation", "`start: presegmentation`"]),
         ({"means": ["ddpm"]}, ["`exhibits.leak.means`: 'ddpm' is no mean with a diffusion method"]),
+        ({"further": ["unet"]}, ["`exhibits.leak.further`: 'unet' has the segmenter deterministic", "`segmenter: diffusion`"]),
+        ({"further": ["pd-ddpm-sft"]}, ["`exhibits.leak.further`", "Did you mean 'pd-ddpm-soft'"]),
         ({"t_start": [100, 2000]}, ["T' = 2000 is above T = 1000"]),
         ({"t_stat": [100]}, ["`exhibits.leak.t_stat`: unknown key"]),
     ],

@@ -11,6 +11,7 @@ from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
 
 PRESEGMENTED = {"presegmented_share": 0.5, "predicts": "mask"}
+SKIP = {"denoiser": {"predicts": "mask", "likelihood_skip": True}, "truncated-denoiser": {"initialise_from": "denoiser"}}
 MEAN = {"label": "Mean", "segmenter": "mean", "mean_of": ["ddpm", "attunet"], "denoiser": None}
 BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
@@ -222,6 +223,29 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         (
             {"methods": {"mean": MEAN, "pd-ddpm": {"presegmentation": "mean"}}},
             ["`methods.pd-ddpm.presegmentation`: 'mean' is a mean of other methods"],
+        ),
+        (
+            {"methods": {"pd-ddpm": {"start_reliability": "validation"}}},
+            ["`methods.pd-ddpm.start_reliability`: 'denoiser' has no likelihood skip", "`start_reliability: none`"],
+        ),
+        (
+            {"networks": SKIP, "methods": {"pd-ddpm": {"start_reliability": "validation", "harden": False}}},
+            ["`methods.pd-ddpm.start_reliability`: 'attunet' with harden false is no single mask", "`harden: true`"],
+        ),
+        (
+            {"networks": SKIP, "methods": {"es-ddpm": {"start_reliability": "validation"}}},
+            ["`methods.es-ddpm.start_reliability`: 'probabilistic-unet' with harden true is no single mask"],
+        ),
+        (
+            {
+                "networks": SKIP,
+                "methods": {"pd-ddpm": {"start_reliability": "validation", "presegmentation": "attunet-early-1"}},
+            },
+            ["but 'attunet-early-1' uses early-1", "`checkpoint: selected`"],
+        ),
+        (
+            {"networks": SKIP, "methods": {"pd-ddpm": {"start_reliability": "validation", "t_start": 1}}},
+            ["`methods.pd-ddpm.start_reliability`: the chain has one step", "Raise `reverse_steps`"],
         ),
         ({"methods": {"pd-ddpm": {"network": "denoiser@t_maks=9"}}}, ["sets 't_maks'", "Did you mean 't_max'"]),
         (

@@ -11,11 +11,12 @@ from pd_ddpm.runtime import code_version
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 
-NETWORKS = {"train", "gate", "probe", "sample", "cost", "leak"}  # the last two count the FLOPs of the networks
-FIGURES = {"leak", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
+# The last two count the FLOPs of the networks.
+NETWORKS = {"train", "gate", "probe", "reliability", "sample", "cost", "leak"}
+FIGURES = {"leak", "leak_probe", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
 SCORES = {"score", "resample_ensemble", "grid_dice"}
 METRICS = SCORES | {"leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
-WRITERS = SCORES | {"sample", "average", "prepare", "fig2_uncertainty", "check", "list_cases"}
+WRITERS = SCORES | {"sample", "reliability", "average", "prepare", "fig2_uncertainty", "check", "list_cases"}
 UNRECORDED = {"split", "download", "simulate", "list_cases", "check", "grid_dice", "publish"}
 ALL = {script.stem for script in SCRIPTS.glob("*.py")}
 
@@ -37,7 +38,8 @@ CONSTANTS = [
     ("data/nifti/write.py", "np.float32(1 / 255)", "np.float32(1 / 256)", WRITERS),
     ("data/phantom/lesions.py", "0.5", "0.6", {"simulate"}),
     ("data/download/http.py", "403", "404", {"download"}),
-    ("diffusion/samplers.py", "if s > 0 and", "if s > 1 and", {"train", "sample", "gate", "cost", "leak"}),
+    ("diffusion/samplers.py", "if s > 0 and", "if s > 1 and", {"train", "sample", "gate", "reliability", "cost", "leak"}),
+    ("diffusion/reliability.py", "(lesion + 2)", "(lesion + 3)", NETWORKS),
     ("diffusion/schedule.py", "0.008", "0.009", NETWORKS),
     ("models/networks/blocks.py", "channels // 4", "channels // 5", NETWORKS),
     ("training/trainer.py", "_GPU_STEPS_AHEAD = 10", "_GPU_STEPS_AHEAD = 20", {"train"}),
@@ -46,9 +48,14 @@ CONSTANTS = [
         "inference/ensemble.py",
         "0.5 - 1e-6",
         "0.5 - 1e-5",
-        METRICS - {"table1", "table2", "leak"} | {"sample", "gate", "average"},
+        METRICS - {"table1", "table2", "leak"} | {"sample", "gate", "reliability", "average"},
     ),
-    ("inference/segmenters.py", "evaluations_shared: int = 0", "evaluations_shared: int = 2", {"sample", "gate"}),
+    (
+        "inference/segmenters.py",
+        "evaluations_shared: int = 0",
+        "evaluations_shared: int = 2",
+        {"sample", "gate", "reliability"},
+    ),
     ("evaluation/metrics.py", "LABEL_TOLERANCE = 1e-3", "LABEL_TOLERANCE = 2e-3", METRICS),
     ("planning/device_rates.py", "1e12", "1e11", {"cost", "leak"}),
     ("exhibits/figures/style.py", "0.3", "0.4", FIGURES),

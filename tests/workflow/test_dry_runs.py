@@ -133,14 +133,15 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
 
 
 def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -> None:
-    targets = ("results/leak.csv", "results/leak.pdf")
+    targets = ("results/leak.csv", "results/leak.pdf", "results/leak_probe.pdf")
     (fresh / "one.yaml").write_text("seeds: [0]\n", encoding="utf-8")  # three times as fast
     planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "one.yaml"))
     runs = 5
     assert (planned["simulate_leak"], planned["leak"], planned["publish_leak"]) == (1, 1, 1)
-    assert planned["train"] == runs * (1 + 13 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
-    assert planned["sample"] == runs * (1 + 13 * (4 + 1 + 1))
-    assert planned["average"] == runs * 13 * 2
+    assert planned["train"] == runs * (1 + 15 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
+    assert planned["sample"] == runs * (1 + 15 * (4 + 1 + 1) + 10 * 4 + 5 * 2)  # five have no skip and so no reliability
+    assert (planned["reliability"], planned["probe"], planned["leak_probe"]) == (runs, runs * 15, 1)
+    assert planned["average"] == runs * 15 * 2
     assert planned["score"] == planned["sample"] + planned["average"]
     assert not {"gate", "table1", "simulate_phantom"} & planned.keys()
 

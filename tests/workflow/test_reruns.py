@@ -59,16 +59,18 @@ def test_additional_method_requires_configuration_only(finished: Path, tmp_path:
 LEAK = """
 networks:
   recycled: {like: denoiser, recycled_share: 0.5}
+  masks: {like: denoiser, presegmented_share: 0.5, inner_folds: 2}
 methods:
   mean: {label: Mean of both, segmenter: mean, mean_of: [ddpm, attunet], denoiser: null}
 exhibits:
   leak:
-    denoisers: [denoiser, recycled]
+    denoisers: [denoiser, recycled, masks]
     presegmenter: attunet
     from_presegmentation: pd-ddpm
     t_start: [300]
     empty_t_start: 300
     from_noise: ddpm
+    further: [pd-ddpm@start_reliability=validation]
     means: [mean]
 """
 
@@ -79,18 +81,27 @@ def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: P
     (folder / "leak.yaml").write_text(LEAK, encoding="utf-8")
     targets, files = ("results/leak.csv", "results/leak.pdf"), ("--configfile", "small.yaml", "leak.yaml")
     planned = jobs(snakemake(folder, "-n", *targets, *files))
-    assert planned == {"train": 1, "sample": 3, "average": 2, "score": 5, "leak": 1, "publish_leak": 1}
+    # Of the trainings, two are AttUNets without an inner fold. The denoiser itself lacks the start with reliability only.
+    sampled = {"sample": 1 + 2 * 4, "average": 3, "score": 9 + 3}
+    assert planned == {"train": 2 + 2, "reliability": 1, **sampled, "leak": 1, "publish_leak": 1}
     run = snakemake(folder, *targets, *files)
     assert run.returncode == 0, run.stdout + run.stderr
     table = pd.read_csv(folder / "results/leak.csv")
-    assert table["network"].tolist() == ["attunet", *["denoiser"] * 4, *["recycled"] * 4]
+    assert table["network"].tolist() == ["attunet", *["denoiser"] * 5, *["recycled"] * 5, *["masks"] * 5]
     # Two members of three or ten steps, and one pass of AttUNet if the chain starts from it or is averaged with it.
-    assert table["network_evaluations"].tolist() == [1, *[7, 6, 20, 21] * 2]
-    assert table["training_flops"].nunique() == 3
+    assert table["network_evaluations"].tolist() == [1, *[7, 6, 20, 7, 21] * 3]
+    flops = table.groupby("network")["training_flops"].first()
+    assert flops["masks"] == pytest.approx(flops["denoiser"] + 2 * flops["attunet"])
+    assert flops["recycled"] > flops["denoiser"]
+    inner = [folder / f"results/phantom/networks/attunet@inner_fold={index}-of-2/split-0_seed-0/model.json" for index in (1, 2)]
+    splits = pd.read_csv(folder / "results/phantom/splits.csv")
+    training = sorted(splits[splits["role"] == "train"]["case"])
+    seen = [json.loads(path.read_text(encoding="utf-8"))["training_cases"] for path in inner]
+    assert sorted(case for cases in seen for case in cases) == training  # two folds: each case is left out once
     assert (folder / "results/leak.pdf").read_bytes().startswith(b"%PDF")
     assert "Training compute of attunet: " in (folder / "results/leak.md").read_text(encoding="utf-8")
     record = json.loads((folder / "results/leak.json").read_text(encoding="utf-8"))
-    assert record["made_from"]["summary"]["runs"] == 3 + 9
+    assert record["made_from"]["summary"]["runs"] == 4 + 2 + 1 + 3 * 5
     assert "device" not in record["made_from"]["summary"]["mixed"]
     single = folder / "results/phantom/predictions/mean@denoiser=denoiser/split-0_seed-0"
     for case in pd.read_csv(single / "predictions.csv")["case"]:

@@ -17,6 +17,7 @@ from pd_ddpm.config.methods import (
     pareto_methods,
     pool,
     steps_of_chain,
+    uses_reliability,
 )
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 from pd_ddpm.config.sections.method import Method
@@ -178,7 +179,7 @@ def _leak_problems(config: Config) -> Iterator[KeyProblem]:
             yield KeyProblem((*path, "denoisers"), finding, "List networks of architecture denoising_unet")
             return
     named = [("presegmenter", table["presegmenter"]), *((key, table[key]) for key in ("from_presegmentation", "from_noise"))]
-    named += [("means", name) for name in table["means"]]
+    named += [(key, name) for key in ("means", "further") for name in table[key]]
     problems = [problem for key, name in named for problem in method_problems(config, name, (*path, key))]
     yield from problems or _leak_method_problems(config)
 
@@ -190,6 +191,11 @@ def _leak_method_problems(config: Config) -> Iterator[KeyProblem]:
         if method(config, table[key]).get("start") != start:
             finding = f"'{table[key]}' does not start from {'noise' if start == 'noise' else 'a pre-segmentation'}"
             yield KeyProblem((*path, key), finding, f"Name a method with `start: {start}`")
+            return
+    for name in table["further"]:
+        if (segmenter := method(config, name)["segmenter"]) != "diffusion":
+            finding = f"'{name}' has the segmenter {segmenter} and no denoiser that could vary"
+            yield KeyProblem((*path, "further"), finding, "List methods with `segmenter: diffusion`")
             return
     for name in table["means"]:
         kinds = [method(config, part)["segmenter"] for part in averaged_methods(config, name)]
@@ -364,7 +370,10 @@ def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained
     elif (settings["sampler"], settings["variance"], settings["large_variance_over_jumps"]) == ("ancestral", "large", False):
         yield from _jump_problems(config, name)
     if settings["start"] == "presegmentation":
-        yield from _presegmentation_problems(config, name, settings)
+        problems = list(_presegmentation_problems(config, name, settings))
+        if not problems and uses_reliability(config, name):
+            problems = list(_reliability_problems(config, name, trained))
+        yield from problems
 
 
 def _jump_problems(config: Config, name: str) -> Iterator[KeyProblem]:
@@ -396,3 +405,21 @@ def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any
         finding = f"each of {members} members starts from a member of '{source}', which has {pool(config, source)}"
         remedy = f"Raise `samples` of '{source}', or set `presegmentation_members: mean`"
         yield KeyProblem(path, finding, remedy)
+
+
+def _reliability_problems(config: Config, name: str, trained: dict[str, Any]) -> Iterator[KeyProblem]:
+    """Yield why the reliability of a method's pre-segmentation cannot be measured or used."""
+    settings, path = method(config, name), ("methods", name, "start_reliability")
+    source, remedy = settings["presegmentation"], "or set `start_reliability: none`"
+    if not trained["likelihood_skip"]:
+        finding = f"'{settings['network']}' has no likelihood skip, whose evidence the reliability would scale"
+        yield KeyProblem(path, finding, f"Choose a network with `likelihood_skip: true`, {remedy}")
+    elif source == NO_PRESEGMENTATION or method(config, source)["segmenter"] != "deterministic" or not settings["harden"]:
+        finding = f"'{source}' with harden {str(settings['harden']).lower()} is no single mask of a trained network"
+        yield KeyProblem(path, finding, f"Set a deterministic `presegmentation` and `harden: true`, {remedy}")
+    elif method(config, source)["checkpoint"] != "selected":
+        finding = f"the reliability is that of selected weights, but '{source}' uses {method(config, source)['checkpoint']}"
+        yield KeyProblem(path, finding, f"Choose a `presegmentation` with `checkpoint: selected`, {remedy}")
+    elif steps_of_chain(config, name) < 2:
+        finding = "the chain has one step, after which no state is left that could be diffused again"
+        yield KeyProblem(path, finding, f"Raise `reverse_steps`, {remedy}")

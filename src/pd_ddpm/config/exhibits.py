@@ -40,6 +40,7 @@ EXHIBITS = {
     "probe": _figure("probe", "Does the denoiser read x_t?"),
     "training": _figure("training", "Training curves"),
     "leak": _table("leak", "Leak of the pre-segmentation", ("leak.pdf", "leak.png")),
+    "leak_probe": _figure("leak_probe", "What recycled denoisers read in x_t"),
 }
 HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", "held_out_groups.csv"))
 
@@ -52,9 +53,11 @@ def available_exhibits(config: Config) -> dict[str, Exhibit]:
 def default_exhibits(config: Config) -> dict[str, Exhibit]:
     """Return the exhibits that a run computes by default.
 
-    These are all that are available, without held-out cases until they are unlocked and the leak table until it is configured.
+    These are all that are available, without held-out cases until they are unlocked, and without the leak table and its figures
+    until it is configured.
     """
-    has_condition = {"held_out": config["evaluate_held_out"], "leak": config["exhibits"]["leak"] is not None}
+    has_leak = config["exhibits"]["leak"] is not None
+    has_condition = {"held_out": config["evaluate_held_out"], "leak": has_leak, "leak_probe": has_leak}
     return {name: exhibit for name, exhibit in available_exhibits(config).items() if has_condition.get(name, True)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pd_ddpm.config import exhibits, methods
 from pd_ddpm.config.consistency import method_problems
 from pd_ddpm.config.errors import ConfigError
-from pd_ddpm.config.leak import inner_networks, leak_methods
+from pd_ddpm.config.leak import inner_networks, leak_denoisers, leak_methods
 from pd_ddpm.config.resolve import Config, method, network
 from pd_ddpm.config.run import Run
 from pd_ddpm.runtime.problem import Problem
@@ -46,6 +46,8 @@ def training_inputs(config: Config, run: Run, root: str) -> dict[str, str | list
 def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     """Return what a method is sampled from: its network, the network's precision gate, and its pre-segmentation.
 
+    If the first reverse step uses the reliability of the pre-segmentation, that is a file too.
+
     Args:
         config: a canonical configuration.
         run: the method to sample from.
@@ -65,6 +67,9 @@ def sampling_inputs(config: Config, run: Run, root: str) -> dict[str, str]:
     if start := methods.presegmentation_of(config, run.name):
         before = Run(run.dataset, start, run.split, run.seed).folder(root, "predictions")
         files["presegmentation"] = f"{before}/predictions.csv"
+        if methods.uses_reliability(config, run.name):
+            source = Run(trained.dataset, method(config, start)["network"], run.split, run.seed).folder(root, "networks")
+            files["reliability"] = f"{source}/reliability-{methods.weights_kind(config, start)}.json"
     return files
 
 
@@ -128,10 +133,8 @@ def leak_inputs(config: Config, dataset: str, root: str) -> dict[str, Any]:
     Raises:
         ConfigError: the leak table is not configured.
     """
+    _require_leak_table(config)
     names = leak_methods(config)
-    if not names:
-        finding = "it is null, so this configuration has no leak table"
-        raise ConfigError(Problem("`exhibits.leak`", finding, "Add `--configfile config/leak.yaml` after the file to make"))
     source = methods.networks_from(config, dataset)
     inner = exhibits.runs(config, source, (name for inner in inner_networks(config).values() for name in inner))
     trained = f"{root}/{source}"
@@ -144,6 +147,30 @@ def leak_inputs(config: Config, dataset: str, root: str) -> dict[str, Any]:
         "cases": f"{trained}/cases/prepared.csv",
         "splits": f"{trained}/splits.csv",
     }
+
+
+def leak_probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
+    """Return the probes of all denoisers of the leak table.
+
+    Args:
+        config: a canonical configuration.
+        dataset: name of the dataset.
+        root: folder of all results.
+
+    Raises:
+        ConfigError: the leak table is not configured.
+    """
+    _require_leak_table(config)
+    names = [fields["network"] for fields in leak_denoisers(config)]
+    networks = exhibits.runs(config, methods.networks_from(config, dataset), names)
+    return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
+
+
+def _require_leak_table(config: Config) -> None:
+    """Raise if the leak table is not configured."""
+    if config["exhibits"]["leak"] is None:
+        finding = "it is null, so this configuration has no leak table"
+        raise ConfigError(Problem("`exhibits.leak`", finding, "Add `--configfile config/leak.yaml` after the file to make"))
 
 
 def grid_dice_inputs(config: Config, dataset: str, root: str) -> dict[str, str]:

@@ -58,6 +58,13 @@ def leak_rows(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
+def leak_denoisers(config: Config) -> list[dict[str, Any]]:
+    """Return network, label and training of each denoiser of the leak table; none if it is not configured."""
+    keys = ("network", "denoiser", "share", "likelihood_skip", "presegmented_share", "raters")
+    rows = {row["network"]: {key: row[key] for key in keys} for row in leak_rows(config)[1:]}
+    return list(rows.values())
+
+
 def leak_methods(config: Config) -> list[str]:
     """Return all methods of the leak table; none if it is not configured."""
     return [row["method"] for row in leak_rows(config)]
@@ -130,5 +137,9 @@ def _starts(config: Config, denoiser: str) -> list[tuple[str, int | None, str]]:
         ("empty mask", table["empty_t_start"], f"{base}@presegmentation={NO_PRESEGMENTATION}@t_start={table['empty_t_start']}")
     )
     starts.append(("noise", method(config, noise)["t_start"], noise))
+    for further in table["further"]:
+        settings = method(config, further)
+        if network(config, denoiser)["likelihood_skip"] or not methods.uses_reliability(config, further):
+            starts.append((settings["label"], settings["t_start"], f"{further}@network={denoiser}"))
     starts += [(method(config, mean)["label"], None, f"{mean}@denoiser={denoiser}") for mean in table["means"]]
     return [(start, t_start, canonical(config, name)) for start, t_start, name in starts]

@@ -101,6 +101,12 @@ class LeakTable(Section):
     t_start: StartTimesteps = Field(description="T' of the chains from the pre-segmentation.")
     empty_t_start: Count = Field(description="T' of the chains from a mask without lesion.")
     from_noise: str = Field(description="Diffusion method that starts from pure noise.")
+    further: Annotated[list[str], *UNIQUE] = Field(
+        description=(
+            "Diffusion methods that are further rows of each denoiser, with their own T', such as pd-ddpm-soft@t_start=500; "
+            "may be empty. Those with start_reliability validation are rows of denoisers with likelihood_skip only."
+        )
+    )
     means: Annotated[list[str], *UNIQUE] = Field(
         description="Methods with segmenter mean that are further rows of each denoiser; may be empty."
     )

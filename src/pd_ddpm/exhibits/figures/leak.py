@@ -30,8 +30,8 @@ def leak_figure(table: pd.DataFrame, caption_note: str) -> Figure:
     style.apply()
     presegmenter = table["denoiser"].iloc[0]
     rows = table[table["start"].isin(["pre-segmentation", "noise"])]
-    columns = _columns(rows)
-    looks = _looks(list(dict.fromkeys(rows.sort_values("share", kind="stable")["denoiser"])))
+    columns = group_by_training(rows)
+    looks = looks_of(list(dict.fromkeys(rows.sort_values("share", kind="stable")["denoiser"])))
     size = (1.2 + 3.4 * len(columns), 5.2)
     figure, axes = plt.subplots(
         2, len(columns), sharex=True, sharey="row", squeeze=False, figsize=size, height_ratios=(3, 2), layout="constrained"
@@ -57,22 +57,22 @@ def leak_figure(table: pd.DataFrame, caption_note: str) -> Figure:
     return figure
 
 
-def _columns(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the rows of each column of panels by its title, without empty columns."""
-    has_skip = rows["likelihood_skip"].eq(True).fillna(False)
+def group_by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of each kind of training by its title, without empty ones; further kinds include the share 0."""
+    has_skip = rows["likelihood_skip"].eq(True).fillna(False).astype(bool)
     is_presegmented, is_random = rows["presegmented_share"].gt(0), rows["raters"].eq("random")
     is_plain = ~(is_presegmented | is_random)
     is_reference = is_plain & has_skip & rows["share"].eq(0)
-    columns = {
+    kinds = {
         "With likelihood skip": (is_plain & has_skip, False),
         "Without likelihood skip": (is_plain & ~has_skip, False),
         "Trained on pre-segmentations": (is_presegmented, is_reference),
         "Trained on random raters": (is_random, is_reference),
     }
-    return {title: rows[is_shown | further] for title, (is_shown, further) in columns.items() if is_shown.any()}
+    return {title: rows[is_shown | further] for title, (is_shown, further) in kinds.items() if is_shown.any()}
 
 
-def _looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def looks_of(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour and marker of each denoiser, the same in all panels."""
     colours = plt.get_cmap(COLOURS)
     return {
