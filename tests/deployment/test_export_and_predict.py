@@ -46,6 +46,7 @@ from pd_ddpm.models import weights
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.sealed import write_sealed_json
 
 ROOT = Path(__file__).parents[2]
 SHAPE, AFFINE = (40, 58, 14), np.diag([3.2, 3.2, 5.0, 1.0])
@@ -310,6 +311,17 @@ def test_export_without_scores_names_the_command(workflow, tmp_path, capsys):
     (results / "scores" / "pd-ddpm" / f"{RUN}.csv").unlink()
     assert main(["export", str(results), "--output", str(tmp_path / "b")]) == 1
     assert "the model card needs these scores. Run `snakemake " in capsys.readouterr().err
+
+
+def test_export_of_a_method_that_uses_reliability_names_one_that_does_not(workflow, tmp_path, capsys):
+    results = shutil.copytree(workflow.results, tmp_path / "own")
+    path = results / "predictions" / "pd-ddpm" / RUN / "method.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    write_sealed_json(path, metadata | {"settings": metadata["settings"] | {"start_reliability": "validation"}})
+    assert main(["export", str(results), "--output", str(tmp_path / "b")]) == 1
+    message = capsys.readouterr().err
+    assert "uses the reliability of its pre-segmentation, which a bundle cannot hold" in message
+    assert "Export pd-ddpm@start_reliability=none" in message
 
 
 def flip_a_bit(path: Path) -> None:

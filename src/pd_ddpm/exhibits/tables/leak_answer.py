@@ -69,10 +69,10 @@ def answer_part(table: pd.DataFrame) -> Part:
     cells = pd.DataFrame({"Denoiser": rows.apply(row_denoiser, axis=1), "Start": rows.apply(row_start, axis=1)})
     cells[f"Dice − {name}"] = [effect_and_interval(row, PRESEGMENTER) for _, row in rows.iterrows()]
     cells["Interval above 0"] = rows["exceeds_presegmenter"].map(_yes_or_no)
-    conditions = (("GED²", "at most", GED, "ged_not_above"), ("Error AUROC", "at least", AUROC, "auroc_not_below"))
-    for title, bound, difference, condition in conditions:
-        cells[f"{title} − share 0"] = ["" if pd.isna(value) else number(value, 3, signed=True) for value in rows[difference]]
-        cells[f"{title} {bound} that"] = rows[condition].map(_yes_or_no)
+    cells["GED² − share 0"] = _signed(rows[GED])
+    cells["GED² at most that"] = rows["ged_not_above"].map(_yes_or_no)
+    cells["Error AUROC − share 0"] = _signed(rows[AUROC])
+    cells["Error AUROC at least that"] = rows["auroc_not_below"].map(_yes_or_no)
     cells["All three"] = rows["answers"].map(_yes_or_no)
     notes = [
         f"Which combination exceeds its own pre-segmenter, {name}, and varies as honestly as the denoiser with share 0? Its "
@@ -106,6 +106,10 @@ def row_denoiser(row: pd.Series) -> str:
 def row_name(row: pd.Series) -> str:
     """Return denoiser and start of a row."""
     return f"{row_denoiser(row)}, {row_start(row)}"
+
+
+def _signed(values: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else number(value, 3, signed=True) for value in values]
 
 
 def _yes_or_no(value: bool | None) -> str:
