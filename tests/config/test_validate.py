@@ -64,6 +64,10 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ({"methods": {"pd-ddpm": {"network": "unet"}}}, ["segmenter 'diffusion' cannot use the unet"]),
         ({"methods": {"pd-ddpm": {"presegmentation": "atunet"}}}, ["'atunet' is not one of methods", "Did you mean 'attunet'"]),
         ({"methods": {"pd-ddpm": {"presegmentation": "pd-ddpm"}}}, ["starts from a pre-segmentation itself"]),
+        (
+            {"networks": {"denoiser": {"groups": 48}}},
+            ["`networks.denoiser.groups`: 48 does not divide a width of 128, 256, 512"],
+        ),
         ({"networks": {"denoiser": {"t_max": 300}}}, ["trained up to t_max = 300 only"]),
         ({"networks": {"denoiser": {"t_max": 2000}}}, ["t_max", "above T = 1000"]),
         (

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.peers import MONAI, renamed_weights
-from pd_ddpm.models.networks.blocks import AttentionBlock, group_norm, join_skip, sinusoids
+from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.networks.blocks import AttentionBlock, ResidualBlock, group_norm, join_skip, sinusoids
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.dropout import Dropout
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
@@ -93,10 +94,81 @@ def test_denoising_unet_of_paper_has_published_size():
     assert count(ours) == count(theirs) == 113_670_913
 
 
-@pytest.mark.parametrize(("skip", "size"), [("average", 24_260_299), ("concatenate", 32_331_927)])
-def test_denoising_unet_of_patch_ddm_has_size_of_authors_code(skip, size):
+@pytest.mark.parametrize(
+    ("skip", "in_channels", "size"),
+    [("average", 8, 24_260_299), ("average", 5, 24_257_950), ("concatenate", 8, 32_331_927)],
+)
+@pytest.mark.parametrize("time_injection", ["fixed", "as_released"])
+def test_denoising_unet_of_patch_ddm_has_size_of_authors_code(skip, in_channels, size, time_injection):
+    changes = {"skip": skip, "in_channels": in_channels, "time_injection": time_injection}
     with torch.device("meta"):
-        assert count(denoising_unet(PATCH_DDPM | {"skip": skip})) == size
+        assert count(denoising_unet(PATCH_DDPM | changes)) == size
+
+
+def test_build_model_builds_patch_ddm_from_settings():
+    settings = PATCH_DDPM | {"architecture": "denoising_unet", "skip": "average", "heads": 1, "scale_shift": False}
+    settings |= {"time_injection": "as_released", "dropout": 0.0, "schedule": "linear", "T": 1000}
+    with torch.device("meta"):
+        model = build_model(settings | {"mask_coding": "binary", "predicts": "noise"}, image_channels=7)
+    assert count(model) == 24_260_299
+    assert not any(block.time_after_norm for block in model.modules() if isinstance(block, ResidualBlock))
+
+
+def test_denoising_unet_of_patch_ddm_accepts_whole_volume():
+    with torch.device("meta"):
+        network = denoising_unet(PATCH_DDPM | {"skip": "average"})
+        assert network.divisor == 64
+        assert network(torch.empty(1, 8, 256, 256, 256), torch.tensor([1])).shape == (1, 1, 256, 256, 256)
+
+
+@pytest.mark.parametrize("size", [(96, 96, 96), (64, 64, 32)])
+def test_denoising_unet_of_patch_ddm_rejects_sizes_that_fail_in_authors_code(size):
+    with torch.device("meta"), pytest.raises(ValueError, match="not a multiple of 64"):
+        denoising_unet(PATCH_DDPM | {"skip": "average"})(torch.empty(1, 8, *size), torch.tensor([1]))
+
+
+def test_patch_ddm_loses_time_at_full_resolution_only():
+    """Blocks 1 and 2 of the encoder and 16 to 20 of the decoder, counted from 1 and 0 as in the authors' code."""
+    with torch.device("meta"):
+        network = denoising_unet(PATCH_DDPM | {"skip": "average"})
+    blocks = {name: module for name, module in network.named_modules() if isinstance(module, ResidualBlock)}
+    decoder = [name for name in blocks if name.startswith("up.")]
+    fixed = {name for name, block in blocks.items() if block.time_after_norm}
+    assert fixed == {"down.factor_1_block_1", "down.factor_1_block_2", *decoder[16:21]}
+    assert len(decoder) == 21
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_residual_block_keeps_time_in_groups_of_one_channel(spatial_dims):
+    """Released, the normalisation removes the time from groups of one channel. Fixed, the time is added after it."""
+    blocks = {}
+    for time_injection in ("as_released", "fixed"):
+        torch.manual_seed(0)
+        block = ResidualBlock(spatial_dims, 29, 29, embedding_channels=6, groups=29, time_injection=time_injection)
+        blocks[time_injection] = perturbed(block)
+    x, embedding = normal(1, 29, *[6, 5, 4][:spatial_dims]), normal(2, 6, seed=1)
+    with torch.no_grad():
+        first, second = (blocks["as_released"](x, row[None]) for row in embedding)
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+        block = blocks["fixed"]
+        features = block.convolution_1(functional.silu(block.norm_1(x)))
+        spread, mean = torch.std_mean(features, dim=list(range(2, x.ndim)), keepdim=True, correction=0)
+        scale, offset = (values.view(1, -1, *[1] * spatial_dims) for values in (block.norm_2.weight, block.norm_2.bias))
+        normalised = (features - mean) / torch.sqrt(spread**2 + 1e-5) * scale + offset
+        for row in embedding:
+            time = block.time(row[None]).view(1, -1, *[1] * spatial_dims)
+            expected = x + block.convolution_2(functional.silu(normalised + time))
+            torch.testing.assert_close(block(x, row[None]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_residual_block_is_the_same_released_or_fixed_if_groups_have_several_channels():
+    outputs = []
+    for time_injection in ("as_released", "fixed"):
+        torch.manual_seed(0)
+        block = perturbed(ResidualBlock(3, 8, 12, embedding_channels=6, groups=4, time_injection=time_injection))
+        outputs.append(block(normal(2, 8, 4, 4, 2), normal(2, 6, seed=1)))
+    assert torch.equal(*outputs)
+    assert (outputs[0][0] - block(normal(2, 8, 4, 4, 2), normal(2, 6, seed=2))[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -178,6 +250,7 @@ VARIANTS = {
     "volume": {"spatial_dims": 3},
     "volume_averaged_skips": {"spatial_dims": 3, "skip": "average", "scale_shift": True},
     "odd_width": {"channels": 9, "groups": 3, "attention_at": []},
+    "patch_ddm": PATCH_DDPM | {"channels": 3, "groups": 3, "multipliers": (1, 3, 4), "skip": "average", "in_channels": 3},
 }
 
 

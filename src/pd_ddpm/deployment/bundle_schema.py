@@ -209,7 +209,10 @@ class NetworkSettings(_Open):
     multipliers: Annotated[list[Few], Field(min_length=1, max_length=12)] = None
     residual_blocks: Few = None
     attention_at: Annotated[list[Width], Field(max_length=12)] = None
+    middle_attention: bool = True
     heads: Few = None
+    groups: Width | None = None
+    time_injection: Literal["fixed", "as_released"] = "fixed"
     discriminator_channels: Width = None
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     T: Steps = None

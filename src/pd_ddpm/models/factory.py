@@ -52,6 +52,10 @@ def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
         skip=settings["skip"],
         scale_shift=settings["scale_shift"],
         dropout=settings["dropout"],
+        # Bundles of earlier versions lack these.
+        groups=settings.get("groups"),
+        middle_attention=settings.get("middle_attention", True),
+        time_injection=settings.get("time_injection", "fixed"),
     )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
     denoiser_arguments = (DenoisingUNet(network_settings), schedule, CODINGS[settings["mask_coding"]], settings["predicts"])

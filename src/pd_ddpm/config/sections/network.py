@@ -147,11 +147,25 @@ class _Denoiser(_Network):
     )
     residual_blocks: Count = Field(description="Residual blocks per level of the encoder.")
     attention_at: list[Count] = Field(description="Down-sampling factors at which attention follows each residual block.")
+    middle_attention: bool = Field(description="Whether attention lies between the two residual blocks of the coarsest level.")
     heads: Count = Field(description="Attention heads.")
     skip: Literal["concatenate", "average"] = Field(
         description="How the decoder uses the encoder's features: concatenate, or average as PatchDDM does."
     )
+    groups: Count | None = Field(
+        description=(
+            "Groups of every group normalisation, which must divide the width of every level. null: at most 32, each of at "
+            "least four channels."
+        )
+    )
     scale_shift: bool = Field(description="true: the timestep embedding scales and shifts the features; false: it is added.")
+    time_injection: Literal["fixed", "as_released"] = Field(
+        description=(
+            "Where an added timestep embedding enters a residual block if the groups of its second normalisation have one "
+            "channel. as_released: before this normalisation, which removes it again, as PatchDDM's code does; fixed: after "
+            "it. Unused with scale_shift."
+        )
+    )
     dropout: Share = Field(description="Dropout probability in residual blocks.")
     schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
     T: Count = Field(description="Steps of the whole diffusion process.")
@@ -222,6 +236,10 @@ class _Denoiser(_Network):
         if self.validation_chain_steps > self.T:
             problem = f"{self.validation_chain_steps} is more than the T = {self.T} steps"
             yield Contradiction("validation_chain_steps", problem, f"Set {self.T} or fewer")
+        widths = sorted({self.channels, *(self.channels * multiplier for multiplier in self.multipliers)})
+        if indivisible := [width for width in widths if width % (self.groups or 1)]:
+            finding = f"{self.groups} does not divide a width of {', '.join(map(str, indivisible))}"
+            yield Contradiction("groups", finding, "Set a divisor of `channels`, or null")
         if self.likelihood_skip and self.predicts != "mask":
             finding = "it adds to the logits of a mask, but the network predicts the noise"
             yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+
+TimeInjection = Literal["fixed", "as_released", "scale_shift"]
 
 
 def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Module:
@@ -163,12 +166,14 @@ class ResidualBlock(nn.Module):
         out_channels: channels of the output.
         embedding_channels: width of the time embedding.
         groups: groups of the normalisations, see `group_norm`.
-        scale_shift: if true, the time embedding scales and shifts the second normalisation; otherwise it is added
-            between the convolutions.
+        time_injection: "as_released": the time embedding is added before the second normalisation, which removes it again
+            if its groups have one channel; "fixed": it is then added after this normalisation; "scale_shift": it scales and
+            shifts the result of this normalisation.
         dropout: probability of dropout before the second convolution.
         heads: attention heads; 0 for no attention.
 
-    Reference: Ho et al. 2020 (DDPM), App. B; Dhariwal & Nichol 2021 (guided diffusion), Sec. 3 (scale and shift).
+    Reference: Ho et al. 2020 (DDPM), App. B; Dhariwal & Nichol 2021 (guided diffusion), Sec. 3 (scale and shift); the released
+    code of Bieder et al. 2023 (PatchDDM), whose 29 groups have one channel each at full resolution.
     """
 
     def __init__(
@@ -179,16 +184,17 @@ class ResidualBlock(nn.Module):
         *,
         embedding_channels: int,
         groups: int | None = None,
-        scale_shift: bool = False,
+        time_injection: TimeInjection = "fixed",
         dropout: float = 0.0,
         heads: int = 0,
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift = time_injection == "scale_shift"
         self.norm_1 = group_norm(in_channels, groups)
         self.convolution_1 = convolution(spatial_dims, in_channels, out_channels)
-        self.time = nn.Linear(embedding_channels, 2 * out_channels if scale_shift else out_channels)
+        self.time = nn.Linear(embedding_channels, 2 * out_channels if self.scale_shift else out_channels)
         self.norm_2 = group_norm(out_channels, groups)
+        self.time_after_norm = time_injection == "fixed" and self.norm_2.num_groups == out_channels
         self.dropout = nn.Dropout(dropout)
         self.convolution_2 = zero(convolution(spatial_dims, out_channels, out_channels))
         self.shortcut = (
@@ -203,6 +209,8 @@ class ResidualBlock(nn.Module):
         if self.scale_shift:
             scale, shift = time.chunk(2, dim=1)
             h = self.norm_2(h) * (1 + scale) + shift
+        elif self.time_after_norm:
+            h = add(self.norm_2(h), time)
         else:
             h = self.norm_2(add(h, time))
         h = self.convolution_2(self.dropout(silu(h)))

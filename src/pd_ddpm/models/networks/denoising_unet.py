@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -37,6 +38,8 @@ class DenoisingUNetSettings:
         skip: "concatenate", or "average" for (h + skip) / 2 as in PatchDDM. Each block of the decoder then has as many
             output channels as the next skip.
         scale_shift: if true, the timestep scales and shifts the features; otherwise it is added to them.
+        time_injection: what happens to an added timestep where a normalisation has groups of one channel, see
+            `ResidualBlock`: "fixed", or "as_released" in PatchDDM.
         dropout: probability of dropout before the last convolution of each residual block.
         middle_attention: whether there is attention between the two residual blocks of the coarsest level.
         groups: groups of the normalisations (PatchDDM: 29); None: at most 32, see `group_norm`.
@@ -55,6 +58,7 @@ class DenoisingUNetSettings:
     dropout: float = 0.0
     middle_attention: bool = True
     groups: int | None = None
+    time_injection: Literal["fixed", "as_released"] = "fixed"
 
 
 class DenoisingUNet(nn.Module):
@@ -88,7 +92,7 @@ class DenoisingUNet(nn.Module):
             spatial_dims,
             embedding_channels=4 * channels,
             groups=settings.groups,
-            scale_shift=settings.scale_shift,
+            time_injection="scale_shift" if settings.scale_shift else settings.time_injection,
             dropout=settings.dropout,
         )
         heads_at = {factor: settings.heads if factor in settings.attention_at else 0 for factor in factors}
