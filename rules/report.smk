@@ -304,6 +304,7 @@ rule leak_probe:
     params:
         denoisers=leak.leak_denoisers(config),
         caption_note=figure_note,
+        title=EXHIBITS["leak_probe"].title,
         code=script_code("leak_probe"),
     script:
         "../workflow/scripts/leak_probe.py"

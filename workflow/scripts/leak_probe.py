@@ -10,7 +10,7 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 def main(job) -> None:
     numbers = leak_probe_numbers(read_scores(job.input.probes), job.params.denoisers)
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
-    style.save(leak_probe_figure(numbers, job.params.caption_note), job.output.pdf, job.output.png)
+    style.save(leak_probe_figure(numbers, job.params.caption_note), job.output.pdf, job.output.png, job.params.title)
 
 
 if __name__ == "__main__":
