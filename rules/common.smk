@@ -14,7 +14,7 @@ from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
 from pd_ddpm.config.sections.resources import Job
 from pd_ddpm.config.validate import validate
-from pd_ddpm.data.cases import find, origin, scan_versions
+from pd_ddpm.data.cases import find, mask_files, origin, scan_versions
 from pd_ddpm.data.download.settings import DownloadSettings, licence_problem
 from pd_ddpm.exhibits.pages.template import templates_version
 from pd_ddpm.runtime import clock, sealed
@@ -32,8 +32,10 @@ except ConfigError as error:
 # planned.
 if workflow.is_main_process:
     try:
-        for name in config["datasets"]:
-            for file in scan_versions.update_scan_versions(Path("results", name, "scans.json")):
+        lists = [Path("results", name, "scans.json") for name in config["datasets"]]
+        lists += sorted(Path("results").glob("*/masks/*/*.json"))
+        for versions in lists:
+            for file in scan_versions.update_scan_versions(versions):
                 logger.warning(f"{file}: it has changed, so all that depends on it is computed again.")
     except sealed.DamagedFileError as error:
         raise WorkflowError(str(error)) from None
@@ -49,12 +51,14 @@ METHOD_RUN = f"{{dataset}}/{{method}}/{SLUG}"
 NETWORK = f"results/{{dataset}}/networks/{{network}}/{SLUG}"
 PREDICTION = f"results/{{dataset}}/predictions/{{method}}/{SLUG}"
 SCORES = f"results/{{dataset}}/scores/{{method}}/{SLUG}"
+MASKS = f"results/{{dataset}}/masks/{{method}}/{SLUG}"
 ENSEMBLES = f"results/{{dataset}}/ensembles/{{method}}/{SLUG}"
 
-# Methods that average others come from the rule `average`, all others from `sample`.
-MEANS = "|".join(methods.mean_methods(config))
-AVERAGED_METHOD = rf"({MEANS})(@[^/]+)?" if MEANS else "(?!)"
-SAMPLED_METHOD = rf"(?!({MEANS})[@/])[^/]+" if MEANS else "[^/]+"
+# Methods that average others come from the rule `average`, those from files from `import_masks`, all others from `sample`.
+MEANS, FILES = ("|".join(names) for names in (methods.mean_methods(config), methods.file_methods(config)))
+AVERAGED_METHOD, FILES_METHOD = (rf"({names})(@[^/]+)?" if names else "(?!)" for names in (MEANS, FILES))
+NOT_SAMPLED = "|".join(filter(None, (MEANS, FILES)))
+SAMPLED_METHOD = rf"(?!({NOT_SAMPLED})[@/])[^/]+" if NOT_SAMPLED else "[^/]+"
 
 # The dataset whose Table 1 is published next to the exhibits of the active one, because its cases were held out from it.
 HELD_OUT = methods.held_out(config)

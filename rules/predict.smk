@@ -160,3 +160,53 @@ rule average:
         code=script_code("average"),
     script:
         "../workflow/scripts/average.py"
+
+
+# Masks that another program has made. The files are no inputs, since their names are unknown until the cases are assigned to
+# splits. Each start of Snakemake compares them with the list of their versions instead.
+rule list_masks:
+    input:
+        splits="results/{dataset}/splits.csv",
+        source=lambda wildcards: inputs.mask_tables(config, method_run(wildcards)),
+    output:
+        table=f"{MASKS}.csv",
+        versions=f"{MASKS}.json",
+    log:
+        f"results/logs/list_masks/{METHOD_RUN}.log",
+    benchmark:
+        f"results/benchmarks/list_masks/{METHOD_RUN}.tsv"
+    wildcard_constraints:
+        method=FILES_METHOD,
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        settings=lambda wildcards: methods.file_settings(config, wildcards.method),
+        code=code_version(mask_files.__file__),
+    script:
+        "../workflow/scripts/list_masks.py"
+
+
+rule import_masks:
+    input:
+        table=f"{MASKS}.csv",
+        versions=f"{MASKS}.json",
+        cases="results/{dataset}/cases/prepared.csv",
+    output:
+        predictions=f"{PREDICTION}/predictions.csv",
+        method_metadata=f"{PREDICTION}/method.json",
+    log:
+        f"results/logs/import_masks/{METHOD_RUN}.log",
+    benchmark:
+        f"results/benchmarks/import_masks/{METHOD_RUN}.tsv"
+    wildcard_constraints:
+        method=FILES_METHOD,
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
+        grid_tolerance_voxels=config["preparation"]["grid_tolerance_voxels"],
+        code=script_code("import_masks"),
+    script:
+        "../workflow/scripts/import_masks.py"

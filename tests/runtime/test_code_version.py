@@ -16,8 +16,8 @@ NETWORKS = {"train", "gate", "probe", "reliability", "sample", "cost", "leak"}
 FIGURES = {"leak", "leak_probe", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
 SCORES = {"score", "resample_ensemble", "grid_dice"}
 METRICS = SCORES | {"leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
-WRITERS = SCORES | {"sample", "reliability", "average", "prepare", "fig2_uncertainty", "check", "list_cases"}
-UNRECORDED = {"split", "download", "simulate", "list_cases", "check", "grid_dice", "publish"}
+WRITERS = SCORES | {"sample", "reliability", "average", "import_masks", "prepare", "fig2_uncertainty", "check", "list_cases"}
+UNRECORDED = {"split", "download", "simulate", "list_cases", "list_masks", "check", "grid_dice", "publish"}
 ALL = {script.stem for script in SCRIPTS.glob("*.py")}
 
 # For each package a constant, and exactly the scripts whose code version it changes.
@@ -28,7 +28,7 @@ CONSTANTS = [
         "config/resolve.py",
         'NO_PRESEGMENTATION = "zero"',
         'NO_PRESEGMENTATION = "none"',
-        {"sample", "cost", "leak", "check", "list_cases"},
+        {"sample", "cost", "leak", "check", "list_cases", "list_masks"},
     ),
     ("data/working_grid.py", "/ 100 >=", "/ 10 >=", NETWORKS | {"grid_dice"}),
     ("data/splits.py", '"split", "role"', '"split", "part"', {"split", "check", "list_cases", "cost", "leak"}),
@@ -48,7 +48,7 @@ CONSTANTS = [
         "inference/ensemble.py",
         "0.5 - 1e-6",
         "0.5 - 1e-5",
-        METRICS - {"table1", "table2", "leak"} | {"sample", "gate", "reliability", "average"},
+        METRICS - {"table1", "table2", "leak"} | {"sample", "gate", "reliability", "average", "import_masks"},
     ),
     (
         "inference/segmenters.py",

@@ -12,6 +12,7 @@ from pd_ddpm.config.leak import denoiser_labels, leak_methods
 from pd_ddpm.config.methods import (
     adds_noise_over_jumps,
     averaged_methods,
+    is_from_files,
     is_held_out,
     networks_from,
     pareto_methods,
@@ -181,6 +182,9 @@ def _leak_problems(config: Config) -> Iterator[KeyProblem]:
     named = [("presegmenter", table["presegmenter"]), *((key, table[key]) for key in ("from_presegmentation", "from_noise"))]
     named += [(key, name) for key in ("means", "further") for name in table[key]]
     problems = [problem for key, name in named for problem in method_problems(config, name, (*path, key))]
+    if not problems and is_from_files(config, table["presegmenter"]):
+        finding = f"'{table['presegmenter']}' has no network whose training could be compared"
+        problems = [KeyProblem((*path, "presegmenter"), finding, "Name a method with a network")]
     yield from problems or _leak_method_problems(config)
 
 
@@ -277,6 +281,8 @@ def method_problems(config: Config, name: str, reference: Sequence[str] = ()) ->
     problems = _type_problems(Method, settings, path)
     if not problems and settings["segmenter"] == "mean":
         yield from _mean_problems(config, name, settings)
+        return
+    if not problems and settings["segmenter"] == "files":
         return
     if not problems:
         try:
@@ -391,19 +397,21 @@ def _presegmentation_problems(config: Config, name: str, settings: dict[str, Any
     if source == NO_PRESEGMENTATION:
         return
     try:
-        start, segmenter = method(config, source).get("start"), method(config, source)["segmenter"]
+        other = method(config, source)
     except ConfigError as error:
         yield from (problem.at(path) for problem in error.problems)
         return
-    if segmenter == "mean":
+    if other["segmenter"] == "mean":
         yield KeyProblem(path, f"'{source}' is a mean of other methods", "Choose a method with a network of its own")
-    elif start == "presegmentation":
+    elif other.get("start") == "presegmentation":
         finding = f"'{source}' starts from a pre-segmentation itself"
         yield KeyProblem(path, finding, "Choose a method that does not")
     elif settings["presegmentation_members"] == "each" and pool(config, source) < pool(config, name):
         members = pool(config, name)
         finding = f"each of {members} members starts from a member of '{source}', which has {pool(config, source)}"
-        remedy = f"Raise `samples` of '{source}', or set `presegmentation_members: mean`"
+        remedy = "Set `presegmentation_members: mean`"
+        if "samples" in other:
+            remedy = f"Raise `samples` of '{source}', or set `presegmentation_members: mean`"
         yield KeyProblem(path, finding, remedy)
 
 

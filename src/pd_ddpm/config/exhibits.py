@@ -202,7 +202,7 @@ def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:
     """Return the networks of methods, each with the labels of these methods that sample from it or average its samples."""
     users: dict[str, dict[str, None]] = {}
     for name in names:
-        for sampled in methods.averaged_methods(config, name) or [name]:
+        for sampled in methods.sampled_methods(config, name):
             users.setdefault(method(config, sampled)["network"], {})[method(config, name)["label"]] = None
     return {network: ", ".join(labels) for network, labels in users.items()}
 
@@ -220,7 +220,7 @@ def caption_note(config: Config, dataset: str) -> str:
     text = demo if config["scale"] == "demo" else "The configuration's paper scale."
     if "simulate" in source:
         text += " The scans are simulated: nothing here is a result on patients."
-    text += _grid_sentence(config["grid"])
+    text += _grid_sentence(config["grid"]) + _files_sentences(config)
     if source.get("part") == "held_out":
         text += (
             " These are the held-out cases of the WMH challenge, on which nothing was trained. The values that the paper "
@@ -249,6 +249,17 @@ def _grid_sentence(grid: Config) -> str:
         ),
     }
     return f" The networks see pixels of {grid['spacing_mm']:g} mm. {members[grid['members']]}"
+
+
+def _files_sentences(config: Config) -> str:
+    """Return what a caption says about methods whose masks another program has made."""
+    names = [name for name in planned_methods(config) if methods.is_from_files(config, name)]
+    if not names:
+        return ""
+    listed = " and ".join(labels(config, names).values())
+    cost = f" The masks of {listed} are files, whose cost is not known: that of methods that start from them is without it."
+    doubts = dict.fromkeys(filter(None, (methods.seen_doubt(config, name) for name in names)))
+    return "".join([cost, *(f" {doubt}" for doubt in doubts)])
 
 
 def figure_note(config: Config, dataset: str) -> str:

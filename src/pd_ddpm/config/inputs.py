@@ -94,6 +94,21 @@ def _check_method(config: Config, name: str) -> None:
         raise ConfigError(*problems)
 
 
+def mask_tables(config: Config, run: Run) -> list[str]:
+    """Return the csv that names the files of a method with `segmenter: files`, if it has one.
+
+    Args:
+        config: a canonical configuration.
+        run: the method.
+
+    Raises:
+        ConfigError: the method's settings are invalid.
+    """
+    _check_method(config, run.name)
+    table = method(config, run.name).get("table")
+    return [table.format(dataset=run.dataset, split=run.split, seed=run.seed)] if table else []
+
+
 def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
     """Return the probes of all denoisers that segment a dataset.
 

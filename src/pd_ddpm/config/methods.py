@@ -5,6 +5,8 @@ from typing import Any
 from pd_ddpm.config.chain_length import chain_steps
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 
+FILE_KEYS = ("folder", "pattern", "table")  # where a method with `segmenter: files` finds them
+
 
 def networks_from(config: Config, dataset: str) -> str:
     """Return the dataset whose networks segment this one: itself, unless it is only tested."""
@@ -64,6 +66,38 @@ def averaged_methods(config: Config, name: str) -> list[str]:
 def mean_methods(config: Config) -> list[str]:
     """Return the entries of `methods` that average other methods."""
     return [name for name in config["methods"] if method(config, name)["segmenter"] == "mean"]
+
+
+def file_methods(config: Config) -> list[str]:
+    """Return the entries of `methods` whose masks another program has made."""
+    return [name for name in config["methods"] if is_from_files(config, name)]
+
+
+def is_from_files(config: Config, name: str) -> bool:
+    """Return whether another program has made the masks of a method."""
+    return method(config, name)["segmenter"] == "files"
+
+
+def sampled_methods(config: Config, name: str) -> list[str]:
+    """Return the methods whose networks make the masks of this one: itself, those that it averages, or none."""
+    return [part for part in averaged_methods(config, name) or [name] if not is_from_files(config, part)]
+
+
+def file_settings(config: Config, name: str) -> dict[str, str]:
+    """Return where a method with `segmenter: files` finds its files."""
+    return {key: value for key, value in method(config, name).items() if key in FILE_KEYS}
+
+
+def seen_doubt(config: Config, name: str) -> str | None:
+    """Return a sentence if the program behind a method's files may have been trained on test cases, otherwise None.
+
+    Each split has its own files if a path names {split}.
+    """
+    settings = method(config, name)
+    paths = [settings[key] for key in FILE_KEYS if key in settings]
+    if settings["segmenter"] != "files" or settings.get("unseen") or any("{split}" in path for path in paths):
+        return None
+    return f"{settings['label']}: its files are the same for all splits, so their program may have been trained on test cases."
 
 
 def methods_before(config: Config, name: str) -> list[str]:
@@ -188,6 +222,8 @@ def grid_members(config: Config) -> str:
 
 
 def sampling_settings(config: Config, name: str) -> dict[str, Any]:
-    """Return the settings of a method that affect its samples: all but its label and a permission."""
+    """Return the settings of a method that affect its samples: all but its label, permissions and statements."""
+    if is_from_files(config, name):
+        return {key: value for key, value in method(config, name).items() if key not in ("label", "unseen", *FILE_KEYS)}
     settings = method(config, name) | {"pool": pool(config, name), "grid_members": grid_members(config)}
     return {key: value for key, value in settings.items() if key not in ("label", "large_variance_over_jumps")}

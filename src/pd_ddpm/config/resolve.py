@@ -23,7 +23,7 @@ JOB_KEYS = {"batch", "shards", "gate"}  # of sampling; they do not influence the
 
 NO_PRESEGMENTATION = "zero"  # the pre-segmentation that finds no lesion anywhere (Table 2)
 
-# Settings that methods share, but not those that average other methods.
+# Settings that methods share, but not those that average other methods or come from files.
 SAMPLING_KEYS = CHAIN_KEYS | {"samples", "checkpoint", "weights", "precision"}
 
 # Architectures that each segmenter can use.
@@ -79,7 +79,8 @@ def plain_settings(config: Config, section: str, base: str) -> Any:
     common = config.get(COMMON.get(section))
     if not isinstance(own, dict) or not isinstance(common, dict):
         return own
-    useless = {"deterministic": CHAIN_KEYS | {"samples"}, "dropout": CHAIN_KEYS, "latent": CHAIN_KEYS, "mean": SAMPLING_KEYS}
+    useless = {"deterministic": CHAIN_KEYS | {"samples"}, "dropout": CHAIN_KEYS, "latent": CHAIN_KEYS}
+    useless |= {"mean": SAMPLING_KEYS, "files": SAMPLING_KEYS}
     left_out = useless.get(str(own.get("segmenter")), set()) | (JOB_KEYS if section == "methods" else set())
     return {**{key: value for key, value in common.items() if key not in left_out}, **own}
 

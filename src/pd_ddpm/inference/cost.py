@@ -1,5 +1,6 @@
 """Cost of sampling the members of a case."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
@@ -15,7 +16,10 @@ class CountedSegmenter(Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """Network evaluations per slice and seconds per case: spent once for all members, and for each member."""
+    """Network evaluations per slice and seconds per case: spent once for all members, and for each member.
+
+    The shared cost is NaN for masks that another program has made.
+    """
 
     evaluations_shared: int = 0
     evaluations_per_member: int = 0
@@ -24,8 +28,23 @@ class Cost:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read the cost from a table row that holds these four columns among others."""
-        return cls(**{field.name: field.type(record[field.name]) for field in fields(cls)})
+        """Read the cost from a table row that holds these four columns among others; an empty cell is not known."""
+        values = {field: record[field.name] for field in fields(cls)}
+        return cls(**{field.name: math.nan if _is_empty(value) else field.type(value) for field, value in values.items()})
+
+    @classmethod
+    def unknown(cls) -> Self:
+        """Return the cost of masks that another program has made."""
+        return cls(evaluations_shared=math.nan, seconds_shared=math.nan)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the masks were made here."""
+        return not math.isnan(self.seconds_shared)
+
+    def to_record(self) -> dict[str, float | None]:
+        """Return the columns that `from_record` reads; None if not known."""
+        return {name: None if _is_empty(value) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_times(cls, segmenter: CountedSegmenter, network_seconds: float, total_seconds: float) -> Self:
@@ -59,3 +78,7 @@ class Cost:
             "network_evaluations": self.evaluations_shared + num_members * self.evaluations_per_member,
             "seconds": self.seconds_shared + num_members * self.seconds_per_member,
         }
+
+
+def _is_empty(value: float | None) -> bool:
+    return value is None or math.isnan(value)

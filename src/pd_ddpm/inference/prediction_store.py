@@ -1,7 +1,7 @@
 """Predictions of one method on disk: one set of files per case, written atomically, so that a killed job can resume."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -62,7 +62,8 @@ class PredictionFolder:
         write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
         write_image(self.folder / names["mask"], segmentation.mask, template, np.uint8)
         write_image(self.folder / names["uncertainty"], segmentation.variance, template)
-        record = {"case": case, "samples": num_samples, "pool": pool.shape[-1], **asdict(cost), "stamp": self.fingerprint}
+        record = {"case": case, "samples": num_samples, "pool": pool.shape[-1], **cost.to_record()}
+        record["stamp"] = self.fingerprint
         write_completion_record(self.folder / f"{case}.json", self.fingerprint, names.values(), record)
         return record
 
@@ -188,11 +189,16 @@ class Presegmentations:
         return fingerprint(self._records["stamp"].to_dict())
 
     def cost(self, case: str) -> Cost:
-        """Return the cost of the masks of a case: shared if all chains start from one mask, else per chain."""
+        """Return the cost of the masks of a case: shared if all chains start from one mask, else per chain.
+
+        It is zero for masks from files, whose cost is not known.
+        """
         if self.manifest is None:
             return Cost()
         record = self._records.loc[case]
         cost = Cost.from_record(record)
+        if not cost.is_known:
+            return Cost()
         return cost if self.members == "each" else cost.as_shared(int(record["samples"]))
 
     @cached_property

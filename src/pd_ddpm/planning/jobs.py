@@ -90,10 +90,10 @@ def naive_work(config: Config, jobs: Sequence[Job]) -> Work:
 def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:
     """Return the network evaluations of a slice: those that all members share, and those of each member.
 
-    A mean of other methods has none of its own.
+    A mean of other methods and masks from files have none of their own.
     """
     settings = resolve.method(config, method)
-    if settings["segmenter"] == "mean":
+    if settings["segmenter"] in ("mean", "files"):
         return 0, 0
     if settings["segmenter"] == "diffusion":
         return 0, methods.steps_of_chain(config, method) + (settings["start"] == "learned_prior")
@@ -101,8 +101,8 @@ def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:
 
 
 def _sampled_runs(config: Config, run: Run) -> list[Run]:
-    """Return the samplings behind the predictions of a run: its own, or those that it averages."""
-    return [replace(run, name=name) for name in methods.averaged_methods(config, run.name)] or [run]
+    """Return the samplings behind the predictions of a run: its own, those that it averages, or none."""
+    return [replace(run, name=name) for name in methods.sampled_methods(config, run.name)]
 
 
 def _run(wildcards: Mapping[str, str], name: str) -> Run:

@@ -57,7 +57,7 @@ class PlannedFlops:
         return steps + validations * per_validation
 
     def sampling(self, sampling: Sampling) -> int:
-        """Return the FLOPs of sampling the test cases of a run; 0 if it averages other methods."""
+        """Return the FLOPs of sampling the test cases of a run; 0 if no network runs."""
         run = sampling.run
         shared, per_member = evaluations_per_slice(self.config, run.name)
         if not shared + per_member:

@@ -26,6 +26,7 @@ WITHOUT_EFFECT = (
     *(("device",), ("resources",), ("retries",), ("save_every_seconds",), ("changed_training",), ("evaluate_held_out",)),
     *(("sampling", "large_variance_over_jumps"), ("methods", "*", "large_variance_over_jumps")),
     *(("sampling", "batch"), ("sampling", "shards"), ("datasets", "*", "folder"), ("datasets", "*", "table")),
+    *(("methods", "*", key) for key in ("folder", "pattern", "table", "unseen")),
     *(("datasets", "*", "download", key) for key in ("accept_licence", "server", "source", "connections")),
 )
 
@@ -166,8 +167,13 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{field: sorted({run[field] for run in known} - {None}) for field in (*MUST_AGREE, "code", "seed")},
         "git_changed": any(run["git_changed"] for run in known),
         "seconds": round(sum(run["seconds"] for run in known), 1),
-        "mixed": [field for field in MUST_AGREE if len({run[field] for run in known}) > 1],
+        "mixed": [field for field in MUST_AGREE if len(_values(field, known)) > 1],
     }
+
+
+def _values(field: str, runs: Sequence[Mapping[str, Any]]) -> set[Any]:
+    """Return the values of a field in which runs should agree; runs without a precision ran no network on their device."""
+    return {run[field] for run in runs if field not in ("device", "precision") or run["precision"] is not None}
 
 
 def _read(file: Path) -> dict[str, Any]:

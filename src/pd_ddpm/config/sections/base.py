@@ -1,5 +1,6 @@
 """Base class and common types of the sections."""
 
+import os
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -59,6 +60,9 @@ Count = Annotated[int, Field(ge=1), BeforeValidator(_as_whole)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+# "~" stands for the user's home, as in a shell.
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 # For Annotated: a list without repeated values; a whole number that a range or a Literal restricts.
 UNIQUE = (AfterValidator(_without_repeats), Field(json_schema_extra={"uniqueItems": True}))

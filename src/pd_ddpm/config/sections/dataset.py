@@ -1,17 +1,14 @@
 """Section `datasets`: where scans come from."""
 
-import os
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from pd_ddpm.config.errors import suggestion
-from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section
+from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section, UserPath
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
-# "~" stands for the user's home, as in a shell.
-UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
 
 

@@ -1,12 +1,13 @@
 """Section `methods` and the settings that methods share, section `sampling`."""
 
+import string
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section, Share
+from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section, Share, UserPath
 from pd_ddpm.config.sections.network import Precision
 from pd_ddpm.runtime.formula import is_formula
 
@@ -199,4 +200,76 @@ class MeanMethod(Section):
     )
 
 
-Method = Annotated[DeterministicMethod | StochasticMethod | DiffusionMethod | MeanMethod, Field(discriminator="segmenter")]
+RUN_FIELDS = ("dataset", "split", "seed")  # stand in braces for those of a run, in the paths of files
+
+
+class FilesMethod(Section):
+    """One mask or probability map per scan from files that another program has made. It has no network."""
+
+    label: Label
+    segmenter: Literal["files"]
+    folder: UserPath = Field(
+        None,
+        examples=["nnunet/split-{split}"],
+        description="Folder of the files. {dataset}, {split} and {seed} stand for those of a run.",
+    )
+    pattern: str = Field(
+        None,
+        examples=["{case}.nii.gz"],
+        description=(
+            "File of a case below `folder`, with {case} for its name; also a glob, such as **/{case}_*_probseg.nii.gz, that "
+            "matches exactly one file. {dataset}, {split} and {seed} as in `folder`."
+        ),
+    )
+    table: UserPath = Field(
+        None,
+        examples=["masks.csv"],
+        description=(
+            "Instead of `folder` and `pattern`, a csv with the columns case and file. Relative paths in it start from its "
+            "folder. {dataset}, {split} and {seed} as in `folder`."
+        ),
+    )
+    lesion_label: Count = Field(
+        None,
+        description="Label of lesions in files with several labels; all others are background. Without it, files hold 0 and 1, "
+        "or probabilities from 0 to 1.",
+    )
+    unseen: bool = Field(
+        None,
+        description=(
+            "true: the other program was trained on none of the cases that it segments here. Otherwise, and if no path names "
+            "{split}, tables say that it may have been."
+        ),
+    )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield missing and superfluous paths, and fields in braces that they cannot have."""
+        if self.table is None:
+            for key in ("folder", "pattern"):
+                if getattr(self, key) is None:
+                    yield Contradiction(key, "it is missing", "Set `folder` and `pattern`, or `table`")
+        elif self.folder is not None or self.pattern is not None:
+            yield Contradiction("table", "it cannot be combined with `folder` or `pattern`", "Remove it, or the other two")
+        for key in ("folder", "pattern", "table"):
+            if (path := getattr(self, key)) is not None:
+                yield from _field_problems(key, path)
+
+
+def _field_problems(key: str, path: str) -> Iterator[Contradiction]:
+    """Yield what is wrong with the fields in braces of a path."""
+    valid = ("case", *RUN_FIELDS) if key == "pattern" else RUN_FIELDS
+    listed = ", ".join(f"{{{name}}}" for name in valid)
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(path) if name is not None}
+    except ValueError as error:
+        yield Contradiction(key, f"{path!r} has unpaired braces ({error})", f"Use only {listed}")
+        return
+    if unknown := sorted(fields - set(valid)):
+        yield Contradiction(key, f"{path!r} names {{{unknown[0]}}}", f"Use only {listed}")
+    elif key == "pattern" and "case" not in fields:
+        yield Contradiction(key, f"{path!r} is the same file for all cases", "Write {case} in place of the name of a case")
+
+
+Method = Annotated[
+    DeterministicMethod | StochasticMethod | DiffusionMethod | MeanMethod | FilesMethod, Field(discriminator="segmenter")
+]

@@ -75,7 +75,7 @@ def pareto_front(cost: np.ndarray, quality: np.ndarray) -> np.ndarray:
 
 
 def pareto(numbers: pd.DataFrame, caption_note: str) -> Figure:
-    """Draw Dice against seconds and against network evaluations.
+    """Draw Dice against seconds and against network evaluations. A method whose cost is not known is a dashed line.
 
     The colour shows the method, the marker the sampler, and the area the number of members. Methods with a point on a front
     have a number.
@@ -87,24 +87,28 @@ def pareto(numbers: pd.DataFrame, caption_note: str) -> Figure:
     style.apply()
     points = numbers.assign(sampler=numbers["sampler"].astype(object).where(numbers["sampler"].notna(), ONE_PASS))
     on_a_front = points[points[list(FRONTS.values())].any(axis=1)].drop_duplicates("method").sort_values("network_evaluations")
+    known, unknown = points.dropna(subset=list(COSTS)), points[points[list(COSTS)].isna().any(axis=1)]
+    looks = style.looks(points["label"])
     key = {method: number for number, method in enumerate(on_a_front["method"], start=1)}
     figure, axes = plt.subplots(1, 2, sharey=True, figsize=(6.9, 4.6), layout="constrained")
     for axis, cost in zip(axes, COSTS, strict=True):
         axis.set_xscale("log")
         axis.margins(x=0.08)
-        _draw_points(axis, points, cost)
+        _draw_points(axis, known, cost, looks)
+        for row in _rows(unknown):
+            axis.axhline(row.dice, color=looks[row.label].colour, linewidth=0.9, linestyle="--", zorder=0.8)
         _draw_front(axis, points[points[FRONTS[cost]]].sort_values([cost, "dice"]), cost, key)
         label_log_axis(axis.xaxis)
         axis.set_xlabel(COSTS[cost])
     axes[0].set_ylabel("Dice, mean over cases")
     title = f"{caption_note}. Thin lines: one method with more members; ringed: on the Pareto front"
+    title += "; dashed: cost not known" if len(unknown) else ""
     figure.suptitle(title, fontsize="small", x=0.01, ha="left")
     _add_legends(figure, points, [f"{key[row.method]}: {_name(row)}" for row in _rows(on_a_front)])
     return figure
 
 
-def _draw_points(axis: Axes, points: pd.DataFrame, cost: str) -> None:
-    looks = style.looks(points["label"])
+def _draw_points(axis: Axes, points: pd.DataFrame, cost: str, looks: Mapping[str, style.Look]) -> None:
     for _, rows in points.sort_values("members").groupby("method", sort=False):
         look = {"color": looks[rows["label"].iloc[0]].colour}
         axis.plot(rows[cost], rows["dice"], linewidth=0.6, alpha=0.6, zorder=1, **look)

@@ -34,7 +34,7 @@ def summary(values: pd.Series, name: str) -> dict[str, float]:
 
 
 def counts_and_cost(rows: pd.DataFrame) -> dict[str, float]:
-    """Return the numbers of cases, trainings and members of a method, and its cost of a case and of a slice.
+    """Return the numbers of cases, trainings and members of a method, and its cost of a case and of a slice, NaN if not known.
 
     Args:
         rows: scores of the method, one row per training and case, with these two levels in the index.
@@ -45,7 +45,7 @@ def counts_and_cost(rows: pd.DataFrame) -> dict[str, float]:
         "trainings": num_trainings(rows["dice"]),
         "cases_without_hd95": int(cases["hd95_mm"].isna().sum()),
         "samples": int(cases["samples"].max()),
-        "network_evaluations": round(cases["network_evaluations"].mean()),
+        "network_evaluations": cases["network_evaluations"].mean().round(),
         "seconds_per_case": cases["seconds"].mean(),
     }
 
@@ -79,6 +79,11 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     if pd.isna(value):
         return "undefined"
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def cost_cell(value: float, digits: int = 0) -> str:
+    """Return the text of a cost, with this many decimals; "not known" for NaN."""
+    return "not known" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def mean_and_deviation(row: Mapping[str, float], name: str, digits: int = 3) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.config.methods import averaged_methods, pool
+from pd_ddpm.config.methods import averaged_methods, is_from_files, pool
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.exhibits.document import Document, Part
@@ -24,7 +24,8 @@ from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 NOTES = (
     "Hours are summed over jobs, including jobs that ran at the same time. They come from Snakemake's benchmark file, which "
     "covers only the last attempt of a job, or from the job's own record if that is longer: the seconds of a training, and "
-    "those of the cases of a method, count all attempts. Work of a killed job after its last saved state is in neither.",
+    "those of the cases of a method, count all attempts. Work of a killed job after its last saved state is in neither. Hours "
+    "of masks from files are those of another program, which are not known.",
     "Evaluations and FLOPs are planned values. Networks process the slices of the test cases that contain brain, padded to a "
     "multiple of their divisor; a training includes its validations. FLOP/s are these FLOPs divided by the hours, which "
     "include reading, writing and the start of a job.",
@@ -32,6 +33,7 @@ NOTES = (
     "measurement. GPU hours are hours times the number of GPUs of a job, for jobs whose network ran on a GPU.",
 )
 
+OTHER_PROGRAM = "other program"  # stands for the rule that made masks which are read from files
 
 TRAINING_NOTES = (
     "Compute: planned TFLOP of one training with its validations, plus those of the network that it begins with. In "
@@ -142,6 +144,9 @@ def read_job_costs(
         metadata = read_sealed_json(path)
         costs.append(network_job("train", run, metadata, planned.training(run), **_training_facts(metadata, history)))
     for run, path in zip(sampled, prediction_metadata, strict=True):
+        if is_from_files(config, run.name):
+            costs.append(JobCost(rule=OTHER_PROGRAM, name=run.name, seconds=np.nan, memory_mb=np.nan))
+            continue
         sampling = Sampling(run, pool(config, run.name))
         evaluations = network_evaluations(config, cohorts, sampling)
         rule = "average" if averaged_methods(config, run.name) else "sample"
@@ -226,7 +231,7 @@ def cost_table(jobs: Sequence[JobCost]) -> pd.DataFrame:
     """
     table = pd.DataFrame(jobs, columns=[field.name for field in fields(JobCost)])
     rows = [_row("rule", rule, "", group) for rule, group in table.groupby("rule", sort=False)]
-    for level, rule in (("network", "train"), ("method", "sample")):
+    for level, rule in (("network", "train"), ("method", "sample"), ("method", OTHER_PROGRAM)):
         groups = table[table["rule"] == rule].groupby("name", sort=False)
         rows += [_row(level, rule, name, group) for name, group in groups]
     return pd.DataFrame([*rows, _row("total", "", "", table)])
@@ -308,7 +313,9 @@ def _training_part(networks: pd.DataFrame, users: Mapping[str, str]) -> Part:
     cells = pd.DataFrame({"Network": networks["name"], "Methods": networks["name"].map(lambda name: users.get(name, ""))})
     cells["Steps"] = steps
     cells["Batch"] = networks["batch"].map("{:.0f}".format)
-    cells["s / training"] = networks["seconds_per_training"].map(lambda value: "unknown" if pd.isna(value) else f"{value:,.0f}")
+    cells["s / training"] = networks["seconds_per_training"].map(
+        lambda value: "not known" if pd.isna(value) else f"{value:,.0f}"
+    )
     cells["Device"] = [_device(row) for _, row in networks.iterrows()]
     cells["Compute [TFLOP]"] = [f"{flops / 1e12:,.2f} ({flops / compute.min():.1f} ×)" for flops in compute]
     cells["Dice"] = networks["validation_dice"].map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
@@ -323,7 +330,7 @@ def _device(network: pd.Series) -> str:
 
 
 def _hours(hours: float, jobs_without_time: int) -> str:
-    text = "unknown" if pd.isna(hours) else f"{hours:.3f}"
+    text = "not known" if pd.isna(hours) else f"{hours:.3f}"
     return f"{text} ({jobs_without_time} jobs without time)" if jobs_without_time else text
 
 

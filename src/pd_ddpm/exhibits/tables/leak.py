@@ -17,6 +17,7 @@ from pd_ddpm.evaluation.statistics import mean_interval, mean_over_cases, paired
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
+    cost_cell,
     counts_and_cost,
     effect_and_interval,
     interval_note,
@@ -175,7 +176,7 @@ def _scores_part(rows: pd.DataFrame, heading: str) -> Part:
         else:
             cells[measure.heading] = ["" if pd.isna(mean) else number(mean, measure.digits) for mean in scaled[name]]
     cells["K"] = rows["samples"]
-    cells["Evaluations"] = rows["network_evaluations"]
+    cells["Evaluations"] = rows["network_evaluations"].map(cost_cell)
     notes = [
         "Denoiser: share of the training samples whose x_t is made from the network's own estimate instead of the ground "
         "truth. Start: what the reverse chains begin with. A mean is that of the probability maps of both methods, thresholded "

@@ -21,6 +21,7 @@ from pd_ddpm.exhibits.tables.cells import (
     PAPER_METRICS,
     PAPER_VALUES_NOTE,
     best_rows,
+    cost_cell,
     counts_and_cost,
     decimals,
     effect_and_interval,
@@ -154,8 +155,8 @@ def _scores_part(table: pd.DataFrame) -> Part:
         cells[heading] = [mean_and_deviation(row, metric, decimals(metric)) for _, row in table.iterrows()]
     cells["Cases"] = table["cases"]
     cells["K"] = table["samples"]
-    cells["Evaluations"] = table["network_evaluations"]
-    cells["s / case"] = table["seconds_per_case"].map("{:.1f}".format)
+    cells["Evaluations"] = table["network_evaluations"].map(cost_cell)
+    cells["s / case"] = [cost_cell(seconds, digits=1) for seconds in table["seconds_per_case"]]
     notes = [
         PAPER_VALUES_NOTE,
         METRICS_NOTE,

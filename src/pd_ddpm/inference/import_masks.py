@@ -1,0 +1,105 @@
+"""Store masks that another program has made as the predictions of a method. Does not import PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pd_ddpm.config.run import Run
+from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_mask
+from pd_ddpm.data.prepared import read_scan
+from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.prediction_store import PredictionFolder, write_manifest
+from pd_ddpm.runtime.files import file_sha256, fingerprint
+from pd_ddpm.runtime.problem import ProblemError
+from pd_ddpm.runtime.progress import log, progress
+from pd_ddpm.runtime.run_record import run_record
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """A job of the rule `import_masks`.
+
+    Attributes:
+        run: dataset, method, split and seed.
+        settings: the method's settings that affect the masks.
+        grid_tolerance_voxels: how far a mask may lie from the grid of its scan, see `check_same_grid`.
+        files: table with the columns case and file.
+        cases: table of the preprocessed cases; the images are in its folder.
+        predictions: table of the predictions, to be written into their folder.
+        method_metadata: metadata file of the method, to be written.
+        code: hash of the code.
+        config: the active configuration.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    grid_tolerance_voxels: float
+    files: Path
+    cases: Path
+    predictions: Path
+    method_metadata: Path
+    code: str
+    config: dict[str, Any]
+
+    @classmethod
+    def from_snakemake(cls, snakemake: Any) -> Self:
+        """Read the job from the object of this name in a Snakemake script."""
+        wildcards, params = snakemake.wildcards, snakemake.params
+        return cls(
+            run=Run(wildcards["dataset"], wildcards["method"], int(wildcards["split"]), int(wildcards["seed"])),
+            settings=params["settings"],
+            grid_tolerance_voxels=params["grid_tolerance_voxels"],
+            files=Path(snakemake.input["table"]),
+            cases=Path(snakemake.input["cases"]),
+            predictions=Path(snakemake.output["predictions"]),
+            method_metadata=Path(snakemake.output["method_metadata"]),
+            code=params["code"],
+            config=snakemake.config,
+        )
+
+
+def import_masks(job: ImportJob) -> None:
+    """Store the masks of all cases. Cases that are already complete on disk are kept.
+
+    Raises:
+        ProblemError: files cannot be used. It names all of them.
+    """
+    table = read_sealed_csv(job.files)
+    files = {case: Path(file) for case, file in zip(table["case"], table["file"], strict=True)}
+    hashes = {case: file_sha256(path) for case, path in files.items()}
+    identity = [job.settings, job.grid_tolerance_voxels, job.code, file_sha256(job.cases), hashes]
+    store = PredictionFolder(job.predictions.parent, fingerprint(identity))
+    title = f"{job.run.name}, split {job.run.split}, seed {job.run.seed}"
+    records, problems = [], []
+    for case, path in progress(files.items(), title, len(files)):
+        try:
+            records.append(store.read_record(case) or _import_case(job, store, case, path))
+        except ProblemError as error:
+            problems += [problem.within(f"case {case}") for problem in error.problems]
+    if problems:
+        raise ProblemError(*problems, heading=title)
+    method = {
+        "method": job.run.name,
+        "settings": job.settings,
+        "split": job.run.split,
+        "seed": job.run.seed,
+        "network": None,
+        "generator": {},
+        "presegmentation": None,
+        "device_type": "cpu",
+        "files_sha256": hashes,
+    }
+    method |= run_record(job.config, job.code, seed=job.run.seed)
+    shard = {"stamp": store.fingerprint, "cases": records, "method": method}
+    write_manifest(job.predictions, job.method_metadata, list(files), [shard])
+
+
+def _import_case(job: ImportJob, store: PredictionFolder, case: str, path: Path) -> dict[str, Any]:
+    """Store the mask of a case, and return its record."""
+    scan = read_scan(job.cases.parent, case)
+    tolerance = job.grid_tolerance_voxels
+    mask = read_foreign_mask(path, scan.reference, f"case {case}", job.settings.get("lesion_label"), tolerance)
+    if doubt := empty_mask_problem(path, mask):
+        log.warning("case %s, %s", case, doubt)
+    return store.write(case, mask[..., None], 1, scan.reference, Cost.unknown())
