@@ -22,6 +22,7 @@ results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, ear
                                                           probe.csv, .json: whether a denoiser reads x_t;
                                                           reliability-raw.json, -ema: sensitivity and specificity of masks
 results/{dataset}/predictions/{method}/split-{i}_seed-{j}/  {case}_samples.nii.gz (all members), _mask, _uncertainty; method.json
+results/{dataset}/masks/{method}/split-{i}_seed-{j}.csv   files of a method that another program has made; .json has their versions
 results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case; .json
 results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members; .json
 results/{dataset}/exhibits/                               tables and figures, each figure with its numbers

@@ -689,6 +689,38 @@ def test_check_of_a_configuration_checks_its_dataset(cohort, run):
         assert run(cohort / "own.yaml")[0] == 1
 
 
+def test_check_of_a_configuration_reads_the_masks_of_other_programs(cohort, run):
+    masks = cohort / "nnunet" / "0"
+    text = (
+        "methods: {nnunet: {label: nnU-Net, segmenter: files, folder: '%s', pattern: '{case}.nii.gz'}}\n"
+        "exhibits: {table1: [unet, nnunet, attunet, ddpm, tdpm, es-ddpm, pd-ddpm]}\nsplits: [0]\n"
+    )
+    edit(cohort, role=["train", "train", "test", "test", "test"])
+    for number in (2, 3, 4):
+        masks.mkdir(parents=True, exist_ok=True)
+        shutil.copy(cohort / f"p{number}/mask.nii.gz", masks / f"p{number}.nii.gz")
+    split = own_configuration(cohort, text % f"{cohort}/nnunet/{{split}}")
+    code, printed, findings = run(split)
+    assert (code, len(findings)) == (0, 0), printed
+    code, printed, findings = run(own_configuration(cohort, text % masks))
+    assert (code, findings["severity"].tolist()) == (0, ["warning"])
+    assert "nnU-Net: its files are the same for all splits, so their program may have been trained on test cases." in printed
+    split = own_configuration(cohort, text % f"{cohort}/nnunet/{{split}}")
+    change(masks / "p2.nii.gz", lambda a: a * 2)
+    change(masks / "p3.nii.gz", lambda a: a * 0)
+    move(masks / "p4.nii.gz", AFFINE + np.eye(4, k=3))
+    code, printed, findings = run(split)
+    assert (code, findings[["severity", "case"]].to_numpy().tolist()) == (
+        1,
+        [["error", "p2"], ["error", "p4"], ["warning", "p3"]],
+    )
+    assert "a mask holds values from 0 to 1" in findings["finding"][0]
+    assert "its affine differs from that of" in findings["finding"][1]
+    (masks / "p2.nii.gz").unlink()
+    (masks / "p3.nii.gz").unlink()
+    assert "2 of 3 cases have no file: p2, p3." in run(split)[1]
+
+
 def test_check_warns_of_scans_that_are_not_simulated_yet(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, printed, findings = run(ROOT / "config/config.yaml")

@@ -92,8 +92,18 @@ def test_cost_table_sums_jobs_and_compares_with_the_plan() -> None:
     assert (total["jobs"], total["gpu_hours"], total["device"]) == (5, 6.0, "cpu, cuda:0")
     page = cost.cost_document(cost.cost_table(jobs), {"ddpm": "Vanilla DDPM"}, {}, "made up").markdown()
     assert "| Vanilla DDPM | 1 | 0.500 |" in page
-    assert "| unet | 1 | unknown (1 jobs without time) |" in page
+    assert "| unet | 1 | not known (1 jobs without time) |" in page
     assert "| Total | 5 | 3.517 (1 jobs without time) |" in page
+
+
+def test_cost_of_masks_from_files_is_not_known() -> None:
+    jobs = [
+        cost.JobCost(rule="import_masks", seconds=2.0, memory_mb=90.0),
+        cost.JobCost(rule=cost.OTHER_PROGRAM, name="nnunet", seconds=np.nan, memory_mb=np.nan),
+    ]
+    page = cost.cost_document(cost.cost_table(jobs), {"nnunet": "nnU-Net"}, {}, "made up").markdown()
+    assert "| nnU-Net | 1 | not known (1 jobs without time) |" in page
+    assert "| Total | 2 | 0.001 (1 jobs without time) |" in page
 
 
 def test_cost_document_shows_unequal_training_compute_and_unflattened_networks() -> None:

@@ -587,6 +587,19 @@ def test_pareto_draws_the_front_as_steps() -> None:
     render(figure)
 
 
+def test_pareto_draws_a_method_without_known_cost_as_a_line() -> None:
+    rows = costed()
+    rows.loc[rows["method"] == "unet", ["network_evaluations", "seconds"]] = np.nan
+    numbers = pareto_numbers(rows, DESCRIPTION, [1, 3])
+    assert not numbers.set_index("method").loc["unet", ["on_front_seconds", "on_front_evaluations"]].any()
+    figure = pareto(through_csv(numbers), NOTE)
+    for axis in figure.axes:
+        (level,) = [line for line in axis.lines if line.get_linestyle() == "--"]
+        assert list(level.get_ydata()) == pytest.approx([0.65, 0.65])
+    assert "dashed: cost not known" in figure.get_suptitle()
+    render(figure)
+
+
 @pytest.mark.parametrize(
     ("ends", "ticks"),
     [

@@ -77,6 +77,14 @@ def test_table1_has_mean_deviation_and_interval_over_cases() -> None:
     assert list(table.index) == ["U-Net", "PD-DDPM"]
 
 
+def test_table1_says_that_a_cost_is_not_known() -> None:
+    files = scores("nnunet", [0.5, 0.7], network_evaluations=np.nan, seconds=np.nan)
+    document = document_of(pd.concat([BOTH, files]), TWO | {"nnunet": "nnU-Net"})
+    cells = document.parts[0].table.set_index("Method")
+    assert cells.loc["nnU-Net", ["Evaluations", "s / case"]].tolist() == ["not known", "not known"]
+    assert cells.loc["PD-DDPM", ["Evaluations", "s / case"]].tolist() == ["1501", "2.0"]
+
+
 def test_table1_differences_are_paired_and_corrected() -> None:
     generator = np.random.default_rng(0)
     pd_ddpm = generator.uniform(0.6, 0.9, 12)

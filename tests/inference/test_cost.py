@@ -1,5 +1,6 @@
 """Cost of sampling: shared and per member (below 1 s)."""
 
+import numpy as np
 import pandas as pd
 
 from pd_ddpm.inference.cost import Cost
@@ -19,3 +20,10 @@ def test_cost_from_record_restores_a_cost_from_csv(tmp_path) -> None:
     for _, record in pd.read_csv(tmp_path / "predictions.csv").iterrows():
         assert Cost.from_record(record) == cost
         assert isinstance(Cost.from_record(record).evaluations_shared, int)
+
+
+def test_cost_that_is_not_known_stays_so_through_csv(tmp_path) -> None:
+    pd.DataFrame([Cost.unknown().to_record()]).to_csv(tmp_path / "predictions.csv", index=False)
+    cost = Cost.from_record(pd.read_csv(tmp_path / "predictions.csv").iloc[0])
+    assert not cost.is_known
+    assert np.isnan(list((cost + Cost(0, 1, 0.1, 0.2)).total(5).values())).all()

@@ -162,6 +162,16 @@ def test_mean_of_methods_has_no_sampling_of_its_own_but_those_of_its_parts_in_th
     assert [(sampling.run.name, sampling.members) for sampling in samplings] == [("ddpm", 5), ("attunet", 1)]
 
 
+def test_masks_from_files_cost_no_network_evaluation() -> None:
+    files = {"label": "nnU-Net", "segmenter": "files", "folder": "masks", "pattern": "{case}.nii.gz"}
+    config = configured("demo", methods={"nnunet": files})
+    wildcards = {"dataset": "phantom", "method": "nnunet", "split": "0", "seed": "0"}
+    jobs = [Job("import_masks", wildcards, []), Job("table1", {}, ["results/phantom/scores/nnunet/split-0_seed-0.csv"])]
+    assert planned_work(config, jobs) == Work([], [])
+    assert evaluations_per_slice(config, "nnunet") == (0, 0)
+    assert naive_work(config, jobs).samplings == []
+
+
 def test_shards_count_as_one_sampling() -> None:
     wildmetadata = {"dataset": "phantom", "method": "pd-ddpm", "split": "0", "seed": "1"}
     jobs = [Job("sample", wildmetadata | {"shard": str(shard)}, []) for shard in range(4)]

@@ -17,6 +17,7 @@ from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.cases.table import ROLES, CohortError
 from pd_ddpm.data.cases.wmh import image_versions
 from pd_ddpm.data.check.case import examine_case
+from pd_ddpm.data.check.mask_files import mask_findings
 from pd_ddpm.data.check.report import Finding, Report, Requirements
 from pd_ddpm.data.check.table import table_problems
 from pd_ddpm.data.preparation.case import cohort_problems
@@ -28,7 +29,7 @@ from pd_ddpm.runtime.process_pool import in_processes
 def check_dataset(
     config: resolve.Config, dataset: str, output_dir: str | Path, splits: Sequence[int] | None = None, processes: int = 1
 ) -> Report:
-    """Check a dataset of the configuration, beginning with its folder or table of cases.
+    """Check a dataset of the configuration, beginning with its folder or table of cases, and the masks of other programs.
 
     Args:
         config: the active configuration.
@@ -50,7 +51,7 @@ def check_dataset(
     if table is None:
         return Report(requirements.channels, problems)
     report = check_cases(table, requirements, output_dir, splits, processes)
-    report.findings[:0] = problems
+    report.findings[:0] = [*problems, *mask_findings(config, dataset, table)]
     return report
 
 

@@ -45,7 +45,7 @@ def counts_and_cost(rows: pd.DataFrame) -> dict[str, float]:
         "trainings": num_trainings(rows["dice"]),
         "cases_without_hd95": int(cases["hd95_mm"].isna().sum()),
         "samples": int(cases["samples"].max()),
-        "network_evaluations": cases["network_evaluations"].mean().round(),
+        "network_evaluations": np.round(cases["network_evaluations"].mean()),
         "seconds_per_case": cases["seconds"].mean(),
     }
 
