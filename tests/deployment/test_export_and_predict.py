@@ -548,6 +548,148 @@ def test_predict_equals_the_workflow(workflow, predict, tmp_path, method):
     assert ours["mask"].get_fdata().any()
 
 
+@pytest.mark.parametrize("part", ["mask", "samples"])
+def test_predict_from_the_mask_of_the_presegmenter_equals_predict_without_the_option(workflow, predict, tmp_path, part):
+    flair = nib.load(workflow.scans / "p3" / "FLAIR.nii.gz")
+    stored = nib.load(workflow.results / "predictions" / "attunet" / RUN / f"p3_{part}.nii.gz")
+    assert nib.aff2axcodes(stored.affine) != nib.aff2axcodes(flair.affine)  # reoriented by the workflow
+    assert predict("--name", "p3")[0] == 0
+    mask = workflow.results / "predictions" / "attunet" / RUN / f"p3_{part}.nii.gz"
+    code, printed = predict("--name", "p3", "--presegmentation", str(mask), output="from-file")
+    assert code == 0, printed
+    for name in ("mask", "probability", "uncertainty"):
+        expected, actual = (nib.load(tmp_path / folder / f"{name}.nii.gz").get_fdata() for folder in ("out", "from-file"))
+        np.testing.assert_array_equal(actual, expected)
+    record = json.loads((tmp_path / "from-file" / "prediction.json").read_text(encoding="utf-8"))["row"]
+    assert record["images"]["presegmentation"] == mask.name
+    assert record["made"]["Methods"] == f"mask of another program ({mask.name}) → pd-ddpm"
+    assert "SHA-256 of presegmentation" in record["made"]
+    # Another mask is another prediction.
+    save(tmp_path / "other.nii.gz", np.zeros(SHAPE, np.uint8))
+    code, printed = predict("--name", "p3", "--presegmentation", str(tmp_path / "other.nii.gz"), output="from-file")
+    assert code == 1
+    assert "of another prediction" in printed
+
+
+def test_predict_from_an_unusable_mask_names_it(workflow, predict, tmp_path):
+    save(tmp_path / "labels.nii.gz", np.full(SHAPE, 2, np.uint8))
+    code, printed = predict("--presegmentation", str(tmp_path / "labels.nii.gz"))
+    assert code == 1
+    assert "labels.nii.gz: holds 2, but a mask holds values from 0 to 1" in printed
+    save(tmp_path / "small.nii.gz", np.zeros((4, 4, 4), np.uint8))
+    assert "its shape (4, 4, 4) differs from" in predict("--presegmentation", str(tmp_path / "small.nii.gz"))[1]
+    unet = tmp_path / "unet"
+    assert main(["export", str(workflow.results), "--method", "attunet", "--output", str(unet)]) == 0
+    code, printed = predict("--presegmentation", str(tmp_path / "small.nii.gz"), model=unet)
+    assert code == 1
+    assert "--presegmentation: attunet starts from no pre-segmentation." in printed
+
+
+def test_bundle_of_a_method_that_starts_from_files_needs_the_option(workflow, predict, tmp_path, capsys):
+    results = tmp_path / "own"
+    shutil.copytree(workflow.results, results)
+    shutil.copytree(results / "predictions" / "attunet", results / "predictions" / "nnunet")
+    files = results / "predictions" / "nnunet" / RUN / "method.json"
+    method = json.loads(files.read_text(encoding="utf-8"))
+    write_sealed_json(files, method | {"method": "nnunet", "network": None, "settings": {"segmenter": "files"}})
+    chain = results / "predictions" / "pd-ddpm" / RUN / "method.json"
+    write_sealed_json(chain, json.loads(chain.read_text(encoding="utf-8")) | {"presegmentation": "nnunet"})
+    assert main(["export", str(results), "--output", str(tmp_path / "bundle")]) == 0
+    printed = capsys.readouterr().out
+    assert "pd-ddpm starts from masks of nnunet: `pd-ddpm predict` needs such a mask as --presegmentation." in printed
+    made = read_bundle(tmp_path / "bundle")
+    assert (len(made.stages), made.presegmentation_from_file) == (1, "nnunet")
+    assert "masks of nnunet, which another program makes" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    code, printed = predict(model=tmp_path / "bundle")
+    assert code == 1
+    assert "--presegmentation: pd-ddpm starts from masks of nnunet, which another program makes. Give such a mask" in printed
+    mask = workflow.results / "predictions" / "attunet" / RUN / "p3_mask.nii.gz"
+    assert predict("--presegmentation", str(mask), model=tmp_path / "bundle")[0] == 0
+    code, printed = (
+        main(["export", str(results), "--method", "nnunet", "--output", str(tmp_path / "other")]),
+        capsys.readouterr(),
+    )
+    assert code == 1
+    assert "the masks of 'nnunet' are files of another program, so there is no network to export" in printed.err
+
+
+@pytest.fixture
+def clinic(workflow: SimpleNamespace, tmp_path: Path) -> Path:
+    """A folder of two scans without masks, and of one whose T1 is damaged."""
+    for number in (2, 3, 4):
+        for channel in ("FLAIR", "T1"):
+            place = tmp_path / "clinic" / f"p{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(workflow.scans / f"p{number}" / f"{channel}.nii.gz", place)
+    truncate(tmp_path / "clinic" / "p2" / "T1.nii.gz")
+    return tmp_path / "clinic"
+
+
+def test_predict_of_many_scans_loads_networks_once_and_goes_on_after_a_failure(
+    workflow, predict, clinic, tmp_path, capsys, monkeypatch
+):
+    loaded, load = [], predict_scan.load_model
+    monkeypatch.setattr(predict_scan, "load_model", lambda *files: loaded.append(files) or load(*files))
+    output = tmp_path / "many"
+    arguments = [
+        "predict",
+        str(clinic),
+        "--model",
+        str(workflow.bundle),
+        "--output",
+        str(output),
+        "--threads",
+        "1",
+        "--batch",
+        "8",
+    ]
+    code, printed = main(arguments), capsys.readouterr()
+    assert code == 1
+    assert len(loaded) == 2  # AttUNet and the denoiser
+    assert "2 of 3 scans are segmented in" in printed.out
+    assert printed.err.splitlines()[-2] == "1 failed. The same command skips the others:"
+    assert printed.err.splitlines()[-1].startswith("  p2: scan p2: 1 problem(s):") or "p2" in printed.err.splitlines()[-2:][-1]
+    assert "the gzip stream ends early" in printed.err
+    assert predict("--name", "p3", output="single")[0] == 0
+    for name in ("mask", "probability", "uncertainty"):
+        ours, alone = (nib.load(folder / f"{name}.nii.gz").get_fdata() for folder in (output / "p3", tmp_path / "single"))
+        np.testing.assert_array_equal(ours, alone)
+
+    # The next run only repeats what is missing.
+    shutil.copy(workflow.scans / "p2" / "T1.nii.gz", clinic / "p2")
+    unchanged = (output / "p3" / "mask.nii.gz").stat().st_mtime_ns
+    code, printed = main(arguments), capsys.readouterr()
+    assert code == 0, printed.err
+    assert printed.out.count("already complete") == 2
+    assert "3 of 3 scans are segmented in" in printed.out
+    assert (output / "p3" / "mask.nii.gz").stat().st_mtime_ns == unchanged
+
+    assert main(["convert", str(output), "--to", "bids", "--output", str(tmp_path / "bids")]) == 0
+    stem = tmp_path / "bids/sub-p3/anat/sub-p3_space-orig_label-WMH_desc-pdDdpm"
+    for suffix, name in (("mask", "mask"), ("probseg", "probability")):
+        converted, made = (nib.load(path) for path in (f"{stem}_{suffix}.nii.gz", output / "p3" / f"{name}.nii.gz"))
+        np.testing.assert_array_equal(converted.get_fdata(), made.get_fdata())
+        np.testing.assert_array_equal(converted.affine, made.affine)
+    sidecar = json.loads(Path(f"{stem}_mask.json").read_text(encoding="utf-8"))
+    assert sidecar["Sources"] == ["bids:source:p3/FLAIR.nii.gz"]
+    assert (sidecar["Members"], "Split" in sidecar) == (3, False)
+    (output / "p3" / "mask.nii.gz").write_bytes(b"")
+    assert main(["convert", str(output), "--to", "submission", "--output", str(tmp_path / "submission")]) == 1
+    assert "its files are incomplete or were changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--t1", "T1.nii.gz", "--name", "x"], "--t1, --name cannot be combined with many scans"),
+        (["--presegmentation", "mask.nii.gz"], "mask.nii.gz is the same file for all scans. Write {case}"),
+    ],
+)
+def test_predict_of_many_scans_refuses_options_of_one(workflow, clinic, tmp_path, capsys, options, words):
+    assert main(["predict", str(clinic), "--model", str(workflow.bundle), "--output", str(tmp_path / "many"), *options]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_predict_makes_members_binary_on_a_coarser_grid(workflow):
     """Most voxels lie between pixels of equal value, so that bilinear interpolation leaves them at 0 or 1."""
     for method in METHODS:

@@ -3,9 +3,12 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pd_ddpm.commands.parsing import Commands, add_command, user_path
+
+if TYPE_CHECKING:
+    from pd_ddpm.data.check.report import Report
 
 DESCRIPTION = """\
 Read every file of a dataset before training, and report all problems together, each with its file and a remedy: damaged or
@@ -19,6 +22,9 @@ DATASET is one of
   cases.csv             one row per case: case, site, one column per channel, mask, and optionally patient, role or fold
   data/own              a folder: a raw dataset of nnU-Net (dataset.json), a BIDS dataset (dataset_description.json or sub-*/,
                         lesion masks in derivatives/), or the WMH challenge (training/.../wmh.nii.gz)
+
+A csv or folder without any masks is checked as scans for `pd-ddpm predict`. In a folder of another layout, the files of a scan
+are called CASE/FLAIR.nii.gz or CASE_FLAIR.nii.gz, likewise for the other channels.
 
 The exit code is 1 if there are errors, otherwise 0. Warnings need a look; notes are for information. Neither stops a run."""
 
@@ -61,17 +67,33 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the findings; return 1 if there are errors, otherwise 0."""
     from pd_ddpm.config.validate import validate
+    from pd_ddpm.data.cases.scans import has_masks
     from pd_ddpm.data.check.dataset import check_dataset
 
     is_config = options.data.suffix in (".yaml", ".yml")
     _check_options(options, is_config)
-    config = validate(_config_from_file(options) if is_config else _config_from_data(options))
-    splits = config["splits"] if is_config else None
-    report = check_dataset(config, config["dataset"], options.results, splits, max(1, options.processes))
+    if is_config or has_masks(options.data):
+        config = validate(_config_from_file(options) if is_config else _config_from_data(options))
+        splits = config["splits"] if is_config else None
+        report = check_dataset(config, config["dataset"], options.results, splits, max(1, options.processes))
+    else:
+        report = _check_without_masks(options)
     if options.output:
         report.table().to_csv(options.output, index=False)
     print(report.text())
     return 1 if report.count("error") else 0
+
+
+def _check_without_masks(options: argparse.Namespace) -> "Report":
+    """Check a csv or a folder of scans that are to be segmented."""
+    from pd_ddpm.data.cases.csv_table import channels_of_table
+    from pd_ddpm.data.cases.scans import find_scans
+    from pd_ddpm.data.check.dataset import check_scans
+
+    channels = options.channels or (None if options.data.is_dir() else channels_of_table(options.data)) or ["FLAIR", "T1"]
+    print(f"{options.data}: scans without masks, for `pd-ddpm predict`\n")
+    table = find_scans(options.data, channels, options.folder)
+    return check_scans(table, channels, options.results, max(1, options.processes))
 
 
 def _check_options(options: argparse.Namespace, is_config: bool) -> None:

@@ -27,9 +27,9 @@ Masks are those of the ensemble, with the method's number of members. Each image
 FLAIR, even if preparation.orientation changed that order. If a FLAIR no longer exists, its images keep the preprocessed grid,
 and a warning says so.
 
-PREDICTIONS is the folder of a method, or one of the folders split-I_seed-J in it. The folder of a method stands for all its
-splits with the lowest seed, unless --split or --seed select others. DIR must be new or empty, or hold the same conversion,
-which is then updated."""
+PREDICTIONS is the folder of a method, one of the folders split-I_seed-J in it, or an output folder of `pd-ddpm predict`. The
+folder of a method stands for all its splits with the lowest seed, unless --split or --seed select others. DIR must be new or
+empty, or hold the same conversion, which is then updated."""
 
 EXAMPLE = """\
 example:
@@ -66,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
     predictions = find_predictions(options.predictions, options.split, options.seed)
     convert(predictions, _layout(options, predictions), options.output, options.to)
     _log_warnings(options, predictions)
-    splits = ", ".join(map(str, sorted({prediction.split for prediction in predictions.cases})))
-    source = f"{predictions.method}, split {splits}, seed {predictions.seed}"
+    splits = ", ".join(map(str, sorted({prediction.split for prediction in predictions.cases} - {None})))
+    source = f"{predictions.method}, {f'split {splits}, ' if splits else ''}seed {predictions.seed}"
     print(f"{len(predictions.cases)} cases of {source}, written to {options.output}")
     return 0
 

@@ -53,4 +53,6 @@ def run(options: argparse.Namespace) -> int:
         f"{', then '.join(stage.method for stage in bundle.stages)}; Dice {scores['metrics']['dice']['mean']:.3f} on "
         f"{scores['cases']} test cases; {size / 1e6:.1f} MB"
     )
+    if source := bundle.presegmentation_from_file:
+        print(f"{options.method} starts from masks of {source}: `pd-ddpm predict` needs such a mask as --presegmentation.")
     return 0

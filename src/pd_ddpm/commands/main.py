@@ -1,14 +1,13 @@
 """The command `pd-ddpm`. Subcommands import heavy modules only when they run, so that help appears at once."""
 
 import argparse
-import errno
 import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from pd_ddpm.commands import check, convert, export, predict
-from pd_ddpm.runtime.memory import describe
+from pd_ddpm.commands.parsing import error_sentence
 
 COMMANDS = (check, export, predict, convert)
 
@@ -22,18 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        print(f"pd-ddpm: {_sentence(error)}", file=sys.stderr)
+        print(f"pd-ddpm: {error_sentence(error)}", file=sys.stderr)
         return 1
-
-
-def _sentence(error: Exception) -> str:
-    """Return an error as one sentence with its remedy."""
-    if isinstance(error, OSError) and error.filename and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        reason = "the file system is read-only" if error.errno == errno.EROFS else "you lack the permission"
-        return (
-            f"{error.filename}: cannot be read or written, since {reason}. Choose another folder, or correct the permissions."
-        )
-    return describe(error, "the number of processes, or `--batch` and `--members`")
 
 
 def _parser() -> argparse.ArgumentParser:

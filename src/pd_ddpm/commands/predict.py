@@ -2,21 +2,27 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pd_ddpm.commands.parsing import Commands, add_command, user_path
+from pd_ddpm.commands.parsing import Commands, add_command, error_sentence, user_path
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
+    import torch
+
     from pd_ddpm.data.check.report import Finding
     from pd_ddpm.deployment.bundle import Bundle, Stage
+    from pd_ddpm.deployment.predict_scan import LoadedStage
     from pd_ddpm.deployment.scan_folder import ScanFolder
 
 DESCRIPTION = """\
-Segment the lesions of one scan with a bundle that `pd-ddpm export` has made. Research only: not a medical device.
+Segment the lesions of one scan, or of many, with a bundle that `pd-ddpm export` has made. Research only: not a medical device.
 
 The output folder holds these files. All images have the grid and the geometry of the FLAIR:
   mask.nii.gz           0 background, 1 lesion: the mean of the ensemble members, thresholded at 0.5
@@ -28,13 +34,23 @@ The output folder holds these files. All images have the grid and the geometry o
 
 The FLAIR defines the grid. T1, and any other image that the bundle requires, may have another grid. It is resampled according
 to the headers, or with a transform file of elastix or ITK that maps points of the FLAIR to points of that image. The files are
-checked first, and all problems are reported together. An interrupted run resumes if you repeat the command."""
+checked first, and all problems are reported together. An interrupted run resumes if you repeat the command.
+
+SCANS stands for many scans: a csv with the columns case and one per channel, a BIDS dataset, or a folder whose files are called
+CASE/FLAIR.nii.gz or CASE_FLAIR.nii.gz, likewise for the other channels. Each scan gets a folder of its name below DIR. Networks
+are loaded once. Scans whose results are complete are skipped. A failing scan does not stop the others; the exit code is then 1.
+
+--presegmentation takes the mask of another program, on the grid of the FLAIR: 0 and 1, or probabilities from 0 to 1. The chain
+starts from it instead of from the bundle's own pre-segmentation, whose network does not run then. For many scans, {case} stands
+for the name of a scan."""
 
 EXAMPLE = """\
 examples:
   $ pd-ddpm predict --flair F.nii.gz --t1 T1.nii.gz --model bundle --output out
   $ pd-ddpm predict --flair F.nii.gz --t1 T1.nii.gz --t1-transform reg_3DT1_to_FLAIR.txt --model bundle --output out \\
         --members 10 --t-start 200 --device cpu
+  $ pd-ddpm predict --flair F.nii.gz --t1 T1.nii.gz --presegmentation nnunet/F.nii.gz --model bundle --output out
+  $ pd-ddpm predict data/clinic --model bundle --output out
   $ pd-ddpm predict --image FLAIR=F.nii.gz --image T2=T2.nii.gz --model other-bundle --output out
 
 Trade-offs: time grows with members x steps. With a larger T', results depend less on the pre-segmentation and members differ
@@ -46,6 +62,9 @@ on such a device: float16, bfloat16, tf32 or float32, in this order. Other value
 def add(commands: Commands) -> None:
     """Add the command and its options."""
     predict = add_command(commands, "predict", "segment a scan with a trained method", DESCRIPTION, EXAMPLE)
+    predict.add_argument(
+        "scans", type=user_path, nargs="?", metavar="SCANS", help="many scans: a csv, a BIDS dataset or a folder"
+    )
     predict.add_argument("--flair", type=user_path, metavar="FILE", help="the FLAIR scan, whose grid all results have")
     predict.add_argument("--t1", type=user_path, metavar="FILE", help="the T1 scan, on any grid")
     predict.add_argument(
@@ -53,6 +72,12 @@ def add(commands: Commands) -> None:
     )
     predict.add_argument("--image", action="append", default=[], metavar="NAME=FILE", help="another image that is required")
     predict.add_argument("--transform", action="append", default=[], metavar="NAME=FILE", help="transform of that image")
+    predict.add_argument(
+        "--presegmentation",
+        type=user_path,
+        metavar="FILE",
+        help="mask from which the chain starts instead of from the bundle's",
+    )
     predict.add_argument("--model", type=user_path, required=True, metavar="BUNDLE", help="folder made by `pd-ddpm export`")
     predict.add_argument("--output", type=user_path, required=True, metavar="DIR", help="folder for the results")
     predict.add_argument(
@@ -78,9 +103,8 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check and segment the scan, write the results, print a summary, and return 0."""
-    from pd_ddpm.deployment.bundle import override_sampling, read_bundle
-    from pd_ddpm.deployment.scan_folder import ScanFolder, make_scan_row
+    """Check and segment the scan or scans, write the results, print a summary for each, and return 0 if none has failed."""
+    from pd_ddpm.deployment.bundle import override_sampling, read_bundle, start_from_file
 
     for option in ("members", "batch", "threads"):
         value = getattr(options, option)
@@ -88,7 +112,11 @@ def run(options: argparse.Namespace) -> int:
             raise ProblemError(Problem(f"--{option}", f"{value} is less than 1", "Give a positive whole number"))
     bundle = read_bundle(options.model)
     stages = override_sampling(bundle, options.members, options.t_start, options.steps)
-    case = make_scan_row(_images(options), _transforms(options), bundle.channels, options.name)
+    if options.presegmentation:
+        stages = start_from_file(stages)
+    elif source := bundle.presegmentation_from_file:
+        problem = f"{bundle.description['name']} starts from masks of {source}, which another program makes"
+        raise ProblemError(Problem("--presegmentation", problem, "Give such a mask of this scan with the option"))
     seeds = {stage.method: stage.seed if options.seed is None else options.seed for stage in stages}
     fingerprint_inputs = {
         "bundle": bundle.version(),
@@ -97,63 +125,138 @@ def run(options: argparse.Namespace) -> int:
         "device": options.device,
         "version": version("pd-ddpm"),
     }
-    folder = ScanFolder(options.output, case, fingerprint_inputs, options.name or "")
-    if folder.is_finished() and not options.overwrite:
-        print(f"{options.output}: this prediction is already complete. Nothing was done.")
+    predictor = _Predictor(options, bundle, stages, seeds)
+    if options.scans is None:
+        predictor.predict(_scan_folder(options, bundle, fingerprint_inputs))
         return 0
-    with folder.locked(options.overwrite):
-        # Check the files before PyTorch is imported, which takes seconds.
-        findings = folder.check(bundle)
-        if errors := [finding for finding in findings if finding.severity == "error"]:
-            problems = (Problem(error.file, error.finding, error.remedy) for error in errors)
-            raise ProblemError(*problems, heading=f"scan {folder.name}")
-        print(_segment(options, bundle, stages, seeds, folder, findings))
-    return 0
+    return _predict_each(predictor, _scan_folders(options, bundle, fingerprint_inputs))
 
 
-def _segment(
-    options: argparse.Namespace,
-    bundle: "Bundle",
-    stages: Sequence["Stage"],
-    seeds: Mapping[str, int],
-    folder: "ScanFolder",
-    findings: Sequence["Finding"],
-) -> str:
-    """Segment the scan, write the results, and return a summary."""
-    import torch
+def _scan_folder(options: argparse.Namespace, bundle: "Bundle", fingerprint_inputs: Any) -> "ScanFolder":
+    """Return the folder of the single scan that the options name."""
+    from pd_ddpm.deployment.scan_folder import ScanFolder, make_scan_row
 
-    from pd_ddpm.deployment.predict_scan import LoadedStage, sample_members
-    from pd_ddpm.deployment.scan_checks import appearance_findings
-    from pd_ddpm.deployment.scan_result import ScanResult
-    from pd_ddpm.inference.ensemble import Segmentation
-    from pd_ddpm.runtime.code_version import code_version
-    from pd_ddpm.runtime.memory import explain_memory_shortage
-    from pd_ddpm.runtime.precision import choose_device, device_name
-    from pd_ddpm.runtime.run_record import run_record
+    case = make_scan_row(_images(options), _transforms(options), bundle.channels, options.name)
+    if options.presegmentation:
+        case["presegmentation"] = str(options.presegmentation)
+    return ScanFolder(options.output, case, fingerprint_inputs, options.name or "")
 
-    torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    loaded = [LoadedStage.from_bundle(bundle, stage, seeds[stage.method], device, options.precision) for stage in stages]
-    precision = loaded[-1].precision
-    scan = folder.read(bundle)
-    findings = [*findings, *appearance_findings(folder.case[bundle.channels[0]], scan, bundle.description["training"])]
-    kept = f"Members that are already sampled are kept in {folder.partial_dir}. Run the command again with a lower --batch."
-    with explain_memory_shortage(folder.name, {"--batch": options.batch}, precision, kept):
-        members, cost = sample_members(
-            loaded,
-            scan,
-            bundle.description["orientation"],
-            device=device,
-            batch=options.batch,
-            partial_dir=folder.partial_dir,
-            fingerprint_inputs=folder.fingerprint,
-        )
-    result = ScanResult(scan, Segmentation.from_members(members), findings, cost)
-    execution = {"seed": loaded[-1].seed, "device": device_name(device), "precision": str(precision)}
-    details = {"threads": options.threads, "reason of the precision": loaded[-1].precision_reason}
-    seconds = cost.total(members.shape[-1])["seconds"]
-    record = run_record(folder.fingerprint_inputs, code_version(__file__), **execution, seconds=seconds)
-    return folder.write(result, bundle, stages, execution | details, record)
+
+def _scan_folders(options: argparse.Namespace, bundle: "Bundle", fingerprint_inputs: Any) -> "list[ScanFolder]":
+    """Return a folder below the output for each scan of a csv or a folder."""
+    from pd_ddpm.data.cases.scans import find_scans
+    from pd_ddpm.deployment.scan_folder import ScanFolder
+
+    single = ("flair", "t1", "t1_transform", "image", "transform", "name")
+    if named := [f"--{option.replace('_', '-')}" for option in single if getattr(options, option)]:
+        problem = f"{', '.join(named)} cannot be combined with many scans"
+        raise ProblemError(Problem(options.scans, problem, "Omit the option, or enter its files in a csv"))
+    if options.presegmentation and "{case}" not in str(options.presegmentation):
+        problem = f"{options.presegmentation} is the same file for all scans"
+        raise ProblemError(Problem("--presegmentation", problem, "Write {case} in place of the name of a scan"))
+    cases = find_scans(options.scans, bundle.channels).fillna("").to_dict("records")
+    for case in cases if options.presegmentation else ():
+        case["presegmentation"] = str(options.presegmentation).replace("{case}", case["case"])
+    return [ScanFolder(options.output / case["case"], case, fingerprint_inputs) for case in cases]
+
+
+def _predict_each(predictor: "_Predictor", folders: "Sequence[ScanFolder]") -> int:
+    """Segment scan after scan, also after one that fails; list those that failed, and return 1 if there are any."""
+    failures = []
+    for number, folder in enumerate(folders, start=1):
+        print(f"scan {number} of {len(folders)}: {folder.name}", flush=True)
+        try:
+            predictor.predict(folder)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            failures.append(f"{folder.name}: {error_sentence(error)}")
+            print(f"pd-ddpm: {failures[-1]}", file=sys.stderr, flush=True)
+    print(f"{len(folders) - len(failures)} of {len(folders)} scans are segmented in {predictor.options.output}.")
+    if failures:
+        print(f"{len(failures)} failed. The same command skips the others:", *failures, sep="\n  ", file=sys.stderr)
+    return 1 if failures else 0
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """Segments scans with the stages of a bundle, whose networks are loaded once.
+
+    Attributes:
+        options: the command's options.
+        bundle: the bundle.
+        stages: its stages, as they are sampled.
+        seeds: method -> seed of its noise.
+    """
+
+    options: argparse.Namespace
+    bundle: "Bundle"
+    stages: "Sequence[Stage]"
+    seeds: Mapping[str, int]
+
+    def predict(self, folder: "ScanFolder") -> None:
+        """Check and segment a scan, write the results, and print a summary. A prediction that is complete is kept."""
+        if folder.is_finished() and not self.options.overwrite:
+            print(f"{folder.path}: this prediction is already complete. Nothing was done.")
+            return
+        with folder.locked(self.options.overwrite):
+            # Check the files before PyTorch is imported, which takes seconds.
+            findings = folder.check(self.bundle)
+            if errors := [finding for finding in findings if finding.severity == "error"]:
+                problems = (Problem(error.file, error.finding, error.remedy) for error in errors)
+                raise ProblemError(*problems, heading=f"scan {folder.name}")
+            print(self._segment(folder, findings), flush=True)
+
+    @cached_property
+    def _device(self) -> "torch.device":
+        import torch
+
+        from pd_ddpm.runtime.precision import choose_device
+
+        torch.set_num_threads(self.options.threads)
+        return choose_device(self.options.device)
+
+    @cached_property
+    def _loaded(self) -> "list[LoadedStage]":
+        from pd_ddpm.deployment.predict_scan import LoadedStage
+
+        precision = self.options.precision
+        return [
+            LoadedStage.from_bundle(self.bundle, stage, self.seeds[stage.method], self._device, precision)
+            for stage in self.stages
+        ]
+
+    def _segment(self, folder: "ScanFolder", findings: "Sequence[Finding]") -> str:
+        """Segment the scan, write the results, and return a summary."""
+        from pd_ddpm.deployment.predict_scan import sample_members
+        from pd_ddpm.deployment.scan_checks import appearance_findings
+        from pd_ddpm.deployment.scan_result import ScanResult
+        from pd_ddpm.inference.ensemble import Segmentation
+        from pd_ddpm.runtime.code_version import code_version
+        from pd_ddpm.runtime.memory import explain_memory_shortage
+        from pd_ddpm.runtime.precision import device_name
+        from pd_ddpm.runtime.run_record import run_record
+
+        options, last = self.options, self._loaded[-1]
+        scan, description = folder.read(self.bundle), self.bundle.description
+        first = folder.case[self.bundle.channels[0]]
+        findings = [*findings, *appearance_findings(first, scan, description["training"])]
+        kept = f"Members that are already sampled are kept in {folder.partial_dir}. Run the command again with a lower --batch."
+        with explain_memory_shortage(folder.name, {"--batch": options.batch}, last.precision, kept):
+            members, cost = sample_members(
+                self._loaded,
+                scan,
+                description["orientation"],
+                device=self._device,
+                batch=options.batch,
+                partial_dir=folder.partial_dir,
+                fingerprint_inputs=folder.fingerprint,
+                presegmentation=folder.read_presegmentation(scan),
+            )
+        result = ScanResult(scan, Segmentation.from_members(members), findings, cost)
+        execution = {"seed": last.seed, "device": device_name(self._device), "precision": str(last.precision)}
+        details = {"threads": options.threads, "reason of the precision": last.precision_reason}
+        seconds = cost.total(members.shape[-1])["seconds"]
+        record = run_record(folder.fingerprint_inputs, code_version(__file__), **execution, seconds=seconds)
+        return folder.write(result, self.bundle, self.stages, execution | details, record)
 
 
 def _images(options: argparse.Namespace) -> dict[str, Path]:

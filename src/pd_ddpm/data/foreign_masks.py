@@ -68,7 +68,7 @@ def _probabilities(path: str | Path, values: np.ndarray) -> np.ndarray:
     """Return values from 0 to 1 as float32."""
     outside = (values < -_VALUE_TOLERANCE) | (values > 1 + _VALUE_TOLERANCE)
     if outside.any():
-        remedy = "If it holds labels, set `lesion_label` to that of the lesions; otherwise scale it to 0 to 1"
+        remedy = "If it holds labels, set `lesion_label` or recode them to 0 and 1; otherwise scale it to 0 to 1"
         raise ImageError(Problem(path, f"holds {_listed(values[outside])}, but a mask holds values from 0 to 1", remedy))
     return values.astype(np.float32).clip(0, 1)
 

@@ -45,8 +45,8 @@ class Stage:
         settings: its settings, as in the configuration.
         network: name of its network's files.
         seed: seed of its noise.
-        presegmentation: the earlier stage that provides its pre-segmentations; None if it needs none, or starts from an
-            empty mask.
+        presegmentation: the earlier stage that provides its pre-segmentations, or the method whose masks are given as a
+            file; None if it needs none, or starts from an empty mask.
     """
 
     method: str
@@ -74,6 +74,11 @@ class Bundle:
     def channels(self) -> list[str]:
         """The images that a scan must have; the first defines the grid."""
         return self.description["preparation"]["channels"]
+
+    @property
+    def presegmentation_from_file(self) -> str | None:
+        """The method whose masks must be given as a file, since another program makes them; None if there is none."""
+        return self.description.get("presegmentation_from_file")
 
     def network_files(self, stage: Stage) -> tuple[Path, Path]:
         """Return the paths of the weights and the metadata of a stage's network."""
@@ -127,6 +132,19 @@ def override_sampling(
     if t_start is not None or num_steps is not None:
         settings |= _override_chain(bundle, last, t_start, num_steps)
     return [*earlier, replace(last, settings=settings)]
+
+
+def start_from_file(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages of a prediction whose pre-segmentation is given as a file: the last one only.
+
+    Raises:
+        BundleError: the method starts from no pre-segmentation.
+    """
+    last = stages[-1]
+    if last.settings.get("start") != "presegmentation":
+        problem = f"{last.method} starts from no pre-segmentation"
+        raise BundleError(Problem("--presegmentation", problem, "Omit the option, or use another bundle"))
+    return [replace(last, presegmentation=last.presegmentation or "presegmentation")]
 
 
 def _override_chain(bundle: Bundle, stage: Stage, t_start: int | None, num_steps: int | None) -> dict[str, Any]:
@@ -196,7 +214,7 @@ def read_bundle(folder: str | Path) -> Bundle:
         raise BundleError(Problem(file, problem, "Install a newer version"))
     _check_content(file, description, Description)
     stages = tuple(Stage(**stage) for stage in description["stages"])
-    if error := next(_stage_errors(folder, stages), None):
+    if error := next(_stage_errors(folder, stages, description.get("presegmentation_from_file")), None):
         raise error
     for stage in stages:
         metadata_file = network_files(folder, stage.network)[1]
@@ -250,9 +268,15 @@ def _stage_problem(stage: Stage, metadata: Mapping[str, Any], channels: Sequence
     return None
 
 
-def _stage_errors(folder: Path, stages: Iterable[Stage]) -> Iterator[BundleError]:
-    """Yield an error for each missing pre-segmentation and each missing file of the stages."""
-    earlier = set()
+def _stage_errors(folder: Path, stages: Iterable[Stage], from_file: str | None) -> Iterator[BundleError]:
+    """Yield an error for each missing pre-segmentation and each missing file of the stages.
+
+    Args:
+        folder: the bundle.
+        stages: its stages.
+        from_file: method whose masks are given as a file.
+    """
+    earlier = {from_file}
     for stage in stages:
         if stage.presegmentation and stage.presegmentation not in earlier:
             problem = f"{stage.method} starts from {stage.presegmentation}, which is not an earlier stage"

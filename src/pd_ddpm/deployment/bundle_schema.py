@@ -191,6 +191,7 @@ class Description(_Open):
     preparation: PreparationContent
     orientation: Annotated[str, Field(pattern="^[LRAPIS]{3}$", examples=["LPS"]), AfterValidator(_valid_orientation)]
     stages: Annotated[list[StageContent], Field(min_length=1, max_length=16)]
+    presegmentation_from_file: Name | None = None
     training: TrainingContent
     scores: ScoresContent
     # Without a run record, earlier versions wrote an empty one.

@@ -107,6 +107,7 @@ def _description(results: Path, run: Run, stages: list[Stage], licence: str | No
         preparation=preparation,
         # Networks need scans in the orientation of their training scans, whether or not the configuration reoriented those.
         orientation=training_cases["orientation"].iloc[0],
+        **_presegmentation_from_file(stages),
         training=summarise_training(training_cases)
         | {"dataset": source["name"], "simulated": source["simulated"], "split": run.split, "seed": run.seed}
         | {"skull_stripped": _num_skull_stripped(results / "cases", training_cases["case"])},
@@ -121,8 +122,18 @@ def _num_skull_stripped(folder: Path, cases: Iterable[str]) -> int:
     return sum(is_skull_stripped(scan.image[..., 0], scan.brain, scan.spacing_mm) is True for scan in scans)
 
 
+def _presegmentation_from_file(stages: list[Stage]) -> dict[str, str]:
+    """Return the key of bundle.json that names the method whose masks must be given as a file, if there is one."""
+    methods = {stage.method for stage in stages}
+    missing = [stage.presegmentation for stage in stages if stage.presegmentation and stage.presegmentation not in methods]
+    return {"presegmentation_from_file": missing[0]} if missing else {}
+
+
 def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:
-    """Return the stage of a method, with at least `min_members` members, after the stages that it starts from."""
+    """Return the stage of a method, with at least `min_members` members, after the stages that it starts from.
+
+    Masks that another program has made are no stage.
+    """
     folder = _run_folder(results, "predictions", run)
     if not folder.is_dir():
         methods = sorted(
@@ -138,16 +149,24 @@ def _stages(results: Path, run: Run, min_members: int = 1) -> list[Stage]:
     if metadata["settings"].get("start_reliability") == "validation":
         problem = f"'{run.name}' uses the reliability of its pre-segmentation, which a bundle cannot hold"
         raise BundleError(Problem(folder, problem, f"Export {run.name}@start_reliability=none"))
+    if metadata["settings"]["segmenter"] == "files":
+        problem = f"the masks of '{run.name}' are files of another program, so there is no network to export"
+        raise BundleError(Problem(folder, problem, "Export a method that starts from them"))
     # The pool of members that the figures need is larger than the ensemble.
     pool = max(min_members, metadata["settings"].get("samples", 1))
     settings = metadata["settings"] | {"pool": pool}
     network = metadata["network"] + _checkpoint_suffix(settings)
     presegmentation = metadata["presegmentation"]
     stage = Stage(run.name, settings, network, metadata["seed"], presegmentation)
-    if not presegmentation:
+    if not presegmentation or _is_from_files(results, replace(run, name=presegmentation)):
         return [stage]
     earlier_members = pool if settings.get("presegmentation_members") == "each" else 1
     return [*_stages(results, replace(run, name=presegmentation), earlier_members), stage]
+
+
+def _is_from_files(results: Path, run: Run) -> bool:
+    file = _run_folder(results, "predictions", run) / "method.json"
+    return _read_json(file, f"the predictions of '{run.name}'")["settings"]["segmenter"] == "files"
 
 
 def _checkpoint_suffix(settings: Mapping[str, Any]) -> str:

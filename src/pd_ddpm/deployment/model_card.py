@@ -118,7 +118,9 @@ def facts_part(heading: str, rows: Mapping[str, str], notes: Sequence[str] = ())
 
 def _overview_part(description: Mapping[str, Any]) -> Part:
     preparation, settings = description["preparation"], description["stages"][-1]["settings"]
-    methods = (f"{stage['method']} (network {stage['network']})" for stage in description["stages"])
+    methods = [f"{stage['method']} (network {stage['network']})" for stage in description["stages"]]
+    if source := description.get("presegmentation_from_file"):
+        methods.insert(0, f"masks of {source}, which another program makes (--presegmentation)")
     rows = {
         "Task": "Segment white matter hyperintensities (lesions) in brain MR, with uncertainty",
         "Scans": f"{', '.join(preparation['channels'])}, slice by slice, axes reoriented to {description['orientation']}",

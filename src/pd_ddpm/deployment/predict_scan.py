@@ -88,6 +88,7 @@ def sample_members(
     batch: int,
     partial_dir: Path,
     fingerprint_inputs: Any,
+    presegmentation: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Cost]:
     """Sample the members of the last stage.
 
@@ -102,6 +103,7 @@ def sample_members(
         batch: images per evaluation of a network.
         partial_dir: folder for partial results, from which a killed process resumes.
         fingerprint_inputs: everything that the members depend on.
+        presegmentation: (X, Y, Z) in [0, 1] on the scan's own grid, if the only stage starts from a mask that was given.
 
     Returns:
         The members, (X, Y, Z, K) float32 in steps of 1/255 on the scan's own grid, and the cost of sampling them.
@@ -110,6 +112,9 @@ def sample_members(
     reference = reorient(np.asarray(scan.reference.dataobj), scan.reference, orientation)
     reoriented = Scan(scan.case, np.asarray(image.dataobj), np.asarray(brain.dataobj) > 0, reference)
     members: dict[str, np.ndarray] = {}
+    if presegmentation is not None:
+        mask = np.asarray(reorient(presegmentation, scan.reference, orientation).dataobj)
+        members[stages[-1].stage.presegmentation] = as_stored(mask[..., None])
     cost = Cost()
     for loaded in stages:
         started = time.perf_counter()

@@ -5,6 +5,9 @@ from typing import Any
 
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Finding, Requirements
+from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_mask
+from pd_ddpm.data.nifti.geometry import ImageError
+from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.skull_stripping import is_skull_stripped
 from pd_ddpm.deployment.bundle import Bundle
@@ -16,13 +19,29 @@ TOLERANCE = 0.1
 
 
 def check_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
-    """Return all errors, warnings and notes about the images of a scan, a row of the case table."""
+    """Return all errors, warnings and notes about the images of a scan, a row of the case table.
+
+    Its column `presegmentation`, if there is one, names a mask that must lie on the grid of the first channel.
+    """
     requirements = Requirements(tuple(bundle.channels), bundle.description["orientation"], None, (1, 1), {})
     examination = examine_case(case, requirements)
     if examination.row is None:
         return examination.findings
     differences = _differences(case[bundle.channels[0]], examination.row, bundle.description["training"])
-    return [*examination.findings, *differences]
+    return [*examination.findings, *differences, *_presegmentation_findings(case, bundle.channels[0])]
+
+
+def _presegmentation_findings(case: Mapping[str, str], first: str) -> Iterator[Finding]:
+    """Yield what is wrong or doubtful with the mask that the chain starts from."""
+    if not (path := case.get("presegmentation")):
+        return
+    try:
+        mask = read_foreign_mask(path, read_image(case[first]), case[first])
+    except ImageError as error:
+        yield from (Finding.from_problem("error", problem, case["case"], path) for problem in error.problems)
+        return
+    if doubt := empty_mask_problem(path, mask):
+        yield Finding.from_problem("warning", doubt, case["case"])
 
 
 def appearance_findings(file: str, scan: Scan, training: Mapping[str, Any]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Input and output files of one segmented scan."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from pd_ddpm.data.cases.table import clean_name, table_columns
 from pd_ddpm.data.check.report import Finding
+from pd_ddpm.data.foreign_masks import read_foreign_mask
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
 from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.scan import Scan
@@ -151,6 +153,11 @@ class ScanFolder:
             preparation.get("bias_correction", "none"),
         )
 
+    def read_presegmentation(self, scan: Scan) -> np.ndarray | None:
+        """Read the mask (X, Y, Z) in [0, 1] that the chain starts from, if it is given as a file."""
+        path = self.case.get("presegmentation")
+        return read_foreign_mask(path, scan.reference, self.name) if path else None
+
     def write(
         self,
         result: ScanResult,
@@ -188,7 +195,11 @@ class ScanFolder:
             "volume_low_ml": round(low, 4) if num_members > 1 else None,
             "volume_high_ml": round(high, 4) if num_members > 1 else None,
             "warnings": result.warnings,
-            "images": {channel: Path(self.case[channel]).name for channel in bundle.channels},
+            "patient": self.case["patient"],
+            "members": num_members,
+            "channels": bundle.channels,
+            "scan": os.path.relpath(self.case[bundle.channels[0]], self.path),
+            "images": {key: Path(self.case[key]).name for key in self._inputs(bundle)},
             "settings": json.loads(json.dumps(self.fingerprint_inputs)),
             "made": facts,
             **record,
@@ -198,6 +209,10 @@ class ScanFolder:
         warnings = f", {len(result.findings)} warning(s) about the scan" if result.findings else ""
         page_path = self.path / "quality.html"
         return f"{self.path}: {len(result.lesions)} lesions, {volume:.2f} ml{volume_range}{warnings}. Review page: {page_path}"
+
+    def _inputs(self, bundle: Bundle) -> list[str]:
+        """Return the columns of the scan's images and, if it is given as a file, its pre-segmentation."""
+        return [*bundle.channels, *(["presegmentation"] if self.case.get("presegmentation") else [])]
 
     def _write_images(self, result: ScanResult) -> None:
         segmentation, reference = result.segmentation, result.scan.reference
@@ -215,12 +230,17 @@ class ScanFolder:
         description = bundle.description
         return {
             "Bundle": f"{description['name']}, SHA-256 {bundle.version()[:16]}…, made by {description['made_by']}",
-            "Methods": " → ".join(stage.method for stage in stages),
+            "Methods": " → ".join([*self._start(), *(stage.method for stage in stages)]),
             "Members": str(num_members),
             **chain_row(stages[-1].settings),
             "Network evaluations of a slice": str(total_cost["network_evaluations"]),
             "Time of the networks": f"{total_cost['seconds']:.1f} s",
             **{key.replace("_", " ").capitalize(): str(value) for key, value in execution.items()},
             "Software": f"pd-ddpm {version('pd-ddpm')}, torch {version('torch')}",
-            **{f"SHA-256 of {channel}": self.hashes[channel][:16] + "…" for channel in bundle.channels},
+            **{f"SHA-256 of {key}": self.hashes[key][:16] + "…" for key in self._inputs(bundle)},
         }
+
+    def _start(self) -> list[str]:
+        """Return the name of the mask that the chain starts from, if it is given as a file."""
+        path = self.case.get("presegmentation")
+        return [f"mask of another program ({Path(path).name})"] if path else []

@@ -260,7 +260,7 @@ def _field_problems(key: str, path: str) -> Iterator[Contradiction]:
     valid = ("case", *RUN_FIELDS) if key == "pattern" else RUN_FIELDS
     listed = ", ".join(f"{{{name}}}" for name in valid)
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(path) if name is not None}
+        fields = {part[1] for part in string.Formatter().parse(path) if part[1] is not None}
     except ValueError as error:
         yield Contradiction(key, f"{path!r} has unpaired braces ({error})", f"Use only {listed}")
         return

@@ -40,6 +40,7 @@ def find_bids_cases(
     masks: str | None = None,
     images: Mapping[str, str] | None = None,
     key: str = "dataset",
+    with_masks: bool = True,
 ) -> pd.DataFrame:
     """Find the cases of a BIDS dataset: one for each `sub-*/[ses-*/]anat`.
 
@@ -54,6 +55,7 @@ def find_bids_cases(
             `*/sub-*/[ses-*/]anat/*_mask` or `*_dseg`, without brain masks (desc-brain).
         images: channel -> glob that the name of its image must match in addition.
         key: config key of the dataset, for messages.
+        with_masks: whether sessions need masks; if not, none is looked for.
 
     Returns:
         The case table.
@@ -67,8 +69,8 @@ def find_bids_cases(
     if not sessions:
         problem = "there is no sub-*/anat or sub-*/ses-*/anat in it" if folder.is_dir() else missing_folder_text(folder)
         raise CohortError(Problem(location, problem, "Set it to the folder that holds the sub-* of a BIDS dataset"))
-    candidates = _masks(folder, masks)
-    if not candidates:
+    candidates = _masks(folder, masks) if with_masks else []
+    if with_masks and not candidates:
         pattern = masks or "*_mask.nii.gz or *_dseg.nii.gz in */sub-*/anat"
         remedy = f"Put the lesion masks there, or set this key to a glob such as {_EXAMPLE}"
         raise CohortError(Problem(f"{key}.masks: {folder}/derivatives", f"nothing there matches {pattern}", remedy))
@@ -91,12 +93,13 @@ def find_bids_cases(
             )
         below = folder / "derivatives"
         masks_of_session = [path for path in candidates if _session_of(path) == name]
-        matches["mask"] = _Matches(
-            "mask",
-            masks_of_session,
-            f"Add it below derivatives/, {_OR_LIST}",
-            f"Choose one with `{key}.masks`, a glob below derivatives/{_mask_example(masks_of_session, below)}",
-        )
+        if with_masks:
+            matches["mask"] = _Matches(
+                "mask",
+                masks_of_session,
+                f"Add it below derivatives/, {_OR_LIST}",
+                f"Choose one with `{key}.masks`, a glob below derivatives/{_mask_example(masks_of_session, below)}",
+            )
         for column, match in matches.items():
             problem = match.problem(name, folder)
             row[column] = "" if problem else str(match.paths[0])
@@ -153,6 +156,11 @@ class _Matches:
         if not self.paths[0].is_file():
             return missing_file_problem(self.paths[0]).within(session)
         return None
+
+
+def has_bids_masks(folder: Path) -> bool:
+    """Return whether a BIDS dataset holds files that may be lesion masks."""
+    return bool(_masks(folder, None))
 
 
 def bids_files(folder: str | Path, masks: str | None = None) -> list[str]:

@@ -50,7 +50,9 @@ def channels_of_table(csv_path: str | Path) -> list[str]:
     return channels
 
 
-def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None) -> pd.DataFrame:
+def read_case_table(
+    csv_path: str | Path, channels: Sequence[str], folder: str | Path | None = None, with_masks: bool = True
+) -> pd.DataFrame:
     """Read a user's table of cases and check all of it before anything is computed.
 
     Required columns are case, site, mask and one per channel. Optional ones are patient, role, fold, `<channel>_transform`,
@@ -61,6 +63,7 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
         csv_path: text with a header, whose cells are separated by commas, semicolons or tabs.
         channels: names of the channels; the first defines the grid.
         folder: where relative paths start; None is the folder of the csv.
+        with_masks: whether cases need masks and sites; if not, the columns mask and site are optional, and masks are not read.
 
     Returns:
         The case table, with all columns.
@@ -71,10 +74,12 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
     csv_path = Path(csv_path)
     base = csv_path.parent if folder is None else Path(folder)
     cells = read_cells(csv_path)
-    required = ["case", "site", *channels, "mask"]
+    if not with_masks:
+        cells = cells.drop(columns=[name for name in ("mask", *OBSERVERS) if name in cells])
+    required = ["case", "site", *channels, "mask"] if with_masks else ["case", *channels]
     known = table_columns(channels)
     optional = [name for name in known if name not in required]
-    problems = _column_problems(list(cells.columns), required, optional)
+    problems = _column_problems(list(cells.columns), required, optional, with_masks)
     raise_problems(str(csv_path), problems)
     if cells.empty:
         raise CohortError(Problem(csv_path, "the table has no cases", "Add one line per case"))
@@ -87,7 +92,8 @@ def read_case_table(csv_path: str | Path, channels: Sequence[str], folder: str |
             cells[name] = cells[name].where(~cells[name].isin(MISSING_VALUES), "")
     paths = [*channels, "mask", *(f"{channel}_transform" for channel in channels), *OBSERVERS]
     for line, (index, row) in zip(lines, cells.iterrows(), strict=True):
-        problems += [problem.within(line) for problem in _row_problems(row, channels)]
+        needed = (*channels, "mask") if with_masks else channels
+        problems += [problem.within(line) for problem in _row_problems(row, channels, needed)]
         for name in paths:
             if not row[name]:
                 continue
@@ -116,10 +122,9 @@ def missing_sites(csv_path: str | Path) -> list[str]:
     return cells.loc[cells["site"].isin(MISSING_VALUES), "case"].tolist()
 
 
-def _column_problems(columns: list[str], required: list[str], optional: list[str]) -> list[Problem]:
-    problems = []
+def _column_problems(columns: list[str], required: list[str], optional: list[str], with_masks: bool) -> list[Problem]:
     foreign = [name for name in columns if name not in (*required, *optional)]
-    problems += _mask_problems(columns)
+    problems = _mask_problems(columns) if with_masks else []
     for name in required:
         if name not in columns and not (name == "mask" and problems):
             similar = _similar(name, foreign)
@@ -149,15 +154,11 @@ def _similar(name: str, candidates: Sequence[str], cutoff: float = 0.6) -> str |
     return next((candidate for candidate in candidates if similar and candidate.lower() == similar[0]), None)
 
 
-def _row_problems(row: pd.Series, channels: Sequence[str]) -> list[Problem]:
+def _row_problems(row: pd.Series, channels: Sequence[str], needed: Sequence[str]) -> list[Problem]:
     name = row["case"]
     location = f"case {name}"
     problems = name_problems(name) if name else [Problem("", "the case has no name", "Enter a name")]
-    problems += [
-        Problem(location, f"there is no path in column {column}", "Enter one")
-        for column in (*channels, "mask")
-        if not row[column]
-    ]
+    problems += [Problem(location, f"there is no path in column {column}", "Enter one") for column in needed if not row[column]]
     if row[f"{channels[0]}_transform"]:
         problem = f"{channels[0]} defines the grid, so it must have no transform"
         problems.append(Problem(location, problem, "Move the transform to the other channels"))

@@ -47,7 +47,7 @@ def layout_of(folder: str | Path) -> str:
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
         return "nnunet"
-    if (folder / "dataset_description.json").is_file() or any(path.is_dir() for path in folder.glob("sub-*")):
+    if is_bids(folder):
         return "bids"
     if (folder / "training").is_dir():
         return "wmh_challenge"
@@ -59,6 +59,11 @@ def layout_of(folder: str | Path) -> str:
             "Correct the path, or list the cases in a csv",
         )
     )
+
+
+def is_bids(folder: Path) -> bool:
+    """Return whether a folder looks like a BIDS dataset."""
+    return (folder / "dataset_description.json").is_file() or any(path.is_dir() for path in folder.glob("sub-*"))
 
 
 def case_files(settings: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,19 @@ def check_dataset(
     return report
 
 
+def check_scans(table: pd.DataFrame, channels: Sequence[str], output_dir: str | Path, processes: int = 1) -> Report:
+    """Check scans without masks, which are to be segmented.
+
+    Args:
+        table: the case table; its column `mask` is empty.
+        channels: names of the channels; the first defines the grid.
+        output_dir: where results will be written.
+        processes: number of scans at the same time.
+    """
+    requirements = Requirements(tuple(channels), orientation=None, grid_spacing_mm=None, crop=(1, 1), folds=None)
+    return check_cases(table, requirements, output_dir, processes=processes)
+
+
 def check_cases(
     table: pd.DataFrame,
     requirements: Requirements,

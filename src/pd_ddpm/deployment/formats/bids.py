@@ -184,6 +184,6 @@ def _sidecar(part: Part, predictions: Predictions, prediction: Prediction, sourc
         "Method": predictions.method,
         "Members": prediction.num_members,
         "Case": prediction.case,
-        "Split": prediction.split,
+        **({} if prediction.split is None else {"Split": prediction.split}),
         "Seed": predictions.seed,
     }

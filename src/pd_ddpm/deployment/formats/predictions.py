@@ -1,5 +1,6 @@
-"""Predictions of a method in the results of the workflow, and the grids of their scans."""
+"""Predictions of a method in the results of the workflow or of `pd-ddpm predict`, and the grids of their scans."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, r
 from pd_ddpm.data.nifti.read import read_array, read_image
 from pd_ddpm.deployment.formats.errors import ConversionError
 from pd_ddpm.deployment.formats.layout import Part
+from pd_ddpm.deployment.scan_folder import RECORD
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.runtime.problem import Problem
 from pd_ddpm.runtime.sealed_tables import read_sealed_csv
@@ -44,7 +46,7 @@ class Prediction:
     Attributes:
         case: name of the case.
         patient: its patient, or "" if the case is the only one of its patient.
-        split: split whose networks were used.
+        split: split whose networks were used; None if they are those of a bundle.
         num_members: number of ensemble members, counted from the first stored one.
         folder: folder of the predictions.
         flair: the scan.
@@ -52,7 +54,7 @@ class Prediction:
 
     case: str
     patient: str
-    split: int
+    split: int | None
     num_members: int
     folder: Path
     flair: Path
@@ -92,6 +94,18 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ScanPrediction(Prediction):
+    """The prediction of one scan by `pd-ddpm predict`."""
+
+    def array(self, part: Part) -> np.ndarray:
+        """Return the mask (uint8), or the mean or variance of the members (float32), as (X, Y, Z) on the scan's grid."""
+        return read_array(self._file(part), mask=True, dtype=np.uint8 if part == "mask" else np.float32)
+
+    def _file(self, part: Part) -> Path:
+        return self.folder / f"{part}.nii.gz"
+
+
+@dataclass(frozen=True)
 class Predictions:
     """The predictions of one method with one seed.
 
@@ -118,7 +132,8 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
     Relative paths in cases.csv start from the parent folder of the results, where the workflow has run.
 
     Args:
-        folder: `{dataset}/predictions/{method}`, or one of the folders `split-{i}_seed-{j}` in it.
+        folder: `{dataset}/predictions/{method}`, or one of the folders `split-{i}_seed-{j}` in it; or a folder of
+            `pd-ddpm predict` for one scan or for many.
         splits: the splits to use; all if empty.
         seed: the seed to use; None is the lowest.
 
@@ -134,6 +149,10 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
     if not folder.is_dir():
         remedy = "Give the folder of a method in a dataset's predictions"
         raise ConversionError(Problem(folder, "the folder does not exist", remedy))
+    if records := [path for path in (folder / RECORD, *sorted(folder.glob(f"*/{RECORD}"))) if path.is_file()]:
+        if splits or seed is not None:
+            raise ConversionError(Problem(folder, "it holds scans without splits", "Omit --split and --seed"))
+        return _predictions_of_scans(folder, records)
     if split_and_seed := parse_slug(folder.name):
         if splits or seed is not None:
             remedy = "Omit --split and --seed, or give the parent folder"
@@ -160,6 +179,33 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
         channels=channels,
         splits=read_sealed_csv(_existing_table(data / "splits.csv")),
     )
+
+
+def _predictions_of_scans(folder: Path, records: Sequence[Path]) -> Predictions:
+    """Return the predictions of scans by one bundle, from their records."""
+    cases: list[Prediction] = []
+    made: dict[tuple[str, str, int], list[str]] = {}
+    for path in records:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            row, files = record["row"], record["files"]
+            method, _, seed = row["settings"]["stages"][-1]
+            made[row["settings"]["bundle"], method, seed] = row["channels"]
+            is_complete = all((path.parent / file).stat().st_size == size for file, size in files.items())
+            flair = Path(os.path.normpath(path.parent / row["scan"]))
+            cases.append(ScanPrediction(row["name"], row["patient"], None, row["members"], path.parent, flair))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"it is damaged or of an earlier version ({type(error).__name__}: {error})"
+            raise ConversionError(Problem(path, problem, "Segment the scan again with `pd-ddpm predict`")) from error
+        if not is_complete:
+            problem = "its files are incomplete or were changed"
+            raise ConversionError(Problem(path, problem, "Segment the scan again with `pd-ddpm predict --overwrite`"))
+    if len(made) > 1:
+        problem = f"it holds predictions of {len(made)} different bundles, methods or seeds"
+        raise ConversionError(Problem(folder, problem, "Convert the folders of the scans one by one"))
+    (((_, method, seed), channels),) = made.items()
+    splits = pd.DataFrame({"split": [], "role": [], "case": []})
+    return Predictions(folder.name, method, seed, cases, channels, splits)
 
 
 def _axis_codes(image: nib.Nifti1Image) -> str:
