@@ -532,9 +532,11 @@ def test_check_recognises_a_folder_of_the_challenge(challenge, run, tmp_path):
     assert "case Singapore-50" in printed
     code, printed, _ = run(tmp_path / "nowhere")
     assert code == 1
-    code, printed, _ = run(tmp_path)
+    (tmp_path / "empty").mkdir()
+    code, printed, _ = run(tmp_path / "empty")
     assert code == 1
-    assert "is neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset" in printed
+    assert "holds neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset" in printed
+    assert "nor scans without masks, such as FLAIR.nii.gz or CASE_FLAIR.nii.gz" in printed
 
 
 def test_check_names_the_images_of_the_challenge_and_warns_of_a_mixture(challenge, run):

@@ -68,7 +68,7 @@ def test_find_scans_reads_a_csv_without_masks_and_sites(tmp_path: Path) -> None:
         (["a/FLAIR.nii.gz", "b/FLAIR.nii.gz", "b/T1.nii.gz"], "scan a, "),
         (["a/FLAIR.nii.gz", "a/T1.nii.gz", "a/T1w.nii.gz"], "2 files could be its T1: T1.nii.gz, T1w.nii.gz"),
         (["a_b/FLAIR.nii.gz", "a_b/T1.nii.gz", "a/b_FLAIR.nii.gz", "a/b_T1.nii.gz"], "case a_b occurs more than once"),
-        (["a/image.nii.gz"], "it holds no files such as FLAIR.nii.gz or CASE_FLAIR.nii.gz"),
+        (["a/image.nii.gz"], "nor scans without masks, such as FLAIR.nii.gz or CASE_FLAIR.nii.gz"),
     ],
 )
 def test_find_scans_names_incomplete_scans(tmp_path: Path, names: list[str], problem: str) -> None:
@@ -76,6 +76,13 @@ def test_find_scans_names_incomplete_scans(tmp_path: Path, names: list[str], pro
     with pytest.raises(CohortError) as caught:
         find_scans(tmp_path, CHANNELS)
     assert problem in str(caught.value)
+
+
+def test_find_scans_in_dicom_files_names_dcm2niix(tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(20))
+    with pytest.raises(CohortError, match=r"it holds DICOM files, such as series/IM0001, not NIfTI. .*dcm2niix -z y"):
+        find_scans(tmp_path, CHANNELS)
 
 
 @pytest.fixture

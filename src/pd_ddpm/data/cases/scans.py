@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,8 @@ from pd_ddpm.data.cases.table import (
 )
 from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
+
+_MAX_INSPECTED = 100  # files that are searched for DICOM
 
 
 def find_scans(source: Path, channels: Sequence[str], folder: Path | None = None) -> pd.DataFrame:
@@ -72,8 +75,7 @@ def _find_in_folder(folder: Path, channels: Sequence[str]) -> pd.DataFrame:
             channel = suffixes[match["suffix"].lower()]
             scans[path.parent, match["stem"] or ""][channel].append(path)
     if not scans:
-        problem = f"it holds no files such as {channels[0]}.nii.gz or CASE_{channels[0]}.nii.gz"
-        raise CohortError(Problem(folder, problem, "Name the files so, or list the scans in a csv"))
+        raise CohortError(_absence_problem(folder, channels[0]))
     problems, rows, places = [], [], []
     for (parent, stem), files in sorted(scans.items()):
         name = clean_name("_".join([*parent.relative_to(folder).parts, stem])) or clean_name(folder.absolute().name)
@@ -87,6 +89,27 @@ def _find_in_folder(folder: Path, channels: Sequence[str]) -> pd.DataFrame:
     table = complete_table(pd.DataFrame(rows), channels)
     raise_problems(str(folder), [*problems, *duplicate_problems([row["case"] for row in rows], places)], table)
     return table
+
+
+def _absence_problem(folder: Path, first: str) -> Problem:
+    """Return what a folder without scans holds instead."""
+    some = islice(glob_through_links(folder, "**/*"), _MAX_INSPECTED)
+    if dicom := next((path for path in some if _is_dicom(path)), None):
+        problem = f"it holds DICOM files, such as {dicom.relative_to(folder)}, not NIfTI"
+        return Problem(folder, problem, f"Convert each series with `dcm2niix -z y`, and name the files as CASE_{first}.nii.gz")
+    problem = (
+        "holds neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset (dataset_description.json or sub-*/), nor "
+        f"the WMH challenge (training/), nor scans without masks, such as {first}.nii.gz or CASE_{first}.nii.gz"
+    )
+    return Problem(folder, problem, "Correct the path or the names, or list the cases in a csv")
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _file_problem(parent: Path, stem: str, channel: str, files: Sequence[Path]) -> Problem | None:
