@@ -154,7 +154,7 @@ def _scan_folders(options: argparse.Namespace, bundle: "Bundle", fingerprint_inp
     if options.presegmentation and "{case}" not in str(options.presegmentation):
         problem = f"{options.presegmentation} is the same file for all scans"
         raise ProblemError(Problem("--presegmentation", problem, "Write {case} in place of the name of a scan"))
-    cases = find_scans(options.scans, bundle.channels).fillna("").to_dict("records")
+    cases = find_scans(options.scans, bundle.channels).drop(columns=["role", "fold"]).to_dict("records")
     for case in cases if options.presegmentation else ():
         case["presegmentation"] = str(options.presegmentation).replace("{case}", case["case"])
     return [ScanFolder(options.output / case["case"], case, fingerprint_inputs) for case in cases]

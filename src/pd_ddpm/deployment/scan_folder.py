@@ -106,7 +106,7 @@ class ScanFolder:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Column of the case table -> SHA-256 of its file. It is empty for missing files, which the checks report."""
-        files = {key: Path(path) for key, path in self.case.items() if key not in ("case", "site") and path}
+        files = {key: Path(path) for key, path in self.case.items() if key not in ("case", "patient", "site") and path}
         return {key: file_sha256(path) if path.is_file() else "" for key, path in files.items()}
 
     @property
