@@ -97,6 +97,7 @@ def test_leak_table_needs_a_presegmenter_with_a_network() -> None:
         "empty_t_start": 300,
         "from_noise": "ddpm",
         "means": [],
+        "further": [],
     }
     with pytest.raises(ConfigError, match="'nnunet' has no network whose training could be compared"):
         paper_configuration(methods={"nnunet": NNUNET}, exhibits={"leak": leak})
