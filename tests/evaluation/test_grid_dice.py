@@ -33,6 +33,7 @@ class Oracle:
     evaluations_shared: int = 0
     evaluations_per_member: int = 1
     divisor: int = 8
+    coordinates: bool = False
 
     def __call__(self, image, presegmentation, noise):
         return image[:, :1]

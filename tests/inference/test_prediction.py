@@ -20,6 +20,7 @@ from pd_ddpm.inference import sample_cases
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segment_case import segment_case
+from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.models.factory import build_model
 
 SHAPE, SPACING = (27, 21, 6), (1.3, 1.7, 4.0)
@@ -40,6 +41,7 @@ class Recording:
     num_members: int = 1
     evaluations_shared: int = 0
     divisor: int = 8
+    coordinates: bool = False
     evaluations_per_member: int = 1
     images: list = field(default_factory=list)
 
@@ -100,6 +102,17 @@ def test_segment_case_skips_slices_without_brain():
             assert np.array_equal(shown[row + member, :, :27, :21].numpy(), IMAGE[:, :, z].transpose(2, 0, 1))
     assert probability[:, :, WITH_BRAIN].min() == 1
     assert not np.delete(probability, WITH_BRAIN, axis=2).any()
+
+
+@pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 2.0, 1.0)], ids=["native", "coarse"])
+def test_segment_case_appends_coordinates_of_working_grid_and_repeats_the_last_in_padding(grid):
+    plain, segmenter = (Recording(lambda image, *_: image[:, :1].sigmoid(), coordinates=has) for has in (False, True))
+    assert np.array_equal(segment(segmenter, grid=grid), segment(plain, grid=grid))
+    height, width = grid.working_grid(BRAIN, SPACING)[0].size
+    for image, without in zip(segmenter.images, plain.images, strict=True):
+        assert torch.equal(image[:, :2], without)
+        assert torch.equal(image[:, 2:, :height, :width], add_coordinates(without[:, :, :height, :width])[:, 2:])
+        assert image[0, 2, -1, 0] == image[0, 3, 0, -1] == 1
 
 
 def test_segment_case_without_brain_is_empty():

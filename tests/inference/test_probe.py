@@ -23,6 +23,7 @@ from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.inference.job import ProbeJob
 from pd_ddpm.inference.probe import ProbedSlices, probe_case, probe_network, probed_timesteps, read_probed_slices
+from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.runtime.problem import ProblemError
 
 CPU = torch.device("cpu")
@@ -114,6 +115,21 @@ def test_probe_diffuses_all_starts_with_the_noise_of_the_slice() -> None:
     for x_t, (mask, t) in zip(inputs, product(masks, (200, 800)), strict=True):
         expected = SCHEDULE.signal(t) ** 0.5 * coding.encode(mask) + (1 - SCHEDULE.signal(t)) ** 0.5 * noise
         torch.testing.assert_close(x_t, expected)
+
+
+def test_probe_shows_coordinates_of_the_slice_to_a_denoiser_that_has_them() -> None:
+    probed, inputs = slices(num=2, height=12, width=8), []
+
+    class Recorder(Zero):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            inputs.append(x[:, :-1])
+            return super().forward(x, t)
+
+    model = Denoiser(Recorder(), SCHEDULE, CODINGS["signed"], "mask")
+    model.coordinates = True
+    probe_case(model, probed, [200], seed=5, device=CPU)
+    assert all(torch.equal(image[:, :, :12], add_coordinates(probed.image)) for image in inputs)
+    assert inputs[0].shape == (2, 4, 16, 8)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,16 @@ def test_flops_of_the_papers_denoiser_match_known_numbers(paper: resolve.Config)
     assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
 
 
+def test_coordinates_add_two_inputs_to_the_first_convolution(demo: resolve.Config) -> None:
+    chosen = resolve.network(demo, "denoiser") | {"steps": 10}
+    with_coordinates = chosen | {"coordinates": True}
+    added = 2 * 9 * 2 * chosen["channels"] * HEIGHT * 4 * WIDTH * 4
+    plain, further = (count(settings, 2, "evaluation", (4 * HEIGHT, 4 * WIDTH)) for settings in (chosen, with_coordinates))
+    assert further[1] - plain[1] == added
+    for quantity in ("steps", "validation"):
+        assert count(with_coordinates, 2, quantity, ()) > count(chosen, 2, quantity, ())
+
+
 @pytest.mark.parametrize(("share", "source"), [(0.0, "noise"), (0.3, "noise"), (0.75, "next"), (1.0, "noise")])
 def test_recycling_adds_forward_pass_of_expected_share(demo: resolve.Config, share: float, source: str) -> None:
     chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3}

@@ -4,10 +4,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import stream
-from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices, as_batch, read_slices
+from pd_ddpm.models.coordinates import add_coordinates
+from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices, as_batch, read_slices, sample_first
 
 PLAIN = PatchSettings(crop=(8, 12), lesion_share=None, flip=(), intensity_jitter=0.0)
 
@@ -138,6 +140,85 @@ def test_sample_sources_respects_lesion_share(share, expected):
     assert found == pytest.approx(expected, abs=4.5 * np.sqrt(0.25 / 4000))
     if share != 1:
         assert set(names) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
+
+
+# Position and coordinates
+
+
+def first_pixels(size, length, position, count=40_000):
+    rng = stream("x", 0)
+    return np.array([sample_first(rng, size, length, position) for _ in range(count)])
+
+
+@pytest.mark.parametrize(("size", "length", "quarter"), [(256, 128, 32), (30, 20, 2), (9, 8, 0)])
+def test_centre_weighted_position_has_distribution_of_patch_ddm(size, length, quarter):
+    """The sum of U{0..quarter} and U{0..spare - quarter}, whose density is a convolution of two boxes."""
+    spare = size - length
+    box, other = np.ones(quarter + 1) / (quarter + 1), np.ones(spare - quarter + 1) / (spare - quarter + 1)
+    expected = np.convolve(box, other)
+    counts = np.bincount(first_pixels(size, length, "centre_weighted"), minlength=spare + 1)
+    assert len(counts) == len(expected) == spare + 1
+    assert stats.chisquare(counts, 40_000 * expected).pvalue > 1e-4
+
+
+def test_centre_weighted_patches_cover_voxels_as_often_as_in_patch_ddm():
+    first = first_pixels(256, 128, "centre_weighted")
+    coverage = {voxel: np.mean((first <= voxel) & (voxel < first + 128)) for voxel in (0, 64, 128)}
+    assert coverage[0] == pytest.approx(1 / (33 * 97), abs=4.5 * np.sqrt(0.0003 / 40_000))
+    assert coverage[64] == pytest.approx(0.51, abs=4.5 * 0.5 / np.sqrt(40_000))
+    assert coverage[128] > 0.999
+    assert first.mean() == pytest.approx(64, abs=4.5 * 30 / np.sqrt(40_000))
+
+
+def test_uniform_position_takes_all_windows_equally_often():
+    counts = np.bincount(first_pixels(30, 20, "uniform"), minlength=11)
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("position", ["uniform", "centre_weighted"])
+def test_position_of_slices_that_are_not_larger_is_the_middle(position):
+    assert [sample_first(stream("x", 0), size, 8, position) for size in (8, 7, 6, 5)] == [0, 0, -1, -1]
+
+
+def test_sample_batch_follows_crop_position():
+    case = numbered("a", (40, 12), slices=1, lesions=(0,))
+    settings = PatchSettings((8, 12), None, (), 0.0, crop_position="centre_weighted")
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 2000, settings)
+    rows = (batch.image[:, 0, 0, 0] - 1000).long() // 12
+    expected = np.convolve(np.ones(9) / 9, np.ones(25) / 25)
+    assert stats.chisquare(np.bincount(rows, minlength=33), 2000 * expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("flip", [(), (0,), (0, 1)])
+def test_coordinates_of_a_patch_are_those_of_its_window_in_the_slice(flip):
+    """A mirrored patch is a window of the mirrored slice, and holds the coordinates of that window."""
+    case = numbered("a", (16, 20))
+    settings = PatchSettings((8, 12), None, flip, 0.0, coordinates=True)
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 60, settings)
+    assert batch.image.shape == (60, 4, 8, 12)
+    assert batch.mask.shape == (60, 1, 8, 12)
+    for image in batch.image:
+        pixels = image[0].long() - 1000
+        z, down, right = int(pixels[0, 0]) // 320, pixels[1, 0] > pixels[0, 0], pixels[0, 1] > pixels[0, 0]
+        mirrored = [axis for axis, rises in ((1, down), (2, right)) if not rises]
+        whole = add_coordinates(case.image[z].flip(mirrored)[None])[0]
+        row, column = (whole[0] == image[0, 0, 0]).nonzero()[0].tolist()
+        assert torch.equal(image, whole[:, row : row + 8, column : column + 12])
+
+
+def test_coordinates_are_padded_by_their_last_value_and_not_jittered():
+    case = numbered("a", (5, 8), slices=1, lesions=(0,))
+    settings = PatchSettings((9, 8), None, (), 0.3, coordinates=True)
+    (image,) = TrainingSlices([case]).sample_batch(stream("x", 0), 1, settings).image
+    expected = np.pad(add_coordinates(case.image)[0, 2:].numpy(), [(0, 0), (2, 2), (0, 0)], mode="edge")
+    assert np.array_equal(image[2:].numpy(), expected)
+
+
+def test_coordinates_change_nothing_else_of_a_batch():
+    plain, further = (PatchSettings((8, 12), 0.5, (0, 1), 0.1, coordinates=has) for has in (False, True))
+    batches = [TrainingSlices(CASES).sample_batch(stream("x", 0), 8, settings) for settings in (plain, further)]
+    assert torch.equal(batches[0].image, batches[1].image[:, :2])
+    assert all(torch.equal(*parts) for parts in zip(batches[0][1:3], batches[1][1:3], strict=True))
 
 
 def test_training_slices_reject_cases_without_lesion():

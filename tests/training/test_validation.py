@@ -106,6 +106,33 @@ def test_denoiser_that_copies_x_t_keeps_its_presegmentation():
     assert columns["validation_dice"] == pytest.approx(expected, rel=1e-12)
 
 
+def test_denoiser_and_presegmenter_see_coordinates_only_if_they_have_them():
+    class Recording(MaskOracle):
+        def forward(self, x, t):
+            self.num_inputs = x.shape[1]
+            return super().forward(x, t)
+
+    class Half(Threshold):
+        """Lesion in the lower half of the slice."""
+
+        def forward(self, image):
+            self.num_inputs = image.shape[1]
+            return image[:, -2:-1]
+
+    for of_denoiser, of_presegmenter in [(False, True), (True, False), (True, True)]:
+        network, presegmenter = Recording(), Half(0.5)
+        model = Denoiser(network, SCHEDULE, CODINGS["binary"], "mask")
+        model.coordinates, presegmenter.coordinates = of_denoiser, of_presegmenter
+        validator = Validator(OBJECTIVE, CASES, 8, 0, BACKEND, presegmenter)
+        assert validator.scores(model)["validation_dice"] == 1.0
+        assert (network.num_inputs, presegmenter.num_inputs) == (3 + 2 * of_denoiser, 2 + 2 * of_presegmenter)
+        if of_presegmenter:
+            masks = validator.masks[0]
+            assert torch.equal(
+                masks, (torch.arange(masks.shape[2])[:, None] * 2 >= masks.shape[2] - 1).expand_as(masks).float()
+            )
+
+
 def test_chains_take_their_share_of_the_steps_down_from_their_starts():
     network = MaskOracle()
     scores(network, Threshold(0.5), CASES[:1])

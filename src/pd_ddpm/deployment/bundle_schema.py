@@ -205,6 +205,7 @@ class NetworkSettings(_Open):
         "unet", "attention_unet", "unet_plus_plus", "probabilistic_unet", "denoising_unet", "truncated_denoising_unet"
     ]
     spatial_dims: Annotated[Literal[2], WHOLE]
+    coordinates: bool = False
     channels: Width | Annotated[list[Width], Field(min_length=1, max_length=12)]
     latent: Width = None
     multipliers: Annotated[list[Few], Field(min_length=1, max_length=12)] = None

@@ -20,6 +20,7 @@ from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.job import ProbeJob
+from pd_ddpm.models.coordinates import add_coordinates, has_coordinates
 from pd_ddpm.models.factory import load_model
 from pd_ddpm.runtime.precision import FLOAT32, choose_device, device_name, prepare_for_inference, set_matmul_precision
 from pd_ddpm.runtime.problem import Problem, ProblemError
@@ -138,9 +139,8 @@ def probe_case(
         Rows with case, slices (their number), start ("truth", "empty", "other_slice"), t and dice.
     """
     height, width = slices.image.shape[2:]
-    image, truth, other = (
-        pad_to_multiple(part, model.divisor).to(device) for part in (slices.image, slices.truth, slices.other)
-    )
+    image = add_coordinates(slices.image) if has_coordinates(model) else slices.image
+    image, truth, other = (pad_to_multiple(part, model.divisor).to(device) for part in (image, slices.truth, slices.other))
     noise = MemberNoise([("probe", seed, slices.case, number) for number in slices.slice_numbers])
     noise = noise.sample_normal(truth.shape[1:], device)
     rows = []

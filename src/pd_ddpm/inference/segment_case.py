@@ -15,6 +15,7 @@ from pd_ddpm.diffusion.noise import MemberNoise, MethodNoise
 from pd_ddpm.inference.batch_size import find_batch_size
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segmenters import Segmenter
+from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.runtime.files import atomic_write
 from pd_ddpm.runtime.progress import log, progress
 
@@ -100,7 +101,8 @@ def segment_case(
     grid, has_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
     slices = np.flatnonzero(has_brain)
     num_members = segmenter.num_members
-    images = pad_to_multiple(grid.slices(scan.image)[slices], segmenter.divisor)
+    images = grid.slices(scan.image)[slices]
+    images = pad_to_multiple(add_coordinates(images) if segmenter.coordinates else images, segmenter.divisor)
     is_binary = grid_settings.has_binary_members(grid)
     starts = None
     if presegmentation is not None:

@@ -10,6 +10,7 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.samplers import reverse_times
 from pd_ddpm.diffusion.starts import Start
+from pd_ddpm.models.coordinates import has_coordinates
 from pd_ddpm.models.networks.dropout import monte_carlo_dropout
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.runtime.precision import cast_to_weights
@@ -23,12 +24,14 @@ class Segmenter(Protocol):
         evaluations_shared: network evaluations per slice that serve all its members.
         evaluations_per_member: further network evaluations per slice for each member.
         divisor: spatial sizes must be multiples of it.
+        coordinates: whether images have coordinate channels after those of the scan.
     """
 
     num_members: int
     evaluations_shared: int
     evaluations_per_member: int
     divisor: int
+    coordinates: bool
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         """Return the lesion probabilities of a batch of N members.
@@ -36,7 +39,7 @@ class Segmenter(Protocol):
         Row n belongs to member n of the noise. A slice with K members is repeated in K consecutive rows.
 
         Args:
-            image: (N, M, *S) float32, normalised.
+            image: (N, M, *S) float32, normalised, followed by coordinate channels if `coordinates`.
             presegmentation: (N, C, *S) in [0, 1]; None for a method that starts from no mask.
             noise: the random streams of the N members.
 
@@ -62,6 +65,10 @@ class _SinglePass:
     @property
     def divisor(self) -> int:
         return self.network.divisor
+
+    @property
+    def coordinates(self) -> bool:
+        return has_coordinates(self.network)
 
     def shortened(self) -> Self:
         return self
@@ -137,6 +144,10 @@ class DiffusionSegmenter:
     @property
     def divisor(self) -> int:
         return self.denoiser.divisor
+
+    @property
+    def coordinates(self) -> bool:
+        return has_coordinates(self.denoiser)
 
     def shortened(self) -> Self:
         return replace(self, steps=1)

@@ -10,6 +10,7 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import SCHEDULES
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
+from pd_ddpm.models.coordinates import num_image_inputs
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
@@ -30,19 +31,27 @@ def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
 
     Args:
         settings: resolved settings of the network.
-        image_channels: number of image channels M.
+        image_channels: number of image channels M, without coordinates.
 
     Returns:
         A `Denoiser` for "denoising_unet" and a `TruncatedDenoiser` for "truncated_denoising_unet". Otherwise a network:
-        image (B, M, *S) -> logits (B, 1, *S); that of "probabilistic_unet" also takes noise (B, latent).
+        image (B, M, *S) -> logits (B, 1, *S); that of "probabilistic_unet" also takes noise (B, latent). With the setting
+        `coordinates`, images have coordinate channels after the M others, see `models/coordinates.py`.
     """
+    model = _build(settings, num_image_inputs(settings, image_channels))
+    model.coordinates = settings.get("coordinates", False)
+    return model
+
+
+def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
+    """Return the model of `build_model` for images with this number of channels."""
     if settings["architecture"] in SEGMENTATION_NETWORKS:
         network_type, keys = SEGMENTATION_NETWORKS[settings["architecture"]]
         arguments = {key: settings[key] for key in keys}
-        return network_type(spatial_dims=settings["spatial_dims"], in_channels=image_channels, **arguments)
+        return network_type(spatial_dims=settings["spatial_dims"], in_channels=image_inputs, **arguments)
     network_settings = DenoisingUNetSettings(
         spatial_dims=settings["spatial_dims"],
-        in_channels=image_channels + 1,
+        in_channels=image_inputs + 1,
         out_channels=1,
         channels=settings["channels"],
         multipliers=settings["multipliers"],
@@ -63,7 +72,7 @@ def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
     if settings["architecture"] == "denoising_unet":
         return Denoiser(*denoiser_arguments, likelihood_skip=skip)
     discriminator = PatchDiscriminator(
-        spatial_dims=settings["spatial_dims"], in_channels=image_channels + 1, channels=settings["discriminator_channels"]
+        spatial_dims=settings["spatial_dims"], in_channels=image_inputs + 1, channels=settings["discriminator_channels"]
     )
     return TruncatedDenoiser(
         *denoiser_arguments,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pd_ddpm.models.coordinates import num_image_inputs
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops
 from pd_ddpm.runtime.precision import (
@@ -41,6 +42,7 @@ def count(settings: Settings, channels: int, quantity: Quantity, size: Sequence[
     """
     with torch.device("meta"):
         network = build_model(settings, channels)
+    channels = num_image_inputs(settings, channels)
     if quantity == "steps":
         return [_all_steps(network, settings, channels)]
     if quantity == "validation":
@@ -111,13 +113,14 @@ def measure(
     minimised = build_objective({**settings, "recycled_share": 0.0, "presegmented_share": 0.0})
     with torch.device("meta"):
         counted = build_model(settings, channels)
-    per_sample = sum(flops.evaluation(counted, channels, size))
-    (_, per_patch), *_ = flops.training_phases(counted, minimised, channels, 1, size)
+    inputs = num_image_inputs(settings, channels)
+    per_sample = sum(flops.evaluation(counted, inputs, size))
+    (_, per_patch), *_ = flops.training_phases(counted, minimised, inputs, 1, size)
     sampled = prepare_for_inference(build_model(settings, channels), device, sampling_precision)
 
     @torch.inference_mode()
     def sample(num_images: int) -> None:
-        flops.forward(sampled, torch.zeros((num_images, channels, *size), device=device))
+        flops.forward(sampled, torch.zeros((num_images, inputs, *size), device=device))
 
     set_matmul_precision(sampling_precision)
     sampling_rate = flops.measured_rate(sample, per_sample, batch, device, MEASURING_SECONDS)
@@ -128,7 +131,7 @@ def measure(
 
     def train(num_patches: int) -> None:
         with autocast(device, training_precision):
-            flops.backward(trained, phase, flops.empty_batch(channels, num_patches, size, device))
+            flops.backward(trained, phase, flops.empty_batch(inputs, num_patches, size, device))
 
     set_matmul_precision(training_precision)
     return flops.measured_rate(train, per_patch, settings["batch"], device, MEASURING_SECONDS), sampling_rate

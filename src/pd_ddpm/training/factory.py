@@ -50,6 +50,8 @@ def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:
         lesion_share=settings["lesion_share"],
         flip=tuple(settings["flip"]),
         intensity_jitter=settings["intensity_jitter"],
+        crop_position=settings["crop_position"],
+        coordinates=settings["coordinates"],
     )
     names = TrainingSettings.__dataclass_fields__.keys() & settings.keys()
     return TrainingSettings(**{name: settings[name] for name in names}, patches=patches)

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_scan
 from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.models.coordinates import axis_coordinates, coordinate_channels
 
 Raters = Literal["first", "random"]
+CropPosition = Literal["uniform", "centre_weighted"]
 
 
 class Batch(NamedTuple):
     """Patches of one training step, or slices of one validation case.
 
     Attributes:
-        image: (B, M, *S), z-scored.
+        image: (B, M, *S), z-scored, followed by coordinate channels if the network has them.
         mask: (B, 1, *S), fraction of lesion in [0, 1].
         loss_mask: (B, 1, *S), 1, or 0 if the label is to be ignored.
         presegmentation: (B, 1, *S) in [0, 1], if there is one, as a denoiser may need it.
@@ -119,13 +121,17 @@ class PatchSettings:
         crop: (height, width) in pixels.
         lesion_share: fraction of patches from slices with lesion; the others come from all slices. None: all from all slices.
         flip: in-plane axes (0 = X, 1 = Y) that are mirrored with probability 0.5.
-        intensity_jitter: standard deviation of a random gain and offset for each channel.
+        intensity_jitter: standard deviation of a random gain and offset for each channel of the scan.
+        crop_position: how often a patch comes from where in a slice, see `sample_first`.
+        coordinates: whether patches have coordinate channels: their position in the slice.
     """
 
     crop: tuple[int, int]
     lesion_share: float | None
     flip: tuple[int, ...]
     intensity_jitter: float
+    crop_position: CropPosition = "uniform"
+    coordinates: bool = False
 
 
 class TrainingSlices:
@@ -182,27 +188,60 @@ class TrainingSlices:
         masks = raters[rng.integers(len(raters)) if len(raters) > 1 else 0][z]
         if case.presegmentation is not None:
             masks = torch.cat([masks, case.presegmentation[z]])
-        for axis, length in enumerate(settings.crop, start=1):
-            image, masks = _crop_or_pad(rng, image, masks, axis, length)
+        sizes = image.shape[1:]
+        pairs = zip(sizes, settings.crop, strict=True)
+        firsts = [sample_first(rng, size, length, settings.crop_position) for size, length in pairs]
+        for axis, (first, length) in enumerate(zip(firsts, settings.crop, strict=True), start=1):
+            image, masks = _crop_or_pad(image, masks, axis, first, length)
         mirrored = [axis + 1 for axis in settings.flip if rng.random() < 0.5]
         image, masks = image.flip(mirrored), masks.flip(mirrored)
         if settings.intensity_jitter:
             gain, offset = rng.normal(0, settings.intensity_jitter, (2, len(image), 1, 1)).astype(np.float32)
             image = image * (1 + torch.from_numpy(gain)) + torch.from_numpy(offset)
+        if settings.coordinates:
+            # A mirrored patch is a patch of the mirrored slice, whose coordinates rise as in any other.
+            axes = [
+                _window_coordinates(size, size - first - length if axis in mirrored else first, length)
+                for axis, (size, first, length) in enumerate(zip(sizes, firsts, settings.crop, strict=True), start=1)
+            ]
+            image = torch.cat([image, coordinate_channels(axes)])
         return image, masks
 
 
-def _crop_or_pad(rng: np.random.Generator, image: Tensor, masks: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
-    """Take a random window of this length along the axis, or pad a shorter slice evenly on both sides.
+def sample_first(rng: np.random.Generator, size: int, length: int, position: CropPosition) -> int:
+    """Return the first pixel of a patch along one axis; negative if a shorter slice is padded evenly on both sides.
 
-    The image is padded by repeating its edge, the masks by zeros.
+    "uniform" takes all windows equally often. Pixels near the border are then in few of them. "centre_weighted" adds two
+    uniform numbers, one up to a quarter of the largest first pixel and one up to the other three quarters. Their
+    distribution is a trapezium, which takes windows in the middle more often and the outermost ones hardly ever.
+
+    Args:
+        rng: generator of the step.
+        size: pixels of the slice.
+        length: pixels of the patch.
+        position: one of the two.
+
+    Reference: the released code of Bieder et al. 2023 (PatchDDM): U{0..32} + U{0..96} for patches of 128 in 256 voxels.
     """
-    missing = length - image.shape[axis]
-    if missing <= 0:
-        first = int(rng.integers(-missing + 1))
+    spare = size - length
+    if spare < 0:
+        return -(-spare // 2)
+    if position == "uniform":
+        return int(rng.integers(spare + 1))
+    quarter = spare // 4
+    return int(rng.integers(quarter + 1) + rng.integers(spare - quarter + 1))
+
+
+def _window_coordinates(size: int, first: int, length: int) -> Tensor:
+    """Return the coordinates of a window along an axis of this size; those of the outermost pixel where it is padded."""
+    return axis_coordinates(size)[torch.arange(first, first + length).clamp(0, size - 1)]
+
+
+def _crop_or_pad(image: Tensor, masks: Tensor, axis: int, first: int, length: int) -> tuple[Tensor, Tensor]:
+    """Take the window from `first` along the axis; pad the image by repeating its edge, the masks by zeros."""
+    if first >= 0 and first + length <= image.shape[axis]:
         return image.narrow(axis, first, length), masks.narrow(axis, first, length)
-    before = missing // 2
-    source = torch.arange(-before, length - before)
+    source = torch.arange(first, first + length)
     inside = (source >= 0) & (source < image.shape[axis])
     image = image.index_select(axis, source.clamp(0, image.shape[axis] - 1))
     padded = torch.zeros((*masks.shape[:axis], length, *masks.shape[axis + 1 :]), dtype=masks.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pd_ddpm.data.working_grid import pad_to_multiple
 from pd_ddpm.diffusion.noise import stream
+from pd_ddpm.models.coordinates import add_coordinates, has_coordinates
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.training.objectives.base import Estimate, Objective
 from pd_ddpm.training.patches import Batch, CaseSlices, as_batch
@@ -64,7 +65,7 @@ class Validator:
 
     def _case_dice(self, model: nn.Module, case: CaseSlices, masks: Tensor | None) -> Iterator[tuple[Estimate, float]]:
         """Yield each estimate of one case with its Dice."""
-        batch = self._batch(case, masks, model.divisor)
+        batch = self._batch(case, masks, model)
         with self.backend.autocast():
             estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
         truth = (batch.mask >= 0.5) & (batch.loss_mask > 0)
@@ -75,9 +76,10 @@ class Validator:
         for estimate, (both, total) in zip(estimates, torch.stack(counts).tolist(), strict=True):
             yield estimate, 2 * both / total if total else 1.0
 
-    def _batch(self, case: CaseSlices, masks: Tensor | None, divisor: int) -> Batch:
-        image, fractions = (pad_to_multiple(part, divisor) for part in (case.image, case.label_fractions))
-        presegmentation = None if masks is None else pad_to_multiple(masks, divisor)
+    def _batch(self, case: CaseSlices, masks: Tensor | None, model: nn.Module) -> Batch:
+        image = add_coordinates(case.image) if has_coordinates(model) else case.image
+        image, fractions = (pad_to_multiple(part, model.divisor) for part in (image, case.label_fractions))
+        presegmentation = None if masks is None else pad_to_multiple(masks, model.divisor)
         return as_batch(image, fractions)._replace(presegmentation=presegmentation).to(self.backend.device)
 
 
@@ -86,17 +88,20 @@ def presegment(network: nn.Module, image: Tensor, device: torch.device) -> Tenso
     """Return the masks of a deterministic segmentation network, thresholded at 0.5.
 
     Args:
-        network: (B, M, *S) -> logits (B, 1, *S); it is moved to the device, in evaluation mode.
+        network: (B, M, *S), or with further coordinate channels -> logits (B, 1, *S); it is moved to the device, in evaluation
+            mode.
         image: (Z, M, H, W), z-scored.
         device: where the network computes.
 
     Returns:
         (Z, 1, H, W) float32 on the CPU, 0 or 1.
     """
+    height, width = image.shape[2:]
+    image = add_coordinates(image) if has_coordinates(network) else image
     network.to(device).eval()
     parts = pad_to_multiple(image, network.divisor).split(_PRESEGMENTED_AT_ONCE)
     mask = torch.cat([(network(part.to(device)) >= 0).cpu() for part in parts])
-    return mask[:, :, : image.shape[2], : image.shape[3]].float()
+    return mask[:, :, :height, :width].float()
 
 
 def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:

@@ -33,6 +33,19 @@ class TrainingSettings(Section):
     crop: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(
         description="Size of a training patch along X and Y of the scan, in pixels of the working grid."
     )
+    crop_position: Literal["uniform", "centre_weighted"] = Field(
+        description=(
+            "Where in a slice patches come from. uniform: every position equally often; centre_weighted: positions in the "
+            "middle more often, as PatchDDM does. There the first pixel is the sum of two uniform numbers, up to 1/4 and up to "
+            "3/4 of the largest one."
+        )
+    )
+    coordinates: bool = Field(
+        description=(
+            "true: one further image channel per axis holds the position in the working grid, from -1 at the first pixel to 1 "
+            "at the last, as in PatchDDM. Patches hold the values of their place."
+        )
+    )
     learning_rate: Positive = Field(description="Step size of Adam.")
     learning_rate_decay: Literal["none", "cosine"] = Field(description="cosine: falls to 0 at the last step.")
     weight_decay: NonNegative = Field(description="L2 penalty of Adam.")
