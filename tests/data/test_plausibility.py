@@ -7,12 +7,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from pd_ddpm.data.cases.wmh import find_wmh_cases
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Requirements
 from pd_ddpm.data.phantom.cohort import Cohort, simulate_cohort
+from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.resample import resample_to
 
 # The demo's scans: pixels of 2 mm in slices of 5 mm.
@@ -102,6 +104,17 @@ def test_examine_case_warns_of_exchanged_flair_and_t1_with_and_without_mask(case
         for mask in (case["mask"], ""):
             texts = findings(case, FLAIR=case["T1"], T1=case["FLAIR"], mask=mask)
             assert texts == ["warning: T1: FLAIR and T1 seem to be exchanged, by the brightness of white matter"]
+
+
+def test_examine_case_accepts_many_lesions_around_the_ventricles(cases, findings):
+    """They are deep and bright in the FLAIR, as white matter is in the T1."""
+    (flair, affine), (t1, _) = load(cases[0]["FLAIR"]), load(cases[0]["T1"])
+    brain = brain_mask(flair, affine)
+    depth_mm = ndimage.distance_transform_edt(brain, sampling=np.linalg.norm(affine[:3, :3], axis=0))
+    lesion = depth_mm > np.quantile(depth_mm[brain], 0.92)
+    flair = np.where(lesion, np.percentile(flair[brain], 99), flair)
+    t1 = np.where(lesion, np.percentile(t1[brain], 40), t1)
+    assert findings(cases[0], FLAIR=(flair, affine), T1=(t1, affine), mask="") == []
 
 
 @pytest.mark.parametrize("offset", [(0, 0, 20), (0, 0, -20), (12, 0, 0), (0, -20, 10)])
