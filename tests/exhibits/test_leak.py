@@ -153,7 +153,7 @@ def test_answer_sentence_names_the_combinations_or_says_that_there_is_none(table
     noise, chance = "share 0.75, skip (noise, T' = 1000)", "Of 4 combinations, 0.1 would lie above zero by chance alone."
     assert answer_sentence(table) == (
         "No combination exceeds AttUNet in Dice with a 95 % interval above zero and has an honest spread. Those that exceed it "
-        f"have a GED² above or an error AUROC below that of share 0: {noise}. {chance}"
+        f"do not meet both conditions on the spread: {noise}. {chance}"
     )
     honest = changed(table, ged_squared_to_share_0=table["ged_squared_to_share_0"] - 0.2)
     assert answer_sentence(honest) == (
@@ -161,7 +161,7 @@ def test_answer_sentence_names_the_combinations_or_says_that_there_is_none(table
     )
     every = answer_sentence(changed(table, dice_to_presegmenter_low=0.001))
     assert "spread: share 0, skip (pre-segmentation, T' = 300; noise, T' = 1000); share 0.75, skip (pre-seg" in every
-    assert f" These exceed it with a GED² above or an error AUROC below that of share 0: {noise}. " in every
+    assert f" These exceed it without meeting both conditions on the spread: {noise}. " in every
     none = answer_sentence(changed(table, dice_to_presegmenter_low=-0.01))
     assert none.startswith(
         "No combination exceeds AttUNet in Dice with a 95 % interval above zero. The highest is share 0.75, "

@@ -53,13 +53,13 @@ def answer_sentence(table: pd.DataFrame) -> str:
     exceeding = f"exceeds {name} in Dice with a 95 % interval above zero and has an honest spread"
     if answering.empty:
         return (
-            f"No combination {exceeding}. Those that exceed it have a GED² above or an error AUROC below that of share 0: "
-            f"{listed(better)}. {chance}"
+            f"No combination {exceeding}. Those that exceed it do not meet both conditions on the spread: {listed(better)}. "
+            f"{chance}"
         )
     further = better.drop(answering.index)
     text = f"Each of these {exceeding}: {listed(answering)}."
     if len(further):
-        text += f" These exceed it with a GED² above or an error AUROC below that of share 0: {listed(further)}."
+        text += f" These exceed it without meeting both conditions on the spread: {listed(further)}."
     return f"{text} {chance}"
 
 
