@@ -224,7 +224,7 @@ class LogHandler(LogHandlerBase):
 
     def _print_formatted(self, record: logging.LogRecord) -> None:
         if text := self.format(record):
-            self._terminal.print(text.splitlines())
+            self._terminal.print([text])
 
 
 _DRY_RUN_HINT = "This was a dry run. `snakemake -n --logger-pd-ddpm-full` lists each job with its files and reasons."
