@@ -29,6 +29,7 @@ results/{dataset}/exhibits/                               tables and figures, ea
 results/logs/, results/benchmarks/                        log, time and memory of every job
 work/                                                     checkpoints of unfinished trainings, and the cache of `make plan`
 
+The exhibits, here in results/ and results/{dataset}/exhibits/, go to the folder that the config key `results` names.
 {method} and {network} are names in the configuration, or variations such as pd-ddpm@t_start=50.
 """
 
@@ -37,12 +38,16 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-configfile: "config/config.yaml"
+# Folder of this file, which may differ from that of the results, and from that of a workflow that uses this one as a module.
+BASE = workflow.current_basedir.get_path_or_uri(secret_free=True)
+
+
+configfile: f"{BASE}/config/config.yaml"
 
 
 if config["scale"] == "demo":
 
-    configfile: "config/demo.yaml"
+    configfile: f"{BASE}/config/demo.yaml"
 
 
 report: "workflow/report/workflow.rst"
@@ -88,5 +93,5 @@ rule all:
     default_target: True
     input:
         PUBLISHED,
-        "results/provenance.html",
-        "results/index.html",
+        f"{FOLDER}/provenance.html",
+        f"{FOLDER}/index.html",

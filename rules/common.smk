@@ -1,6 +1,7 @@
 # Settings, constants and input functions that several rules share. What needs no Snakemake is in the package.
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -40,6 +41,16 @@ if workflow.is_main_process:
     except sealed.DamagedFileError as error:
         raise WorkflowError(str(error)) from None
 
+
+def workflow_file(path):
+    """Return a file of this repository, also if it is used from another folder or as a remote module."""
+    if "://" in BASE:
+        return workflow.source_path(f"../{path}")
+    return os.path.relpath(f"{BASE}/{path}")
+
+
+PLAN_SCRIPT = workflow_file("workflow/plan.py")
+PRINTED_VALUES = workflow_file("config/printed_values.csv")
 START_SECONDS = 5  # longest time that the start of a run waits for its plan
 
 # Snakemake runs each cluster job in a Snakemake of its own, which would repeat a rule's retries.
@@ -54,6 +65,10 @@ SCORES = f"results/{{dataset}}/scores/{{method}}/{SLUG}"
 MASKS = f"results/{{dataset}}/masks/{{method}}/{SLUG}"
 ENSEMBLES = f"results/{{dataset}}/ensembles/{{method}}/{SLUG}"
 
+# Exhibits go to the folder that `results` names. Everything else is shared by all experiments.
+FOLDER = config["results"]
+EXHIBITS_FOLDER = f"{FOLDER}/{{dataset}}/exhibits"
+
 # Methods that average others come from the rule `average`, those from files from `import_masks`, all others from `sample`.
 MEANS, FILES = ("|".join(names) for names in (methods.mean_methods(config), methods.file_methods(config)))
 AVERAGED_METHOD, FILES_METHOD = (rf"({names})(@[^/]+)?" if names else "(?!)" for names in (MEANS, FILES))
@@ -63,12 +78,12 @@ SAMPLED_METHOD = rf"(?!({NOT_SAMPLED})[@/])[^/]+" if NOT_SAMPLED else "[^/]+"
 # The dataset whose Table 1 is published next to the exhibits of the active one, because its cases were held out from it.
 HELD_OUT = methods.held_out(config)
 EXHIBITS = exhibits.available_exhibits(config)
-PUBLISHED = [f"results/{file}" for exhibit in exhibits.default_exhibits(config).values() for file in exhibit.files]
-START_PAGE = "results/table1.html"  # what a reader opens first
+PUBLISHED = [f"{FOLDER}/{file}" for exhibit in exhibits.default_exhibits(config).values() for file in exhibit.files]
+START_PAGE = f"{FOLDER}/index.html"  # what a reader opens first
 
 # The logger plugin names the nearest of these for a target that no rule makes.
 if workflow.is_main_process:
-    logger.info(None, extra={"targets": [*PUBLISHED, "results/provenance.html"]})
+    logger.info(None, extra={"targets": [*PUBLISHED, f"{FOLDER}/provenance.html"]})
 
 
 wildcard_constraints:
@@ -147,7 +162,7 @@ def print_plan():
     if not (work.trainings or work.samplings):
         return
     request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "is_local": workflow.local_exec}
-    command = [sys.executable, f"{workflow.basedir}/workflow/plan.py", "--start"]
+    command = [sys.executable, PLAN_SCRIPT, "--start"]
     try:
         output = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=START_SECONDS).stdout
     except subprocess.TimeoutExpired as timeout:
@@ -183,7 +198,7 @@ def time_limit(job):
 
 def script_code(name):
     """Return a hash of a script and the modules that it imports: a changed constant re-runs its rule, a comment does not."""
-    return code_version(f"{workflow.basedir}/workflow/scripts/{name}.py")
+    return code_version(workflow_file(f"workflow/scripts/{name}.py"))
 
 
 def case_tables(wildcards):

@@ -8,10 +8,10 @@ rule cost:
         cases="results/{dataset}/cases/prepared.csv",
         splits="results/{dataset}/splits.csv",
     output:
-        table="results/{dataset}/exhibits/cost.csv",
-        page="results/{dataset}/exhibits/cost.html",
-        markdown="results/{dataset}/exhibits/cost.md",
-        record="results/{dataset}/exhibits/cost.json",
+        table=f"{EXHIBITS_FOLDER}/cost.csv",
+        page=f"{EXHIBITS_FOLDER}/cost.html",
+        markdown=f"{EXHIBITS_FOLDER}/cost.md",
+        record=f"{EXHIBITS_FOLDER}/cost.json",
     log:
         "results/logs/cost/{dataset}.log",
     benchmark:

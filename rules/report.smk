@@ -5,14 +5,14 @@ rule table1:
     input:
         scores=scores_of(config["exhibits"]["table1"]),
         histories=histories_of(config["exhibits"]["table1"]),
-        printed="config/printed_values.csv",
+        printed=PRINTED_VALUES,
     output:
-        table="results/{dataset}/exhibits/table1.csv",
-        page="results/{dataset}/exhibits/table1.html",
-        markdown="results/{dataset}/exhibits/table1.md",
-        latex="results/{dataset}/exhibits/table1.tex",
-        groups="results/{dataset}/exhibits/table1_groups.csv",
-        record="results/{dataset}/exhibits/table1.json",
+        table=f"{EXHIBITS_FOLDER}/table1.csv",
+        page=f"{EXHIBITS_FOLDER}/table1.html",
+        markdown=f"{EXHIBITS_FOLDER}/table1.md",
+        latex=f"{EXHIBITS_FOLDER}/table1.tex",
+        groups=f"{EXHIBITS_FOLDER}/table1_groups.csv",
+        record=f"{EXHIBITS_FOLDER}/table1.json",
     log:
         "results/logs/table1/{dataset}.log",
     benchmark:
@@ -33,12 +33,12 @@ rule table1:
 rule table2:
     input:
         scores=scores_of(exhibits.table2_methods(config)),
-        printed="config/printed_values.csv",
+        printed=PRINTED_VALUES,
     output:
-        table="results/{dataset}/exhibits/table2.csv",
-        page="results/{dataset}/exhibits/table2.html",
-        markdown="results/{dataset}/exhibits/table2.md",
-        record="results/{dataset}/exhibits/table2.json",
+        table=f"{EXHIBITS_FOLDER}/table2.csv",
+        page=f"{EXHIBITS_FOLDER}/table2.html",
+        markdown=f"{EXHIBITS_FOLDER}/table2.md",
+        record=f"{EXHIBITS_FOLDER}/table2.json",
     log:
         "results/logs/table2/{dataset}.log",
     benchmark:
@@ -59,10 +59,10 @@ rule uncertainty:
     input:
         scores=scores_of(config["exhibits"]["table1"]),
     output:
-        table="results/{dataset}/exhibits/uncertainty.csv",
-        page="results/{dataset}/exhibits/uncertainty.html",
-        markdown="results/{dataset}/exhibits/uncertainty.md",
-        record="results/{dataset}/exhibits/uncertainty.json",
+        table=f"{EXHIBITS_FOLDER}/uncertainty.csv",
+        page=f"{EXHIBITS_FOLDER}/uncertainty.html",
+        markdown=f"{EXHIBITS_FOLDER}/uncertainty.md",
+        record=f"{EXHIBITS_FOLDER}/uncertainty.json",
     log:
         "results/logs/uncertainty/{dataset}.log",
     benchmark:
@@ -83,12 +83,12 @@ rule claims:
     input:
         scores=scores_of(exhibits.claims_methods(config)),
         ensembles=ensembles_of([config["exhibits"]["fig4_ensemble"]["method"]]),
-        printed="config/printed_values.csv",
+        printed=PRINTED_VALUES,
     output:
-        table="results/{dataset}/exhibits/claims.csv",
-        page="results/{dataset}/exhibits/claims.html",
-        markdown="results/{dataset}/exhibits/claims.md",
-        record="results/{dataset}/exhibits/claims.json",
+        table=f"{EXHIBITS_FOLDER}/claims.csv",
+        page=f"{EXHIBITS_FOLDER}/claims.html",
+        markdown=f"{EXHIBITS_FOLDER}/claims.md",
+        record=f"{EXHIBITS_FOLDER}/claims.json",
     log:
         "results/logs/claims/{dataset}.log",
     benchmark:
@@ -110,10 +110,10 @@ rule fig2_uncertainty:
         unpack(figure2_files),
         cases="results/{dataset}/cases/prepared.csv",
     output:
-        pdf="results/{dataset}/exhibits/fig2_uncertainty.pdf",
-        png="results/{dataset}/exhibits/fig2_uncertainty.png",
-        numbers="results/{dataset}/exhibits/fig2_uncertainty.csv",
-        record="results/{dataset}/exhibits/fig2_uncertainty.json",
+        pdf=f"{EXHIBITS_FOLDER}/fig2_uncertainty.pdf",
+        png=f"{EXHIBITS_FOLDER}/fig2_uncertainty.png",
+        numbers=f"{EXHIBITS_FOLDER}/fig2_uncertainty.csv",
+        record=f"{EXHIBITS_FOLDER}/fig2_uncertainty.json",
     log:
         "results/logs/fig2_uncertainty/{dataset}.log",
     benchmark:
@@ -134,12 +134,12 @@ rule fig2_uncertainty:
 rule fig3_tprime:
     input:
         scores=scores_of(exhibits.figure3_methods(config)),
-        printed="config/printed_values.csv",
+        printed=PRINTED_VALUES,
     output:
-        pdf="results/{dataset}/exhibits/fig3_tprime.pdf",
-        png="results/{dataset}/exhibits/fig3_tprime.png",
-        numbers="results/{dataset}/exhibits/fig3_tprime.csv",
-        record="results/{dataset}/exhibits/fig3_tprime.json",
+        pdf=f"{EXHIBITS_FOLDER}/fig3_tprime.pdf",
+        png=f"{EXHIBITS_FOLDER}/fig3_tprime.png",
+        numbers=f"{EXHIBITS_FOLDER}/fig3_tprime.csv",
+        record=f"{EXHIBITS_FOLDER}/fig3_tprime.json",
     log:
         "results/logs/fig3_tprime/{dataset}.log",
     benchmark:
@@ -160,10 +160,10 @@ rule fig4_ensemble:
     input:
         ensembles=ensembles_of([config["exhibits"]["fig4_ensemble"]["method"]]),
     output:
-        pdf="results/{dataset}/exhibits/fig4_ensemble.pdf",
-        png="results/{dataset}/exhibits/fig4_ensemble.png",
-        numbers="results/{dataset}/exhibits/fig4_ensemble.csv",
-        record="results/{dataset}/exhibits/fig4_ensemble.json",
+        pdf=f"{EXHIBITS_FOLDER}/fig4_ensemble.pdf",
+        png=f"{EXHIBITS_FOLDER}/fig4_ensemble.png",
+        numbers=f"{EXHIBITS_FOLDER}/fig4_ensemble.csv",
+        record=f"{EXHIBITS_FOLDER}/fig4_ensemble.json",
     log:
         "results/logs/fig4_ensemble/{dataset}.log",
     benchmark:
@@ -185,10 +185,10 @@ rule pareto:
     input:
         ensembles=ensembles_of([point["method"] for point in exhibits.pareto_points(config)]),
     output:
-        pdf="results/{dataset}/exhibits/pareto.pdf",
-        png="results/{dataset}/exhibits/pareto.png",
-        numbers="results/{dataset}/exhibits/pareto.csv",
-        record="results/{dataset}/exhibits/pareto.json",
+        pdf=f"{EXHIBITS_FOLDER}/pareto.pdf",
+        png=f"{EXHIBITS_FOLDER}/pareto.png",
+        numbers=f"{EXHIBITS_FOLDER}/pareto.csv",
+        record=f"{EXHIBITS_FOLDER}/pareto.json",
     log:
         "results/logs/pareto/{dataset}.log",
     benchmark:
@@ -211,10 +211,10 @@ rule probe_figure:
     input:
         probes=lambda wildcards: inputs.probe_inputs(config, wildcards.dataset, "results"),
     output:
-        pdf="results/{dataset}/exhibits/probe.pdf",
-        png="results/{dataset}/exhibits/probe.png",
-        numbers="results/{dataset}/exhibits/probe.csv",
-        record="results/{dataset}/exhibits/probe.json",
+        pdf=f"{EXHIBITS_FOLDER}/probe.pdf",
+        png=f"{EXHIBITS_FOLDER}/probe.png",
+        numbers=f"{EXHIBITS_FOLDER}/probe.csv",
+        record=f"{EXHIBITS_FOLDER}/probe.json",
     log:
         "results/logs/probe_figure/{dataset}.log",
     benchmark:
@@ -236,10 +236,10 @@ rule training_curves:
     input:
         histories=histories_of(exhibits.planned_methods(config)),
     output:
-        pdf="results/{dataset}/exhibits/training.pdf",
-        png="results/{dataset}/exhibits/training.png",
-        numbers="results/{dataset}/exhibits/training.csv",
-        record="results/{dataset}/exhibits/training.json",
+        pdf=f"{EXHIBITS_FOLDER}/training.pdf",
+        png=f"{EXHIBITS_FOLDER}/training.png",
+        numbers=f"{EXHIBITS_FOLDER}/training.csv",
+        record=f"{EXHIBITS_FOLDER}/training.json",
     log:
         "results/logs/training_curves/{dataset}.log",
     benchmark:
@@ -260,12 +260,12 @@ rule leak:
     input:
         unpack(lambda wildcards: inputs.leak_inputs(config, wildcards.dataset, "results")),
     output:
-        table="results/{dataset}/exhibits/leak.csv",
-        page="results/{dataset}/exhibits/leak.html",
-        markdown="results/{dataset}/exhibits/leak.md",
-        pdf="results/{dataset}/exhibits/leak.pdf",
-        png="results/{dataset}/exhibits/leak.png",
-        record="results/{dataset}/exhibits/leak.json",
+        table=f"{EXHIBITS_FOLDER}/leak.csv",
+        page=f"{EXHIBITS_FOLDER}/leak.html",
+        markdown=f"{EXHIBITS_FOLDER}/leak.md",
+        pdf=f"{EXHIBITS_FOLDER}/leak.pdf",
+        png=f"{EXHIBITS_FOLDER}/leak.png",
+        record=f"{EXHIBITS_FOLDER}/leak.json",
     log:
         "results/logs/leak/{dataset}.log",
     benchmark:
@@ -313,8 +313,8 @@ rule leak_probe:
 # The exhibits of the active dataset have short paths, and so has Table 1 of the cases that were held out from it.
 for name, exhibit in EXHIBITS.items():
     dataset = HELD_OUT if name == "held_out" else config["dataset"]
-    originals = [f"results/{dataset}/exhibits/{file.replace('held_out', 'table1')}" for file in exhibit.files]
-    copies = [f"results/{file}" for file in exhibit.files]
+    originals = [f"{FOLDER}/{dataset}/exhibits/{file.replace('held_out', 'table1')}" for file in exhibit.files]
+    copies = [f"{FOLDER}/{file}" for file in exhibit.files]
 
     rule:
         name:
@@ -345,13 +345,13 @@ rule provenance:
         records=[file for file in PUBLISHED if file.endswith(".json")],
     output:
         page=report(
-            "results/provenance.html",
+            f"{FOLDER}/provenance.html",
             caption="../workflow/report/provenance.rst",
             category="Provenance",
             labels={"exhibit": "How it was made"},
         ),
-        table="results/provenance.csv",
-        markdown="results/provenance.md",
+        table=f"{FOLDER}/provenance.csv",
+        markdown=f"{FOLDER}/provenance.md",
     log:
         "results/logs/provenance.log",
     localrule: True
@@ -369,11 +369,11 @@ rule index:
     input:
         unpack(index_files),
         exhibits=PUBLISHED,
-        provenance=["results/provenance.html", "results/provenance.csv"],
+        provenance=[f"{FOLDER}/provenance.html", f"{FOLDER}/provenance.csv"],
         cases=f"results/{config['dataset']}/cases/prepared.csv",
     output:
-        page="results/index.html",
-        images=directory("results/index_files"),
+        page=f"{FOLDER}/index.html",
+        images=directory(f"{FOLDER}/index_files"),
     log:
         "results/logs/index.log",
     benchmark:

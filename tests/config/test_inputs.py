@@ -124,7 +124,8 @@ def test_cost_reads_every_planned_run_and_all_other_exhibits(paper: Config) -> N
     assert "out/wmh/predictions/pd-ddpm/split-4_seed-0/method.json" in files["prediction_metadata"]
     configured = exhibits.EXHIBITS.keys() - {"leak", "leak_probe"}
     assert len(files["exhibits"]) == len(configured - {"cost"})
-    assert "out/wmh/exhibits/cost.html" not in files["exhibits"]
+    assert "results/wmh/exhibits/cost.html" not in files["exhibits"]
+    assert "results-2/wmh/exhibits/pareto.png" in cost_inputs(paper | {"results": "results-2"}, "wmh", "out")["exhibits"]
     assert cost_inputs(paper, "wmh-held-out", "out")["network_metadata"] == []
 
 

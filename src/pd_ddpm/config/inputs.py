@@ -217,7 +217,7 @@ def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]
         "histories": [f"{run.folder(root, 'networks')}/training.csv" for run in networks],
         "prediction_metadata": [f"{run.folder(root, 'predictions')}/method.json" for run in predictions],
         "exhibits": [
-            f"{root}/{dataset}/exhibits/{exhibit.files[0]}"
+            f"{config['results']}/{dataset}/exhibits/{exhibit.files[0]}"
             for name, exhibit in exhibits.default_exhibits(config).items()
             if name not in ("cost", "held_out")
         ],
