@@ -175,7 +175,7 @@ def print_plan():
 
 def name_start_page():
     """Name the page to open after a run of all tables and figures."""
-    if any(job.rule.name == "all" for job in workflow.dag.jobs):
+    if any(START_PAGE in job.input for job in workflow.dag.jobs):
         logger.info(f"Done. Open {START_PAGE} in a browser.")
 
 
@@ -283,7 +283,7 @@ def index_files(wildcards):
 
 def report_text(name):
     """Return a caption of Snakemake's report, which the index shows, too."""
-    text = Path(workflow.basedir, "workflow", "report", f"{name}.rst").read_text(encoding="utf-8")
+    text = Path(workflow_file(f"workflow/report/{name}.rst")).read_text(encoding="utf-8")
     return Template(text).render(snakemake=SimpleNamespace(config=config))
 
 

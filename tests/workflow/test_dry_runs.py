@@ -1,10 +1,11 @@
 """Dry runs: the jobs of the demo and of the paper, and invalid configurations (about 30 s)."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from workflow_runs import FULL, ROOT, error, jobs, snakemake
+from workflow_runs import FULL, ROOT, command, error, jobs, snakemake
 
 from pd_ddpm.config import load
 
@@ -53,6 +54,47 @@ def test_mistakes_in_the_command_line_are_named_in_one_sentence(fresh: Path) -> 
         message = error(snakemake(fresh, "-n", *arguments))
         assert sentence in message
         assert "Traceback" not in message
+
+
+def test_workflow_runs_in_another_folder(fresh: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    target = "results/phantom/predictions/unet/split-0_seed-0/predictions.csv"
+    run = snakemake(fresh, "-n", target, "--snakefile", str(fresh / "Snakefile"), "--directory", str(elsewhere))
+    assert jobs(run) == jobs(snakemake(fresh, "-n", target))
+    assert not list(elsewhere.glob("config*"))
+
+
+MODULE = """
+configfile: "config/config.yaml"
+module pd_ddpm:
+    snakefile: "{snakefile}"
+    config: config
+use rule * from pd_ddpm
+"""
+
+
+def test_workflow_runs_as_a_module_in_the_layout_of_snakedeploy(fresh: Path, tmp_path: Path) -> None:
+    deployed = tmp_path / "deployed"
+    shutil.copytree(fresh / "config", deployed / "config")
+    shutil.copytree(fresh / "profiles", deployed / "profiles")
+    (deployed / "workflow").mkdir()
+    (deployed / "workflow" / "Snakefile").write_text(MODULE.format(snakefile=fresh / "workflow" / "Snakefile"))
+    arguments = command(fresh, "-n", "--configfile", "config/demo.yaml") | {"cwd": deployed}
+    planned = jobs(subprocess.run(**arguments, capture_output=True, text=True))
+    original = jobs(snakemake(fresh, "-n"))
+    assert planned.pop("everything") == original.pop("all") == 1  # the default targets
+    assert planned == original
+
+
+def test_exhibits_go_to_the_folder_that_results_names(fresh: Path) -> None:
+    run = snakemake(fresh, "-n", "results-2/table1.csv", FULL, "--config", "results=results-2")
+    assert jobs(run) == jobs(snakemake(fresh, "-n", "results/table1.csv"))
+    assert "output: results-2/phantom/exhibits/table1.csv" in run.stdout + run.stderr
+    assert "output: results/phantom/networks/unet/split-0_seed-0/model.safetensors" in run.stdout + run.stderr
+    assert "results/phantom/exhibits" not in run.stdout + run.stderr
+    message = error(snakemake(fresh, "-n", "--config", "results=work"))
+    assert "`results`: 'work' does not have the required form. Set text such as 'results', 'results-t25'" in message
 
 
 def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:

@@ -202,6 +202,34 @@ def test_changed_label_reruns_tables_and_figures_only(finished: Path, tmp_path: 
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "renamed.yaml")) == dict.fromkeys(expected, 1)
 
 
+def test_second_experiment_shares_everything_but_its_exhibits(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "second"
+    shutil.copytree(finished, folder, symlinks=True)
+    before = (folder / "results/fig3_tprime.csv").read_bytes()
+    (folder / "second.yaml").write_text(
+        "results: results-2\nexhibits: {fig3_tprime: {t_start: [100, 300]}}\n", encoding="utf-8"
+    )
+    files = ("--configfile", "small.yaml", "second.yaml")
+    assert not {"train", "sample", "score", "prepare"} & set(jobs(snakemake(folder, "-n", *files)))
+    run = snakemake(folder, "results-2/fig3_tprime.csv", *files)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert pd.read_csv(folder / "results-2/fig3_tprime.csv")["t_start"].nunique() == 2
+    assert (folder / "results/fig3_tprime.csv").read_bytes() == before
+    assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml")) == {}
+
+
+def test_changed_method_resamples_no_other(finished: Path, tmp_path: Path) -> None:
+    """ES-DDPM inherits all that it does not set from PD-DDPM, but sets its own pre-segmentation."""
+    folder = tmp_path / "changed"
+    shutil.copytree(finished, folder, symlinks=True)
+    (folder / "changed.yaml").write_text("methods: {pd-ddpm: {presegmentation: unet}}\n", encoding="utf-8")
+    run = snakemake(folder, "-n", FULL, "--configfile", "small.yaml", "changed.yaml")
+    outputs = [line.split()[1] for line in (run.stdout + run.stderr).splitlines() if line.startswith("    output: ")]
+    sampled = {path.split("/")[3] for path in outputs if "/predictions/" in path}
+    assert "pd-ddpm" in sampled
+    assert {name.partition("@")[0] for name in sampled} == {"pd-ddpm"}
+
+
 def test_changed_form_of_members_reruns_samplings_only(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "soft"
     shutil.copytree(finished, folder, symlinks=True)
