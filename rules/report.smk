@@ -290,10 +290,10 @@ rule leak_probe:
     input:
         probes=lambda wildcards: inputs.leak_probe_inputs(config, wildcards.dataset, "results"),
     output:
-        pdf="results/{dataset}/exhibits/leak_probe.pdf",
-        png="results/{dataset}/exhibits/leak_probe.png",
-        numbers="results/{dataset}/exhibits/leak_probe.csv",
-        record="results/{dataset}/exhibits/leak_probe.json",
+        pdf=f"{EXHIBITS_FOLDER}/leak_probe.pdf",
+        png=f"{EXHIBITS_FOLDER}/leak_probe.png",
+        numbers=f"{EXHIBITS_FOLDER}/leak_probe.csv",
+        record=f"{EXHIBITS_FOLDER}/leak_probe.json",
     log:
         "results/logs/leak_probe/{dataset}.log",
     benchmark:
