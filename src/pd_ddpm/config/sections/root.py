@@ -50,8 +50,8 @@ class Configuration(Section):
     scale: Literal["demo", "paper"] = Field(description="demo lays config/demo.yaml over config/config.yaml; paper does not.")
     results: Annotated[str, Field(pattern="^results[A-Za-z0-9_.-]*$", examples=["results", "results-t25"])] = Field(
         description=(
-            "Folder of tables and figures. Another folder keeps those of an earlier experiment. Cases, networks, predictions and "
-            "scores are in results/ for all experiments; a method with other settings therefore needs another name."
+            "Folder of tables and figures. Another folder keeps those of an earlier experiment. All experiments share cases, "
+            "networks, predictions and scores, so a method with other settings needs another name."
         )
     )
     dataset: str = Field(description="The dataset whose exhibits lie at the top of the results folder.")
