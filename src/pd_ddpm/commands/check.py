@@ -21,7 +21,8 @@ DATASET is one of
                         snakemake --configfile
   cases.csv             one row per case: case, site, one column per channel, mask, and optionally patient, role or fold
   data/own              a folder: a raw dataset of nnU-Net (dataset.json), a BIDS dataset (dataset_description.json or sub-*/,
-                        lesion masks in derivatives/), or the WMH challenge (training/.../wmh.nii.gz)
+                        lesion masks in derivatives/), the WMH challenge (training/.../wmh.nii.gz), or BraTS (folders with
+                        {case}_flair.nii.gz, _t1, _t1ce, _t2 and _seg)
 
 A csv or folder without any masks is checked as scans for `pd-ddpm predict`. In a folder of another layout, the files of a scan
 are called CASE/FLAIR.nii.gz or CASE_FLAIR.nii.gz, likewise for the other channels.
@@ -41,7 +42,12 @@ example:
 
   5 cases, channels FLAIR, T1, 15 files read in 6 s: 1 error(s), 0 warning(s), 0 note(s); fix the errors before training."""
 
-LAYOUTS = {"nnunet": "a raw dataset of nnU-Net", "bids": "a BIDS dataset", "wmh_challenge": "the WMH challenge"}
+LAYOUTS = {
+    "nnunet": "a raw dataset of nnU-Net",
+    "bids": "a BIDS dataset",
+    "wmh_challenge": "the WMH challenge",
+    "brats": "BraTS",
+}
 
 
 def add(commands: Commands) -> None:
@@ -138,6 +144,7 @@ def _table_dataset(options: argparse.Namespace) -> dict[str, Any]:
 
 def _folder_dataset(options: argparse.Namespace) -> dict[str, Any]:
     """Return the entry of `datasets` for a folder with one of the known layouts, and print its layout."""
+    from pd_ddpm.data.cases.brats import SUFFIXES
     from pd_ddpm.data.cases.find import layout_of
     from pd_ddpm.data.cases.nnunet import nnunet_channels
 
@@ -147,4 +154,6 @@ def _folder_dataset(options: argparse.Namespace) -> dict[str, Any]:
     if channels is None and layout == "nnunet":
         # The FLAIR must come first, because the first channel defines the grid and brain masks are computed from it.
         channels = sorted(nnunet_channels(folder), key=lambda name: name.lower() != "flair")
+    elif channels is None and layout == "brats":
+        channels = list(SUFFIXES)
     return {"layout": layout, "folder": str(folder), "channels": channels or ["FLAIR", "T1"]}

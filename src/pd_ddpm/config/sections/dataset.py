@@ -9,6 +9,7 @@ from pd_ddpm.config.errors import suggestion
 from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section, UserPath
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
+TumourLabel = Annotated[int, Field(ge=1, le=4), WHOLE]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
 
 
@@ -75,10 +76,11 @@ class Simulation(Section):
 class Dataset(Section):
     """A dataset: its layout, folder and channels."""
 
-    layout: Literal["wmh_challenge", "bids", "nnunet", "table"] = Field(
+    layout: Literal["wmh_challenge", "bids", "nnunet", "brats", "table"] = Field(
         description=(
             "wmh_challenge: the folders of the WMH challenge; bids: a BIDS dataset with lesion masks below derivatives/; "
-            "nnunet: the training cases of a raw nnU-Net dataset; table: the csv file that the key table names."
+            "nnunet: the training cases of a raw nnU-Net dataset; brats: the training cases of BraTS 2020 or 2021; table: the "
+            "csv file that the key table names."
         )
     )
     folder: UserPath = Field(description="Folder of the scans; paths in the table are relative to it.")
@@ -114,10 +116,25 @@ class Dataset(Section):
             "channel without a glob must have exactly one image per session."
         ),
     )
+    lesion_labels: Annotated[list[TumourLabel], Field(min_length=1), *UNIQUE] = Field(
+        None,
+        description=(
+            "Labels of BraTS that are lesion; all others are background. Without it the whole tumour, [1, 2, 3, 4]; the tumour "
+            "core is [1, 3, 4], the enhancing tumour [3, 4] (3 in later years, 4 in 2020 and 2021)."
+        ),
+    )
+    roles: Literal["folds", "patch_ddm"] = Field(
+        "folds",
+        description=(
+            "Roles of the cases of BraTS. folds: assigned by the section folds; patch_ddm: the 295, 37 and 37 cases of 2020 "
+            "that PatchDDM's code trains, validates and tests on, as split 0."
+        ),
+    )
     channels: Annotated[list[Channel], Field(min_length=1), *UNIQUE] = Field(
         description=(
             "Images of a case, in the order of the networks' input channels. All are resampled onto the first. They are "
-            "suffixes in a BIDS dataset and channel names in an nnU-Net dataset; T1, T2 and PD also match T1w, T2w and PDw."
+            "suffixes in a BIDS dataset and channel names in an nnU-Net dataset; T1, T2 and PD also match T1w, T2w and PDw. "
+            "BraTS has FLAIR, T1, T1ce and T2."
         )
     )
     download: Download | None = Field(
@@ -143,5 +160,8 @@ class Dataset(Section):
         for key in ("masks", "images"):
             if getattr(self, key) is not None and self.layout != "bids":
                 yield Contradiction(key, "it requires layout 'bids'", "Remove it, or set `layout: bids`")
+        for key in ("lesion_labels", "roles"):
+            if key in self.model_fields_set and self.layout != "brats":
+                yield Contradiction(key, "it requires layout 'brats'", "Remove it, or set `layout: brats`")
         for channel in sorted(set(self.images or ()) - set(self.channels)):
             yield Contradiction("images", f"'{channel}' is not one of channels", suggestion(channel, self.channels))

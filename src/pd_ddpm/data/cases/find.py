@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.data.cases.bids import PARTICIPANTS, bids_files, find_bids_cases
+from pd_ddpm.data.cases.brats import WHOLE_TUMOUR, brats_files, find_brats_cases, is_brats
 from pd_ddpm.data.cases.csv_table import read_case_table
 from pd_ddpm.data.cases.nnunet import find_nnunet_cases, nnunet_files
 from pd_ddpm.data.cases.table import CohortError, raise_problems, site_problems
@@ -35,6 +36,9 @@ def _find_in_layout(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
         return find_bids_cases(folder, channels, settings.get("masks"), settings.get("images"), key)
     if settings["layout"] == "nnunet":
         return find_nnunet_cases(folder, channels, key)
+    if settings["layout"] == "brats":
+        labels, roles = settings.get("lesion_labels", WHOLE_TUMOUR), settings.get("roles", "folds")
+        return find_brats_cases(folder, channels, labels, roles, key)
     return read_case_table(settings["table"], channels, folder)
 
 
@@ -51,11 +55,13 @@ def layout_of(folder: str | Path) -> str:
         return "bids"
     if (folder / "training").is_dir():
         return "wmh_challenge"
+    if is_brats(folder):
+        return "brats"
     raise CohortError(
         Problem(
             folder,
             "is neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset (dataset_description.json or sub-*/), nor "
-            "the WMH challenge (training/)",
+            "the WMH challenge (training/), nor BraTS (folders with {case}_flair.nii.gz, {case}_seg.nii.gz and so on)",
             "Correct the path, or list the cases in a csv",
         )
     )
@@ -73,6 +79,8 @@ def case_files(settings: Mapping[str, Any]) -> list[str]:
         return sorted(map(str, wmh_masks(folder, settings.get("part", "training"))))
     if settings["layout"] == "bids":
         return bids_files(folder, settings.get("masks"))
+    if settings["layout"] == "brats":
+        return brats_files(folder)
     return nnunet_files(folder) if settings["layout"] == "nnunet" else []
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from pd_ddpm.data.cases.brats import label_recoding
 from pd_ddpm.data.cases.table import OBSERVERS
 from pd_ddpm.data.check.plausibility import Brain, geometry_problem, ignored_problem, is_exchanged_with_t1, lesion_problem
 from pd_ddpm.data.check.registration import better_placement, padded_grid
@@ -91,7 +93,7 @@ class _Examiner:
         transforms = [f"{channel}_transform" for channel in self.requirements.channels]
         for columns, function, results in (
             (self.requirements.channels, read_image, self.images),
-            (("mask", *OBSERVERS), read_labels, self.masks),
+            (("mask", *OBSERVERS), partial(read_labels, recoding=label_recoding(self.case)), self.masks),
             (transforms, read_transform, {}),
         ):
             for column in (column for column in columns if self.case[column]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,8 @@ from pd_ddpm.data.nifti.geometry import ImageError
 from pd_ddpm.data.nifti.header import checked_affine, header_with_geometry
 from pd_ddpm.runtime.problem import Problem
 
-LABELS = (0, 1, 2)
+LABELS = {0: 0, 1: 1, 2: 2}  # the labels of this pipeline, unchanged
+_MEANINGS = {0: " (background)", 1: " (lesion)", 2: " (other pathology, ignored)"}
 
 
 def read_image(path: str | Path, *, mask: bool = False, allow_4d: bool = False) -> nib.Nifti1Image:
@@ -68,10 +70,17 @@ def read_array(
     return np.asarray(read_image(path, mask=mask, allow_4d=allow_4d).dataobj).astype(dtype, copy=False)
 
 
-def read_labels(path: str | Path) -> tuple[np.ndarray, nib.Nifti1Image]:
+def read_labels(path: str | Path, recoding: Mapping[int, int] = LABELS) -> tuple[np.ndarray, nib.Nifti1Image]:
     """Read a label map: uint8 array (X, Y, Z) of 0 background, 1 lesion, 2 other pathology, and its image.
 
     Values within 1e-3 of a label are rounded, since masks are often stored as floating point.
+
+    Args:
+        path: file ending in .nii or .nii.gz.
+        recoding: the label that each label in the file stands for.
+
+    Returns:
+        The labels, and the image that they come from.
 
     Raises:
         ImageError: the mask holds other values, or `read_image` refuses the file.
@@ -79,19 +88,25 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, nib.Nifti1Image]:
     image = read_image(path, mask=True)
     data = np.asarray(image.dataobj)
     rounded = np.rint(data)
-    invalid = (np.abs(data - rounded) > 1e-3) | ~np.isin(rounded, LABELS)
+    invalid = (np.abs(data - rounded) > 1e-3) | ~np.isin(rounded, list(recoding))
     if invalid.any():
         values = np.unique(data[invalid])
         listed = ", ".join(f"{value:g}" for value in values[:10]) + (", ..." if len(values) > 10 else "")
         raise ImageError(
             Problem(
                 path,
-                f"{int(invalid.sum())} voxels hold {listed}, but a mask may hold only 0 (background), 1 (lesion) and 2 (other "
-                "pathology, ignored)",
+                f"{int(invalid.sum())} voxels hold {listed}, but a mask may hold only {_listed(recoding)}",
                 "Recode the mask. If it was resampled, do so again without interpolation",
             )
         )
-    return rounded.astype(np.uint8), image
+    labels = rounded.astype(np.uint8)
+    return labels if recoding == LABELS else np.array([recoding[label] for label in sorted(recoding)], np.uint8)[labels], image
+
+
+def _listed(recoding: Mapping[int, int]) -> str:
+    """Return the labels that a mask may hold, with their meanings if they are those of this pipeline."""
+    *labels, last = (f"{label}{_MEANINGS[label] if recoding == LABELS else ''}" for label in recoding)
+    return f"{', '.join(labels)} and {last}"
 
 
 def _scaled_values(path: Path, content: Content) -> np.ndarray:

@@ -14,6 +14,7 @@ import pandas as pd
 from nibabel.orientations import apply_orientation, io_orientation
 from scipy import ndimage
 
+from pd_ddpm.data.cases.brats import label_recoding
 from pd_ddpm.data.cases.table import OBSERVERS
 from pd_ddpm.data.nifti.geometry import GRID_TOLERANCE_VOXELS, ImageError, check_same_grid, reorient, spacing_mm
 from pd_ddpm.data.nifti.read import read_labels
@@ -98,7 +99,7 @@ def prepare_case(
 
     scan = read_normalised(case, channels, normalisation, interpolator, bias_correction)
     first = scan.reference
-    mask = _labels_on_grid(case["mask"], first, case[channels[0]], grid_tolerance_voxels)
+    mask = _labels_on_grid(case, "mask", first, channels[0], grid_tolerance_voxels)
     files = {
         f"{name}_image.nii.gz": scan.image,
         f"{name}_mask.nii.gz": mask,
@@ -107,7 +108,7 @@ def prepare_case(
     for observer in OBSERVERS:
         file = f"{name}_{observer.replace('_', '-')}.nii.gz"
         if case.get(observer):
-            files[file] = _labels_on_grid(case[observer], first, case[channels[0]], grid_tolerance_voxels)
+            files[file] = _labels_on_grid(case, observer, first, channels[0], grid_tolerance_voxels)
         else:
             (output_folder / file).unlink(missing_ok=True)
     grid = first if orientation is None else reorient(np.asarray(first.dataobj), first, orientation)
@@ -122,10 +123,12 @@ def prepare_case(
     return row
 
 
-def _labels_on_grid(path: str, first: nib.Nifti1Image, first_path: str, tolerance_voxels: float) -> np.ndarray:
-    """Read the labels of a mask that must lie on the grid of the first channel."""
-    labels, image = read_labels(path)
-    check_same_grid(first, image, (first_path, path), tolerance_voxels)
+def _labels_on_grid(
+    case: Mapping, column: str, first: nib.Nifti1Image, first_channel: str, tolerance_voxels: float
+) -> np.ndarray:
+    """Read the labels of the mask in a column of the case table, which must lie on the grid of the first channel."""
+    labels, image = read_labels(case[column], label_recoding(case))
+    check_same_grid(first, image, (case[first_channel], case[column]), tolerance_voxels)
     return labels
 
 
@@ -194,7 +197,8 @@ def _case_fingerprint(case: Mapping, channels: Sequence[str], settings: dict) ->
         if path and not Path(path).is_file():
             raise ImageError(missing_file_problem(path))
         inputs.append([path, file_sha256(Path(path))] if path else None)
-    return fingerprint([case["case"], case["site"], settings, inputs, code_version(__file__)])
+    labels = sorted(label_recoding(case).items())
+    return fingerprint([case["case"], case["site"], settings, inputs, labels, code_version(__file__)])
 
 
 def _attempt(case: Mapping, **settings: Any) -> dict | tuple[Problem, ...]:
