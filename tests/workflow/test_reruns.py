@@ -198,7 +198,7 @@ def test_changed_label_reruns_tables_and_figures_only(finished: Path, tmp_path: 
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "renamed.yaml").write_text("methods: {unet: {label: Ours}}\n", encoding="utf-8")
     exhibits = ("table1", "uncertainty", "cost", "fig2_uncertainty", "pareto")
-    expected = {"all", "provenance", *exhibits, *(f"publish_{name}" for name in exhibits)}
+    expected = {"all", "provenance", "index", *exhibits, *(f"publish_{name}" for name in exhibits)}
     assert jobs(snakemake(folder, "-n", "--configfile", "small.yaml", "renamed.yaml")) == dict.fromkeys(expected, 1)
 
 
