@@ -156,12 +156,15 @@ def review(prepared: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    """A headless Chromium, without its sandbox if the user is root, since Chromium then refuses to start."""
+    """A headless Chromium, without its sandbox if the user is root, since Chromium then refuses to start.
+
+    It uses no shared memory, of which containers have little.
+    """
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed; install Debian's package: bash tests/chromium.sh")
     playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
     with playwright.sync_playwright() as started:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        arguments = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         browser = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
@@ -286,6 +289,14 @@ def test_panels_can_be_hidden_and_enlarged(open_page, index: Path) -> None:
     for _ in range(12):
         window.keyboard.press("+")
     assert canvas.bounding_box()["width"] > 1.4 * width
+    window.get_by_text("Panels", exact=True).click()
+    window.get_by_label("U-Net", exact=True).uncheck()
+    panels = [window.locator(f"[data-panel='{number}']") for number in range(3)]
+    assert [panel.is_visible() for panel in panels] == [True, False, True]
+    window.get_by_role("button", name="First only").click()
+    assert [panel.is_visible() for panel in panels] == [True, False, False]
+    window.get_by_role("button", name="All", exact=True).click()
+    assert [panel.is_visible() for panel in panels] == [True, True, True]
     assert window.evaluate("document.querySelector('[data-panel=\"1\"] canvas').width") == round(canvas.bounding_box()["width"])
 
 
@@ -296,6 +307,17 @@ def test_page_does_not_scroll_sideways_but_wide_tables_do(open_page, index: Path
     table = window.locator("#table1 .scroll").first
     assert table.evaluate("(element) => element.scrollWidth > element.clientWidth")
     assert window.evaluate(OUTSIDE) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_of_a_table_fits_a_small_screen(open_page, index: Path, scheme: str) -> None:
+    page = open_page(index.with_name("table1.html"), 420, scheme)
+    window = page.window
+    assert window.evaluate("document.documentElement.scrollWidth") <= 420
+    assert window.evaluate(OUTSIDE) == []
+    assert window.evaluate(NAMELESS) == []
+    assert [entry for entry in window.evaluate(CONTRASTS) if entry[0] < 4.5] == []
+    assert page.messages == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,7 +1,9 @@
 """Results of a small demo that has run end to end."""
 
 import json
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import nibabel
 import numpy as np
@@ -109,6 +111,24 @@ def test_figures_have_tables_of_their_values(finished: Path) -> None:
     first = probes[probes["t"] == 1].groupby("start")["dice"].mean()
     assert first["truth"] > 0.99
     assert first["empty"] < 0.05
+
+
+def test_index_shows_every_exhibit_method_and_test_case(finished: Path) -> None:
+    results = finished / "results"
+    page = (results / "index.html").read_text(encoding="utf-8")
+    for record in results.glob("*.json"):
+        assert f'id="{record.stem}"' in page
+        assert f'href="{record.name}"' in page
+    addresses = set(re.findall(r'(?:href|src)="([^"#]+)"', page))
+    assert all((results / address).is_file() for address in addresses)
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    splits = pd.read_csv(results / "phantom" / "splits.csv")
+    assert sorted(case["name"] for case in data["cases"]) == sorted(splits.query("split == 0 and role == 'test'")["case"])
+    assert [panel["heading"] for panel in data["panels"]] == ["FLAIR", *ROWS]
+    sheets = {address for case in data["cases"] for view in case["views"] for address in view["sheets"].values()}
+    images = {unquote(address) for address in sheets}
+    assert images == {path.relative_to(results).as_posix() for path in (results / "index_files").rglob("*.*")}
+    assert "http" not in page
 
 
 def test_every_result_has_a_provenance_record(finished: Path) -> None:

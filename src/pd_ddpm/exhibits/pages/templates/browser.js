@@ -36,9 +36,14 @@
       }
       for (const box of this.element.querySelectorAll("[data-toggle]")) box.addEventListener("change", () => this.draw());
       for (const box of this.element.querySelectorAll("[data-panel-shown]")) {
-        box.addEventListener("change", () => {
-          this.element.querySelector(`[data-panel="${box.dataset.panelShown}"]`).hidden = !box.checked;
-          this.draw();
+        box.addEventListener("change", () => this.showPanels());
+      }
+      for (const button of this.element.querySelectorAll("[data-all-panels]")) {
+        button.addEventListener("click", () => {
+          this.element.querySelectorAll("[data-panel-shown]").forEach((box, number) => {
+            box.checked = button.dataset.allPanels === "true" || number === 0;
+          });
+          this.showPanels();
         });
       }
       this.element.addEventListener("keydown", (event) => this.press(event));
@@ -68,6 +73,13 @@
       const slider = this.control("size");
       slider.value = Number(slider.value) + change;
       this.element.style.setProperty("--panel-width", `${slider.value}px`);
+      this.draw();
+    }
+
+    showPanels() {
+      for (const box of this.element.querySelectorAll("[data-panel-shown]")) {
+        this.element.querySelector(`[data-panel="${box.dataset.panelShown}"]`).hidden = !box.checked;
+      }
       this.draw();
     }
 
