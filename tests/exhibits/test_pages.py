@@ -28,6 +28,7 @@ from pd_ddpm.exhibits.pages.sheets import (
 )
 from pd_ddpm.exhibits.publish import publish
 from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.problem import ProblemError
 
 SHAPE = (12, 16, 7)
 
@@ -190,6 +191,12 @@ def test_read_document_returns_the_content_with_lower_headings(tmp_path: Path) -
     assert "<h1>" not in content
     assert "table1.csv" not in content
     assert "&lt;a&gt;" in content
+
+
+def test_read_document_refuses_a_page_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "table1.html").write_text("<!DOCTYPE html><h1>Table 1</h1><table></table>", encoding="utf-8")
+    with pytest.raises(ProblemError, match=r"table1\.html: it was written by another version of this package"):
+        read_document(tmp_path / "table1.html", 2)
 
 
 def test_publish_renames_the_links_of_a_page(tmp_path: Path) -> None:

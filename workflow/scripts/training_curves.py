@@ -1,5 +1,7 @@
 """Training curves: loss and validation Dice of every network against the training step."""
 
+from pathlib import Path
+
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.training import training_curves, training_numbers
 from pd_ddpm.runtime.recorded_job import run_with_record
@@ -13,4 +15,4 @@ def main(job) -> None:
 
 
 if __name__ == "__main__":
-    run_with_record(main, snakemake, snakemake.input.histories)
+    run_with_record(main, snakemake, [Path(file).with_name("model.json") for file in snakemake.input.histories])

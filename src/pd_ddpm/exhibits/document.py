@@ -9,6 +9,7 @@ from typing import Self
 import pandas as pd
 
 from pd_ddpm.exhibits.pages.template import fill_template
+from pd_ddpm.runtime.problem import Problem, ProblemError
 from pd_ddpm.runtime.sealed import read_sealed, sealed_write
 
 BEST_NOTE = "Bold: the best value of a column. It need not differ from the others by more than chance."
@@ -144,9 +145,14 @@ def read_document(page: str | Path, heading_levels: int) -> str:
 
     Raises:
         DamagedFileError: the page differs from its seal.
+        ProblemError: another version has written the page.
     """
     text = read_sealed(page).decode("utf-8")
-    content = text.partition('<div class="document">')[2].partition("</div><!-- document -->")[0]
+    _, mark, rest = text.partition('<div class="document">')
+    content, end, _ = rest.partition("</div><!-- document -->")
+    if not (mark and end):
+        problem = "it was written by another version of this package"
+        raise ProblemError(Problem(page, problem, "Delete it and run `snakemake` again, which writes it again"))
     return re.sub(r"(</?h)([2-6])>", lambda match: f"{match[1]}{min(int(match[2]) + heading_levels, 6)}>", content)
 
 
