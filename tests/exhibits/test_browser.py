@@ -177,6 +177,7 @@ def open_page(chromium) -> Iterator[object]:
 
     def opened(file: Path, width: int = 1200, scheme: str = "light") -> SimpleNamespace:
         window = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        window.set_default_timeout(120_000)  # milliseconds, on a busy machine
         windows.append(window)
         messages, requests = [], []
         window.on("console", lambda message: messages.append(message.text))
