@@ -188,7 +188,10 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     benchmark(folder / "train" / "phantom" / "denoiser" / "split-0_seed-0.tsv", 60, 700)
     for shard in (0, 1):
         benchmark(folder / "sample" / "phantom" / "pd-ddpm" / "split-0_seed-0" / f"shard-{shard}.tsv", 1800, 300)
-    files = {key: str(tmp_path / f"cost.{end}") for key, end in (("table", "csv"), ("page", "html"), ("markdown", "md"), ("record", "json"))}
+    files = {
+        key: str(tmp_path / f"cost.{end}")
+        for key, end in (("table", "csv"), ("page", "html"), ("markdown", "md"), ("record", "json"))
+    }
     metadata = {"network_metadata": [str(network)], "histories": [str(history)], "prediction_metadata": [str(method)]}
     job = SimpleNamespace(
         input=SimpleNamespace(splits=str(results / "splits.csv"), **metadata),

@@ -13,10 +13,29 @@ SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 
 # The last two count the FLOPs of the networks.
 NETWORKS = {"train", "gate", "probe", "reliability", "sample", "cost", "leak"}
-FIGURES = {"leak", "leak_probe", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "probe_figure"}
+FIGURES = {
+    "leak",
+    "leak_probe",
+    "training_curves",
+    "fig2_uncertainty",
+    "fig3_tprime",
+    "fig4_ensemble",
+    "pareto",
+    "probe_figure",
+}
 SCORES = {"score", "resample_ensemble", "grid_dice"}
-METRICS = SCORES | {"leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
-WRITERS = SCORES | {"sample", "reliability", "average", "import_masks", "prepare", "fig2_uncertainty", "check", "list_cases"}
+METRICS = SCORES | {"index", "leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
+WRITERS = SCORES | {
+    "index",
+    "sample",
+    "reliability",
+    "average",
+    "import_masks",
+    "prepare",
+    "fig2_uncertainty",
+    "check",
+    "list_cases",
+}
 UNRECORDED = {"split", "download", "simulate", "list_cases", "list_masks", "check", "grid_dice", "publish"}
 ALL = {script.stem for script in SCRIPTS.glob("*.py")}
 
