@@ -131,7 +131,7 @@ def index(prepared: Path, tmp_path: Path) -> Path:
     runs = [f"{method}/split-0_seed-0" for method in METHODS]
     scores = [f"{results}/d/scores/{run}.csv" for run in runs]
     manifests = [f"{results}/d/predictions/{run}/predictions.csv" for run in runs]
-    source = CaseSource(prepared, "FLAIR", manifests, scores, METHODS, max_slices=40)
+    source = CaseSource(prepared, "FLAIR", manifests, METHODS, max_slices=40)
     rows = case_rows(scores)
     browser = case_browser(source, rows, results / "index_files")
     text = IndexText("Results", "Reproduction of *something*.", "Simulated scans.")

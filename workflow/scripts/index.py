@@ -11,7 +11,7 @@ from pd_ddpm.runtime.sealed import sealed_write
 def main(job) -> None:
     exhibits = [IndexExhibit(**fields) for fields in job.params.exhibits]
     prepared, rows = Path(job.input.cases).parent, case_rows(job.input.scores)
-    source = CaseSource(prepared, manifests=job.input.predictions, scores=job.input.scores, **job.params.source)
+    source = CaseSource(prepared, manifests=job.input.predictions, **job.params.source)
     browser = case_browser(source, rows, Path(job.output.images))
     cases = case_table(rows, source.labels)
     page = index_page(Path(job.output.page).parent, IndexText(**job.params.text), exhibits, browser, cases)

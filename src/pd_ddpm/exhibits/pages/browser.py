@@ -55,14 +55,12 @@ class Panel:
         heading: title above it.
         scan: key of the image below all layers.
         layers: key of each layer -> its kind, from the lowest to the highest.
-        has_marks: whether letters at the edges show the directions of the patient.
     """
 
     name: str
     heading: str
     scan: str
     layers: Mapping[str, str] = field(default_factory=dict)
-    has_marks: bool = True
 
 
 @dataclass(frozen=True, eq=False)

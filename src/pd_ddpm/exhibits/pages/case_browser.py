@@ -1,7 +1,7 @@
 """Browser of all test cases: the masks and the uncertainty of each method next to the ground truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ class CaseSource:
         prepared: folder of the prepared cases.
         channel: name of their first channel.
         manifests: table of the predictions of each run.
-        scores: table of the scores of each run.
         labels: method -> label, in the order of the panels.
         max_slices: largest number of slices of a case.
     """
@@ -46,7 +45,6 @@ class CaseSource:
     prepared: Path
     channel: str
     manifests: Sequence[str]
-    scores: Sequence[str]
     labels: Mapping[str, str]
     max_slices: int
 
@@ -65,11 +63,11 @@ def case_table(rows: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, 
         labels: method -> label, in the order of the columns.
     """
     table = []
-    for case, of_case in rows.groupby("case", sort=False):
-        dice = of_case.set_index("method")["dice"].reindex(labels)
+    for case, case_scores in rows.groupby("case", sort=False):
+        dice = case_scores.set_index("method")["dice"].reindex(labels)
         best = best_rows(dice)
         cells = [(f"{value:.3f}" if np.isfinite(value) else "", index in best) for index, value in enumerate(dice)]
-        first = of_case.iloc[0]
+        first = case_scores.iloc[0]
         table.append({"case": case, "site": first["site"], "load_ml": f"{first['reference_volume_ml']:.1f}", "dice": cells})
     return table
 
@@ -82,12 +80,15 @@ def case_browser(source: CaseSource, rows: pd.DataFrame, folder: Path) -> dict[s
         rows: rows of `case_rows`.
         folder: folder for the images, next to the page.
     """
-    runs = {(run.name, run.split, run.seed): (Path(path).parent, path) for path, run in _runs(source.manifests)}
-    contents, has_other = [], False
-    for case, of_case in progress(list(rows.groupby("case", sort=False)), "cases of the page"):
-        folders = {row.method: runs[row.method, row.split, row.seed] for row in of_case.itertuples()}
-        scan = _browser_scan(source, str(case), of_case.set_index("method"), folders)
-        has_other |= "other" in scan.masks
+    manifests = {
+        (run.name, run.split, run.seed): path
+        for run, path in zip(map(Run.parse, source.manifests), source.manifests, strict=True)
+    }
+    contents, kinds = [], {"mask", "truth"}
+    for case, case_scores in progress(list(rows.groupby("case", sort=False)), "cases of the page"):
+        case_manifests = {row.method: manifests[row.method, row.split, row.seed] for row in case_scores.itertuples()}
+        scan = _browser_scan(source, str(case), case_scores.set_index("method"), case_manifests)
+        kinds |= {"other"} & set(scan.masks) | ({"map"} if scan.maps else set())
         contents.append(scan.content(["axial"], source.max_slices, files_in(folder, str(case))))
     reference = {"truth": "truth", "other": "other"}
     panels = [Panel("scan", source.channel, "scan", reference)]
@@ -98,32 +99,26 @@ def case_browser(source: CaseSource, rows: pd.DataFrame, folder: Path) -> dict[s
     toggles = [
         Toggle("mask", "Mask of the method", "M", MASK_COLOUR),
         Toggle("truth", "Ground truth", "G", SECOND_COLOUR, width=2),
-        *([Toggle("other", "Other pathology, not scored", "O", OTHER_COLOUR, width=2)] if has_other else []),
+        Toggle("other", "Other pathology, not scored", "O", OTHER_COLOUR, width=2),
         Toggle("map", "Uncertainty", "U", None, is_on=False),
     ]
-    kinds = {toggle.kind for toggle in toggles}
     shown = [_with_kinds(panel, kinds) for panel in panels]
-    return browser_data(shown, toggles, contents, PANEL_PIXELS)
-
-
-def _runs(manifests: Sequence[str]) -> list[tuple[str, Run]]:
-    return [(path, Run.parse(path)) for path in manifests]
+    return browser_data(shown, [toggle for toggle in toggles if toggle.kind in kinds], contents, PANEL_PIXELS)
 
 
 def _with_kinds(panel: Panel, kinds: set[str]) -> Panel:
     """Return a panel without the layers of kinds that no case has."""
-    layers = {key: kind for key, kind in panel.layers.items() if kind in kinds}
-    return Panel(panel.name, panel.heading, panel.scan, layers, panel.has_marks)
+    return replace(panel, layers={key: kind for key, kind in panel.layers.items() if kind in kinds})
 
 
-def _browser_scan(source: CaseSource, case: str, rows: pd.DataFrame, folders: Mapping[str, tuple[Path, str]]) -> BrowserScan:
+def _browser_scan(source: CaseSource, case: str, rows: pd.DataFrame, manifests: Mapping[str, str]) -> BrowserScan:
     """Read a case with its ground truth and the results of all methods.
 
     Args:
         source: the results of the cases.
         case: name of the case.
         rows: its scores, indexed by method.
-        folders: method -> folder and table of its predictions.
+        manifests: method -> table of its predictions.
     """
     labels = read_ground_truth(source.prepared, case)
     masks = {"truth": labels == LESION}
@@ -131,7 +126,8 @@ def _browser_scan(source: CaseSource, case: str, rows: pd.DataFrame, folders: Ma
         masks["other"] = labels == OTHER_PATHOLOGY
     first = rows.iloc[0]
     maps, notes = {}, {"scan": f"{first['reference_volume_ml']:.1f} ml of lesions"}
-    for method, (predictions, manifest) in folders.items():
+    for method, manifest in manifests.items():
+        predictions = Path(manifest).parent
         masks[f"{method}-mask"] = read_array(predictions / f"{case}_mask.nii.gz", mask=True) > 0
         if read_predictions(manifest).loc[case, "samples"] > 1:
             maps[f"{method}-map"] = read_array(predictions / f"{case}_uncertainty.nii.gz", mask=True)

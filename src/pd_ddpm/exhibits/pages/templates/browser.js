@@ -11,7 +11,7 @@
       this.data = JSON.parse(element.querySelector("script[type='application/json']").textContent);
       this.case = 0;
       this.view = 0;
-      this.positions = this.data.cases.map((one) => one.views.map((view) => view.first));
+      this.positions = this.data.cases.map((content) => content.views.map((view) => view.first));
       this.images = new Map();
       this.scratch = document.createElement("canvas");
       this.kinds = Object.fromEntries(this.data.toggles.map((toggle) => [toggle.kind, toggle]));
@@ -52,7 +52,7 @@
     press(event) {
       if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select")) return;
       const key = event.key.toUpperCase();
-      const toggle = this.data.toggles.find((one) => one.key === key);
+      const toggle = this.data.toggles.find((entry) => entry.key === key);
       const isRange = event.target.matches("input[type='range'], input[type='radio']");
       if (toggle) {
         const box = this.element.querySelector(`[data-toggle="${toggle.kind}"]`);
@@ -148,7 +148,7 @@
 
     drawAll() {
       this.isWaiting = false;
-      const one = this.data.cases[this.case], view = this.currentView;
+      const name = this.data.cases[this.case].name, view = this.currentView;
       const isOn = (kind) => this.element.querySelector(`[data-toggle="${kind}"]`).checked;
       this.data.panels.forEach((panel, number) => {
         const figure = this.element.querySelector(`[data-panel="${number}"]`), canvas = figure.querySelector("canvas");
@@ -162,7 +162,7 @@
         const labels = shown.map(([, kind]) => this.kinds[kind].label);
         const layers = labels.length ? ` with ${labels.join(", ")}` : "";
         const place = `${view.name} slice ${this.position + 1} of ${view.file_slices.length}`;
-        canvas.setAttribute("aria-label", `${panel.heading} of ${one.name}${layers}, ${place}`);
+        canvas.setAttribute("aria-label", `${panel.heading} of ${name}${layers}, ${place}`);
       });
       this.element.setAttribute("aria-busy", String(this.isWaiting));
     }
@@ -184,7 +184,7 @@
         if (this.kinds[kind].colour === null) this.place(context, sheet, view);
         else this.outline(context, sheet, view, this.kinds[kind]);
       }
-      if (panel.has_marks) this.writeMarks(context, view.marks);
+      this.writeMarks(context, view.marks);
     }
 
     // Draw the current slice of a sheet over the whole canvas, moved by some pixels.
