@@ -1,9 +1,10 @@
-"""The in-plane grid of the networks: geometry there and back (below 1 s). Positions in mm, voxel centres."""
+"""The grid of the networks in two and three dimensions, there and back (below 2 s). Positions in mm, voxel centres."""
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from pd_ddpm.data.working_grid import GridSettings, WorkingGrid, pad_to_multiple, slices_with_brain
 
@@ -20,8 +21,22 @@ def ellipsoid(shape, spacing, centre_mm, radii_mm):
 BRAIN = ellipsoid(SHAPE, SPACING, (45, 42, 7.5), (30, 33, 30))
 
 
-def whole_slice(spacing_mm, shape=SHAPE, spacing=SPACING):
-    return WorkingGrid.from_brain(np.ones(shape, bool), spacing, spacing_mm, "slice", 0.0)
+def whole_slice(spacing_mm, shape=SHAPE, spacing=SPACING, spatial_dims=2):
+    return WorkingGrid.from_brain(np.ones(shape, bool), spacing, spacing_mm, "slice", 0.0, spatial_dims)
+
+
+def inside(grid):
+    """The box of a grid as slices of its volume."""
+    return tuple(slice(first, end) for first, end in zip(grid.box[::2], grid.box[1::2], strict=True))
+
+
+def test_without_resampling_the_volume_is_its_own_image_in_three_dimensions():
+    volume = np.random.default_rng(0).standard_normal((*SHAPE, 2)).astype(np.float32)
+    grid = whole_slice(None, spatial_dims=3)
+    image = grid.slices(volume)
+    assert image.shape == (1, 2, *SHAPE)
+    assert np.array_equal(image[0].numpy(), volume.transpose(3, 0, 1, 2))
+    assert np.array_equal(grid.volume(image), volume)
 
 
 def test_without_resampling_slices_are_the_volumes_own_values_in_order():
@@ -40,22 +55,26 @@ def test_one_channel_needs_no_axis():
     assert torch.equal(slices, whole_slice(2.0).slices(volume[..., None]))
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("spacing_mm", [0.5, 1.0, 2.0, 3.0])
-def test_size_follows_the_spacing(spacing_mm):
-    grid = whole_slice(spacing_mm)
-    assert grid.size == (round(90 * 0.96 / spacing_mm), round(70 * 1.25 / spacing_mm))
+def test_size_follows_the_spacing(spacing_mm, spatial_dims):
+    grid = whole_slice(spacing_mm, spatial_dims=spatial_dims)
+    assert grid.size == (round(90 * 0.96 / spacing_mm), round(70 * 1.25 / spacing_mm), round(5 * 3 / spacing_mm))[:spatial_dims]
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("margin_mm", [0.0, 8.0])
-def test_box_holds_the_brain_and_the_margin_on_every_side(margin_mm):
-    grid = WorkingGrid.from_brain(BRAIN, SPACING, None, "brain_box", margin_mm)
-    first_x, end_x, first_y, end_y = grid.box
-    occupied_x, occupied_y = np.flatnonzero(BRAIN.any((1, 2))), np.flatnonzero(BRAIN.any((0, 2)))
-    for first, end, occupied, mm in ((first_x, end_x, occupied_x, 0.96), (first_y, end_y, occupied_y, 1.25)):
-        below, above = (occupied[0] - first) * mm, (end - 1 - occupied[-1]) * mm
+def test_box_holds_the_brain_and_the_margin_on_every_side(margin_mm, spatial_dims):
+    brain = np.zeros((90, 70, 20), bool)
+    brain[20:60, 15:50, 6:12] = True
+    grid = WorkingGrid.from_brain(brain, SPACING, None, "brain_box", margin_mm, spatial_dims)
+    occupied = ((20, 59), (15, 49), (6, 11))[:spatial_dims]
+    assert grid.size == tuple(end - first for first, end in zip(grid.box[::2], grid.box[1::2], strict=True))
+    for first, end, (lowest, highest), mm in zip(grid.box[::2], grid.box[1::2], occupied, SPACING, strict=False):
+        below, above = (lowest - first) * mm, (end - 1 - highest) * mm
         assert margin_mm <= below < margin_mm + mm
         assert margin_mm <= above < margin_mm + mm
-    assert grid.size == (end_x - first_x, end_y - first_y)
+    assert len(grid.size) == spatial_dims
 
 
 def test_box_ends_at_the_scans_edge_and_an_empty_brain_has_the_whole_slice():
@@ -65,16 +84,17 @@ def test_box_ends_at_the_scans_edge_and_an_empty_brain_has_the_whole_slice():
 
 @pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.5])
 @pytest.mark.parametrize("region", ["slice", "brain_box"])
-def test_constants_stay_and_nothing_is_written_outside_the_box(spacing_mm, region):
-    grid = WorkingGrid.from_brain(BRAIN, SPACING, spacing_mm, region, 3.0)
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_constants_stay_and_nothing_is_written_outside_the_box(spacing_mm, region, spatial_dims):
+    brain = BRAIN & (np.arange(5) > 0)
+    grid = WorkingGrid.from_brain(brain, SPACING, spacing_mm, region, 3.0, spatial_dims)
     slices = grid.slices(np.full(SHAPE, 0.75))
     torch.testing.assert_close(slices, torch.full_like(slices, 0.75), rtol=0, atol=1e-6)
     volume = grid.volume(slices)
     assert volume.shape == (*SHAPE, 1)
     assert volume.dtype == np.float32
-    first_x, end_x, first_y, end_y = grid.box
-    np.testing.assert_allclose(volume[first_x:end_x, first_y:end_y], 0.75, atol=1e-6)
-    volume[first_x:end_x, first_y:end_y] = 0
+    np.testing.assert_allclose(volume[inside(grid)], 0.75, atol=1e-6)
+    volume[inside(grid)] = 0
     assert not volume.any()
 
 
@@ -97,6 +117,37 @@ def test_a_ramp_keeps_its_value_at_each_place_in_mm(spacing_mm):
     far = (slice(9, -9), slice(9, -9))
     assert np.abs(back[far] - ramp[far]).max() < 0.08 * pixel
     assert abs((back - ramp)[far].mean()) < 0.003 * pixel
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("region", ["slice", "brain_box"])
+def test_a_blob_stays_where_it_is_in_three_dimensions(spacing_mm, region):
+    shape, centre, spacing = (50, 40, 30), np.array([24.3, 18.8, 14.4]), np.array((0.96, 1.25, 1.5))
+    places = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
+    squared_mm = (((places - centre.reshape(3, 1, 1, 1)) * spacing.reshape(3, 1, 1, 1)) ** 2).sum(axis=0)
+    blob = np.exp(-squared_mm / (2 * 4.0**2)).astype(np.float32)
+    brain = squared_mm < 18**2
+    grid = WorkingGrid.from_brain(brain, tuple(spacing), spacing_mm, region, 2.0, 3)
+    image = grid.slices(blob)
+    back = grid.volume(image)[..., 0]
+    assert np.abs(np.array(ndimage.center_of_mass(back)) - ndimage.center_of_mass(blob)).max() < 0.03
+    assert back.sum() == pytest.approx(blob.sum(), rel=0.01)
+    pixel = np.array([length * mm / n for length, mm, n in zip(grid._native_size, spacing, grid.size, strict=True)])
+    found = (np.array(ndimage.center_of_mass(image[0, 0].numpy())) + 0.5) * pixel + np.array(grid.box[::2]) * spacing
+    np.testing.assert_allclose(found, (np.array(ndimage.center_of_mass(blob)) + 0.5) * spacing, atol=0.04)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, 1.3, 4.0])
+def test_resampling_of_a_volume_is_that_of_its_axes_in_turn(spacing_mm):
+    """Each axis on its own, with the anti-aliasing of images of one row."""
+    volume = np.random.default_rng(0).standard_normal((14, 11, 9)).astype(np.float32)
+    grid = whole_slice(spacing_mm, volume.shape, (0.96, 1.25, 1.5), spatial_dims=3)
+    expected = torch.from_numpy(volume)
+    for axis, length in enumerate(grid.size):
+        rows = expected.movedim(axis, -1)
+        row = functional.interpolate(rows.flatten(0, 1)[:, None, None], (1, length), mode="bilinear", antialias=True)
+        expected = row[:, 0, 0].unflatten(0, rows.shape[:2]).movedim(-1, axis)
+    torch.testing.assert_close(grid.slices(volume)[0, 0], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing_mm", [0.7, 1.0, 2.0, 3.0])
@@ -136,6 +187,15 @@ def test_probabilities_stay_probabilities(spacing_mm):
     assert volume.shape == (*SHAPE, 3)
     assert volume.min() >= 0
     assert volume.max() <= 1
+
+
+@pytest.mark.parametrize("spacing_mm", [3.7, 4.0, 6.0])
+def test_nearest_finds_the_binary_mask_of_the_grid_again_in_three_dimensions(spacing_mm):
+    """Above (1 - 1 / (2 r))^3 = 1 / 2, the value of a single pixel of r voxels at the voxel next to its centre."""
+    grid = whole_slice(spacing_mm, (50, 40, 30), (0.96, 1.25, 1.5), spatial_dims=3)
+    mask = (np.random.default_rng(0).random((1, 2, *grid.size)) < 0.2).astype(np.float32)
+    returned = grid.volume(torch.from_numpy(mask)) >= 0.5
+    np.testing.assert_array_equal(grid.nearest(returned).numpy(), mask)
 
 
 @pytest.mark.parametrize("spacing_mm", [2.0, 2.6, 3.0, 4.0])
@@ -183,14 +243,25 @@ def test_label_fractions_are_binary_without_resampling_and_partial_volumes_with_
 
 
 @pytest.mark.parametrize(
-    ("size", "divisor", "padded"), [((90, 70), 32, (96, 96)), ((64, 96), 32, (64, 96)), ((3, 5), 8, (8, 8))]
+    ("size", "divisor", "padded"),
+    [((90, 70), 32, (96, 96)), ((64, 96), 32, (64, 96)), ((3, 5), 8, (8, 8)), ((3, 8, 5), 4, (4, 8, 8))],
 )
 def test_padding_repeats_the_far_edges(size, divisor, padded):
     slices = torch.from_numpy(np.random.default_rng(0).random((2, 1, *size), dtype=np.float32))
     wider = pad_to_multiple(slices, divisor)
     assert wider.shape[2:] == padded
-    expected = np.pad(slices.numpy(), ((0, 0), (0, 0), (0, padded[0] - size[0]), (0, padded[1] - size[1])), mode="edge")
+    missing = [(0, after - before) for before, after in zip(size, padded, strict=True)]
+    expected = np.pad(slices.numpy(), ((0, 0), (0, 0), *missing), mode="edge")
     assert np.array_equal(wider.numpy(), expected)
+
+
+@pytest.mark.parametrize(("minimum_cm2", "expected"), [(1.0, True), (1.3, False)])
+def test_a_volume_is_used_if_one_of_its_slices_holds_enough_brain(minimum_cm2, expected):
+    brain = np.zeros((40, 40, 4), bool)
+    brain[:10, :10, 1] = True  # 1.2 cm^2
+    grid, has_brain = GridSettings(None, "slice", 0.0, minimum_cm2, spatial_dims=3).working_grid(brain, SPACING)
+    assert has_brain.tolist() == [expected]
+    assert grid.size == (40, 40, 4)
 
 
 def test_slices_with_brain_hold_the_least_area_in_cm2():

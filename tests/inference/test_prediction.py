@@ -22,6 +22,7 @@ from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
 
 SHAPE, SPACING = (27, 21, 6), (1.3, 1.7, 4.0)
 RANDOM = np.random.default_rng(0)
@@ -31,6 +32,7 @@ BRAIN[4:24, 3:18, 1:5] = True
 BRAIN[:, :, 3] = False
 WITH_BRAIN = [1, 2, 4]
 NATIVE = GridSettings(None, "slice", 0.0, 1.0)
+VOLUME = GridSettings(None, "slice", 0.0, 1.0, spatial_dims=3)
 
 
 @dataclass
@@ -92,6 +94,56 @@ def test_segment_case_returns_each_voxel_to_its_position():
         np.testing.assert_allclose(probability[:, :, z, 0], expected[:, :, z] if z in WITH_BRAIN else 0, atol=1e-6)
 
 
+def test_segment_case_returns_each_voxel_of_a_volume_to_its_position_in_one_pass():
+    segmenter = Recording(lambda image, *_: image[:, :1].sigmoid(), num_members=2)
+    probability = segment(segmenter, grid=VOLUME, batch=1)
+    np.testing.assert_allclose(probability, (1 / (1 + np.exp(-IMAGE[..., :1].astype(float)))).repeat(2, axis=-1), atol=1e-6)
+    assert [image.shape for image in segmenter.images] == [(1, 2, 32, 24, 8)] * 2
+    padded = np.pad(IMAGE.transpose(3, 0, 1, 2), [(0, 0), (0, 5), (0, 3), (0, 2)], mode="edge")
+    assert np.array_equal(segmenter.images[0][0].numpy(), padded)
+
+
+def test_segment_case_restricts_a_volume_to_the_box_of_the_brain():
+    segmenter = Recording(lambda image, *_: torch.ones_like(image[:, :1]))
+    probability = segment(segmenter, grid=GridSettings(None, "brain_box", 0.0, 1.0, spatial_dims=3))
+    expected = np.zeros(SHAPE)
+    expected[4:24, 3:18, 1:5] = 1
+    assert np.array_equal(probability[..., 0], expected)
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_segment_case_passes_presegmentations_of_a_volume(given):
+    before = RANDOM.random((*SHAPE, given)).astype(np.float32)
+    segmenter = Recording(lambda _, presegmentation, __: presegmentation, num_members=3)
+    probability = segment(segmenter, presegmentation=before, grid=VOLUME, batch=2)
+    assert np.array_equal(probability, np.broadcast_to(before, (*SHAPE, 3)))
+
+
+def test_segment_case_samples_members_of_a_volume_alike_in_any_batch():
+    segmenter = Recording(lambda image, _, noise: noise.sample_normal((1, *image.shape[2:])).sigmoid(), num_members=3)
+    one, three = (segment(segmenter, grid=VOLUME, batch=batch) for batch in (1, 3))
+    assert np.array_equal(one, three)
+    assert np.abs(np.corrcoef(one.reshape(-1, 3).T) - np.eye(3)).max() < 0.1
+
+
+def test_segment_case_in_one_pass_equals_windows_wider_than_the_receptive_field():
+    """With coordinates: those of a window are those of its place in the volume."""
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(5, 4, 3, padding=1), nn.SiLU(), nn.Conv3d(4, 1, 3, padding=1)]
+    network = nn.Sequential(*layers)
+    whole = segment(Recording(lambda image, *_: network(image).sigmoid(), divisor=1, coordinates=True), grid=VOLUME)
+    slices = VOLUME.working_grid(BRAIN, SPACING)[0].slices(IMAGE)
+    case = CaseSlices("case", slices, (slices[:, :1] > 0).float().expand(-1, 2, -1, -1, -1), [0])
+    settings = PatchSettings((9, 8, 6), None, (), 0.0, coordinates=True)
+    batch = TrainingSlices([case]).sample_batch(np.random.default_rng(0), 12, settings)
+    with torch.inference_mode():
+        windows = network(batch.image).sigmoid()
+    for image, window in zip(batch.image, windows, strict=True):
+        x, y, z = (slices[0, 0] == image[0, 0, 0, 0]).nonzero()[0].tolist()
+        inner = (slice(2, -2),) * 3
+        np.testing.assert_allclose(window[0][inner], whole[x : x + 9, y : y + 8, z : z + 6, 0][inner], atol=1e-6)
+
+
 def test_segment_case_skips_slices_without_brain():
     segmenter = Recording(lambda image, *_: torch.ones_like(image[:, :1]), num_members=2)
     probability = segment(segmenter, batch=4)
@@ -104,15 +156,19 @@ def test_segment_case_skips_slices_without_brain():
     assert not np.delete(probability, WITH_BRAIN, axis=2).any()
 
 
-@pytest.mark.parametrize("grid", [NATIVE, GridSettings(2.0, "brain_box", 2.0, 1.0)], ids=["native", "coarse"])
+@pytest.mark.parametrize(
+    "grid",
+    [NATIVE, GridSettings(2.0, "brain_box", 2.0, 1.0), VOLUME, GridSettings(2.0, "brain_box", 2.0, 1.0, spatial_dims=3)],
+    ids=["native", "coarse", "volume", "coarse volume"],
+)
 def test_segment_case_appends_coordinates_of_working_grid_and_repeats_the_last_in_padding(grid):
     plain, segmenter = (Recording(lambda image, *_: image[:, :1].sigmoid(), coordinates=has) for has in (False, True))
     assert np.array_equal(segment(segmenter, grid=grid), segment(plain, grid=grid))
-    height, width = grid.working_grid(BRAIN, SPACING)[0].size
+    inside = tuple(map(slice, grid.working_grid(BRAIN, SPACING)[0].size))
     for image, without in zip(segmenter.images, plain.images, strict=True):
         assert torch.equal(image[:, :2], without)
-        assert torch.equal(image[:, 2:, :height, :width], add_coordinates(without[:, :, :height, :width])[:, 2:])
-        assert image[0, 2, -1, 0] == image[0, 3, 0, -1] == 1
+        assert torch.equal(image[:, 2:, *inside], add_coordinates(without[:, :, *inside])[:, 2:])
+        assert (image[:, 2:].flatten(2)[..., -1] == 1).all()
 
 
 def test_segment_case_without_brain_is_empty():

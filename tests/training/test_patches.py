@@ -28,6 +28,14 @@ def numbered(case, size, slices=3, lesions=(1,)):
     )
 
 
+def numbered_volume(case, size):
+    """A case of one volume whose first channel is the index of each voxel and whose second is ten times its label."""
+    place = torch.arange(np.prod(size), dtype=torch.float32).reshape(1, 1, *size)
+    labels = (place * 7 % 11 % 3).long()
+    fractions = torch.cat([labels == 1, labels == 2], dim=1).float()
+    return CaseSlices(case, torch.cat([place, 10 * labels.float()], dim=1), fractions, [0])
+
+
 CASES = [numbered("a", (16, 20)), numbered("bb", (11, 13), slices=2, lesions=(0, 1))]
 
 
@@ -98,7 +106,57 @@ def test_sample_batch_pads_small_slices_evenly(crop):
         )
 
 
-def test_flip_mirrors_half_of_patches_along_chosen_axes():
+@pytest.mark.parametrize(("size", "crop"), [((6, 5, 7), (4, 5, 2)), ((6, 5, 7), (6, 3, 7)), ((9, 4, 5), (8, 3, 4))])
+def test_sample_batch_takes_all_windows_of_a_volume(size, crop):
+    case = numbered_volume("a", size)
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 400, PatchSettings(crop, None, (), 0.0))
+    assert batch.image.shape == (400, 2, *crop)
+    assert torch.equal(batch.mask, (batch.image[:, 1:] == 10).float())
+    assert torch.equal(batch.loss_mask, (batch.image[:, 1:] != 20).float())
+    corners = set()
+    for image in batch.image:
+        corner = np.unravel_index(int(image[0, 0, 0, 0]), size)
+        window = tuple(slice(first, first + length) for first, length in zip(corner, crop, strict=True))
+        assert torch.equal(image, case.image[0][(slice(None), *window)])
+        corners.add(corner)
+    assert len(corners) == np.prod([length - part + 1 for length, part in zip(size, crop, strict=True)])
+
+
+def test_sample_batch_pads_small_volumes_evenly():
+    case = numbered_volume("a", (5, 4, 3))
+    (image,), (mask,), (loss_mask,), _ = TrainingSlices([case]).sample_batch(
+        stream("x", 0), 1, PatchSettings((8, 4, 5), None, (), 0.0)
+    )
+    around = [(0, 0), (1, 2), (0, 0), (1, 1)]
+    assert np.array_equal(image, np.pad(case.image[0], around, mode="edge"))
+    assert np.array_equal(mask, np.pad(case.label_fractions[0, :1], around))
+    assert np.array_equal(loss_mask, np.pad(1 - case.label_fractions[0, 1:], around, constant_values=1))
+
+
+@pytest.mark.parametrize("flip", [(2,), (0, 1, 2)])
+def test_flip_mirrors_half_of_the_patches_of_a_volume_along_each_axis(flip):
+    case = numbered_volume("a", (4, 3, 5))
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 400, PatchSettings((4, 3, 5), None, flip, 0.0))
+    for axis in range(3):
+        rises = batch.image[:, 0].diff(dim=axis + 1).flatten(1)
+        assert ((rises > 0).all(dim=1) | (rises < 0).all(dim=1)).all()
+        mirrored = (rises < 0).all(dim=1).sum().item()
+        assert mirrored == (pytest.approx(200, abs=4.5 * 10) if axis in flip else 0)
+    assert torch.equal(batch.mask, (batch.image[:, 1:] == 10).float())
+
+
+def test_jitter_of_a_volume_is_one_gain_and_offset_per_channel():
+    case = numbered_volume("a", (4, 3, 5))
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 3, PatchSettings((4, 3, 5), None, (), 0.1))
+    for image in batch.image:
+        for channel in (0, 1):
+            values, jittered = case.image[0, channel].flatten().double(), image[channel].flatten().double()
+            fit = np.polynomial.polynomial.polyfit(values, jittered, 1)
+            assert fit[1] != 1
+            np.testing.assert_allclose(jittered, np.polynomial.polynomial.polyval(values, fit), atol=1e-4)
+
+
+def test_flip_mirrors_half_of_patches_of_patches_along_chosen_axes():
     case = numbered("a", (8, 12), slices=2)
     for flip, axis in (((0,), 1), ((1,), 2)):
         batch = TrainingSlices([case]).sample_batch(stream("x", 0), 400, PatchSettings((8, 12), None, flip, 0.0))
@@ -206,6 +264,18 @@ def test_coordinates_of_a_patch_are_those_of_its_window_in_the_slice(flip):
         assert torch.equal(image, whole[:, row : row + 8, column : column + 12])
 
 
+def test_coordinates_of_a_patch_are_those_of_its_window_in_the_volume():
+    case = numbered_volume("a", (6, 5, 7))
+    settings = PatchSettings((3, 4, 2), None, (0, 1, 2), 0.0, crop_position="centre_weighted", coordinates=True)
+    batch = TrainingSlices([case]).sample_batch(stream("x", 0), 40, settings)
+    assert batch.image.shape == (40, 5, 3, 4, 2)
+    for image in batch.image:
+        mirrored = [axis + 1 for axis in range(3) if image[0].diff(dim=axis).max() < 0]
+        whole = add_coordinates(case.image[0].flip(mirrored)[None])[0]
+        x, y, z = (whole[0] == image[0, 0, 0, 0]).nonzero()[0].tolist()
+        assert torch.equal(image, whole[:, x : x + 3, y : y + 4, z : z + 2])
+
+
 def test_coordinates_are_padded_by_their_last_value_and_not_jittered():
     case = numbered("a", (5, 8), slices=1, lesions=(0,))
     settings = PatchSettings((9, 8), None, (), 0.3, coordinates=True)
@@ -241,6 +311,15 @@ def test_read_slices_numbers_slices_by_position_in_scan(prepared):
     scan = nib.load(prepared / "two_image.nii.gz").get_fdata()
     for row, number in enumerate(read.slice_numbers):
         np.testing.assert_allclose(read.image[row, 0].numpy(), scan[:, :, number, 0], rtol=1e-6)
+
+
+def test_read_slices_reads_a_volume_on_its_grid(prepared):
+    """The outer slices without brain are part of it."""
+    read = read_slices(prepared, "two", GridSettings(None, "slice", 0.0, 0.5, spatial_dims=3))
+    scan, labels = (nib.load(prepared / f"two_{part}.nii.gz").get_fdata() for part in ("image", "mask"))
+    np.testing.assert_allclose(read.image[0].numpy(), scan.transpose(3, 0, 1, 2), rtol=1e-6)
+    assert np.array_equal(read.label_fractions[0].numpy(), np.stack([labels == 1, labels == 2]))
+    assert list(read.slice_numbers) == [0]
 
 
 # Raters

@@ -1,7 +1,8 @@
-"""The in-plane grid of the networks' input, and the mapping back to the scan's own grid.
+"""The grid of the networks' input, and the mapping back to the scan's own grid.
 
-Volumes are numpy arrays in NIfTI order (X, Y, Z, M). The networks see stacks of slices (Z, M, H, W), with H along X and W along
-Y: the paper's patch of 128 x 192 is 128 along X. Slices are never resampled along Z.
+Volumes are numpy arrays in NIfTI order (X, Y, Z, M). In two dimensions, networks see stacks of slices (Z, M, H, W), with H
+along X and W along Y: the paper's patch of 128 x 192 is 128 along X. Slices are never resampled along Z. In three dimensions,
+networks see the whole volume as the one image of a stack, (1, M, H, W, D), with D along Z.
 """
 
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """A box in the slices of a scan, and the size that it is resampled to.
+    """A box in the slices or in the volume of a scan, and the size that it is resampled to.
 
     Attributes:
-        shape: (X, Y) of the scan.
-        box: (x_first, x_end, y_first, y_end), in voxels of the scan.
-        size: (height, width) of the networks' slices, in pixels.
+        shape: (X, Y) of the scan, or (X, Y, Z) in three dimensions.
+        box: (x_first, x_end, y_first, y_end), in three dimensions also (..., z_first, z_end), in voxels of the scan.
+        size: (height, width) of the networks' slices or (height, width, depth) of their volumes, in pixels.
     """
 
-    shape: tuple[int, int]
-    box: tuple[int, int, int, int]
-    size: tuple[int, int]
+    shape: tuple[int, ...]
+    box: tuple[int, ...]
+    size: tuple[int, ...]
 
     @classmethod
     def from_brain(
@@ -35,34 +36,40 @@ class WorkingGrid:
         grid_spacing_mm: float | None,
         region: Literal["slice", "brain_box"],
         margin_mm: float,
+        spatial_dims: int = 2,
     ) -> "WorkingGrid":
         """Return the grid of one case.
 
         Args:
             brain: (X, Y, Z) bool.
             spacing_mm: voxel size of the scan.
-            grid_spacing_mm: in-plane pixel size of the networks; None keeps the scan's own.
-            region: "slice" is the whole slice, "brain_box" the bounding box of the brain over all slices, plus the margin.
+            grid_spacing_mm: pixel size of the networks along each of their axes; None keeps the scan's own.
+            region: "slice" is the whole slice or volume, "brain_box" the bounding box of the brain plus the margin.
             margin_mm: margin around the brain.
+            spatial_dims: 2 for slices, 3 for volumes.
         """
-        box = (0, brain.shape[0], 0, brain.shape[1])
+        extents = [(0, length) for length in brain.shape[:spatial_dims]]
         if region == "brain_box" and brain.any():
-            along_x = _extent(brain.any(axis=(1, 2)), margin_mm / spacing_mm[0])
-            along_y = _extent(brain.any(axis=(0, 2)), margin_mm / spacing_mm[1])
-            box = (*along_x, *along_y)
-        size = (box[1] - box[0], box[3] - box[2])
+            others = ((1, 2), (0, 2), (0, 1))
+            extents = [_extent(brain.any(axis=others[axis]), margin_mm / spacing_mm[axis]) for axis in range(spatial_dims)]
+        size = tuple(end - first for first, end in extents)
         if grid_spacing_mm is not None:
-            size = tuple(max(1, round(n * mm / grid_spacing_mm)) for n, mm in zip(size, spacing_mm[:2], strict=True))
-        return cls(brain.shape[:2], box, size)
+            pairs = zip(size, spacing_mm[:spatial_dims], strict=True)
+            size = tuple(max(1, round(n * mm / grid_spacing_mm)) for n, mm in pairs)
+        return cls(brain.shape[:spatial_dims], tuple(end for extent in extents for end in extent), size)
 
     def slices(self, volume: np.ndarray) -> Tensor:
-        """Convert a volume (X, Y, Z) or (X, Y, Z, M) to slices (Z, M, H, W) float32, anti-aliased if downsampled."""
+        """Convert a volume (X, Y, Z) or (X, Y, Z, M) to the networks' images, float32, anti-aliased if downsampled.
+
+        Returns:
+            (Z, M, H, W), or (1, M, H, W, D) in three dimensions.
+        """
         inside = volume[self._inside].astype(np.float32)
         inside = inside[..., None] if inside.ndim == 3 else inside
-        return self._resample(torch.from_numpy(np.ascontiguousarray(inside.transpose(2, 3, 0, 1))), self.size)
+        return self._resample(torch.from_numpy(self._as_stack(inside)), self.size)
 
     def label_fractions(self, labels: np.ndarray) -> Tensor:
-        """Convert labels (X, Y, Z) to the fractions (Z, 2, H, W) float32 of lesion (1) and other pathology (2) in each pixel.
+        """Convert labels (X, Y, Z) to the fractions of lesion (1) and other pathology (2) in each pixel, as `slices` does.
 
         Without resampling, the fractions are binary. Larger pixels hold partial volumes, so the training target is not coarser
         than the ground truth of the scores.
@@ -70,43 +77,65 @@ class WorkingGrid:
         return torch.cat([self.slices(labels == label) for label in (1, 2)], dim=1)
 
     def nearest(self, volume: np.ndarray) -> Tensor:
-        """Convert a volume (X, Y, Z, N) to slices (Z, N, H, W) float32 with the voxel that is nearest to each pixel's centre.
+        """Convert a volume (X, Y, Z, N) as `slices` does, but with the voxel that is nearest to each pixel's centre.
 
         A mask that was binary on this grid, was returned by `volume` and thresholded, is found again. With `slices` it would
-        lose single pixels, because these are averaged twice. Pixels must be at least 1.7 times as large as voxels; below, some
-        single pixels are lost.
+        lose single pixels, because these are averaged twice. Pixels must be at least 1.7 times as large as voxels, in three
+        dimensions 2.4 times; below, some single pixels are lost.
         """
-        inside = torch.from_numpy(np.ascontiguousarray(volume[self._inside].astype(np.float32).transpose(2, 3, 0, 1)))
+        inside = torch.from_numpy(self._as_stack(volume[self._inside].astype(np.float32)))
         return functional.interpolate(inside, self.size, mode="nearest-exact")
 
     def volume(self, slices: Tensor) -> np.ndarray:
-        """Convert slices (Z, C, H, W) back to a volume (X, Y, Z, C) float32 on the scan's grid, zero outside of the box."""
-        native = self._resample(slices, (self.box[1] - self.box[0], self.box[3] - self.box[2]))
-        volume = np.zeros((*self.shape, *slices.shape[:2]), dtype=np.float32)
-        volume[self._inside] = native.permute(2, 3, 0, 1).numpy()
+        """Convert images (Z, C, H, W) or (1, C, H, W, D) back to a volume on the scan's grid, zero outside of the box.
+
+        Returns:
+            (X, Y, Z, C) float32.
+        """
+        native = self._resample(slices, self._native_size).numpy()
+        depth = slices.shape[:1] if len(self.size) == 2 else self.shape[2:]
+        volume = np.zeros((*self.shape[:2], *depth, slices.shape[1]), dtype=np.float32)
+        volume[self._inside] = native.transpose(2, 3, 0, 1) if len(self.size) == 2 else native[0].transpose(1, 2, 3, 0)
         return volume
 
     @property
     def is_coarser(self) -> bool:
-        """Whether pixels are larger than the scan's."""
-        return self.size[0] < self.box[1] - self.box[0] or self.size[1] < self.box[3] - self.box[2]
+        """Whether pixels are larger than the scan's along any axis of the networks."""
+        return any(length < native for length, native in zip(self.size, self._native_size, strict=True))
 
     @property
-    def _inside(self) -> tuple[slice, slice]:
-        return slice(self.box[0], self.box[1]), slice(self.box[2], self.box[3])
+    def _native_size(self) -> tuple[int, ...]:
+        return tuple(end - first for first, end in zip(self.box[::2], self.box[1::2], strict=True))
+
+    @property
+    def _inside(self) -> tuple[slice, ...]:
+        return tuple(slice(first, end) for first, end in zip(self.box[::2], self.box[1::2], strict=True))
+
+    def _as_stack(self, inside: np.ndarray) -> np.ndarray:
+        """Reorder (X, Y, Z, M) to the stack of the networks' images."""
+        stack = inside.transpose(2, 3, 0, 1) if len(self.size) == 2 else inside.transpose(3, 0, 1, 2)[None]
+        return np.ascontiguousarray(stack)
 
     @staticmethod
-    def _resample(slices: Tensor, size: tuple[int, int]) -> Tensor:
-        if tuple(slices.shape[2:]) == size:
-            return slices
-        return functional.interpolate(slices, size, mode="bilinear", antialias=True)
+    def _resample(images: Tensor, size: tuple[int, ...]) -> Tensor:
+        if tuple(images.shape[2:]) == size:
+            return images
+        if len(size) == 2:
+            return functional.interpolate(images, size, mode="bilinear", antialias=True)
+        # PyTorch anti-aliases in two dimensions only: first X and Y of every Z, then Z of every X and Y.
+        height, width, depth = size
+        in_plane = WorkingGrid._resample(images[0].movedim(-1, 1), (height, width))
+        columns = in_plane.flatten(2)[None]
+        along_z = functional.interpolate(columns, (depth, height * width), mode="bilinear", antialias=True)
+        return along_z.unflatten(3, (height, width)).movedim(2, -1).contiguous()
 
 
 @dataclass(frozen=True)
 class GridSettings:
     """The section `grid` of the configuration, documented in config/schema.yaml.
 
-    `members` concerns sampled members only. A training does not depend on it.
+    `members` concerns sampled members only. A training does not depend on it. `spatial_dims` is that of the network: 2 for
+    slices, 3 for volumes.
     """
 
     spacing_mm: float | None
@@ -114,21 +143,31 @@ class GridSettings:
     margin_mm: float
     minimum_brain_cm2: float
     members: Literal["auto", "binary", "soft"] = "soft"
+    spatial_dims: int = 2
 
     def working_grid(self, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[WorkingGrid, np.ndarray]:
-        """Return the working grid of a case with brain mask (X, Y, Z), and which slices to use, (Z,) bool."""
-        grid = WorkingGrid.from_brain(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm)
-        return grid, slices_with_brain(brain, spacing_mm, self.minimum_brain_cm2)
+        """Return the working grid of a case and which of its images to use.
+
+        Args:
+            brain: (X, Y, Z) bool.
+            spacing_mm: voxel size.
+
+        Returns:
+            The grid, and (Z,) bool, which slices hold enough brain. In three dimensions (1,) bool, whether any slice does.
+        """
+        grid = WorkingGrid.from_brain(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm, self.spatial_dims)
+        has_brain = slices_with_brain(brain, spacing_mm, self.minimum_brain_cm2)
+        return grid, has_brain if self.spatial_dims == 2 else has_brain.any(keepdims=True)
 
     def has_binary_members(self, grid: WorkingGrid) -> bool:
         """Return whether members are made binary on the working grid of a case."""
         return self.members == "binary" or (self.members == "auto" and grid.is_coarser)
 
 
-def pad_to_multiple(slices: Tensor, divisor: int) -> Tensor:
-    """Pad slices (N, C, H, W) by repeating their far edges, until H and W are multiples of the divisor."""
-    height, width = slices.shape[2:]
-    return functional.pad(slices, (0, -width % divisor, 0, -height % divisor), mode="replicate")
+def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
+    """Pad images (N, C, *S) by repeating their far edges, until every spatial size is a multiple of the divisor."""
+    missing = [-length % divisor for length in reversed(images.shape[2:])]
+    return functional.pad(images, [padding for after in missing for padding in (0, after)], mode="replicate")
 
 
 def slices_with_brain(brain: np.ndarray, spacing_mm: tuple[float, float, float], minimum_cm2: float) -> np.ndarray:

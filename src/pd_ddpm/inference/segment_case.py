@@ -86,8 +86,9 @@ def segment_case(
 
     Args:
         segmenter: the segmenter, with N members.
-        scan: the scan. Slices without brain are not segmented and stay zero.
-        grid_settings: the grid on which the network sees the slices, and whether members are made binary on it. If they are,
+        scan: the scan. Slices without brain are not segmented and stay zero. In three dimensions the whole volume is one image,
+            which the network segments in one pass, padded to a multiple of the segmenter's divisor.
+        grid_settings: the grid on which the network sees the images, and whether members are made binary on it. If they are,
             a pre-segmentation reaches the grid as the binary mask that it was there; otherwise as partial volumes.
         noise: noise of the method.
         batch: images per evaluation of the network; "auto" takes as many as fit into the free memory.
@@ -107,9 +108,8 @@ def segment_case(
     starts = None
     if presegmentation is not None:
         masks = grid.nearest(presegmentation) if is_binary else grid.slices(presegmentation)
-        starts = pad_to_multiple(masks[slices], segmenter.divisor).expand(-1, num_members, -1, -1)
-    height, width = grid.size
-    results = torch.zeros((len(has_brain), num_members, height, width))
+        starts = pad_to_multiple(masks[slices], segmenter.divisor).expand(-1, num_members, *images.shape[2:])
+    results = torch.zeros((len(has_brain), num_members, *grid.size))
     started = time.perf_counter()
     pairs = [(row, member) for row in range(len(slices)) for member in range(num_members)]
     done = partial.load(results) if partial else 0
@@ -122,7 +122,7 @@ def segment_case(
         numbers = [(int(slices[row]), member) for row, member in pairs[offset : offset + batch]]
         presegmentations = None if starts is None else starts[rows, members, None]
         samples = segmenter(images[rows].to(device), presegmentations, noise.for_members(scan.case, numbers))
-        results[slices[rows], members] = samples[:, 0, :height, :width].cpu()
+        results[slices[rows], members] = samples[:, 0][:, *map(slice, grid.size)].cpu()
         if partial:
             partial.save(results, offset + len(rows))
     seconds = time.perf_counter() - started
@@ -132,7 +132,7 @@ def segment_case(
 
 
 def _find_batch_size(segmenter: Segmenter, images: Tensor, starts: Tensor | None, device: torch.device) -> int:
-    """Return how many images (Z, M, H, W) fit into the free memory, tested with one reverse step; 1 without any image."""
+    """Return how many images (Z, M, *S) fit into the free memory, tested with one reverse step; 1 without any image."""
     if not len(images):
         return 1
     short = segmenter.shortened()

@@ -1,4 +1,6 @@
-"""Slices of prepared cases in memory, and random patches of them.
+"""Slices or volumes of prepared cases in memory, and random patches of them.
+
+A case is a stack of images: its slices, or in three dimensions its volume as the only one.
 
 Every random number comes from the generator of its training step. A batch therefore depends neither on earlier batches nor
 on interruptions.
@@ -42,13 +44,13 @@ class Batch(NamedTuple):
 
 
 class CaseSlices(NamedTuple):
-    """The slices of one case on its working grid, float32.
+    """The slices of one case on its working grid, or its volume as a stack of one image, float32.
 
     Attributes:
         case: name of the case.
-        image: (Z, M, H, W), z-scored.
-        label_fractions: (Z, 2, H, W), fraction of each pixel that is lesion and that is other pathology.
-        slice_numbers: position of each slice in the scan, counted from 0.
+        image: (Z, M, H, W) or (1, M, H, W, D), z-scored.
+        label_fractions: (Z, 2, H, W) or (1, 2, H, W, D), fraction of each pixel that is lesion and that is other pathology.
+        slice_numbers: position of each slice in the scan, counted from 0; 0 for a volume.
         further_fractions: label fractions of the second and further raters, if they are used.
         presegmentation: (Z, 1, H, W) in [0, 1], a mask of a network that has not seen the case, if it is used.
     """
@@ -67,12 +69,12 @@ class CaseSlices(NamedTuple):
 
 
 def read_slices(folder: Path, case: str, grid_settings: GridSettings, raters: Raters = "first") -> CaseSlices:
-    """Read the slices with brain of a prepared case, with its ground truth, on its working grid.
+    """Read the slices with brain, or the volume, of a prepared case, with its ground truth, on its working grid.
 
     Args:
         folder: folder of the prepared cases.
         case: name of the case.
-        grid_settings: spacing (mm) and region of the working grid, and how much brain a slice must hold.
+        grid_settings: spacing (mm), region and dimensions of the working grid, and how much brain a slice must hold.
         raters: "first": the ground truth only; "random": also the masks of further raters, if there are any.
 
     Raises:
@@ -118,15 +120,16 @@ class PatchSettings:
     """How training patches are sampled.
 
     Attributes:
-        crop: (height, width) in pixels.
+        crop: (height, width), or (height, width, depth) of patches of volumes, in pixels.
         lesion_share: fraction of patches from slices with lesion; the others come from all slices. None: all from all slices.
-        flip: in-plane axes (0 = X, 1 = Y) that are mirrored with probability 0.5.
+            In three dimensions, volumes take the place of slices.
+        flip: axes (0 = X, 1 = Y, 2 = Z) that are mirrored with probability 0.5.
         intensity_jitter: standard deviation of a random gain and offset for each channel of the scan.
         crop_position: how often a patch comes from where in a slice, see `sample_first`.
         coordinates: whether patches have coordinate channels: their position in the slice.
     """
 
-    crop: tuple[int, int]
+    crop: tuple[int, ...]
     lesion_share: float | None
     flip: tuple[int, ...]
     intensity_jitter: float
@@ -196,7 +199,7 @@ class TrainingSlices:
         mirrored = [axis + 1 for axis in settings.flip if rng.random() < 0.5]
         image, masks = image.flip(mirrored), masks.flip(mirrored)
         if settings.intensity_jitter:
-            gain, offset = rng.normal(0, settings.intensity_jitter, (2, len(image), 1, 1)).astype(np.float32)
+            gain, offset = rng.normal(0, settings.intensity_jitter, (2, len(image), *[1] * len(sizes))).astype(np.float32)
             image = image * (1 + torch.from_numpy(gain)) + torch.from_numpy(offset)
         if settings.coordinates:
             # A mirrored patch is a patch of the mirrored slice, whose coordinates rise as in any other.

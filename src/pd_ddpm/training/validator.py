@@ -90,18 +90,18 @@ def presegment(network: nn.Module, image: Tensor, device: torch.device) -> Tenso
     Args:
         network: (B, M, *S), or with further coordinate channels -> logits (B, 1, *S); it is moved to the device, in evaluation
             mode.
-        image: (Z, M, H, W), z-scored.
+        image: (Z, M, *S), z-scored.
         device: where the network computes.
 
     Returns:
-        (Z, 1, H, W) float32 on the CPU, 0 or 1.
+        (Z, 1, *S) float32 on the CPU, 0 or 1.
     """
-    height, width = image.shape[2:]
+    inside = tuple(map(slice, image.shape[2:]))
     image = add_coordinates(image) if has_coordinates(network) else image
     network.to(device).eval()
     parts = pad_to_multiple(image, network.divisor).split(_PRESEGMENTED_AT_ONCE)
     mask = torch.cat([(network(part.to(device)) >= 0).cpu() for part in parts])
-    return mask[:, :, :height, :width].float()
+    return mask[:, :, *inside].float()
 
 
 def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:
