@@ -88,10 +88,12 @@ class MethodNoise:
     Attributes:
         method: name of the method, without the overrides of a variation.
         seed: seed of the run.
+        first_member: number of the member that counts as member 0, if only later members are sampled.
     """
 
     method: str
     seed: int
+    first_member: int = 0
 
     def for_members(self, case: str, members: Iterable[tuple[int, int]]) -> MemberNoise:
         """Return the noise of some members of a case.
@@ -100,7 +102,8 @@ class MethodNoise:
             case: name of the case.
             members: (slice, member), each counted from 0.
         """
-        return MemberNoise([(self.method, self.seed, case, *member) for member in members])
+        streams = [(slice_, member + self.first_member) for slice_, member in members]
+        return MemberNoise([(self.method, self.seed, case, *stream) for stream in streams])
 
 
 _PREFETCH_THREAD = ThreadPoolExecutor(1, "noise")

@@ -102,7 +102,7 @@ def average_predictions(job: AverageJob) -> None:
         ValueError: the methods have not segmented the same cases.
     """
     cases = _common_cases(job.parts)
-    sources = [part.records["stamp"].to_dict() for part in job.parts]
+    sources = [part.records[["stamp", "samples"]].to_dict() for part in job.parts]
     store = PredictionFolder(job.predictions.parent, fingerprint([job.settings, job.code, sources]))
     title = f"{job.run.name}, split {job.run.split}, seed {job.run.seed}"
     records = [store.read_record(case) or _average_case(job, store, case) for case in progress(cases, title)]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 
@@ -63,6 +63,17 @@ class Cost:
         shared, per_member = segmenter.evaluations_shared, segmenter.evaluations_per_member
         member_seconds = network_seconds / segmenter.num_members if per_member else 0.0
         return cls(shared, per_member, total_seconds - member_seconds * segmenter.num_members, member_seconds)
+
+    def extended(self, num_members: int, other: "Cost", num_others: int) -> "Cost":
+        """Return the cost of an ensemble whose last members were sampled later.
+
+        Args:
+            num_members: members that this cost is for.
+            other: cost of the later members.
+            num_others: number of the later members.
+        """
+        seconds = num_members * self.seconds_per_member + num_others * other.seconds_per_member
+        return replace(self, seconds_per_member=seconds / (num_members + num_others))
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(**{name: value + getattr(other, name) for name, value in vars(self).items()})

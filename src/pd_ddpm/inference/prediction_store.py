@@ -183,10 +183,14 @@ class Presegmentations:
         return starting_masks(samples[..., :count], self.members, self.harden)
 
     def version(self) -> str:
-        """Return a hash that identifies the masks. The time that sampling them took is not part of it."""
+        """Return a hash that identifies the masks. The time that sampling them took is not part of it.
+
+        A mean depends on the number of members. Single members do not.
+        """
         if self.manifest is None:
             return "zero"
-        return fingerprint(self._records["stamp"].to_dict())
+        columns = ["stamp"] if self.members == "each" else ["stamp", "samples"]
+        return fingerprint(self._records[columns].to_dict())
 
     def cost(self, case: str) -> Cost:
         """Return the cost of the masks of a case: shared if all chains start from one mask, else per chain.

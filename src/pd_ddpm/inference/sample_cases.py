@@ -1,14 +1,16 @@
 """Sample the cases of one job, one after the other. Cases that are already complete on disk are kept."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from pd_ddpm.config.resolve import base_name
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
+from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.diffusion.reliability import Reliability
@@ -16,7 +18,7 @@ from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.job import SampleJob
 from pd_ddpm.inference.precision_gate import gated_precision
-from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, sampling_seconds
+from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, read_samples, sampling_seconds
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.models.factory import load_model
@@ -55,32 +57,51 @@ class CaseSampler:
     precision: Precision
 
     def sample(self, case: str) -> dict[str, Any]:
-        """Return the record of a case; sample the case first unless it is complete on disk.
+        """Return the record of a case; sample the members first that are missing on disk.
+
+        A smaller ensemble has the first members of a larger one, because every member has its own noise.
 
         Raises:
             MemoryShortageError: the memory does not suffice for the batch.
             DiskFullError: the disk is full.
         """
+        num_samples, num_members = self.job.settings.get("samples", 1), self.segmenter.num_members
         record = self.store.read_record(case)
-        if record is not None:
+        if record is not None and (record["samples"], record["pool"]) == (num_samples, num_members):
             return record
+        scan = read_scan(self.job.cases.parent, case)
+        if record is None:
+            members, cost = self._sample_members(scan, 0)
+            return self.store.write(case, members, num_samples, scan.reference, cost)
+        members, cost = read_samples(self.store.folder, case)[..., :num_members], Cost.from_record(record)
+        if record["pool"] < num_members:
+            further, further_cost = self._sample_members(scan, record["pool"])
+            members = np.concatenate([members, further], axis=-1)
+            cost = cost.extended(record["pool"], further_cost, num_members - record["pool"])
+        return self.store.write(case, members, num_samples, scan.reference, cost)
+
+    def _sample_members(self, scan: Scan, first: int) -> tuple[np.ndarray, Cost]:
+        """Sample the members of a case from number `first` on, and return them with their cost."""
         started = time.perf_counter()
-        scan, starts = read_scan(self.job.cases.parent, case), self.presegmentations
-        batch = self.job.compute.batch
-        with explain_memory_shortage(f"{self.job.run.name}, case {case}", {"sampling.batch": batch}, self.precision, _KEPT):
-            presegmentation = starts and starts.read(case, scan.brain.shape, self.segmenter.num_members)
+        segmenter = replace(self.segmenter, num_members=self.segmenter.num_members - first)
+        starts, batch = self.presegmentations, self.job.compute.batch
+        with explain_memory_shortage(
+            f"{self.job.run.name}, case {scan.case}", {"sampling.batch": batch}, self.precision, _KEPT
+        ):
+            presegmentation = starts and starts.read(scan.case, scan.brain.shape, self.segmenter.num_members)
+            if presegmentation is not None and presegmentation.shape[-1] > 1:
+                presegmentation = presegmentation[..., first:]
             result = segment_case(
-                self.segmenter,
+                segmenter,
                 scan,
                 self.grid,
-                noise=self.noise,
+                noise=replace(self.noise, first_member=first),
                 batch=batch,
                 device=self.device,
                 presegmentation=presegmentation,
             )
-        cost = Cost.from_times(self.segmenter, result.seconds, time.perf_counter() - started)
-        cost += starts.cost(case) if starts else Cost()
-        return self.store.write(case, result.samples, self.job.settings.get("samples", 1), scan.reference, cost)
+        cost = Cost.from_times(segmenter, result.seconds, time.perf_counter() - started)
+        return result.samples, cost + (starts.cost(scan.case) if starts else Cost())
 
 
 def sample_cases(job: SampleJob) -> dict[str, Any]:
@@ -99,7 +120,8 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
 
     fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]
     noise = MethodNoise(base_name(job.run.name), job.run.seed)
-    identity = [job.settings, asdict(noise), job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
+    settings = {key: value for key, value in job.settings.items() if key not in ("samples", "pool")}
+    identity = [settings, asdict(noise), job.code, trained["sha256"], trained["grid"], fingerprint_inputs]
     identity += [asdict(reliability)] if reliability else []
     version = fingerprint([*identity, str(choice.precision), device.type])
     sampler = CaseSampler(
