@@ -181,10 +181,26 @@ rule list_masks:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
+        role="test",
         settings=lambda wildcards: methods.file_settings(config, wildcards.method),
         code=code_version(mask_files.__file__),
     script:
         "../workflow/scripts/list_masks.py"
+
+
+# Masks from which a denoiser is validated. Those of some cases may be missing.
+use rule list_masks as list_validation_masks with:
+    output:
+        table=f"{MASKS}_validation.csv",
+        versions=f"{MASKS}_validation.json",
+    log:
+        f"results/logs/list_masks/{METHOD_RUN}_validation.log",
+    benchmark:
+        f"results/benchmarks/list_masks/{METHOD_RUN}_validation.tsv"
+    params:
+        role="validation",
+        settings=lambda wildcards: methods.file_settings(config, wildcards.method),
+        code=code_version(mask_files.__file__),
 
 
 rule import_masks:

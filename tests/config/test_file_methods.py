@@ -7,7 +7,7 @@ from configurations import paper_configuration
 
 from pd_ddpm.config import exhibits, methods, resolve
 from pd_ddpm.config.errors import ConfigError
-from pd_ddpm.config.inputs import mask_tables, sampling_inputs
+from pd_ddpm.config.inputs import mask_tables, sampling_inputs, training_inputs
 from pd_ddpm.config.run import Run
 
 NNUNET = {"label": "nnU-Net", "segmenter": "files", "folder": "nnunet/split-{split}", "pattern": "{case}.nii.gz"}
@@ -25,10 +25,9 @@ def test_method_from_files_has_no_settings_of_sampling() -> None:
     assert resolve.method(config, "nnunet") == NNUNET
     assert methods.pool(config, "nnunet") == 1
     assert methods.file_settings(config, "nnunet") == {key: NNUNET[key] for key in ("folder", "pattern")}
-    assert methods.sampling_settings(configured(lesion_label=3, unseen=True), "nnunet") == {
-        "segmenter": "files",
-        "lesion_label": 3,
-    }
+    labelled = configured(lesion_label=3, unseen=True)
+    assert methods.sampling_settings(labelled, "nnunet") == {"segmenter": "files"}
+    assert methods.file_settings(labelled, "nnunet")["lesion_label"] == 3
 
 
 def test_chain_starts_from_files_by_its_name() -> None:
@@ -86,6 +85,19 @@ def test_captions_say_that_another_program_may_have_seen_the_test_cases() -> Non
     cost = "The masks of nnU-Net are files, whose cost is not known: that of methods that start from them is without it."
     assert cost in exhibits.caption_note(configured(), "wmh")
     assert "not known" not in exhibits.caption_note(paper_configuration(), "wmh")
+
+
+def test_denoiser_is_validated_from_files_without_a_network() -> None:
+    changes = {"methods": {"nnunet": NNUNET}, "networks": {"denoiser": {"validation_presegmenter": "nnunet"}}}
+    config = paper_configuration(**changes)
+    files = training_inputs(config, Run("wmh", "denoiser", 1, 0), "results")
+    assert files == {
+        "validation_masks": [f"results/wmh/masks/nnunet/split-1_seed-0_validation.{end}" for end in ("csv", "json")]
+    }
+    assert methods.networks_before(config, "denoiser") == []
+    changes["networks"]["denoiser"]["validation_presegmenter"] = "nnunett"
+    with pytest.raises(ConfigError, match=r"'nnunett' is not one of networks. Did you mean 'nnunet'\?"):
+        paper_configuration(**changes)
 
 
 def test_leak_table_needs_a_presegmenter_with_a_network() -> None:

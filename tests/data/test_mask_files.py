@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pd_ddpm.config.run import Run
-from pd_ddpm.data.cases.mask_files import find_mask_files, list_mask_files
+from pd_ddpm.data.cases.mask_files import find_mask_files, read_mask_files, write_mask_files
 from pd_ddpm.data.cases.scan_versions import update_scan_versions
 from pd_ddpm.data.cases.table import CohortError
-from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 RUN = Run("wmh", "nnunet", 1, 0)
 
@@ -61,6 +59,14 @@ def test_find_mask_files_names_all_missing_cases_in_one_error(tmp_path: Path) ->
     assert f"`methods.nnunet.pattern`: {tmp_path}/{{case}}.nii.gz: 3 of 4 cases have no file: a, c, d." in str(caught.value)
 
 
+def test_find_mask_files_leaves_out_cases_if_files_are_not_required(tmp_path: Path) -> None:
+    files(tmp_path, "b.nii.gz")
+    settings = {"folder": str(tmp_path), "pattern": "{case}.nii.gz"}
+    assert find_mask_files(settings, RUN, ["a", "b"], are_required=False) == {"b": tmp_path / "b.nii.gz"}
+    write_mask_files({}, None, str(tmp_path / "none.csv"), str(tmp_path / "none.json"))
+    assert read_mask_files(tmp_path / "none.csv") == ({}, None)
+
+
 def test_find_mask_files_rejects_ambiguous_names_and_dangling_links(tmp_path: Path) -> None:
     files(tmp_path, "a_mask.nii.gz", "a_probability.nii.gz")
     (tmp_path / "b_mask.nii.gz").symlink_to("nowhere")
@@ -99,10 +105,10 @@ def test_find_mask_files_without_the_folder_or_table_names_it(tmp_path: Path) ->
 def test_versions_tell_changed_files_from_touched_and_archived_ones(tmp_path: Path) -> None:
     files(tmp_path, "masks/a.nii.gz", "masks/b.nii.gz")
     table, versions = tmp_path / "list.csv", tmp_path / "list.json"
-    settings = {"folder": f"{tmp_path}/masks", "pattern": "{case}.nii.gz"}
-    list_mask_files(settings, RUN, ["a", "b"], str(table), str(versions))
-    listed = pd.DataFrame({"case": ["a", "b"], "file": [f"{tmp_path}/masks/{name}.nii.gz" for name in "ab"]})
-    pd.testing.assert_frame_equal(read_sealed_csv(table), listed)
+    listed = {name: tmp_path / f"masks/{name}.nii.gz" for name in "ab"}
+    for label in (None, 77):
+        write_mask_files(listed, label, str(table), str(versions))
+        assert read_mask_files(table) == (listed, label)
     (tmp_path / "masks/a.nii.gz").touch()
     assert update_scan_versions(versions) == []
     (tmp_path / "masks/b.nii.gz").unlink()

@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
 from pd_ddpm.config.run import Run
+from pd_ddpm.data.cases.mask_files import write_mask_files
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.import_masks import ImportJob, import_masks
 from pd_ddpm.inference.job import SampleJob
@@ -19,7 +18,6 @@ from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentation
 from pd_ddpm.inference.shards import sample_all
 from pd_ddpm.runtime.problem import ProblemError
 from pd_ddpm.runtime.run_record import run_record
-from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 CASES = ("four", "five")
 
@@ -45,13 +43,13 @@ def original(prepared: Path, tmp_path: Path) -> Path:
 def import_job(prepared: Path, tmp_path: Path) -> Callable[..., ImportJob]:
     """A function that returns the job that imports these files (case -> file)."""
 
-    def job(files: dict[str, Path], **settings: Any) -> ImportJob:
+    def job(files: dict[str, Path], lesion_label: int | None = None) -> ImportJob:
         table = tmp_path / "files.csv"
-        write_sealed_csv(pd.DataFrame({"case": list(files), "file": list(map(str, files.values()))}), table)
+        write_mask_files(files, lesion_label, str(table), str(tmp_path / "files.json"))
         folder = Run("dataset", "nnunet", 0, 0).folder(tmp_path, "predictions")
         return ImportJob(
             run=Run("dataset", "nnunet", 0, 0),
-            settings={"segmenter": "files", **settings},
+            settings={"segmenter": "files"},
             grid_tolerance_voxels=0.1,
             files=table,
             cases=prepared / "prepared.csv",
@@ -132,6 +130,17 @@ def test_pd_ddpm_from_files_equals_pd_ddpm_from_their_source_bit_for_bit(
         ours, theirs = ((each.folder / f"{case}_samples.nii.gz").read_bytes() for each in jobs)
         assert ours == theirs
     assert nib.load(jobs[0].folder / "four_samples.nii.gz").get_fdata().any()
+
+
+def test_import_masks_takes_the_label_of_lesions(original: Path, import_job: Callable, tmp_path: Path) -> None:
+    image = nib.load(original.parent / "four_mask.nii.gz")
+    labels = np.asarray(image.dataobj) * 77 + 2
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), image.affine), tmp_path / "labels.nii.gz")
+    job = import_job({"four": tmp_path / "labels.nii.gz"}, lesion_label=79)
+    import_masks(job)
+    mask = (original.parent / "four_mask.nii.gz").read_bytes()
+    assert (job.predictions.parent / "four_mask.nii.gz").read_bytes() == mask
+    assert json.loads(job.method_metadata.read_text(encoding="utf-8"))["lesion_label"] == 79
 
 
 def test_import_masks_names_all_unusable_files(original: Path, import_job: Callable, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pd_ddpm.data.cases.mask_files import write_mask_files
 from pd_ddpm.models.weights import CheckpointError, load_weights
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.compute import Compute
@@ -32,6 +33,25 @@ def run(job):
     result = train(job, data, backend, open_states(job, data, backend))
     write_result(job, data, backend, result)
     return result
+
+
+def test_validation_starts_from_the_files_of_another_program(job, prepared, tmp_path):
+    settings = job.settings | {"validation_presegmenter": "nnunet"}
+    table, versions = tmp_path / "masks.csv", tmp_path / "masks.json"
+    write_mask_files({"three": prepared / "three_mask.nii.gz"}, 2, str(table), str(versions))
+    config = {"preparation": {"grid_tolerance_voxels": 0.1}}
+    job = replace(job, settings=settings, validation_masks=(table, versions), config=config)
+    data, backend = read_data(job), Backend.from_compute(job.compute)
+    (case,) = data.validation
+    # Label 2 of the ground truth stands for the other program's lesions.
+    assert torch.equal(case.presegmentation, (case.label_fractions[:, 1:] >= 0.5).float())
+    assert case.presegmentation.any()
+    assert "validation_dice_presegmentation" in run(job).history[-1]
+    states = open_states(job, data, backend)
+    write_mask_files({}, 2, str(table), str(versions))
+    without = open_states(job, read_data(job), backend)
+    assert states.fingerprint_inputs["data"]["validation_masks"].keys() == {"three"}
+    assert without.fingerprint_inputs["data"]["validation_masks"] == {}
 
 
 def test_from_snakemake_reads_files_parameters_and_configuration():

@@ -106,6 +106,16 @@ def test_denoiser_that_copies_x_t_keeps_its_presegmentation():
     assert columns["validation_dice"] == pytest.approx(expected, rel=1e-12)
 
 
+def test_masks_from_files_validate_as_those_of_a_network():
+    masks = [presegment(Threshold(0.5), case.image, BACKEND.device) for case in CASES]
+    given = [case._replace(presegmentation=mask) for case, mask in zip(CASES, masks, strict=True)]
+    assert scores(Copy(), cases=given) == scores(Copy(), Threshold(0.5))
+    # Cases without a file are validated from noise only.
+    some = scores(Copy(), cases=[given[0], CASES[1]])
+    assert some["validation_dice_noise"] == scores(Copy())["validation_dice_noise"]
+    assert "validation_dice_presegmentation" in some
+
+
 def test_denoiser_and_presegmenter_see_coordinates_only_if_they_have_them():
     class Recording(MaskOracle):
         def forward(self, x, t):
@@ -127,7 +137,7 @@ def test_denoiser_and_presegmenter_see_coordinates_only_if_they_have_them():
         assert validator.scores(model)["validation_dice"] == 1.0
         assert (network.num_inputs, presegmenter.num_inputs) == (3 + 2 * of_denoiser, 2 + 2 * of_presegmenter)
         if of_presegmenter:
-            masks = validator.masks[0]
+            masks = validator.cases[0].presegmentation
             assert torch.equal(
                 masks, (torch.arange(masks.shape[2])[:, None] * 2 >= masks.shape[2] - 1).expand_as(masks).float()
             )

@@ -12,6 +12,7 @@ from pd_ddpm.config.leak import denoiser_labels, leak_methods
 from pd_ddpm.config.methods import (
     adds_noise_over_jumps,
     averaged_methods,
+    file_methods,
     is_from_files,
     is_held_out,
     networks_from,
@@ -128,10 +129,13 @@ def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
     is_presegmented = bool(settings.get("presegmented_share"))
     for key in ("validation_presegmenter", *(["presegmented_by"] if is_presegmented else [])):
         presegmenter, path = settings.get(key), ("networks", name, key)
+        names = [*config["networks"], *(file_methods(config) if key == "validation_presegmenter" else [])]
         if presegmenter is None:
             continue
+        if presegmenter not in names:
+            yield KeyProblem(path, f"'{presegmenter}' is not one of networks", suggestion(presegmenter, names))
+            continue
         if presegmenter not in config["networks"]:
-            yield KeyProblem(path, f"'{presegmenter}' is not one of networks", suggestion(presegmenter, config["networks"]))
             continue
         source, deterministic = network(config, presegmenter), ARCHITECTURES["deterministic"]
         if source["architecture"] not in deterministic:

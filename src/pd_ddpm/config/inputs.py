@@ -17,7 +17,8 @@ from pd_ddpm.runtime.sealed import read_sealed_json
 def training_inputs(config: Config, run: Run, root: str) -> dict[str, str | list[str]]:
     """Return the trained networks that a training reads.
 
-    These are the one it is initialised from, its validation's pre-segmenter, and those that segment its training cases.
+    These are the one it is initialised from, its validation's pre-segmenter, and those that segment its training cases. If
+    another program has made the masks of the validation cases, their list takes the place of the pre-segmenter.
 
     Args:
         config: a canonical configuration.
@@ -33,7 +34,10 @@ def training_inputs(config: Config, run: Run, root: str) -> dict[str, str | list
         raise ConfigError(Problem(f"{root}/{run.dataset}/networks", finding, f"Request files in {root}/{trained}/networks"))
     settings, files = network(config, run.name), {}
     for role, key in (("first", "initialise_from"), ("presegmenter", "validation_presegmenter")):
-        if (other := settings.get(key)) is not None:
+        if (other := settings.get(key)) is not None and other not in config["networks"]:
+            listed = f"{Run(run.dataset, other, run.split, run.seed).folder(root, 'masks')}_validation"
+            files["validation_masks"] = [f"{listed}.csv", f"{listed}.json"]
+        elif other is not None:
             folder = Run(run.dataset, other, run.split, run.seed).folder(root, "networks")
             files |= {f"{role}_weights": f"{folder}/model.safetensors", f"{role}_metadata": f"{folder}/model.json"}
     inner = [Run(run.dataset, name, run.split, run.seed) for name in methods.inner_networks(config, run.name)]

@@ -5,7 +5,7 @@ from typing import Any
 from pd_ddpm.config.chain_length import chain_steps
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 
-FILE_KEYS = ("folder", "pattern", "table")  # where a method with `segmenter: files` finds them
+PATH_KEYS = ("folder", "pattern", "table")  # where a method with `segmenter: files` finds them
 
 
 def networks_from(config: Config, dataset: str) -> str:
@@ -20,7 +20,7 @@ def networks_before(config: Config, name: str) -> list[str]:
     """
     settings = network(config, name)
     single = [other for key in ("initialise_from", "validation_presegmenter") if (other := settings.get(key)) is not None]
-    return [*single, *inner_networks(config, name)]
+    return [*(other for other in single if other in config["networks"]), *inner_networks(config, name)]
 
 
 def inner_networks(config: Config, name: str) -> list[str]:
@@ -83,9 +83,9 @@ def sampled_methods(config: Config, name: str) -> list[str]:
     return [part for part in averaged_methods(config, name) or [name] if not is_from_files(config, part)]
 
 
-def file_settings(config: Config, name: str) -> dict[str, str]:
-    """Return where a method with `segmenter: files` finds its files."""
-    return {key: value for key, value in method(config, name).items() if key in FILE_KEYS}
+def file_settings(config: Config, name: str) -> dict[str, Any]:
+    """Return where a method with `segmenter: files` finds its files, and the label of lesions in them."""
+    return {key: value for key, value in method(config, name).items() if key in (*PATH_KEYS, "lesion_label")}
 
 
 def seen_doubt(config: Config, name: str) -> str | None:
@@ -94,7 +94,7 @@ def seen_doubt(config: Config, name: str) -> str | None:
     Each split has its own files if a path names {split}.
     """
     settings = method(config, name)
-    paths = [settings[key] for key in FILE_KEYS if key in settings]
+    paths = [settings[key] for key in PATH_KEYS if key in settings]
     if settings["segmenter"] != "files" or settings.get("unseen") or any("{split}" in path for path in paths):
         return None
     return f"{settings['label']}: its files are the same for all splits, so their program may have been trained on test cases."
@@ -224,6 +224,6 @@ def grid_members(config: Config) -> str:
 def sampling_settings(config: Config, name: str) -> dict[str, Any]:
     """Return the settings of a method that affect its samples: all but its label, permissions and statements."""
     if is_from_files(config, name):
-        return {key: value for key, value in method(config, name).items() if key not in ("label", "unseen", *FILE_KEYS)}
+        return {"segmenter": "files"}
     settings = method(config, name) | {"pool": pool(config, name), "grid_members": grid_members(config)}
     return {key: value for key, value in settings.items() if key not in ("label", "large_variance_over_jumps")}

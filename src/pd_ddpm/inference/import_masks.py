@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pd_ddpm.config.run import Run
+from pd_ddpm.data.cases.mask_files import read_mask_files
 from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_mask
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.inference.cost import Cost
@@ -13,7 +14,6 @@ from pd_ddpm.runtime.files import file_sha256, fingerprint
 from pd_ddpm.runtime.problem import ProblemError
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.runtime.run_record import run_record
-from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class ImportJob:
 
     Attributes:
         run: dataset, method, split and seed.
-        settings: the method's settings that affect the masks.
+        settings: the method's settings, for its metadata.
         grid_tolerance_voxels: how far a mask may lie from the grid of its scan, see `check_same_grid`.
-        files: table with the columns case and file.
+        files: table of the cases' files; see `read_mask_files`.
         cases: table of the preprocessed cases; the images are in its folder.
         predictions: table of the predictions, to be written into their folder.
         method_metadata: metadata file of the method, to be written.
@@ -65,16 +65,15 @@ def import_masks(job: ImportJob) -> None:
     Raises:
         ProblemError: files cannot be used. It names all of them.
     """
-    table = read_sealed_csv(job.files)
-    files = {case: Path(file) for case, file in zip(table["case"], table["file"], strict=True)}
+    files, lesion_label = read_mask_files(job.files)
     hashes = {case: file_sha256(path) for case, path in files.items()}
-    identity = [job.settings, job.grid_tolerance_voxels, job.code, file_sha256(job.cases), hashes]
+    identity = [lesion_label, job.grid_tolerance_voxels, job.code, file_sha256(job.cases), hashes]
     store = PredictionFolder(job.predictions.parent, fingerprint(identity))
     title = f"{job.run.name}, split {job.run.split}, seed {job.run.seed}"
     records, problems = [], []
     for case, path in progress(files.items(), title, len(files)):
         try:
-            records.append(store.read_record(case) or _import_case(job, store, case, path))
+            records.append(store.read_record(case) or _import_case(job, store, case, path, lesion_label))
         except ProblemError as error:
             problems += [problem.within(f"case {case}") for problem in error.problems]
     if problems:
@@ -88,6 +87,7 @@ def import_masks(job: ImportJob) -> None:
         "generator": {},
         "presegmentation": None,
         "device_type": "cpu",
+        "lesion_label": lesion_label,
         "files_sha256": hashes,
     }
     method |= run_record(job.config, job.code, seed=job.run.seed)
@@ -95,11 +95,18 @@ def import_masks(job: ImportJob) -> None:
     write_manifest(job.predictions, job.method_metadata, list(files), [shard])
 
 
-def _import_case(job: ImportJob, store: PredictionFolder, case: str, path: Path) -> dict[str, Any]:
-    """Store the mask of a case, and return its record."""
+def _import_case(job: ImportJob, store: PredictionFolder, case: str, path: Path, lesion_label: int | None) -> dict[str, Any]:
+    """Store the mask of a case, and return its record.
+
+    Args:
+        job: the job.
+        store: the folder of the predictions.
+        case: name of the case.
+        path: its file.
+        lesion_label: see `read_foreign_mask`.
+    """
     scan = read_scan(job.cases.parent, case)
-    tolerance = job.grid_tolerance_voxels
-    mask = read_foreign_mask(path, scan.reference, f"case {case}", job.settings.get("lesion_label"), tolerance)
+    mask = read_foreign_mask(path, scan.reference, f"case {case}", lesion_label, job.grid_tolerance_voxels)
     if doubt := empty_mask_problem(path, mask):
         log.warning("case %s, %s", case, doubt)
     return store.write(case, mask[..., None], 1, scan.reference, Cost.unknown())

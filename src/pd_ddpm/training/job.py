@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pd_ddpm.data.cases.mask_files import read_mask_files
 from pd_ddpm.data.even_folds import cases_of_inner_fold
-from pd_ddpm.data.prepared import cases_by_role
+from pd_ddpm.data.foreign_masks import read_foreign_mask
+from pd_ddpm.data.prepared import cases_by_role, read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import build_model, load_model
 from pd_ddpm.models.weights import architecture_settings, assign_weights, load_weights, save_early, save_metadata, save_weights
@@ -26,7 +28,7 @@ from pd_ddpm.runtime.sealed import seal, seal_path
 from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 from pd_ddpm.training.factory import build_objective, build_training_settings
 from pd_ddpm.training.out_of_fold import add_presegmentations
-from pd_ddpm.training.patches import CaseSlices, TrainingSlices, read_slices
+from pd_ddpm.training.patches import CaseSlices, TrainingSlices, read_slices, with_presegmentation
 from pd_ddpm.training.result import TrainingResult
 from pd_ddpm.training.resume import ChangedTraining, TrainingStates
 from pd_ddpm.training.trainer import Trainer
@@ -59,6 +61,8 @@ class TrainJob:
         first_metadata: their metadata file.
         presegmenter_weights: weights of the network whose masks some chains start from in validation.
         presegmenter_metadata: their metadata file.
+        validation_masks: list of the files with the masks of another program from which some chains start in validation, and
+            the versions of these files; empty if there are none.
         inner_weights: weights of the networks whose masks of the training cases x_t is made from, one for each inner fold.
         inner_metadata: their metadata files.
     """
@@ -84,6 +88,7 @@ class TrainJob:
     first_metadata: Path | None = None
     presegmenter_weights: Path | None = None
     presegmenter_metadata: Path | None = None
+    validation_masks: tuple[Path, ...] = ()
     inner_weights: tuple[Path, ...] = ()
     inner_metadata: tuple[Path, ...] = ()
 
@@ -143,8 +148,24 @@ def read_data(job: TrainJob) -> TrainingData:
     training = [read_slices(job.cases.parent, case, grid, raters) for case in roles["train"]]
     if raters == "random":
         _check_raters(job, training)
-    validation = [read_slices(job.cases.parent, case, grid) for case in roles.get("validation", [])]
+    validation = [_read_validation_case(job, case, grid) for case in roles.get("validation", [])]
     return TrainingData(roles, TrainingSlices(training), validation)
+
+
+def _read_validation_case(job: TrainJob, case: str, grid: GridSettings) -> CaseSlices:
+    """Read a validation case, with the mask of another program if some chains start from it."""
+    slices = read_slices(job.cases.parent, case, grid)
+    files, lesion_label = _validation_masks(job)
+    if case not in files:
+        return slices
+    scan, tolerance = read_scan(job.cases.parent, case), job.config["preparation"]["grid_tolerance_voxels"]
+    mask = read_foreign_mask(files[case], scan.reference, f"case {case}", lesion_label, tolerance)
+    return with_presegmentation(slices, job.cases.parent, grid, mask)
+
+
+def _validation_masks(job: TrainJob) -> tuple[dict[str, Path], int | None]:
+    """Return the file of each validation case whose mask another program has made, and the label of lesions in them."""
+    return read_mask_files(job.validation_masks[0]) if job.validation_masks else ({}, None)
 
 
 def _check_raters(job: TrainJob, training: Sequence[CaseSlices]) -> None:
@@ -172,6 +193,8 @@ def open_states(job: TrainJob, data: TrainingData, backend: Backend) -> Training
     optional = {"first_weights": job.first_weights, "presegmenter_weights": job.presegmenter_weights}
     files = {"cases": file_sha256(job.cases)} | {name: path and file_sha256(path) for name, path in optional.items()}
     files |= {"inner_weights": list(map(file_sha256, job.inner_weights))}
+    masks, lesion_label = _validation_masks(job)
+    files |= {"validation_masks": {case: file_sha256(path) for case, path in masks.items()}, "lesion_label": lesion_label}
     inputs = job.settings | {"grid": job.grid, "seed": job.seed, "code": job.code, "data": files | data.roles}
     inputs |= {"number_format": str(backend.precision), "device": backend.device.type}
     return TrainingStates(job.state, inputs)

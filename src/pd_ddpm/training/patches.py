@@ -52,7 +52,7 @@ class CaseSlices(NamedTuple):
         label_fractions: (Z, 2, H, W) or (1, 2, H, W, D), fraction of each pixel that is lesion and that is other pathology.
         slice_numbers: position of each slice in the scan, counted from 0; 0 for a volume.
         further_fractions: label fractions of the second and further raters, if they are used.
-        presegmentation: (Z, 1, H, W) in [0, 1], a mask of a network that has not seen the case, if it is used.
+        presegmentation: (Z, 1, H, W) in [0, 1], a mask of a network or program that has not seen the case, if it is used.
     """
 
     case: str
@@ -92,6 +92,20 @@ def read_slices(folder: Path, case: str, grid_settings: GridSettings, raters: Ra
     further_labels = read_observer_masks(folder, case) if raters == "random" else []
     further_fractions = tuple(grid.label_fractions(further)[with_brain] for further in further_labels)
     return CaseSlices(case, image, fractions, slice_numbers, further_fractions)
+
+
+def with_presegmentation(slices: CaseSlices, folder: Path, grid_settings: GridSettings, mask: np.ndarray) -> CaseSlices:
+    """Return the slices of a case with the mask of another program, thresholded at 0.5 on the scan's and the working grid.
+
+    Args:
+        slices: the slices, from `read_slices` with this folder and these settings.
+        folder: folder of the prepared cases.
+        grid_settings: settings of the working grid.
+        mask: (X, Y, Z) in [0, 1] on the scan's grid.
+    """
+    scan = read_scan(folder, slices.case)
+    grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
+    return slices._replace(presegmentation=(grid.slices(mask >= 0.5)[with_brain] >= 0.5).float())
 
 
 def as_batch(image: Tensor, label_fractions: Tensor) -> Batch:

@@ -23,7 +23,7 @@ class Validator:
 
     Args:
         objective: gives the estimates that are compared with the ground truth.
-        cases: the validation cases; at least one.
+        cases: the validation cases; at least one. Those with a pre-segmentation need no presegmenter.
         num_slices: slices per validation, over all cases; at least one slice per case is taken.
         seed: seed of the training.
         backend: device and precision.
@@ -43,7 +43,10 @@ class Validator:
         self.seed = seed
         self.backend = backend
         self.cases = [_evenly_spaced(case, max(1, num_slices // len(cases))) for case in cases]
-        self.masks = [presegmenter and presegment(presegmenter, case.image, backend.device) for case in self.cases]
+        if presegmenter is not None:
+            self.cases = [
+                case._replace(presegmentation=presegment(presegmenter, case.image, backend.device)) for case in self.cases
+            ]
 
     @torch.inference_mode()
     def scores(self, model: nn.Module) -> dict[str, float]:
@@ -55,17 +58,17 @@ class Validator:
         """
         model.eval()
         scores: dict[str, list[float]] = {SCORE: []}
-        for case, masks in zip(self.cases, self.masks, strict=True):
-            for estimate, dice in self._case_dice(model, case, masks):
+        for case in self.cases:
+            for estimate, dice in self._case_dice(model, case):
                 if estimate.selects:
                     scores[SCORE].append(dice)
                 if estimate.name:
                     scores.setdefault(f"{SCORE}_{estimate.name}", []).append(dice)
         return {column: float(np.mean(values)) for column, values in scores.items()}
 
-    def _case_dice(self, model: nn.Module, case: CaseSlices, masks: Tensor | None) -> Iterator[tuple[Estimate, float]]:
+    def _case_dice(self, model: nn.Module, case: CaseSlices) -> Iterator[tuple[Estimate, float]]:
         """Yield each estimate of one case with its Dice."""
-        batch = self._batch(case, masks, model)
+        batch = self._batch(case, model)
         with self.backend.autocast():
             estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
         truth = (batch.mask >= 0.5) & (batch.loss_mask > 0)
@@ -76,9 +79,10 @@ class Validator:
         for estimate, (both, total) in zip(estimates, torch.stack(counts).tolist(), strict=True):
             yield estimate, 2 * both / total if total else 1.0
 
-    def _batch(self, case: CaseSlices, masks: Tensor | None, model: nn.Module) -> Batch:
+    def _batch(self, case: CaseSlices, model: nn.Module) -> Batch:
         image = add_coordinates(case.image) if has_coordinates(model) else case.image
         image, fractions = (pad_to_multiple(part, model.divisor) for part in (image, case.label_fractions))
+        masks = case.presegmentation
         presegmentation = None if masks is None else pad_to_multiple(masks, model.divisor)
         return as_batch(image, fractions)._replace(presegmentation=presegmentation).to(self.backend.device)
 
@@ -109,4 +113,5 @@ def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:
     total = len(case.image)
     chosen = np.unique(((np.arange(count) + 0.5) / count * total).astype(int))
     numbers = [case.slice_numbers[n] for n in chosen]
-    return CaseSlices(case.case, case.image[chosen], case.label_fractions[chosen], numbers)
+    presegmentation = None if case.presegmentation is None else case.presegmentation[chosen]
+    return CaseSlices(case.case, case.image[chosen], case.label_fractions[chosen], numbers, presegmentation=presegmentation)

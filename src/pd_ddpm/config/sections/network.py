@@ -234,7 +234,8 @@ class _Denoiser(_Network):
     validation_presegmenter: str | None = Field(
         description=(
             "Deterministic network whose masks of the validation slices are the start of further chains in validation. It is "
-            "trained before. null: there are no such chains."
+            "trained before. Or a method with segmenter files, for the validation cases that have files. null: there are no "
+            "such chains."
         )
     )
     validation_t_start: Count = Field(

@@ -15,18 +15,21 @@ from pd_ddpm.data.cases.scan_versions import write_scan_versions
 from pd_ddpm.data.cases.table import CohortError, read_cells
 from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
-from pd_ddpm.runtime.sealed_tables import write_sealed_csv
+from pd_ddpm.runtime.sealed_tables import read_sealed_csv, write_sealed_csv
 
 _MAX_LISTED = 20
 
 
-def find_mask_files(settings: Mapping[str, Any], run: Run, cases: Sequence[str]) -> dict[str, Path]:
+def find_mask_files(
+    settings: Mapping[str, Any], run: Run, cases: Sequence[str], *, are_required: bool = True
+) -> dict[str, Path]:
     """Return the file of each case.
 
     Args:
         settings: entry of `methods` whose segmenter is "files".
         run: dataset, method, split and seed, which stand in paths in place of {dataset}, {split} and {seed}.
         cases: names of the cases.
+        are_required: whether each case must have a file; otherwise those without one are left out.
 
     Raises:
         CohortError: cases have no file, or several. It names all of them.
@@ -43,28 +46,32 @@ def find_mask_files(settings: Mapping[str, Any], run: Run, cases: Sequence[str])
         # A case's name is no glob, even if it holds brackets.
         patterns = {case: settings["pattern"].format(case=glob.escape(case), **run_fields) for case in cases}
         files, key = {case: _matches(folder, pattern) for case, pattern in patterns.items()}, f"{key}.pattern"
+    if not are_required:
+        cases = [case for case in cases if files.get(case)]
     if problems := list(_problems(f"`{key}`: {source}", files, cases)):
         raise CohortError(*problems, heading=f"{run.name}, split {run.split}")
     return {case: files[case][0] for case in cases}
 
 
-def list_mask_files(settings: Mapping[str, Any], run: Run, cases: Sequence[str], table: str, versions: str) -> None:
-    """Write the table of the cases' files (columns case and file), and the versions of these files.
+def write_mask_files(files: Mapping[str, Path], lesion_label: int | None, table: str, versions: str) -> None:
+    """Write the table that `read_mask_files` reads, and the versions of its files.
 
     Args:
-        settings: see `find_mask_files`.
-        run: see `find_mask_files`.
-        cases: names of the cases.
+        files: case -> its file.
+        lesion_label: see `read_foreign_mask`.
         table: the csv to write.
         versions: the JSON file to write.
-
-    Raises:
-        CohortError: see `find_mask_files`.
     """
-    files = find_mask_files(settings, run, cases)
     rows = pd.DataFrame({"case": list(files), "file": list(map(str, files.values()))})
-    write_sealed_csv(rows, table)
+    write_sealed_csv(rows.assign(lesion_label=lesion_label), table)
     write_scan_versions(rows, versions)
+
+
+def read_mask_files(table: Path) -> tuple[dict[str, Path], int | None]:
+    """Read the file of each case, and the label of lesions in the files, if they have several labels."""
+    rows = read_sealed_csv(table)
+    labels = rows["lesion_label"].dropna().unique()
+    return {case: Path(file) for case, file in zip(rows["case"], rows["file"], strict=True)}, next(map(int, labels), None)
 
 
 def _problems(location: str, files: Mapping[str, Sequence[Path]], cases: Sequence[str]) -> Iterator[Problem]:
