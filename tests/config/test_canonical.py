@@ -15,8 +15,21 @@ from pd_ddpm.config.validate import validate
 SECTIONS = sorted(load.read(None, {"scale": "demo"}))
 
 
+_PARAMETERS: dict[str, dict[str, str]] = {}
+
+
 def rule_parameters(config: Config) -> dict[str, str]:
-    """Return what rules take from a canonical configuration, as text in which the order of keys and 8 or 8.0 differ."""
+    """Return what rules take from a canonical configuration, as text in which the order of keys and 8 or 8.0 differ.
+
+    Configurations whose own texts are equal share the result.
+    """
+    text = json.dumps(config)
+    if text not in _PARAMETERS:
+        _PARAMETERS[text] = _compute_rule_parameters(config)
+    return _PARAMETERS[text]
+
+
+def _compute_rule_parameters(config: Config) -> dict[str, str]:
     dataset = config["dataset"]
     planned = exhibits.planned_methods(config)
     parameters = {

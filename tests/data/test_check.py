@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +26,8 @@ from pd_ddpm.data.cases.csv_table import read_case_table
 from pd_ddpm.data.cases.table import write_table
 from pd_ddpm.data.check import case as check_case
 from pd_ddpm.data.check import dataset
+from pd_ddpm.data.check.case import Examination
+from pd_ddpm.data.check.report import Requirements
 
 ROOT = Path(__file__).parents[2]
 SHAPE, AFFINE = (40, 58, 14), np.diag([3.2, 3.2, 7.5, 1.0])
@@ -111,17 +115,48 @@ def patches_within_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(load, "CONFIG", folder / "config.yaml")
 
 
+@pytest.fixture(scope="module")
+def examine_changed_case() -> Callable[..., Examination]:
+    """Return `examine_case`, which examines a case without findings once, as long as its files and their folders are equal."""
+    sound_cases: dict[tuple, Examination] = {}
+    examine = dataset.examine_case
+
+    def examine_once(case: dict[str, Any], requirements: Requirements) -> Examination:
+        cells = {column: str(cell) for column, cell in case.items()}
+        files = [Path(cell) for cell in cells.values() if Path(cell).is_file()]
+        contents = {column: Path(cell).read_bytes() if Path(cell) in files else cell for column, cell in cells.items()}
+        neighbours = [sorted(path.name for path in file.parent.iterdir()) for file in files]
+        # The paths of the source differ between tests, and only its layout concerns a case.
+        required = replace(requirements, source={"layout": requirements.source["layout"]})
+        key = (*contents.items(), repr(neighbours), repr(required))
+        if key in sound_cases:
+            return sound_cases[key]
+        examination = examine(case, requirements)
+        if not examination.findings:
+            sound_cases[key] = examination
+        return examination
+
+    return examine_once
+
+
 @pytest.fixture
 def run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], patches_within_slices: None
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    patches_within_slices: None,
+    examine_changed_case: Callable[..., Examination],
 ) -> Callable[..., tuple[int, str, pd.DataFrame]]:
-    """Run the check and return exit code, output and findings."""
+    """Run the check and return exit code, output and findings. In one process, sound cases are examined once for all tests."""
 
     def call(data: Path, *arguments: str) -> tuple[int, str, pd.DataFrame]:
         output = tmp_path / "findings.csv"
         output.unlink(missing_ok=True)
         basic = ("--results", str(tmp_path / "results"), "--processes", "1", "--output", str(output))
-        code = main(["check", str(data), *basic, *arguments])
+        with monkeypatch.context() as patch:
+            if "--processes" not in arguments:
+                patch.setattr(dataset, "examine_case", examine_changed_case)
+            code = main(["check", str(data), *basic, *arguments])
         printed = capsys.readouterr()
         return code, printed.out + printed.err, pd.read_csv(output, keep_default_na=False) if output.exists() else None
 
@@ -782,6 +817,8 @@ def test_check_continues_after_an_unforeseen_error(cohort, run, monkeypatch):
         raise KeyError(42)
 
     monkeypatch.setattr(check_case, "read_image", lambda path: fail(path) if "p1/T1" in path else nib.load(path))
+    # A changed case is examined even if other tests have examined the sound one.
+    change(cohort / "p1/FLAIR.nii.gz", lambda a: a + 1)
     change(cohort / "p4/mask.nii.gz", lambda a: a * 3)
     code, printed, findings = run(cohort / "cases.csv")
     assert (code, len(findings)) == (1, 2)

@@ -136,8 +136,10 @@ def test_slurm_profile_requests_more_gpus_than_this_machine_has(fresh: Path) -> 
 
 
 def test_scale_on_command_line_overrides_profile(fresh: Path) -> None:
-    assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", "--config", "scale=paper"))
-    assert "simulate_phantom" in jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "--config", "scale=demo"))
+    target = "results/probe.csv"  # of the configuration's dataset; far fewer jobs than all exhibits
+    assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", target, "--config", "scale=paper"))
+    demo = ("--cores", "8", "--profile", "slurm", "--config", "scale=demo")
+    assert "simulate_phantom" in jobs(snakemake(fresh, "-n", target, *demo))
 
 
 @pytest.mark.workflow  # five dry runs of the paper take 15 s
@@ -176,9 +178,9 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
 
 def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -> None:
     targets = ("results/leak.csv", "results/leak.pdf", "results/leak_probe.pdf")
-    (fresh / "one.yaml").write_text("seeds: [0]\n", encoding="utf-8")  # three times as fast
-    planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "one.yaml"))
-    runs = 5
+    (fresh / "two.yaml").write_text("seeds: [0]\nsplits: [0, 3]\n", encoding="utf-8")  # seven times as fast
+    planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "two.yaml"))
+    runs = 2
     assert (planned["simulate_leak"], planned["leak"], planned["publish_leak"]) == (1, 1, 1)
     assert planned["train"] == runs * (1 + 15 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
     assert planned["sample"] == runs * (1 + 15 * (4 + 1 + 1) + 10 * 4 + 5 * 2)  # five have no skip and so no reliability

@@ -159,7 +159,7 @@ class _Examiner:
         if mask is None:
             return None
         brain = Brain(coarse, mask, subsample)
-        if self.has_plausible_geometry and not _PLAUSIBLE_BRAIN_ML[0] <= brain.ml <= _PLAUSIBLE_BRAIN_ML[1]:
+        if self.has_plausible_geometry and not _has_plausible_volume(brain):
             self.report(
                 "warning",
                 channel,
@@ -190,7 +190,8 @@ class _Examiner:
             if placement is not None:
                 remedy = "Check its header, whether it is mirrored, and whether it needs a transform"
                 self.report("warning", channel, f"it fits {first} better if it is {placement.describe()}", remedy)
-            elif first.lower() == "flair" and channel.lower().startswith("t1"):
+            # Only in a whole brain is white matter deep.
+            elif first.lower() == "flair" and channel.lower().startswith("t1") and _has_plausible_volume(brain):
                 self.is_exchanged = is_exchanged_with_t1(brain, resampled[inner])
                 if self.is_exchanged:
                     problem = f"{first} and {channel} seem to be exchanged, by the brightness of white matter"
@@ -262,6 +263,11 @@ class _Examiner:
                 f"its slices of {size[0]}x{size[1]} pixels are smaller than the networks' crop of {crop[0]}x{crop[1]}",
                 "Nothing needs to be done. Patches are padded evenly by repeating the edge",
             )
+
+
+def _has_plausible_volume(brain: Brain) -> bool:
+    low, high = _PLAUSIBLE_BRAIN_ML
+    return low <= brain.ml <= high
 
 
 def _subsample(image: nib.Nifti1Image) -> tuple[slice, ...]:
