@@ -119,7 +119,7 @@ def challenge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_3d_t1_lands_where_the_challenge_has_resampled_it_to(challenge, part):
     table = find_wmh_cases(challenge, part=part)
     assert len(table) == len(TRAINING if part == "training" else HELD_OUT)
-    for case in table.to_dict("records"):
+    for number, case in enumerate(table.to_dict("records")):
         assert case["T1"].endswith("pre/3DT1.nii.gz")
         assert case["T1_transform"].endswith("orig/reg_3DT1_to_FLAIR.txt")
         shipped = nib.load(Path(case["FLAIR"]).with_name("T1.nii.gz"))
@@ -130,7 +130,8 @@ def test_the_3d_t1_lands_where_the_challenge_has_resampled_it_to(challenge, part
         ours = resample_to(case["FLAIR"], case["T1"], case["T1_transform"])
         assert np.abs(ours - theirs)[inside].max() < 1.0  # of 300 +- 55
         assert np.abs(resample_to(case["FLAIR"], case["T1"]) - theirs)[inside].max() > 50
-
+        if number > 0:
+            continue  # Normalising one case takes as long as resampling three.
         normalised = read_normalised(case, ["FLAIR", "T1"])
         of_shipped = read_normalised(case | {"T1": shipped.get_filename(), "T1_transform": ""}, ["FLAIR", "T1"])
         np.testing.assert_array_equal(normalised.brain, of_shipped.brain)

@@ -527,9 +527,14 @@ def coarse_case(tmp_path_factory, head):
     return {"case": "a", "site": "", "FLAIR_transform": "", "T1_transform": ""} | paths
 
 
+@pytest.fixture(scope="module")
+def normalised_case(coarse_case):
+    return read_normalised(coarse_case, CHANNELS)
+
+
 @pytest.mark.parametrize("codes", ORDERS)
-def test_read_normalised_gives_the_same_scan_for_every_storage_order(coarse_case, tmp_path, codes):
-    expected = read_normalised(coarse_case, CHANNELS)
+def test_read_normalised_gives_the_same_scan_for_every_storage_order(coarse_case, normalised_case, tmp_path, codes):
+    expected = normalised_case
     paths = {"FLAIR": turned(coarse_case["FLAIR"], codes, tmp_path), "T1": turned(coarse_case["T1"], codes[::-1], tmp_path)}
     scan = read_normalised(coarse_case | paths, CHANNELS)
     assert "".join(nib.aff2axcodes(scan.reference.affine)) == codes
