@@ -646,7 +646,7 @@ def test_predict_of_many_scans_loads_networks_once_and_goes_on_after_a_failure(
     code, printed = main(arguments), capsys.readouterr()
     assert code == 1
     assert len(loaded) == 2  # AttUNet and the denoiser
-    assert "2 of 3 scans are segmented in" in printed.out
+    assert "2 scans segmented in" in printed.out
     assert "1 failed. The same command skips the others:\n  p2: scan p2: 1 problem(s):" in printed.err
     assert "the gzip stream ends early" in printed.err
     assert predict("--name", "p3", output="single")[0] == 0
@@ -660,8 +660,14 @@ def test_predict_of_many_scans_loads_networks_once_and_goes_on_after_a_failure(
     code, printed = main(arguments), capsys.readouterr()
     assert code == 0, printed.err
     assert printed.out.count("already complete") == 2
-    assert "3 of 3 scans are segmented in" in printed.out
+    assert "3 scans segmented in" in printed.out
     assert (output / "p3" / "mask.nii.gz").stat().st_mtime_ns == unchanged
+    (clinic / "p2" / "T1.nii.gz").unlink()
+    code, printed = main(arguments), capsys.readouterr()
+    assert code == 1
+    assert printed.out.count("already complete") == 2
+    assert "1 failed. The same command skips the others:\n  scan p2, " in printed.err
+    assert "there is no T1" in printed.err
 
     assert main(["convert", str(output), "--to", "bids", "--output", str(tmp_path / "bids")]) == 0
     stem = tmp_path / "bids/sub-p3/anat/sub-p3_space-orig_label-WMH_desc-pdDdpm"

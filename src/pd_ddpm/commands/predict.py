@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
     if options.scans is None:
         predictor.predict(_scan_folder(options, bundle, fingerprint_inputs))
         return 0
-    return _predict_each(predictor, _scan_folders(options, bundle, fingerprint_inputs))
+    return _predict_each(predictor, *_scan_folders(options, bundle, fingerprint_inputs))
 
 
 def _scan_folder(options: argparse.Namespace, bundle: "Bundle", fingerprint_inputs: Any) -> "ScanFolder":
@@ -142,9 +142,16 @@ def _scan_folder(options: argparse.Namespace, bundle: "Bundle", fingerprint_inpu
     return ScanFolder(options.output, case, fingerprint_inputs, options.name or "")
 
 
-def _scan_folders(options: argparse.Namespace, bundle: "Bundle", fingerprint_inputs: Any) -> "list[ScanFolder]":
-    """Return a folder below the output for each scan of a csv or a folder."""
+def _scan_folders(
+    options: argparse.Namespace, bundle: "Bundle", fingerprint_inputs: Any
+) -> "tuple[list[ScanFolder], list[str]]":
+    """Return a folder below the output for each complete scan of a csv or a folder, and what is wrong with the others.
+
+    Raises:
+        CohortError: there are no scans, or two have one name.
+    """
     from pd_ddpm.data.cases.scans import find_scans
+    from pd_ddpm.data.cases.table import CohortError, clean_name
     from pd_ddpm.deployment.scan_folder import ScanFolder
 
     single = ("flair", "t1", "t1_transform", "image", "transform", "name")
@@ -154,15 +161,30 @@ def _scan_folders(options: argparse.Namespace, bundle: "Bundle", fingerprint_inp
     if options.presegmentation and "{case}" not in str(options.presegmentation):
         problem = f"{options.presegmentation} is the same file for all scans"
         raise ProblemError(Problem("--presegmentation", problem, "Write {case} in place of the name of a scan"))
-    cases = find_scans(options.scans, bundle.channels).drop(columns=["role", "fold"]).to_dict("records")
+    problems: list[str] = []
+    try:
+        table = find_scans(options.scans, bundle.channels)
+    except CohortError as error:
+        if error.table is None or error.table["case"].duplicated().any():
+            raise
+        table, problems = error.table, list(map(str, error.problems))
+    has_safe_name = (table["case"] != "") & (table["case"].map(clean_name) == table["case"])
+    is_complete = (table[bundle.channels] != "").all(axis=1) & has_safe_name
+    cases = table[is_complete].drop(columns=["role", "fold"]).to_dict("records")
     for case in cases if options.presegmentation else ():
         case["presegmentation"] = str(options.presegmentation).replace("{case}", case["case"])
-    return [ScanFolder(options.output / case["case"], case, fingerprint_inputs) for case in cases]
+    return [ScanFolder(options.output / case["case"], case, fingerprint_inputs) for case in cases], problems
 
 
-def _predict_each(predictor: "_Predictor", folders: "Sequence[ScanFolder]") -> int:
-    """Segment scan after scan, also after one that fails; list those that failed, and return 1 if there are any."""
-    failures = []
+def _predict_each(predictor: "_Predictor", folders: "Sequence[ScanFolder]", problems: Sequence[str]) -> int:
+    """Segment scan after scan, also after one that fails; list those that failed, and return 1 if there are any.
+
+    Args:
+        predictor: the loaded method.
+        folders: the complete scans.
+        problems: what is wrong with scans that are not complete.
+    """
+    failures = list(problems)
     for number, folder in enumerate(folders, start=1):
         print(f"scan {number} of {len(folders)}: {folder.name}", flush=True)
         try:
@@ -170,7 +192,8 @@ def _predict_each(predictor: "_Predictor", folders: "Sequence[ScanFolder]") -> i
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failures.append(f"{folder.name}: {error_sentence(error)}")
             print(f"pd-ddpm: {failures[-1]}", file=sys.stderr, flush=True)
-    print(f"{len(folders) - len(failures)} of {len(folders)} scans are segmented in {predictor.options.output}.")
+    num_segmented = len(folders) - len(failures) + len(problems)
+    print(f"{num_segmented} scan{'' if num_segmented == 1 else 's'} segmented in {predictor.options.output}.")
     if failures:
         print(f"{len(failures)} failed. The same command skips the others:", *failures, sep="\n  ", file=sys.stderr)
     return 1 if failures else 0
