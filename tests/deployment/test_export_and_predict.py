@@ -752,7 +752,7 @@ def test_review_page_needs_no_other_file(predict, page_file):
     for words in (
         "Research only. Not a medical device",
         "Lesions of <b>A & B</b>",
-        "over 3 members",
+        "own masks of the 3 members",
         "How this prediction was made",
         "a model card",
         "Warnings about the scan",
@@ -784,7 +784,7 @@ def test_review_page_explains_volumes_outside_of_the_range(workflow):
         members[*place, :, number] = 1
     description = read_bundle(workflow.bundle).description
     text = review_page("a", result_of(members), description, {})
-    assert "1 lesion, 1.00 ml in total (3.00 to 3.00 ml over 3 members)" in text
+    assert "1 lesion, 1.00 ml in total (own masks of the 3 members: 3.00 to 3.00 ml)" in text
     assert "here it has a smaller volume than each of them" in text
     assert "the volume of a lesion may lie outside of their range (here: 1)" in text
     assert 'data-voxel="4,4,0"' in text

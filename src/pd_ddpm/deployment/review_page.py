@@ -84,7 +84,7 @@ def _volume(result: ScanResult) -> str:
     volume, low, high = result.volumes_ml
     num_members, num_lesions = result.segmentation.num_members, len(result.lesions)
     text = f"{num_lesions} lesion{'' if num_lesions == 1 else 's'}, {volume:.2f} ml in total"
-    return text if num_members == 1 else f"{text} ({low:.2f} to {high:.2f} ml over {num_members} members)"
+    return text if num_members == 1 else f"{text} (own masks of the {num_members} members: {low:.2f} to {high:.2f} ml)"
 
 
 def _remarks(result: ScanResult) -> list[str]:

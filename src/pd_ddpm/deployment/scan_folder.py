@@ -205,7 +205,7 @@ class ScanFolder:
             **record,
         }
         write_completion_record(self.path / RECORD, self.fingerprint, FILES, row)
-        volume_range = f" ({low:.2f} to {high:.2f} over {num_members} members)" if num_members > 1 else ""
+        volume_range = f" (own masks of the {num_members} members: {low:.2f} to {high:.2f} ml)" if num_members > 1 else ""
         warnings = f", {len(result.findings)} warning(s) about the scan" if result.findings else ""
         page_path = self.path / "quality.html"
         return f"{self.path}: {len(result.lesions)} lesions, {volume:.2f} ml{volume_range}{warnings}. Review page: {page_path}"
