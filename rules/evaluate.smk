@@ -16,7 +16,7 @@ rule grid_dice:
     conda:
         "../envs/networks.yaml"
     params:
-        grid=methods.training_grid(config),
+        grid=exhibits.scored_grid(config),
         code=script_code("grid_dice"),
     script:
         "../workflow/scripts/grid_dice.py"

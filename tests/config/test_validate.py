@@ -65,6 +65,15 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ({"methods": {"pd-ddpm": {"presegmentation": "atunet"}}}, ["'atunet' is not one of methods", "Did you mean 'attunet'"]),
         ({"methods": {"pd-ddpm": {"presegmentation": "pd-ddpm"}}}, ["starts from a pre-segmentation itself"]),
         (
+            {"networks": {"unet": {"spatial_dims": 3}}},
+            ["`networks.unet.crop`: it has 2 sizes, but the network has 3 spatial dimensions. Set one size per dimension"],
+        ),
+        ({"networks": {"unet": {"flip": [0, 2]}}}, ["`networks.unet.flip`: axis 2 is beyond the 2 spatial dimensions"]),
+        (
+            {"networks": {"denoiser": {"spatial_dims": 3, "crop": [64, 64, 64]}}},
+            ["`networks.denoiser.validation_presegmenter`: 'attunet' has spatial_dims 2, but 'denoiser' 3"],
+        ),
+        (
             {"networks": {"denoiser": {"groups": 48}}},
             ["`networks.denoiser.groups`: 48 does not divide a width of 128, 256, 512"],
         ),

@@ -53,9 +53,12 @@ SHAPE, AFFINE = (40, 58, 14), np.diag([3.2, 3.2, 5.0, 1.0])
 GRID = {"spacing_mm": 5.0, "region": "brain_box", "margin_mm": 4.0, "minimum_brain_cm2": 20}
 RUN = "split-0_seed-0"
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+CONFIG["networks"]["denoiser-3d"] = {"like": "denoiser", "spatial_dims": 3, "crop": [16, 16, 8], "coordinates": True}
+CONFIG["methods"]["pd-ddpm-3d"] = {"like": "pd-ddpm", "label": "PD-DDPM (3D)", "network": "denoiser-3d"}
 NETWORKS = {
     "attunet": {"channels": [4, 8]},
     "denoiser": {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1},
+    "denoiser-3d": {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1},
     "probabilistic-unet": {"channels": [4, 8], "latent": 2},
 }
 CHAIN = {"samples": 3, "pool": 4, "reverse_steps": 10, "precision": "float32"}
@@ -65,6 +68,7 @@ METHODS = {
     "probabilistic-unet": {"samples": 3, "pool": 4, "precision": "float32"},
     "es-ddpm": CHAIN,
     "pd-ddpm@weights=raw": CHAIN,
+    "pd-ddpm-3d": CHAIN,
 }
 
 
@@ -277,7 +281,10 @@ def test_export_of_a_method_with_raw_weights_keeps_those_only(workflow, tmp_path
     [
         (
             ["--method", "pd-dpm"],
-            ["there are no predictions of 'pd-dpm'", "available methods: attunet, es-ddpm, pd-ddpm, probabilistic-unet"],
+            [
+                "there are no predictions of 'pd-dpm'",
+                "available methods: attunet, es-ddpm, pd-ddpm, pd-ddpm-3d, probabilistic-unet",
+            ],
         ),
         (["--split", "3"], ["split-3_seed-0", "no method has been sampled there"]),
     ],
@@ -524,7 +531,7 @@ def workflow_members(workflow, method: str, case: str) -> nib.Nifti1Image:
     return nib.as_closest_canonical(image)
 
 
-@pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm", "attunet", "probabilistic-unet", "pd-ddpm@weights=raw"])
+@pytest.mark.parametrize("method", ["pd-ddpm", "es-ddpm", "attunet", "probabilistic-unet", "pd-ddpm@weights=raw", "pd-ddpm-3d"])
 def test_predict_equals_the_workflow(workflow, predict, tmp_path, method):
     bundle = tmp_path / "bundle"
     assert main(["export", str(workflow.results), "--method", method, "--output", str(bundle)]) == 0

@@ -165,7 +165,7 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     config = validate(overlay(load.read(None, {"scale": "demo"}), changes))
     monkeypatch.chdir(tmp_path)
     results, plan = tmp_path / "phantom", tmp_path / "work" / "plan"
-    case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4)
+    case = CaseSize("a", "s", (10, 10, 6), (10, 10), 4, (10, 10, 6))
     cohort = CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)
     monkeypatch.setattr(cost, "cohort_sizes", lambda *_: cohort)
     monkeypatch.setattr(PlannedFlops, "training", lambda self, training: 36 * 10**12)

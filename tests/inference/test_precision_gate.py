@@ -47,9 +47,10 @@ def scans(prepared):
     return [read_scan(prepared, case) for case in ("three", "one")]
 
 
-def gate(settings=CHAIN, **changes):
+def gate(settings=CHAIN, spatial_dims=2, **changes):
     limits = {"num_slices": 2, "forward_error": LIMITS, "flipped_share": 0.1} | changes
-    return Gate(lambda built: build_segmenter(settings, built), GridSettings(**GRID), CPU, **limits)
+    grid = GridSettings(**GRID, spatial_dims=spatial_dims)
+    return Gate(lambda built: build_segmenter(settings, built), grid, CPU, **limits)
 
 
 def test_gate_compares_bfloat16_with_float32_and_with_another_seed(network, scans):
@@ -60,6 +61,18 @@ def test_gate_compares_bfloat16_with_float32_and_with_another_seed(network, scan
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     same = gate(forward_error={"float32": 0.0}, flipped_share=0.0).compare(network, scans, [FLOAT32])["float32"]
     assert (same["forward_error"], same["flipped_voxels"], same["passed"]) == (0, 0, True)
+
+
+def test_gate_tests_a_network_of_volumes_on_whole_volumes_one_member_at_a_time(configured, scans):
+    network, shapes = with_random_weights(configured("network", "denoiser", **TINY, spatial_dims=3)), []
+    network.network.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    found = gate(spatial_dims=3).compare(network, scans, [BFLOAT16])["bfloat16"]
+    assert 1e-4 < found["forward_error"] < 2e-2
+    assert 0 <= found["flipped_voxels"] < found["flipped_between_seeds"]
+    sizes = [GridSettings(**GRID, spatial_dims=3).working_grid(scan.brain, scan.spacing_mm)[0].size for scan in scans]
+    padded = [tuple(length + length % 2 for length in size) for size in sizes]
+    assert {shape[2:] for shape in shapes} == set(padded)
+    assert {shape[:2] for shape in shapes} == {(1, 3)}
 
 
 @pytest.mark.parametrize(

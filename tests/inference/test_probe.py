@@ -165,6 +165,34 @@ def test_read_probed_slices_takes_slices_with_lesion_and_the_mask_of_a_distant_o
     assert read_probed_slices(prepared, "three", GridSettings(**GRID), 40) is None
 
 
+def test_read_probed_slices_moves_the_slices_of_a_volume_with_lesion(prepared: Path) -> None:
+    """Each slice with lesion gets the mask of the slice which is half of them further on; the others keep theirs."""
+    write_lesions(prepared, "three", {2: 6, 3: 9, 4: 12})
+    grid = GridSettings(None, "slice", 0.0, 0.5, spatial_dims=3)
+    probed = read_probed_slices(prepared, "three", grid, 40)
+    labels = np.asarray(nib.load(prepared / "three_mask.nii.gz").dataobj)
+    assert probed.slice_numbers == [0]
+    assert probed.image.shape == (1, 2, *labels.shape)
+    assert np.array_equal(probed.truth[0, 0], labels == 1)
+    assert np.array_equal(probed.is_scored[0, 0], labels != 2)
+    order = [3, 4, 2]  # of the slices 2, 3 and 4
+    assert np.array_equal(probed.other[0, 0][..., 2:5], (labels == 1)[..., order])
+    assert np.array_equal(probed.other[0, 0][..., :2], (labels == 1)[..., :2])
+    write_lesions(prepared, "three", {})
+    assert read_probed_slices(prepared, "three", grid, 40) is None
+
+
+def test_probe_of_a_volume_crops_the_padding_of_all_axes() -> None:
+    random = torch.Generator().manual_seed(0)
+    shape = (1, 1, 13, 9, 10)
+    image = torch.randn((1, 2, *shape[2:]), generator=random)
+    truth, other, ignored = (torch.rand(shape, generator=random) < share for share in (0.2, 0.3, 0.1))
+    probed = ProbedSlices("one", [0], image, truth.float(), other.float(), ~ignored)
+    rows = probe_case(Denoiser(FirstChannel(), SCHEDULE, CODINGS["binary"], "mask"), probed, [1, 500], seed=0, device=CPU)
+    expected = plain_dice((image[:, :1] > 0).float(), probed)
+    assert [row["dice"] for row in rows] == pytest.approx([expected] * 6)
+
+
 @pytest.fixture
 def job(prepared: Path, random_network: Callable, configured: Callable) -> ProbeJob:
     return ProbeJob(

@@ -67,6 +67,16 @@ def test_flops_of_the_papers_denoiser_match_known_numbers(paper: resolve.Config)
     assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
 
 
+def test_flops_of_a_network_of_volumes_match_the_closed_form(demo: resolve.Config) -> None:
+    """One level: three by three by three convolutions of five residual blocks, the first and the last one."""
+    width, size = 6, (8, 5, 4)
+    changes = {"spatial_dims": 3, "channels": width, "multipliers": [1], "residual_blocks": 1, "attention_at": []}
+    chosen = resolve.network(demo, "denoiser") | changes | {"middle_attention": False, "skip": "concatenate"}
+    convolutions = 27 * (3 * width + (2 + 4 + 2 * 3) * width**2 + width) + 2 * 2 * width**2
+    linear = (4 + 16 + 5 * 4) * width**2
+    assert count(chosen, 2, "evaluation", size) == [0, 2 * (8 * 5 * 4 * convolutions + linear)]
+
+
 def test_coordinates_add_two_inputs_to_the_first_convolution(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "denoiser") | {"steps": 10}
     with_coordinates = chosen | {"coordinates": True}

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pd_ddpm.config import load
+from pd_ddpm.config import load, resolve
 from pd_ddpm.config.resolve import Config, overlay
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import ASSUMED, Rate
+from pd_ddpm.planning.flop_counts import count
 from pd_ddpm.planning.jobs import Job, Sampling, Work, evaluations_per_slice, naive_work, planned_work
 from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations
 
@@ -200,6 +201,7 @@ def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: 
     assert len(cohort.cases) == 15
     sizes = {case.site: (case.shape, case.size) for case in cohort.cases.values()}
     assert sizes["Amsterdam/GE3T"] == ((66, 128, 29), (64, 76))  # a brain of 145 x 170 mm in pixels of 2.25 mm
+    assert cohort.cases["Amsterdam/GE3T-0"].volume_size == (64, 76, 64)  # 29 slices of 5 mm are less than 150 mm
     own = {"layout": "table", "folder": "own", "table": str(tmp_path / "cohort.csv"), "channels": ["FLAIR", "T1"]}
     config |= {"datasets": {"own": own}}
     with pytest.raises(ValueError, match=r"cohort\.csv"):
@@ -219,6 +221,7 @@ def test_prepared_cases_are_measured_from_their_brain_masks(prepared: Path) -> N
     assert cohort.cases["four"].with_brain == 4  # the outermost slices hold none
     # 23 x 17 voxels of brain, 4 mm of margin on each side, cut off at the scan's edges: 27 x 21, in pixels of 2 mm.
     assert cohort.cases["four"].size == (18, 18)
+    assert cohort.cases["four"].volume_size == (18, 18, 12)  # four slices of 4 mm, and one on each side
     assert [case.case for case in cohort.with_role(0, "test")] == ["four", "five"]
 
 
@@ -236,9 +239,29 @@ def test_hours_are_operations_over_the_rate() -> None:
     assert report.hours_phrase(flops, here, 2).startswith("350 hours of network time here (CPU, float32, measured, 2 jobs")
 
 
+def test_networks_of_volumes_see_one_image_of_each_case() -> None:
+    case = CaseSize("a", "s", (100, 90, 10), (50, 45), 8, (50, 45, 15))
+    assert (case.image_size(2), case.num_images(2), case.num_images(2, all_slices=True)) == ((50, 45), 8, 10)
+    assert (case.image_size(3), case.num_images(3), case.num_images(3, all_slices=True)) == ((50, 45, 15), 1, 1)
+
+
+def test_plan_counts_the_volumes_of_a_network_in_three_dimensions(tmp_path: Path) -> None:
+    """FLOPs are those of the padded volume, for each member and each step."""
+    config = configured("paper")
+    changes = {"spatial_dims": 3, "crop": [16, 16, 16], "channels": 4, "multipliers": [1, 2], "groups": 2, "attention_at": []}
+    config["networks"]["denoiser"] |= changes | {"validation_presegmenter": None, "middle_attention": False}
+    cases = {name: CaseSize(name, "s", (13, 12, 9), (13, 12), 7, (13, 12, 9)) for name in "ab"}
+    roles = pd.DataFrame({"split": 0, "role": "test", "case": list(cases)})
+    cohorts = {"wmh": CohortSizes(cases, roles, None)}
+    sampling = Sampling(Run("wmh", "ddpm", 0, 0), 5)
+    assert network_evaluations(config, cohorts, sampling) == 2 * 5 * 1000
+    (_, each) = count(resolve.network(config, "denoiser"), 2, "evaluation", (14, 12, 10))
+    assert PlannedFlops(config, cohorts, tmp_path / "flops.json").sampling(sampling) == 2 * 5 * 1000 * each
+
+
 def test_disk_space_counts_weights_states_and_volumes() -> None:
     config = configured("paper")
-    case = CaseSize("a", "s", (100, 100, 10), (100, 100), 8)
+    case = CaseSize("a", "s", (100, 100, 10), (100, 100), 8, (100, 100, 10))
     cohorts = {"wmh": CohortSizes({"a": case}, pd.DataFrame({"split": [0], "role": ["test"], "case": ["a"]}), None)}
     training = Run("wmh", "attunet", 0, 0)
     work = Work([training], [Sampling(Run("wmh", "pd-ddpm", 0, 0), 10)])
@@ -275,7 +298,7 @@ def test_start_of_a_run_prints_the_cost_of_its_networks(tmp_path: Path) -> None:
     unet = Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
     run = run_startup_plan(tmp_path, [unet])
     first, second, third = run.stdout.splitlines()
-    assert first == "Plan: 66 network evaluations of a slice in sampling"  # three cases, 22 of 29 slices
+    assert first == "Plan: 66 network evaluations of a slice or volume in sampling"  # three cases, 22 of 29 slices
     assert second.startswith("Plan: 0 GFLOP in training and ")
     assert third.startswith("Plan: hours of network time, estimated: ")
 

@@ -2,18 +2,28 @@
 
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import GRID
 from torch import nn
 from training_examples import folder_trainer
 
 from pd_ddpm.config import load, resolve
+from pd_ddpm.config.run import Run
+from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.factory import build_segmenter
+from pd_ddpm.inference.gate_network import gate_network
+from pd_ddpm.inference.job import GateJob, ProbeJob
+from pd_ddpm.inference.probe import probe_network
+from pd_ddpm.inference.sample_cases import sample_cases
 from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.training.factory import build_objective
+from pd_ddpm.training.job import open_states, read_data, train, write_result
 from pd_ddpm.training.patches import CaseSlices, PatchSettings
 
 CONFIG = load.read(None, {"scale": "paper"})
@@ -105,3 +115,35 @@ def test_every_segmenter_samples_a_whole_volume(kind):
     assert ((samples >= 0) & (samples <= 1)).all()
     if len(samples) > 1:
         assert not torch.equal(samples[0], samples[1])
+
+
+def test_jobs_train_test_and_sample_a_network_of_volumes(tmp_path, prepared, train_job, sample_job, configured):
+    """The grid of each job has the dimensions of its network."""
+    changes = settings_of("denoiser", steps=2, validate_every=2, batch=1, crop=[8, 8, 4], flip=[2], precision="float32")
+    folder = Run("dataset", "denoiser", 0, 0).folder(tmp_path, "networks")
+    folder.mkdir(parents=True)
+    job = train_job(folder, changes | {"validation_presegmenter": None, "lesion_share": None})
+    backend, data = Backend.from_compute(job.compute), read_data(job)
+    assert {case.image.shape[:2] for case in data.slices.cases} == {(1, 2)}
+    assert {case.image.ndim for case in data.slices.cases} == {5}
+    write_result(job, data, backend, train(job, data, backend, open_states(job, data, backend)))
+
+    files = {"weights": job.weights, "network_metadata": job.metadata}
+    chain = {"t_start": 1000, "start": "noise", "reverse_steps": 2, "pool": 2, "checkpoint": "selected", "weights": "raw"}
+    settings = configured("method", "ddpm", **chain)
+    limits = {"cases": 1, "slices": 1, "forward_error": {"bfloat16": 0.02}, "flipped_share": 0.1}
+    common = {"splits": prepared / "splits.csv", "cases": prepared / "prepared.csv", "device": "cpu", "threads": 1, "code": ""}
+    gate = GateJob(run=Run("dataset", "denoiser", 0, 0), settings=settings, limits=limits, **files, **common)
+    assert gate_network(gate)["device"] == "cpu"
+    probe = ProbeJob(run=gate.run, settings={"slices": 1, "timesteps": [300]}, config={}, **files, **common)
+    table, _ = probe_network(probe)
+    assert set(table["slices"]) == {1}
+    case, *_ = sample_cases(sample_job(tmp_path / "samples", "ddpm", settings, batch="auto", **files))["cases"]
+    paths = (tmp_path / f"samples/{case}_samples.nii.gz", prepared / f"{case}_brain.nii.gz")
+    samples, brain = (np.asarray(nib.load(path).dataobj) for path in paths)
+    assert samples.shape == (*brain.shape, 2)
+    assert not np.array_equal(samples[..., 0], samples[..., 1])
+    grid, _ = GridSettings(**GRID, spatial_dims=3).working_grid(brain > 0, (1.3, 1.7, 4.0))
+    outside = np.ones(brain.shape, bool)
+    outside[tuple(map(slice, grid.box[::2], grid.box[1::2]))] = False
+    assert not samples[outside].any()

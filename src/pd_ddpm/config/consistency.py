@@ -141,6 +141,9 @@ def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
         if source["architecture"] not in deterministic:
             finding = f"the {source['architecture']} '{presegmenter}' has no deterministic mask"
             yield KeyProblem(path, finding, f"Name a network of architecture {' or '.join(sorted(deterministic))}")
+        elif source["spatial_dims"] != settings["spatial_dims"]:
+            finding = f"'{presegmenter}' has spatial_dims {source['spatial_dims']}, but '{name}' {settings['spatial_dims']}"
+            yield KeyProblem(path, finding, "Name a network of as many dimensions, or null")
         elif key == "presegmented_by" and (first := source["initialise_from"]) is not None:
             finding = f"'{presegmenter}' begins with the weights of '{first}', which has seen the cases that it must leave out"
             yield KeyProblem(path, finding, "Name a network with `initialise_from: null`")

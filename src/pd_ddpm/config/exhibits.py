@@ -6,7 +6,7 @@ from typing import Any
 
 from pd_ddpm.config import methods
 from pd_ddpm.config.leak import leak_methods
-from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method
+from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method, network
 from pd_ddpm.config.run import Run
 
 
@@ -196,6 +196,16 @@ def planned_networks(config: Config) -> list[str]:
     while missing := [other for others in before.values() for other in others if other not in before]:
         before |= {name: methods.networks_before(config, name) for name in missing}
     return list(before)
+
+
+def scored_grid(config: Config) -> dict[str, Any]:
+    """Return the working grid through which captions give the ground truth's Dice.
+
+    It is that of slices, or of volumes if no network of the exhibits sees slices.
+    """
+    grid = methods.training_grid(config)
+    sees_slices = any(network(config, name)["spatial_dims"] == 2 for name in planned_networks(config))
+    return grid if sees_slices else grid | {"spatial_dims": 3}
 
 
 def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:

@@ -204,7 +204,7 @@ class NetworkSettings(_Open):
     architecture: Literal[
         "unet", "attention_unet", "unet_plus_plus", "probabilistic_unet", "denoising_unet", "truncated_denoising_unet"
     ]
-    spatial_dims: Annotated[Literal[2], WHOLE]
+    spatial_dims: Annotated[Literal[2, 3], WHOLE]
     coordinates: bool = False
     channels: Width | Annotated[list[Width], Field(min_length=1, max_length=12)]
     latent: Width = None

@@ -44,7 +44,7 @@ def gate_network(job: GateJob) -> dict[str, Any]:
     cases = roles[role][: job.limits["cases"]]
     gate = Gate(
         lambda model: build_segmenter(job.settings, model),
-        GridSettings(**trained["grid"]),
+        GridSettings(**trained["grid"], spatial_dims=trained["settings"]["spatial_dims"]),
         device,
         num_slices=job.limits["slices"],
         forward_error=job.limits["forward_error"],

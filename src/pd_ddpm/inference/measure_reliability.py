@@ -35,7 +35,8 @@ def measure_reliability(job: ReliabilityJob) -> dict[str, Any]:
     device = choose_device(job.device)
     set_matmul_precision(FLOAT32)
     network, metadata = load_model(job.weights, job.network_metadata, kind=job.settings["weights"])
-    segmenter, grid = DeterministicSegmenter(prepare_for_inference(network, device, FLOAT32)), GridSettings(**metadata["grid"])
+    segmenter = DeterministicSegmenter(prepare_for_inference(network, device, FLOAT32))
+    grid = GridSettings(**metadata["grid"], spatial_dims=metadata["settings"]["spatial_dims"])
     cases = cases_by_role(job.splits, job.run.split).get("validation", [])
     if not cases:
         problem = f"split {job.run.split} has no validation case on which to measure the reliability of {job.run.name}"

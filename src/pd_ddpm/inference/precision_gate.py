@@ -42,7 +42,7 @@ class Gate:
         segmenter: builds the segmenter of a model, with few reverse steps and members.
         grid: the grid on which the network was trained.
         device: device on which the network will sample.
-        num_slices: slices tested per scan.
+        num_slices: slices tested per scan; in three dimensions all are.
         forward_error: precision -> largest relative L2 error of the network's output.
         flipped_share: largest number of changed mask voxels, as a fraction of those that another seed changes.
     """
@@ -94,21 +94,24 @@ class Gate:
         return results
 
     def _masks(self, model: nn.Module, scans: Sequence[Scan], seed: int) -> list[np.ndarray]:
-        """Return the members' masks of a few evenly spaced slices of each scan."""
+        """Return the members' masks of a few evenly spaced slices of each scan, or of its whole volume."""
         segmenter, masks = self.segmenter(model), []
         for scan in scans:
-            slices = np.flatnonzero(slices_with_brain(scan.brain, scan.spacing_mm, self.grid.minimum_brain_cm2))
-            if len(slices):
-                slices = slices[np.unique(np.linspace(0, len(slices) - 1, self.num_slices).round().astype(int))]
-            brain = np.zeros_like(scan.brain)
-            brain[:, :, slices] = scan.brain[:, :, slices]
+            brain, batch = scan.brain, 1
+            if self.grid.spatial_dims == 2:
+                slices = np.flatnonzero(slices_with_brain(scan.brain, scan.spacing_mm, self.grid.minimum_brain_cm2))
+                if len(slices):
+                    slices = slices[np.unique(np.linspace(0, len(slices) - 1, self.num_slices).round().astype(int))]
+                brain = np.zeros_like(scan.brain)
+                brain[:, :, slices] = scan.brain[:, :, slices]
+                batch = len(slices) * segmenter.num_members or 1
             empty = np.zeros((*scan.brain.shape, 1), dtype=np.float32)  # for chains that start from a pre-segmentation
             result = segment_case(
                 segmenter,
                 replace(scan, brain=brain),
                 self.grid,
                 noise=MethodNoise("gate", seed),
-                batch=len(slices) * segmenter.num_members or 1,
+                batch=batch,
                 device=self.device,
                 presegmentation=empty,
             )

@@ -33,15 +33,15 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class ProbedSlices:
-    """Slices with lesion of one case, on its working grid.
+    """Slices with lesion of one case, on its working grid, or its volume as a stack of one image.
 
     Attributes:
         case: name of the case.
-        slice_numbers: position of each slice in the scan, counted from 0.
-        image: (B, M, H, W), z-scored.
-        truth: (B, 1, H, W), fraction of lesion in each pixel.
-        other: (B, 1, H, W), the fractions of another slice with lesion of the same case.
-        is_scored: (B, 1, H, W) bool, false if the pixel's label is to be ignored.
+        slice_numbers: position of each slice in the scan, counted from 0; 0 for a volume.
+        image: (B, M, *S), z-scored.
+        truth: (B, 1, *S), fraction of lesion in each pixel.
+        other: (B, 1, *S), the fractions of another slice with lesion of the same case.
+        is_scored: (B, 1, *S) bool, false if the pixel's label is to be ignored.
     """
 
     case: str
@@ -68,7 +68,8 @@ def probe_network(job: ProbeJob) -> tuple[pd.DataFrame, dict[str, Any]]:
     model, metadata = load_model(job.weights, job.network_metadata)
     model = prepare_for_inference(model, device, FLOAT32)
     timesteps = probed_timesteps(job.settings["timesteps"], metadata["settings"]["t_max"])
-    role, cases = _read_cases(job, GridSettings(**metadata["grid"]))
+    grid_settings = GridSettings(**metadata["grid"], spatial_dims=metadata["settings"]["spatial_dims"])
+    role, cases = _read_cases(job, grid_settings)
     identity = {"network": job.run.name, "split": job.run.split, "seed": job.run.seed, "role": role}
     rows = [identity | row for case in cases for row in probe_case(model, case, timesteps, job.run.seed, device)]
     table = pd.DataFrame(rows)
@@ -93,24 +94,32 @@ def probed_timesteps(timesteps: Sequence[int], t_max: int) -> list[int]:
 
 
 def read_probed_slices(folder: Path, case: str, grid_settings: GridSettings, num_slices: int) -> ProbedSlices | None:
-    """Read evenly spaced slices with lesion of a prepared case.
+    """Read evenly spaced slices with lesion of a prepared case, or its volume.
 
     Args:
         folder: folder of the prepared cases.
         case: name of the case.
         grid_settings: working grid of the network.
-        num_slices: largest number of slices.
+        num_slices: largest number of slices; a case has one volume.
 
     Returns:
         The slices, or None if the case has no slice with lesion. The other mask of a slice is that of the slice which is half
-        of all slices with lesion further on, so that the two have few lesions in common.
+        of all slices with lesion further on, so that the two have few lesions in common. In a volume, every slice with lesion
+        has that other mask.
     """
     scan = read_scan(folder, case)
     grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
     fractions = grid.label_fractions(read_ground_truth(folder, case))
     is_scored = fractions[:, 1:] < 0.5
-    with_lesion = ((fractions[:, :1] >= 0.5) & is_scored).flatten(1).any(dim=1).numpy() & with_brain
-    lesion_slices = np.flatnonzero(with_lesion)
+    is_lesion = (fractions[:, :1] >= 0.5) & is_scored
+    if grid_settings.spatial_dims == 3:
+        lesion_slices = is_lesion[0, 0].flatten(0, 1).any(dim=0).nonzero().squeeze(1)
+        if not with_brain.any() or not len(lesion_slices):
+            return None
+        other = fractions[:, :1].clone()
+        other[..., lesion_slices] = other[..., lesion_slices.roll(-(len(lesion_slices) // 2))]
+        return ProbedSlices(case, [0], grid.slices(scan.image), fractions[:, :1], other, is_scored)
+    lesion_slices = np.flatnonzero(is_lesion.flatten(1).any(dim=1).numpy() & with_brain)
     if not len(lesion_slices):
         return None
     chosen = np.unique(np.linspace(0, len(lesion_slices) - 1, num_slices).round().astype(int))
@@ -138,7 +147,7 @@ def probe_case(
     Returns:
         Rows with case, slices (their number), start ("truth", "empty", "other_slice"), t and dice.
     """
-    height, width = slices.image.shape[2:]
+    inside = tuple(map(slice, slices.image.shape[2:]))
     image = add_coordinates(slices.image) if has_coordinates(model) else slices.image
     image, truth, other = (pad_to_multiple(part, model.divisor).to(device) for part in (image, slices.truth, slices.other))
     noise = MemberNoise([("probe", seed, slices.case, number) for number in slices.slice_numbers])
@@ -149,14 +158,14 @@ def probe_case(
         for t in timesteps:
             x_t = model.schedule.diffuse(x0, torch.full((len(x0),), t, device=device), noise)
             parts = zip(x_t.split(_BATCH), image.split(_BATCH), strict=True)
-            estimate = torch.cat([model.coding.decode(model(*part, t)) for part in parts])[..., :height, :width].cpu()
+            estimate = torch.cat([model.coding.decode(model(*part, t)) for part in parts])[:, :, *inside].cpu()
             dice = _dice(estimate, slices)
             rows.append({"case": slices.case, "slices": len(x0), "start": start, "t": t, "dice": dice})
     return rows
 
 
 def _dice(estimate: Tensor, slices: ProbedSlices) -> float:
-    """Return the Dice of an estimate (B, 1, H, W) over all slices. The truth is never empty."""
+    """Return the Dice of an estimate (B, 1, *S) over all slices. The truth is never empty."""
     predicted = (estimate >= 0.5) & slices.is_scored
     truth = (slices.truth >= 0.5) & slices.is_scored
     return float(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))

@@ -128,7 +128,9 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         job=job,
         segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, choice.precision), reliability),
         noise=noise,
-        grid=GridSettings(**trained["grid"], members=job.settings["grid_members"]),
+        grid=GridSettings(
+            **trained["grid"], members=job.settings["grid_members"], spatial_dims=trained["settings"]["spatial_dims"]
+        ),
         store=PredictionFolder(job.folder, version),
         presegmentations=presegmentations,
         device=device,

@@ -20,7 +20,7 @@ from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 # Assumed until brain masks exist.
 SHARE_WITH_BRAIN = 0.76  # of a scan's slices
-BRAIN_BOX_MM = (145.0, 170.0)  # size along X and Y, including the margin
+BRAIN_BOX_MM = (145.0, 170.0, 150.0)  # size along X, Y and Z, including the margin
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class CaseSize:
         shape: (X, Y, Z) of the scan.
         size: (height, width) in pixels of the slices that networks see.
         with_brain: number of slices with brain.
+        volume_size: (height, width, depth) in pixels of the volume that networks in three dimensions see.
     """
 
     case: str
@@ -69,6 +70,17 @@ class CaseSize:
     shape: tuple[int, int, int]
     size: tuple[int, int]
     with_brain: int
+    volume_size: tuple[int, int, int]
+
+    def image_size(self, spatial_dims: int) -> tuple[int, ...]:
+        """Return the size of the images that a network of so many dimensions sees."""
+        return self.size if spatial_dims == 2 else self.volume_size
+
+    def num_images(self, spatial_dims: int, all_slices: bool = False) -> int:
+        """Return the number of images of the case: the volume, or the slices with brain, or all slices."""
+        if spatial_dims == 3:
+            return 1
+        return self.shape[2] if all_slices else self.with_brain
 
 
 @dataclass(frozen=True)
@@ -162,12 +174,12 @@ def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> list[CaseSize]:
     """
     from pd_ddpm.data.working_grid import GridSettings
 
-    settings = GridSettings(**grid)
-
     def size(case: str, site: str) -> CaseSize:
         mask = read_image(prepared.parent / f"{case}_brain.nii.gz", mask=True)
-        working, with_brain = settings.working_grid(np.asarray(mask.dataobj) > 0, spacing_mm(mask))
-        return CaseSize(case, site, mask.shape, working.size, int(with_brain.sum()))
+        brain, spacing = np.asarray(mask.dataobj) > 0, spacing_mm(mask)
+        slices, with_brain = GridSettings(**grid).working_grid(brain, spacing)
+        volume, _ = GridSettings(**grid, spatial_dims=3).working_grid(brain, spacing)
+        return CaseSize(case, site, mask.shape, slices.size, int(with_brain.sum()), volume.size)
 
     cases = read_sealed_csv(prepared)
     return [size(case, site) for case, site in zip(cases["case"], cases["site"], strict=True)]
@@ -194,11 +206,11 @@ def published_scans(source: Mapping[str, Any]) -> list[KnownScan]:
 
 def assumed_size(scan: KnownScan, grid: Mapping[str, Any]) -> CaseSize:
     """Return the size of a case without brain mask, on the grid of the configuration's section `grid`."""
-    size = np.array(scan.shape[:2], dtype=float)
-    spacing = scan.spacing_mm[:2]
+    size = np.array(scan.shape, dtype=float)
     if grid["region"] == "brain_box":
-        size = np.minimum(size, np.divide(BRAIN_BOX_MM, spacing))
+        size = np.minimum(size, np.divide(BRAIN_BOX_MM, scan.spacing_mm))
     if grid["spacing_mm"] is not None:
-        size = size * spacing / grid["spacing_mm"]
-    height, width = np.maximum(1, size.round()).astype(int).tolist()
-    return CaseSize(scan.case, scan.site, tuple(scan.shape), (height, width), round(SHARE_WITH_BRAIN * scan.shape[2]))
+        size = size * scan.spacing_mm / grid["spacing_mm"]
+    height, width, depth = np.maximum(1, size.round()).astype(int).tolist()
+    with_brain = round(SHARE_WITH_BRAIN * scan.shape[2])
+    return CaseSize(scan.case, scan.site, tuple(scan.shape), (height, width), with_brain, (height, width, depth))

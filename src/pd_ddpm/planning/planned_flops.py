@@ -11,7 +11,7 @@ from typing import Any
 from pd_ddpm.config import resolve
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
-from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes
+from pd_ddpm.planning.case_sizes import CohortSizes
 from pd_ddpm.planning.device_rates import Rate
 from pd_ddpm.planning.jobs import Sampling, evaluations_per_slice
 from pd_ddpm.runtime.code_version import code_version
@@ -41,7 +41,7 @@ class PlannedFlops:
     def training(self, run: Run) -> int:
         """Return the FLOPs of training a network, including its validations."""
         settings = resolve.network(self.config, run.name)
-        channels = self._channels(run.dataset)
+        channels, spatial_dims = self._channels(run.dataset), settings["spatial_dims"]
         validation_cases = self.cohorts[run.dataset].with_role(run.split, "validation")
         slices_per_case = max(1, settings["validation_slices"] // max(1, len(validation_cases)))
         per_validation = 0
@@ -50,8 +50,8 @@ class PlannedFlops:
             (validation,) = self._count(run.name, channels, "validation")
             estimates = validation / per_patch
             for case in validation_cases:
-                per_slice = self._evaluation(run.name, channels, case.size)
-                per_validation += round(min(slices_per_case, case.with_brain) * estimates * per_slice)
+                per_image = self._evaluation(run.name, channels, case.image_size(spatial_dims))
+                per_validation += round(min(slices_per_case, case.num_images(spatial_dims)) * estimates * per_image)
         validations = -(-settings["steps"] // settings["validate_every"])
         (steps,) = self._count(run.name, channels, "steps")
         return steps + validations * per_validation
@@ -63,11 +63,12 @@ class PlannedFlops:
         if not shared + per_member:
             return 0
         network, channels = resolve.method(self.config, run.name)["network"], self._channels(run.dataset)
+        spatial_dims = resolve.network(self.config, network)["spatial_dims"]
         total = 0
         for case in self.cohorts[run.dataset].with_role(run.split, "test"):
-            shared_flops, member_flops = self._per_slice(network, channels, case.size)
+            shared_flops, member_flops = self._per_slice(network, channels, case.image_size(spatial_dims))
             evaluations = sampling.members * (per_member or shared)
-            total += num_slices(case, sampling) * (shared_flops + evaluations * member_flops)
+            total += case.num_images(spatial_dims, sampling.all_slices) * (shared_flops + evaluations * member_flops)
         return total
 
     def parameters(self, run: Run) -> int:
@@ -100,19 +101,13 @@ class PlannedFlops:
         return self._counts[key]
 
 
-def padded(size: Sequence[int], divisor: int) -> tuple[int, int]:
-    """Return (height, width) rounded up to multiples of a network's divisor."""
-    height, width = (length + -length % divisor for length in size)
-    return height, width
-
-
-def num_slices(case: CaseSize, sampling: Sampling) -> int:
-    """Return the number of slices of a case that the network segments."""
-    return case.shape[2] if sampling.all_slices else case.with_brain
+def padded(size: Sequence[int], divisor: int) -> tuple[int, ...]:
+    """Return the lengths of an image rounded up to multiples of a network's divisor."""
+    return tuple(length + -length % divisor for length in size)
 
 
 def network_evaluations(config: Config, cohorts: Mapping[str, CohortSizes], sampling: Sampling) -> int:
-    """Return the number of network evaluations of a slice in a sampling.
+    """Return the number of network evaluations of slices or volumes in a sampling; 0 if it evaluates none.
 
     Args:
         config: a canonical configuration.
@@ -120,8 +115,12 @@ def network_evaluations(config: Config, cohorts: Mapping[str, CohortSizes], samp
         sampling: run and members.
     """
     shared, per_member = evaluations_per_slice(config, sampling.run.name)
+    if not shared + per_member:
+        return 0
+    spatial_dims = resolve.network(config, resolve.method(config, sampling.run.name)["network"])["spatial_dims"]
     test_cases = cohorts[sampling.run.dataset].with_role(sampling.run.split, "test")
-    return sum(num_slices(case, sampling) for case in test_cases) * (shared + sampling.members * per_member)
+    images = sum(case.num_images(spatial_dims, sampling.all_slices) for case in test_cases)
+    return images * (shared + sampling.members * per_member)
 
 
 def read_cache(path: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def doubt_lines(config: Config, jobs: Sequence[Job]) -> list[str]:
 
 def evaluations_line(evaluations: int) -> str:
     """Return the number of network evaluations in sampling."""
-    return f"{evaluations:,} network evaluations of a slice in sampling"
+    return f"{evaluations:,} network evaluations of a slice or volume in sampling"
 
 
 def flops_line(flops: Flops) -> str:

@@ -141,7 +141,8 @@ def read_data(job: TrainJob) -> TrainingData:
             inner folds.
         ValueError: a case has no slice with enough brain, or no training case has a lesion.
     """
-    roles, grid, raters = cases_by_role(job.splits, job.split), GridSettings(**job.grid), job.settings["raters"]
+    roles, raters = cases_by_role(job.splits, job.split), job.settings["raters"]
+    grid = GridSettings(**job.grid, spatial_dims=job.settings["spatial_dims"])
     if (inner_fold := job.settings["inner_fold"]) is not None:
         left_out = cases_of_inner_fold(job.splits, job.split, inner_fold)
         roles["train"] = [case for case in roles["train"] if case not in left_out]

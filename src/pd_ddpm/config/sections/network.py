@@ -20,7 +20,7 @@ Precision = Annotated[
     ),
 ]
 Level = Annotated[float, Field(gt=0, lt=1)]
-Axis = Annotated[int, Field(ge=0, le=1), WHOLE]
+Axis = Annotated[int, Field(ge=0, le=2), WHOLE]
 InnerFold = Annotated[str, Field(pattern="^[1-9][0-9]*-of-[1-9][0-9]*$", examples=["1-of-3"])]
 Widths = Annotated[list[Count], Field(min_length=2)]
 
@@ -30,8 +30,11 @@ class TrainingSettings(Section):
 
     steps: Count = Field(description="Optimiser steps.")
     batch: Count = Field(description="Patches in a step.")
-    crop: Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(
-        description="Size of a training patch along X and Y of the scan, in pixels of the working grid."
+    crop: Annotated[list[Count], Field(min_length=2, max_length=3)] = Field(
+        description=(
+            "Size of a training patch along X and Y of the scan, and along Z for networks of volumes, in pixels of the working "
+            "grid."
+        )
     )
     crop_position: Literal["uniform", "centre_weighted"] = Field(
         description=(
@@ -63,11 +66,18 @@ class TrainingSettings(Section):
         description="best: the weights with the best validation Dice, after any warm-up; last: those of the last step."
     )
     validate_every: Count = Field(description="Steps between validations.")
-    validation_slices: Count = Field(description="Slices that are validated on, over all validation cases.")
-    lesion_share: Share | None = Field(
-        description="Share of patches from slices with lesion; the others come from all slices with brain. null: all alike."
+    validation_slices: Count = Field(
+        description="Slices that are validated on, over all validation cases; a volume is validated as a whole."
     )
-    flip: list[Axis] = Field(description="In-plane axes (0 is X, 1 is Y) that are mirrored with probability 0.5.")
+    lesion_share: Share | None = Field(
+        description=(
+            "Share of patches from slices or volumes with lesion; the others come from all slices with brain or all volumes. "
+            "null: all alike."
+        )
+    )
+    flip: list[Axis] = Field(
+        description="Axes (0 is X, 1 is Y, and 2 is Z for networks of volumes) that are mirrored with probability 0.5."
+    )
     intensity_jitter: NonNegative = Field(description="Standard deviation of a random gain and offset of each channel.")
     raters: Literal["first", "random"] = Field(
         description=(
@@ -103,7 +113,22 @@ class TrainingSettings(Section):
 class _Network(TrainingSettings):
     """What every network has."""
 
-    spatial_dims: Annotated[Literal[2], WHOLE] = Field(description="2: slices.")
+    spatial_dims: Annotated[Literal[2, 3], WHOLE] = Field(
+        description=(
+            "2: slices. 3: volumes, of which patches are trained on, and each is sampled and validated as a whole, padded to a "
+            "multiple of the network's down-sampling factor."
+        )
+    )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield those of all trainings, and a crop or axes that do not have the dimensions of the network."""
+        yield from super().contradictions()
+        if len(self.crop) != self.spatial_dims:
+            finding = f"it has {len(self.crop)} sizes, but the network has {self.spatial_dims} spatial dimensions"
+            yield Contradiction("crop", finding, "Set one size per dimension")
+        if beyond := [axis for axis in self.flip if axis >= self.spatial_dims]:
+            finding = f"axis {', '.join(map(str, beyond))} is beyond the {self.spatial_dims} spatial dimensions of the network"
+            yield Contradiction("flip", finding, "Remove it, or set `spatial_dims: 3`")
 
 
 class _SupervisedNetwork(_Network):

@@ -26,9 +26,9 @@ NOTES = (
     "covers only the last attempt of a job, or from the job's own record if that is longer: the seconds of a training, and "
     "those of the cases of a method, count all attempts. Work of a killed job after its last saved state is in neither. Hours "
     "of masks from files are those of another program, which are not known.",
-    "Evaluations and FLOPs are planned values. Networks process the slices of the test cases that contain brain, padded to a "
-    "multiple of their divisor; a training includes its validations. FLOP/s are these FLOPs divided by the hours, which "
-    "include reading, writing and the start of a job.",
+    "Evaluations and FLOPs are planned values. Networks process the slices of the test cases that contain brain, or whole "
+    "volumes, padded to a multiple of their divisor; a training includes its validations. FLOP/s are these FLOPs divided by "
+    "the hours, which include reading, writing and the start of a job.",
     "Planned hours use the rate that `make plan` or the start of a run measured on this device; they are empty without a "
     "measurement. GPU hours are hours times the number of GPUs of a job, for jobs whose network ran on a GPU.",
 )
