@@ -380,6 +380,35 @@ def test_dropout_is_active_in_training_only():
     assert torch.equal(network(x, t), network(x, t))
 
 
+def retained_bytes(network, x, t):
+    """Return the memory that a forward pass leaves allocated for the backward pass."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        output = network(x, t)
+    assert output.requires_grad
+    return sum(event.self_cpu_memory_usage for event in profile.key_averages())
+
+
+@pytest.mark.parametrize("changes", [{}, {"spatial_dims": 3, "skip": "average", "dropout": 0.3, "residual_blocks": 2}])
+def test_activation_checkpointing_has_the_same_gradients_in_less_memory(changes):
+    gradients, memory = [], []
+    for activation_checkpointing in (False, True):
+        network = small(**changes, activation_checkpointing=activation_checkpointing)
+        x, t = normal(1, 3, *[32, 16, 8][: network.first.weight.ndim - 2]), torch.tensor([300])
+        torch.manual_seed(0)
+        network(x, t).square().mean().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+        memory.append(retained_bytes(network, x, t))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert memory[1] < memory[0] / 2
+
+
+def test_activation_checkpointing_changes_nothing_without_gradients():
+    plain, saving = (small(activation_checkpointing=saves).eval() for saves in (False, True))
+    x, t = normal(1, 3, 8, 8), torch.tensor([7])
+    with torch.inference_mode():
+        assert torch.equal(plain(x, t), saving(x, t))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

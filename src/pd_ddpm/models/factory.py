@@ -65,6 +65,7 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
         groups=settings.get("groups"),
         middle_attention=settings.get("middle_attention", True),
         time_injection=settings.get("time_injection", "fixed"),
+        activation_checkpointing=settings.get("activation_checkpointing", False),
     )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
     denoiser_arguments = (DenoisingUNet(network_settings), schedule, CODINGS[settings["mask_coding"]], settings["predicts"])

@@ -205,6 +205,12 @@ class _Denoiser(_Network):
         )
     )
     dropout: Share = Field(description="Dropout probability in residual blocks.")
+    activation_checkpointing: bool = Field(
+        description=(
+            "true: the backward pass computes the activations of each residual block again, which takes about a third more "
+            "time and a fraction of the memory. Gradients are the same."
+        )
+    )
     schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
     T: Count = Field(description="Steps of the whole diffusion process.")
     t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pd_ddpm.models.networks.blocks import (
     Downsample,
@@ -40,6 +42,8 @@ class DenoisingUNetSettings:
         scale_shift: if true, the timestep scales and shifts the features; otherwise it is added to them.
         time_injection: what happens to an added timestep where a normalisation has groups of one channel, see
             `ResidualBlock`: "fixed", or "as_released" in PatchDDM.
+        activation_checkpointing: whether the backward pass computes the activations within each residual block again, in
+            place of keeping them. Gradients are the same.
         dropout: probability of dropout before the last convolution of each residual block.
         middle_attention: whether there is attention between the two residual blocks of the coarsest level.
         groups: groups of the normalisations (PatchDDM: 29); None: at most 32, see `group_norm`.
@@ -59,6 +63,7 @@ class DenoisingUNetSettings:
     middle_attention: bool = True
     groups: int | None = None
     time_injection: Literal["fixed", "as_released"] = "fixed"
+    activation_checkpointing: bool = False
 
 
 class DenoisingUNet(nn.Module):
@@ -70,7 +75,7 @@ class DenoisingUNet(nn.Module):
         ValueError: if a setting is out of range.
 
     Reference: Ho et al. 2020 (DDPM), App. B; Dhariwal & Nichol 2021 (guided diffusion), Sec. 3; PD-DDPM, Sec. 3.2
-    (sizes); Bieder et al. 2023 (PatchDDM), Fig. 2 (averaged skips).
+    (sizes); Bieder et al. 2023 (PatchDDM), Fig. 2 (averaged skips); Chen et al. 2016 (activation checkpointing).
     """
 
     def __init__(self, settings: DenoisingUNetSettings) -> None:
@@ -86,6 +91,7 @@ class DenoisingUNet(nn.Module):
             )
         self.divisor = factors[-1]
         self.skip = settings.skip
+        self.activation_checkpointing = settings.activation_checkpointing
 
         block = partial(
             ResidualBlock,
@@ -150,13 +156,19 @@ class DenoisingUNet(nn.Module):
         h = self.first(x)
         skips = [h]
         for module in self.down.values():
-            h = module(h, embedding) if isinstance(module, ResidualBlock) else module(h)
+            h = self._block(module, h, embedding) if isinstance(module, ResidualBlock) else module(h)
             skips.append(h)
         for module in self.middle.values():
-            h = module(h, embedding)
+            h = self._block(module, h, embedding)
         for module in self.up.values():
             if isinstance(module, ResidualBlock):
-                h = module(join_skip(h, skips.pop(), self.skip), embedding)
+                h = self._block(module, join_skip(h, skips.pop(), self.skip), embedding)
             else:
                 h = module(h)
         return self.last(h)
+
+    def _block(self, block: ResidualBlock, h: Tensor, embedding: Tensor) -> Tensor:
+        """Return the block's output, with or without its activations for the backward pass."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, h, embedding, use_reentrant=False)
+        return block(h, embedding)
