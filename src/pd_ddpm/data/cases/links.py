@@ -17,10 +17,12 @@ def glob_through_links(folder: str | Path, pattern: str) -> Iterator[Path]:
         folder: folder to search; nothing is yielded if it does not exist.
         pattern: glob relative to the folder, such as `**/wmh.nii.gz`.
     """
-    folder, patterns = Path(folder), pattern.split("/")
-    for path in _files_below(folder, frozenset()):
-        if _is_match(path.relative_to(folder).parts, patterns):
-            yield path
+    yield from (path for path in _files_below(Path(folder), frozenset()) if is_match(path.relative_to(folder), pattern))
+
+
+def is_match(path: Path, pattern: str) -> bool:
+    """Return whether a relative path matches a glob such as `**/wmh.nii.gz`."""
+    return _is_match(path.parts, pattern.split("/"))
 
 
 def _files_below(folder: Path, parents: frozenset[str]) -> Iterator[Path]:

@@ -10,14 +10,12 @@ from typing import Any
 import pandas as pd
 
 from pd_ddpm.config.run import Run
-from pd_ddpm.data.cases.links import glob_through_links
+from pd_ddpm.data.cases.links import glob_through_links, is_match
 from pd_ddpm.data.cases.scan_versions import write_scan_versions
 from pd_ddpm.data.cases.table import CohortError, read_cells
 from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
 from pd_ddpm.runtime.sealed_tables import read_sealed_csv, write_sealed_csv
-
-_MAX_LISTED = 20
 
 
 def find_mask_files(
@@ -45,7 +43,7 @@ def find_mask_files(
         source = f"{folder}/{settings['pattern']}"
         # A case's name is no glob, even if it holds brackets.
         patterns = {case: settings["pattern"].format(case=glob.escape(case), **run_fields) for case in cases}
-        files, key = {case: _matches(folder, pattern) for case, pattern in patterns.items()}, f"{key}.pattern"
+        files, key = _matches(folder, patterns), f"{key}.pattern"
     if not are_required:
         cases = [case for case in cases if files.get(case)]
     if problems := list(_problems(f"`{key}`: {source}", files, cases)):
@@ -77,8 +75,7 @@ def read_mask_files(table: Path) -> tuple[dict[str, Path], int | None]:
 def _problems(location: str, files: Mapping[str, Sequence[Path]], cases: Sequence[str]) -> Iterator[Problem]:
     """Yield one problem that names the cases without a file, and one for each case whose file is ambiguous or missing."""
     if absent := [case for case in cases if not files.get(case)]:
-        listed = ", ".join(absent[:_MAX_LISTED]) + (", ..." if len(absent) > _MAX_LISTED else "")
-        problem = f"{len(absent)} of {len(cases)} cases have no file: {listed}"
+        problem = f"{len(absent)} of {len(cases)} cases have no file: {', '.join(absent)}"
         yield Problem(location, problem, "Let the other program segment these cases, or correct the key")
     for case in cases:
         matches = files.get(case, ())
@@ -89,8 +86,10 @@ def _problems(location: str, files: Mapping[str, Sequence[Path]], cases: Sequenc
             yield missing_file_problem(matches[0]).within(f"case {case}")
 
 
-def _matches(folder: Path, pattern: str) -> list[Path]:
-    return sorted(glob_through_links(folder, pattern))
+def _matches(folder: Path, patterns: Mapping[str, str]) -> dict[str, list[Path]]:
+    """Return the files that match the glob of each case. The folder is searched once."""
+    paths = [(path, path.relative_to(folder)) for path in glob_through_links(folder, "**/*")]
+    return {case: sorted(path for path, name in paths if is_match(name, pattern)) for case, pattern in patterns.items()}
 
 
 def _files_of_table(table: Path) -> dict[str, list[Path]]:
