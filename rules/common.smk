@@ -1,5 +1,6 @@
 # Settings, constants and input functions that several rules share. What needs no Snakemake is in the package.
 
+import atexit
 import json
 import os
 import subprocess
@@ -114,10 +115,25 @@ def require_device():
                 raise WorkflowError(str(problem)) from None
 
 
+def future_inputs():
+    """Return a problem for each input of a planned job that is dated in the future."""
+    # After a dry run, all jobs count as finished.
+    planned = workflow.dag.needrun_jobs(exclude_finished=False)
+    return clock.future_problems(str(file) for job in planned for file in job.input)
+
+
 def require_past():
     """Stop before anything runs if an input of a job is dated in the future."""
-    if problems := clock.future_problems(str(file) for job in workflow.dag.needrun_jobs() for file in job.input):
+    if problems := future_inputs():
         raise WorkflowError("\n".join(map(str, problems)))
+
+
+@atexit.register
+def name_future_inputs():
+    """Name inputs that are dated in the future after a dry run, in which Snakemake calls no handler."""
+    if workflow.is_main_process and workflow.output_settings.dryrun and workflow.dag is not None:
+        for problem in future_inputs():
+            print(f"This run would stop: {problem}", file=sys.stderr)
 
 
 def unaccepted_licence(name):

@@ -368,6 +368,8 @@ def test_file_of_the_future_stops_the_run(fresh: Path) -> None:
     tomorrow = time.time() + 86400
     os.utime(fresh / "results/own/cases.csv", (tomorrow, tomorrow))
     assert "results/own/cases.csv: it is dated in the future" in error(snakemake(fresh, target, *options))
+    dry_run = snakemake(fresh, "-n", target, *options)
+    assert "This run would stop: results/own/cases.csv: it is dated in the future" in dry_run.stderr
     (fresh / "results/own/cases.csv").touch()
     assert snakemake(fresh, target, "--touch", *options).returncode == 0
     assert jobs(snakemake(fresh, "-n", target, *options)) == {}
