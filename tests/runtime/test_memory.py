@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from pd_ddpm.commands import check
+from pd_ddpm.commands.main import main
 from pd_ddpm.runtime.memory import MemoryShortageError, describe, is_shortage
 
 JOB = """
@@ -37,6 +39,24 @@ def test_job_out_of_memory_names_what_to_reduce(tmp_path):
 def test_describe_names_what_to_reduce_after_a_lack_of_memory(error):
     assert is_shortage(error)
     assert "Reduce `--batch`, or request more memory." in describe(error, "`--batch`")
+
+
+def test_describe_quotes_the_line_that_names_memory():
+    error = ValueError("scan a: 2 problem(s):\n  f.nii: the header is damaged.\n  t.nii: cannot allocate memory.")
+    assert describe(error, "`--batch`").startswith("out of memory (t.nii: cannot allocate memory.). Reduce `--batch`")
+
+
+def test_command_whose_libraries_do_not_fit_into_memory_names_what_to_reduce(monkeypatch, capsys):
+    errors = [ImportError("libtorch_cpu.so: failed to map segment from shared object"), ImportError("No module named 'torch'")]
+
+    def run(options):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(check, "run", run)
+    assert main(["check", "scans"]) == 1
+    assert "out of memory (libtorch_cpu.so: failed to map segment" in capsys.readouterr().err
+    with pytest.raises(ImportError, match="No module named"):
+        main(["check", "scans"])
 
 
 def test_describe_leaves_other_messages():

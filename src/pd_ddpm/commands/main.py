@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from pd_ddpm.commands import check, convert, export, predict
 from pd_ddpm.commands.parsing import error_sentence
+from pd_ddpm.runtime.memory import is_shortage
 
 COMMANDS = (check, export, predict, convert)
 
@@ -20,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        # PyTorch may not fit into the memory. Other imports that fail are faults of the installation.
+        if isinstance(error, ImportError) and not is_shortage(error):
+            raise
         print(f"pd-ddpm: {error_sentence(error)}", file=sys.stderr)
         return 1
 

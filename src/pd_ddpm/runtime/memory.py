@@ -36,7 +36,7 @@ def explain_memory_shortage(task: str, keys: Mapping[str, Any], precision: Any, 
         if not is_shortage(error):
             raise
         reduce = " or ".join(f"`{key}` ({value})" for key, value in keys.items())
-        cause = _first_line(error)
+        cause = _cause(error)
         raise MemoryShortageError(
             f"{task}: out of memory ({cause}). Reduce {reduce}, use `precision: bfloat16` (currently {precision}), or "
             f"request more memory. {kept}"
@@ -46,7 +46,7 @@ def explain_memory_shortage(task: str, keys: Mapping[str, Any], precision: Any, 
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error was caused by a lack of memory."""
     is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_memory_error or any(message in str(error).lower() for message in _MESSAGES)
+    return is_memory_error or _names_shortage(str(error))
 
 
 def describe(error: Exception, reduce: str) -> str:
@@ -58,11 +58,17 @@ def describe(error: Exception, reduce: str) -> str:
     """
     if not is_shortage(error) or isinstance(error, MemoryShortageError):
         return str(error)
-    return f"out of memory ({_first_line(error)}). Reduce {reduce}, or request more memory. Finished results are kept."
+    return f"out of memory ({_cause(error)}). Reduce {reduce}, or request more memory. Finished results are kept."
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _cause(error: Exception) -> str:
+    """Return the line of a message that names the lack of memory, or else its first line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next(filter(_names_shortage, lines), lines[0]).strip()
+
+
+def _names_shortage(text: str) -> bool:
+    return any(message in text.lower() for message in _MESSAGES)
 
 
 def available_memory(root: Path = Path("/")) -> int:
