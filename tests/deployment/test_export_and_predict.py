@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -618,6 +619,39 @@ def test_bundle_of_a_method_that_starts_from_files_needs_the_option(workflow, pr
     )
     assert code == 1
     assert "the masks of 'nnunet' are files of another program, so there is no network to export" in printed.err
+
+
+def test_bids_app_segments_the_named_participants_as_predict_does(workflow, predict, tmp_path, capsys):
+    study = tmp_path / "study"
+    for number in (3, 4):
+        anat = study / f"sub-0{number}" / "ses-1" / "anat"
+        anat.mkdir(parents=True)
+        for channel, suffix in (("FLAIR", "FLAIR"), ("T1", "T1w")):
+            shutil.copy(workflow.scans / f"p{number}" / f"{channel}.nii.gz", anat / f"sub-0{number}_ses-1_{suffix}.nii.gz")
+    (study / "dataset_description.json").write_text('{"Name": "study", "BIDSVersion": "1.10.0"}', encoding="utf-8")
+    output = study / "derivatives" / "pd-ddpm"
+    arguments = ["bids", str(study), str(output), "participant", "--model", str(workflow.bundle), "--threads", "1"]
+    assert main([*arguments, "--participant-label", "07"]) == 1
+    assert "sub-07 has no scan in" in capsys.readouterr().err
+    code, printed = main([*arguments, "--participant-label", "03", "--batch", "8"]), capsys.readouterr()
+    assert code == 0, printed.err
+    assert f"1 cases of pd-ddpm, written to {output}" in printed.out
+    assert (output / "dataset_description.json").is_file()
+    masks = sorted(path.relative_to(output).as_posix() for path in output.rglob("*_mask.nii.gz"))
+    assert masks == ["sub-03/ses-1/anat/sub-03_ses-1_space-orig_label-WMH_desc-pdDdpm_mask.nii.gz"]
+    assert predict("--name", "sub-03_ses-1", output="single")[0] == 0
+    ours, alone = (nib.load(path).get_fdata() for path in (output / masks[0], tmp_path / "single" / "mask.nii.gz"))
+    np.testing.assert_array_equal(ours, alone)
+    # The derivative in the dataset is no scan of the next run.
+    assert main([*arguments, "--participant-label", "03", "--batch", "8"]) == 0
+    assert "already complete" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"pd-ddpm {version('pd-ddpm')}\n"
 
 
 @pytest.fixture

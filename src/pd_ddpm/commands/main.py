@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from pd_ddpm.commands import check, convert, export, predict
+from pd_ddpm.commands import bids, check, convert, export, predict
 from pd_ddpm.commands.parsing import error_sentence
 from pd_ddpm.runtime.memory import is_shortage
 
-COMMANDS = (check, export, predict, convert)
+COMMANDS = (check, export, predict, bids, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

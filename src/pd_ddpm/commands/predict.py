@@ -65,6 +65,9 @@ def add(commands: Commands) -> None:
     predict.add_argument(
         "scans", type=user_path, nargs="?", metavar="SCANS", help="many scans: a csv, a BIDS dataset or a folder"
     )
+    predict.add_argument(
+        "--participant", nargs="+", type=participant_label, default=[], metavar="LABEL", help="only sub-LABEL of a BIDS dataset"
+    )
     predict.add_argument("--flair", type=user_path, metavar="FILE", help="the FLAIR scan, whose grid all results have")
     predict.add_argument("--t1", type=user_path, metavar="FILE", help="the T1 scan, on any grid")
     predict.add_argument(
@@ -84,6 +87,13 @@ def add(commands: Commands) -> None:
         "--name",
         help="name of the scan; default: on the page that of the output folder, for the noise that of the first file",
     )
+    add_sampling_options(predict)
+    predict.add_argument("--overwrite", action="store_true", help="replace an existing prediction")
+    predict.set_defaults(run=run)
+
+
+def add_sampling_options(predict: argparse.ArgumentParser) -> None:
+    """Add the options that determine how members are sampled, and on what."""
     predict.add_argument("--members", type=int, metavar="K", help="number of ensemble members; default: the bundle's")
     predict.add_argument("--t-start", type=int, metavar="T'", help="start timestep of the reverse chain; default: the bundle's")
     predict.add_argument("--steps", type=int, metavar="N", help="number of reverse steps; default: the bundle's")
@@ -98,8 +108,6 @@ def add(commands: Commands) -> None:
         "--batch", type=int, default=20, help="images per network evaluation; affects speed and memory only (%(default)s)"
     )
     predict.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (%(default)s)")
-    predict.add_argument("--overwrite", action="store_true", help="replace an existing prediction")
-    predict.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -127,6 +135,10 @@ def run(options: argparse.Namespace) -> int:
     }
     predictor = _Predictor(options, bundle, stages, seeds)
     if options.scans is None:
+        if options.participant:
+            raise ProblemError(
+                Problem("--participant", "it selects from many scans, but SCANS is missing", "Give a BIDS dataset")
+            )
         predictor.predict(_scan_folder(options, bundle, fingerprint_inputs))
         return 0
     return _predict_each(predictor, *_scan_folders(options, bundle, fingerprint_inputs))
@@ -171,9 +183,27 @@ def _scan_folders(
     has_safe_name = (table["case"] != "") & (table["case"].map(clean_name) == table["case"])
     is_complete = (table[bundle.channels] != "").all(axis=1) & has_safe_name
     cases = table[is_complete].drop(columns=["role", "fold"]).to_dict("records")
+    if options.participant:
+        cases = _cases_of(options.participant, cases, options.scans)
+        problems = [problem for problem in problems if any(f"sub-{label}" in problem for label in options.participant)]
     for case in cases if options.presegmentation else ():
         case["presegmentation"] = str(options.presegmentation).replace("{case}", case["case"])
     return [ScanFolder(options.output / case["case"], case, fingerprint_inputs) for case in cases], problems
+
+
+def participant_label(text: str) -> str:
+    """Return the label of a participant, which may be written with "sub-"."""
+    return text.removeprefix("sub-")
+
+
+def _cases_of(participants: Sequence[str], cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Return the cases of some participants of a BIDS dataset."""
+    wanted = {f"sub-{label}" for label in participants}
+    selected = [case for case in cases if case["case"].partition("_")[0] in wanted]
+    if missing := wanted - {case["case"].partition("_")[0] for case in selected}:
+        problem = f"{', '.join(sorted(missing))} has no scan in {folder} that the bundle can segment"
+        raise ProblemError(Problem("--participant", problem, "Correct the label"))
+    return selected
 
 
 def _predict_each(predictor: "_Predictor", folders: "Sequence[ScanFolder]", problems: Sequence[str]) -> int:
