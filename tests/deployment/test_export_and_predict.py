@@ -556,6 +556,20 @@ def test_predict_equals_the_workflow(workflow, predict, tmp_path, method):
     assert ours["mask"].get_fdata().any()
 
 
+def test_predict_samples_slices_in_batches_and_members_of_volumes_one_by_one(workflow, predict, tmp_path, monkeypatch):
+    batches, segment = [], predict_scan.segment_case
+
+    def record(*arguments, batch, **options):
+        batches.append(batch)
+        return segment(*arguments, batch=batch, **options)
+
+    monkeypatch.setattr(predict_scan, "segment_case", record)
+    bundle = tmp_path / "bundle"
+    assert main(["export", str(workflow.results), "--method", "pd-ddpm-3d", "--output", str(bundle)]) == 0
+    assert predict("--name", "p3", model=bundle)[0] == 0
+    assert batches == [8, 1]
+
+
 @pytest.mark.parametrize("part", ["mask", "samples"])
 def test_predict_from_the_mask_of_the_presegmenter_equals_predict_without_the_option(workflow, predict, tmp_path, part):
     flair = nib.load(workflow.scans / "p3" / "FLAIR.nii.gz")

@@ -105,7 +105,10 @@ def add_sampling_options(predict: argparse.ArgumentParser) -> None:
         help="precision of the networks; default: the bundle's",
     )
     predict.add_argument(
-        "--batch", type=int, default=20, help="images per network evaluation; affects speed and memory only (%(default)s)"
+        "--batch",
+        type=int,
+        default=20,
+        help="slices per network evaluation, volumes are one each; affects speed and memory only (%(default)s)",
     )
     predict.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (%(default)s)")
 

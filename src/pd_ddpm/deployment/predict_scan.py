@@ -101,7 +101,7 @@ def sample_members(
         scan: the scan, on its own grid.
         orientation: axis codes of the networks' training scans, such as "LPS". The networks receive the reoriented scan.
         device: device of the networks.
-        batch: images per evaluation of a network.
+        batch: slices per evaluation of a network. A volume fills any device, so members of volumes are sampled one by one.
         partial_dir: folder for partial results, from which a killed process resumes.
         fingerprint_inputs: everything that the members depend on.
         presegmentation: (X, Y, Z) in [0, 1] on the scan's own grid, if the only stage starts from a mask that was given.
@@ -126,7 +126,7 @@ def sample_members(
             reoriented,
             loaded.grid,
             noise=MethodNoise(base_name(method), loaded.seed),
-            batch=batch,
+            batch=batch if loaded.grid.spatial_dims == 2 else 1,
             device=device,
             presegmentation=_starting_masks(loaded, members, reoriented.brain.shape),
             partial=PartialSamples(partial_dir / f"{method}.npz", fingerprint([method, fingerprint_inputs])),
