@@ -79,11 +79,13 @@ def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: P
     folder = tmp_path / "leak"
     shutil.copytree(finished, folder, symlinks=True)
     (folder / "leak.yaml").write_text(LEAK, encoding="utf-8")
-    targets, files = ("results/leak.csv", "results/leak.pdf"), ("--configfile", "small.yaml", "leak.yaml")
+    targets = [f"results/{name}" for name in ("leak.csv", "leak.pdf", "leak_probe.pdf")]
+    files = ("--configfile", "small.yaml", "leak.yaml")
     planned = jobs(snakemake(folder, "-n", *targets, *files))
     # Of the trainings, two are AttUNets without an inner fold. The denoiser itself lacks the start with reliability only.
     sampled = {"sample": 1 + 2 * 4, "average": 3, "score": 9 + 3}
-    assert planned == {"train": 2 + 2, "reliability": 1, **sampled, "leak": 1, "publish_leak": 1}
+    figures = {"leak": 1, "publish_leak": 1, "leak_probe": 1, "publish_leak_probe": 1}
+    assert planned == {"train": 2 + 2, "reliability": 1, "probe": 2, **sampled, **figures}
     run = snakemake(folder, *targets, *files)
     assert run.returncode == 0, run.stdout + run.stderr
     table = pd.read_csv(folder / "results/leak.csv")
@@ -98,6 +100,9 @@ def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: P
     training = sorted(splits[splits["role"] == "train"]["case"])
     seen = [json.loads(path.read_text(encoding="utf-8"))["training_cases"] for path in inner]
     assert sorted(case for cases in seen for case in cases) == training  # two folds: each case is left out once
+    probed = pd.read_csv(folder / "results/leak_probe.csv")
+    assert probed["network"].unique().tolist() == ["denoiser", "recycled", "masks"]
+    assert set(probed["start"]) == {"truth", "other_slice", "empty", "trust"}
     assert (folder / "results/leak.pdf").read_bytes().startswith(b"%PDF")
     assert "Training compute of attunet: " in (folder / "results/leak.md").read_text(encoding="utf-8")
     record = json.loads((folder / "results/leak.json").read_text(encoding="utf-8"))
