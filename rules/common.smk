@@ -30,6 +30,10 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 
+# The logger plugin shows the log files of jobs on the terminal. Jobs on a cluster print their messages, too, which Slurm stores.
+if workflow.remote_exec:
+    os.environ.pop("PD_DDPM_LOGS_ARE_SHOWN", None)
+
 # A changed scan makes its list newer than everything that was computed from it. Jobs must not change what the main process has
 # planned.
 if workflow.is_main_process:

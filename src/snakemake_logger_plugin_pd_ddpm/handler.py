@@ -212,7 +212,7 @@ class LogHandler(LogHandlerBase):
         begun = [job for job in self._running.values() if job.log.has_begun]
         lines = [f"{job}: {job.log.latest}" if job.log.latest else str(job) for job in begun]
         waiting = len(self._running) - len(begun)
-        return lines + ([f"{waiting} more start or wait in the queue"] if waiting else [])
+        return lines + ([f"{waiting} more: starting, or in the queue"] if waiting else [])
 
     def _clock(self) -> str:
         return f"{time.strftime('%H:%M:%S')}  {self._done:>{len(str(self._total))}}/{self._total}  "

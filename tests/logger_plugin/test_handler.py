@@ -126,7 +126,7 @@ def test_silent_run_reports_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert run.lines == []
     run.now = 61
     run.handler._report_running_if_due()
-    assert run.lines[0].endswith("running: train unet (split 0): training:  50% 5/10; 1 more start or wait in the queue")
+    assert run.lines[0].endswith("running: train unet (split 0): training:  50% 5/10; 1 more: starting, or in the queue")
 
 
 class Screen(io.StringIO):
