@@ -72,6 +72,7 @@ def our_network(channels: int, in_channels: int = 3) -> DenoisingUNet:
         residual_blocks=2,
         attention_at=[2**ATTENTION_LEVEL],
         groups=GROUPS,
+        time_injection="as_released",  # as in both peers; it differs only if groups have one channel
     )
     return DenoisingUNet(settings)
 

@@ -216,6 +216,7 @@ def test_roles_of_patch_ddm_need_all_cases_of_2020(brats: Path) -> None:
 # Check
 
 
+@pytest.mark.workflow  # checks six cases of four channels twice
 def test_check_recognises_brats_and_reports_a_damaged_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
     folder = tmp_path / "brats"

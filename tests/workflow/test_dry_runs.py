@@ -23,6 +23,7 @@ def test_snakemake_without_options_plans_the_demo(fresh: Path) -> None:
     assert (planned["training_curves"], planned["publish_training"], planned["index"]) == (1, 1, 1)
 
 
+@pytest.mark.workflow  # dry runs of the paper
 def test_dry_run_of_the_paper_is_a_short_table_and_names_the_licence(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm")
     lines = (run.stdout + run.stderr).splitlines()
@@ -40,6 +41,7 @@ def test_dry_run_of_the_paper_is_a_short_table_and_names_the_licence(fresh: Path
     assert not (fresh / "results" / "logs").exists()
 
 
+@pytest.mark.workflow  # four runs of Snakemake
 def test_mistakes_in_the_command_line_are_named_in_one_sentence(fresh: Path) -> None:
     mistakes = {
         ("results/tabel1.csv",): "results/tabel1.csv: no rule makes this file. Did you mean results/table1.csv?",
@@ -56,6 +58,7 @@ def test_mistakes_in_the_command_line_are_named_in_one_sentence(fresh: Path) -> 
         assert "Traceback" not in message
 
 
+@pytest.mark.workflow  # two dry runs of the demo
 def test_workflow_runs_in_another_folder(fresh: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -74,6 +77,7 @@ use rule * from pd_ddpm
 """
 
 
+@pytest.mark.workflow  # two dry runs of the demo
 def test_workflow_runs_as_a_module_in_the_layout_of_snakedeploy(fresh: Path, tmp_path: Path) -> None:
     deployed = tmp_path / "deployed"
     shutil.copytree(fresh / "config", deployed / "config")
@@ -87,6 +91,7 @@ def test_workflow_runs_as_a_module_in_the_layout_of_snakedeploy(fresh: Path, tmp
     assert planned == original
 
 
+@pytest.mark.workflow  # three runs of Snakemake
 def test_exhibits_go_to_the_folder_that_results_names(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "results-2/table1.csv", FULL, "--config", "results=results-2")
     assert jobs(run) == jobs(snakemake(fresh, "-n", "results/table1.csv"))
