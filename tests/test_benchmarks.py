@@ -273,6 +273,7 @@ def test_snakemake_raises_workflow_error_on_failure(tmp_path: Path) -> None:
 # -- Whole benchmark -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.workflow  # runs every benchmark
 def test_main_with_small_scale_writes_results_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document, results = tmp_path / "performance.md", tmp_path / "results.json"
     document.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")

@@ -65,6 +65,7 @@ def paper_jobs(repository: Path) -> list[Job]:
     return [Job(*job) for job in jobs]
 
 
+@pytest.mark.workflow  # lists the jobs of a whole configuration
 def test_plan_takes_scale_and_targets(repository: Path, tmp_path: Path) -> None:
     """The scale of a configuration file replaces the default, as `make plan CONFIG=config/leak.yaml` needs."""
     (tmp_path / "own.yaml").write_text("scale: demo\nseeds: [3]\n", encoding="utf-8")
@@ -294,6 +295,7 @@ def run_startup_plan(folder: Path, jobs: list[Job]) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, input=json.dumps(request), capture_output=True, text=True)
 
 
+@pytest.mark.workflow  # measures the device before a run
 def test_start_of_a_run_prints_the_cost_of_its_networks(tmp_path: Path) -> None:
     unet = Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
     run = run_startup_plan(tmp_path, [unet])

@@ -165,6 +165,7 @@ def test_held_out_cases_are_locked_until_evaluate_held_out_is_true(fresh: Path) 
     assert "results/wmh-held-out/networks" not in run.stdout + run.stderr
 
 
+@pytest.mark.workflow  # two dry runs of the demo
 def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
     (fresh / "second.yaml").write_text(
         "datasets: {second: {like: phantom, folder: data/second, simulate: {seed: 7}, networks_of: phantom}}\n"
@@ -181,6 +182,7 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
     assert "nothing is trained on second, whose networks_of is phantom. Request files in results/phantom/networks" in message
 
 
+@pytest.mark.workflow  # a dry run of two thousand jobs
 def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -> None:
     targets = ("results/leak.csv", "results/leak.pdf", "results/leak_probe.pdf")
     (fresh / "two.yaml").write_text("seeds: [0]\nsplits: [0, 3]\n", encoding="utf-8")  # seven times as fast

@@ -241,8 +241,8 @@ class _Examiner:
                     "note",
                     channel,
                     f"{count} voxel(s) lie far beyond all others, up to {farthest:.3g}",
-                    f"They are limited to the range from {low:.3g} to {high:.3g}. Look whether they lie in the brain: a network "
-                    "may take such a voxel for a lesion",
+                    f"They are limited to the range from {low:.3g} to {high:.3g}. Look whether they lie in the brain: a "
+                    "network may take such a voxel for a lesion",
                 )
 
     def _check_network_input(self, shape: Sequence[int], spacing: Sequence[float], codes: str) -> None:
