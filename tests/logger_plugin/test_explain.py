@@ -20,6 +20,7 @@ def test_config_files_are_those_of_the_option_only() -> None:
     [
         ("mine.yaml", None, "mine.yaml: the configuration file does not exist. Correct the path."),
         ("results/table1.csv", None, "Put the files to make before `--configfile`."),
+        ("results/fig3_tprime.pdf", "%PDF", "Put the files to make before `--configfile`."),
         ("mine.yaml", "a:\n\tb: 1\n", "mine.yaml, line 2, column 1: the line contains a tab"),
         ("mine.yaml", "a: 1\nb: ]\n", "mine.yaml, line 2, column 4: is not valid yaml"),
         ("mine.yaml", "a: [1\n", "mine.yaml, line 2, column 1: is not valid yaml"),
@@ -31,6 +32,7 @@ def test_wrong_config_file_is_named_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if text is not None:
+        Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
     sentence = explain("FileNotFoundError: ...", ["-n", "--configfile", name], TARGETS)
     assert sentence is not None
