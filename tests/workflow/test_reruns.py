@@ -97,7 +97,7 @@ def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: P
     assert flops["recycled"] > flops["denoiser"]
     inner = [folder / f"results/phantom/networks/attunet@inner_fold={index}-of-2/split-0_seed-0/model.json" for index in (1, 2)]
     splits = pd.read_csv(folder / "results/phantom/splits.csv")
-    training = sorted(splits[splits["role"] == "train"]["case"])
+    training = sorted(splits[(splits["split"] == 0) & (splits["role"] == "train")]["case"])
     seen = [json.loads(path.read_text(encoding="utf-8"))["training_cases"] for path in inner]
     assert sorted(case for cases in seen for case in cases) == training  # two folds: each case is left out once
     probed = pd.read_csv(folder / "results/leak_probe.csv")
