@@ -54,7 +54,7 @@ def make_environment(folder):
 def install(python, name, packages):
     """Install packages with pip and print a line every minute."""
     start = time.monotonic()
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]  # errors only
     process = subprocess.Popen([*command, *packages])
     while True:
         try:
