@@ -1,6 +1,6 @@
 """Make the environment .venv with all packages, for the Makefile: `python3 envs/install.py .venv`.
 
-The script refuses a version of Python that the packages do not support, and makes an environment anew that has another one. It
+The script refuses a version of Python that the packages do not support, and makes an environment again that has another one. It
 must run in old versions of Python too, up to that refusal.
 """
 

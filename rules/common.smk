@@ -229,11 +229,11 @@ def case_tables(wildcards):
 
 
 def network_run(wildcards):
-    return Run(wildcards.dataset, wildcards.network, int(wildcards.split), int(wildcards.seed))
+    return Run.from_wildcards(wildcards, "network")
 
 
 def method_run(wildcards):
-    return Run(wildcards.dataset, wildcards.method, int(wildcards.split), int(wildcards.seed))
+    return Run.from_wildcards(wildcards, "method")
 
 
 def training_files(wildcards):

@@ -9,7 +9,7 @@ from pd_ddpm.runtime.progress import log
 
 
 def main(job) -> None:
-    identity = Run(job.wildcards.dataset, job.wildcards.method, int(job.wildcards.split), int(job.wildcards.seed))
+    identity = Run.from_wildcards(job.wildcards, "method")
     role, settings = job.params.role, job.params.settings
     if doubt := seen_doubt(job.config, identity.name):
         log.warning(doubt)

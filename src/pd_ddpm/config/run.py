@@ -1,7 +1,7 @@
 """Identity of a result: the network or method, dataset, split and seed of a run, and its shard of the cases."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,16 @@ class Run:
             kind: "networks" or "predictions"; "scores" and "ensembles" have one csv of this path instead of a folder.
         """
         return Path(root) / self.dataset / kind / self.name / self.slug
+
+    @classmethod
+    def from_wildcards(cls, wildcards: Mapping[str, str], name: str) -> "Run":
+        """Return the run of a Snakemake job.
+
+        Args:
+            wildcards: values of `dataset`, `split`, `seed` and of the wildcard `name`.
+            name: "network" or "method".
+        """
+        return cls(wildcards["dataset"], wildcards[name], int(wildcards["split"]), int(wildcards["seed"]))
 
     @classmethod
     def parse(cls, path: Path | str) -> "Run":

@@ -84,7 +84,7 @@ class AverageJob:
         """Read the job from the object of this name in a Snakemake script."""
         wildcards, outputs = snakemake.wildcards, snakemake.output
         return cls(
-            run=Run(wildcards["dataset"], wildcards["method"], int(wildcards["split"]), int(wildcards["seed"])),
+            run=Run.from_wildcards(wildcards, "method"),
             settings=snakemake.params["settings"],
             parts=tuple(AveragedPredictions(Path(path)) for path in snakemake.input["averaged"]),
             cases=Path(snakemake.input["cases"]),

@@ -47,7 +47,7 @@ class ImportJob:
         """Read the job from the object of this name in a Snakemake script."""
         wildcards, params = snakemake.wildcards, snakemake.params
         return cls(
-            run=Run(wildcards["dataset"], wildcards["method"], int(wildcards["split"]), int(wildcards["seed"])),
+            run=Run.from_wildcards(wildcards, "method"),
             settings=params["settings"],
             grid_tolerance_voxels=params["grid_tolerance_voxels"],
             files=Path(snakemake.input["table"]),

@@ -63,7 +63,7 @@ class SampleJob:
         settings = params["settings"]
         shard_record = _path(outputs.get("shard_record"))
         return cls(
-            run=Run(wildcards["dataset"], wildcards["method"], int(wildcards["split"]), int(wildcards["seed"])),
+            run=Run.from_wildcards(wildcards, "method"),
             compute=Compute(config["device"], settings["precision"], snakemake.threads, config["sampling"]["batch"]),
             settings=settings,
             cases=Path(inputs["cases"]),
@@ -129,7 +129,7 @@ class _NetworkJob:
         """Read the job from the object of this name in a Snakemake script; `further` are the fields of the subclass."""
         inputs, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
         return cls(
-            run=Run(wildcards["dataset"], wildcards["network"], int(wildcards["split"]), int(wildcards["seed"])),
+            run=Run.from_wildcards(wildcards, "network"),
             settings=params["settings"],
             cases=Path(inputs["cases"]),
             splits=Path(inputs["splits"]),

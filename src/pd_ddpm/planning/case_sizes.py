@@ -73,7 +73,7 @@ class CaseSize:
     volume_size: tuple[int, int, int]
 
     def image_size(self, spatial_dims: int) -> tuple[int, ...]:
-        """Return the size of the images that a network of so many dimensions sees."""
+        """Return the size of the images that a network of this number of dimensions sees."""
         return self.size if spatial_dims == 2 else self.volume_size
 
     def num_images(self, spatial_dims: int, all_slices: bool = False) -> int:

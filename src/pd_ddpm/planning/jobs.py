@@ -61,9 +61,9 @@ def planned_work(config: Config, jobs: Iterable[Job]) -> Work:
     trainings, samplings = {}, {}
     for job in jobs:
         if job.rule == "train":
-            trainings[_run(job.wildcards, "network")] = None
+            trainings[Run.from_wildcards(job.wildcards, "network")] = None
         elif job.rule == "sample":
-            run = _run(job.wildcards, "method")
+            run = Run.from_wildcards(job.wildcards, "method")
             samplings[Sampling(run, methods.pool(config, run.name))] = None
     return Work(list(trainings), list(samplings))
 
@@ -103,10 +103,6 @@ def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:
 def _sampled_runs(config: Config, run: Run) -> list[Run]:
     """Return the samplings behind the predictions of a run: its own, those that it averages, or none."""
     return [replace(run, name=name) for name in methods.sampled_methods(config, run.name)]
-
-
-def _run(wildcards: Mapping[str, str], name: str) -> Run:
-    return Run(wildcards["dataset"], wildcards[name], int(wildcards["split"]), int(wildcards["seed"]))
 
 
 def _scored_runs(paths: Iterable[str]) -> list[Run]:
