@@ -72,6 +72,12 @@ class Configuration(Section):
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:0"])] = Field(
         description="auto: the GPU if there is one. Otherwise cpu, cuda or cuda:N."
     )
+    compile: Literal["auto", True, False] = Field(
+        description=(
+            "Whether torch.compile compiles networks. auto: on a GPU, where a job evaluates a network so often that this pays; "
+            "never on a CPU. Where compiling fails, networks run uncompiled. Rounding differs; re-runs nothing."
+        )
+    )
     training: TrainingSettings = Field(description="Settings of every network that does not override them.")
     networks: Annotated[dict[Name, Network], Field(min_length=1)] = Field(
         description="Networks by name, as for datasets. `like: x` inherits every key of network x that is not overridden."
