@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation
 
-from pd_ddpm.data.phantom import acquisition, anatomy, cohort, contrast, fields, geometry, lesions, raters, template
+from pd_ddpm.data.phantom import acquisition, anatomy, cohort, contrast, fields, geometry, lesions, raters, template, tissues
 from pd_ddpm.data.preparation.bias_field import correct_bias
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 
@@ -220,6 +220,7 @@ def test_simulate_cohort_rejects_bad_settings_and_foreign_cases(simulated, tmp_p
         ("slice_mm", 9.0),
         ("smallest_lesion_ml", 0.0),
         ("seed", -1),
+        ("labels", "organs"),
     ):
         with pytest.raises(ValueError, match=key):
             replace(COHORT, **{key: value})
@@ -230,6 +231,36 @@ def test_simulate_cohort_rejects_bad_settings_and_foreign_cases(simulated, tmp_p
     shutil.copy(folder / "training" / "Utrecht" / "0" / "wmh.nii.gz", left_over)
     with pytest.raises(ValueError, match="not part of this cohort"):
         cohort.simulate_cohort(tmp_path, COHORT)
+
+
+def test_labels_of_tissues_change_masks_and_no_scan(simulated, tmp_path):
+    _, (lesion_case, *_) = simulated
+    case = replace(COHORT, labels="tissues").cases()[0]
+    cohort._simulate_case(tmp_path, case)
+    tissue_case = tmp_path / case.relative_folder
+    for name in ("pre/FLAIR.nii.gz", "orig/3DT1.nii.gz", "orig/reg_3DT1_to_FLAIR.txt"):
+        assert (tissue_case / name).read_bytes() == (lesion_case / name).read_bytes()
+    flair, outlines, labels = (
+        np.asarray(nib.load(path).dataobj)
+        for path in (tissue_case / "pre/FLAIR.nii.gz", lesion_case / "wmh.nii.gz", tissue_case / "wmh.nii.gz")
+    )
+    assert set(np.unique(labels)) == {0, *tissues.TISSUES.values()}
+    np.testing.assert_array_equal(labels[outlines != 2] == 4, outlines[outlines != 2] == 1)
+    median = [np.median(flair[labels == label]) for label in range(5)]
+    # FLAIR suppresses fluid, grey matter is brighter than white matter, and lesions are brightest.
+    assert median[1] < 0.6 * median[3] < 0.6 * median[2] < 0.6 * median[4]
+    second = np.asarray(nib.load(second_rater_path(tmp_path, "Utrecht/0")).dataobj)
+    healthy = (labels != 4) & (second != 4)
+    np.testing.assert_array_equal(labels[healthy], second[healthy])
+
+
+def test_label_tissues_has_largest_fraction_below_the_outlines():
+    # Voxels: outside, each tissue, a lesion in grey matter, the scar and the cavity of an infarct.
+    fluid, grey, white = np.array(
+        [[0.1, 0.8, 0.3, 0.0, 0.3, 0.2, 0.9], [0.2, 0.1, 0.6, 0.4, 0.7, 0.1, 0.0], [0.1, 0.1, 0.1, 0.6, 0.0, 0.1, 0.0]]
+    )
+    outlines = np.array([0, 0, 0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(tissues.label_tissues([fluid, grey, white], outlines), [0, 1, 2, 3, 4, 4, 1])
 
 
 def test_sample_lesions_has_requested_load(simulated):

@@ -71,6 +71,13 @@ class Simulation(Section):
             "0.03 for the challenge's grids, 0.2 for pixels of 2 mm in slices of 5 mm."
         )
     )
+    labels: Literal["lesions", "tissues"] = Field(
+        "lesions",
+        description=(
+            "What the masks hold. lesions: 1 lesion, 2 other pathology; tissues: 1 cerebrospinal fluid, 2 grey matter, 3 white "
+            "matter, 4 lesion. The scans are equal. With tissues, the scar of an infarct is a lesion and its cavity fluid."
+        ),
+    )
 
 
 class Dataset(Section):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import nibabel as nib
 import numpy as np
@@ -21,9 +22,12 @@ from pd_ddpm.data.phantom.geometry import elastix_transform, flair_geometry, sam
 from pd_ddpm.data.phantom.lesions import LOAD_RANGE_ML, LOG_LOAD_SD, MEDIAN_LOAD_ML, sample_lesions
 from pd_ddpm.data.phantom.raters import outline
 from pd_ddpm.data.phantom.template import TEMPLATE_FILE, build_template_maps
+from pd_ddpm.data.phantom.tissues import label_tissues, tissue_fractions
 from pd_ddpm.runtime.code_version import code_version
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.process_pool import in_processes
+
+Labels = Literal["lesions", "tissues"]
 
 SUMMARY = "simulated.json"
 IDS_PER_SITE = 50
@@ -61,6 +65,7 @@ class Cohort:
         coarsening: size of FLAIR pixels and T1 voxels relative to the challenge's, 1 to 4; see `Scanner.coarsened`.
         slice_mm: distance and thickness of FLAIR slices, 2 to 8; the challenge's is 3.
         smallest_lesion_ml: least volume of a simulated lesion, 0.01 to 1; see `sample_lesions`.
+        labels: what masks hold. "lesions": 1 lesion and 2 other pathology; "tissues": see `TISSUES`. Scans do not depend on it.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -72,6 +77,7 @@ class Cohort:
     coarsening: float
     slice_mm: float
     smallest_lesion_ml: float
+    labels: Labels = "lesions"
 
     def __post_init__(self):
         if not 1 <= self.cases_per_site <= IDS_PER_SITE:
@@ -82,6 +88,8 @@ class Cohort:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` must be {low} to {high}, not {getattr(self, name)}.")
+        if self.labels not in get_args(Labels):
+            raise ValueError(f"`labels` must be one of {', '.join(get_args(Labels))}, not {self.labels}.")
 
     def cases(self) -> list["Case"]:
         """Return all cases, ordered by id."""
@@ -209,13 +217,20 @@ def _simulate_case(folder: Path, case: Case) -> None:
         outline(*volumes[1:], scanner.flair_spacing, case.cohort.smallest_lesion_ml, case.random(4 + rater))
         for rater in range(2)
     )
+    first_mask, second_mask = first_rater, second_rater
+    if case.cohort.labels == "tissues":
+        fractions = [
+            resample(fraction, anatomy.lattice, flair_to_patient, scanner.flair_shape, SLAB_OFFSETS)
+            for fraction in tissue_fractions(anatomy, lesions)
+        ]
+        first_mask, second_mask = (label_tissues(fractions, outlines) for outlines in (first_rater, second_rater))
 
     case_folder, second_rater_folder = folder / case.relative_folder, folder / SECOND_RATER / case.relative_folder
     with _atomic_folder(case_folder) as target, _atomic_folder(second_rater_folder) as second_rater_target:
         _save(target / "pre" / "FLAIR.nii.gz", flair, flair_affine)
         _save(target / "orig" / "3DT1.nii.gz", t1, t1_affine)
-        _save(target / "wmh.nii.gz", first_rater.astype(np.float32), flair_affine)
-        _save(second_rater_target / "result.nii.gz", second_rater.astype(np.float32), flair_affine)
+        _save(target / "wmh.nii.gz", first_mask.astype(np.float32), flair_affine)
+        _save(second_rater_target / "result.nii.gz", second_mask.astype(np.float32), flair_affine)
         transform = elastix_transform(estimated_motion, scanner.flair_shape, flair_affine)
         (target / "orig" / "reg_3DT1_to_FLAIR.txt").write_text(transform, encoding="ascii")
         voxel_ml = float(np.prod(scanner.flair_spacing)) / 1e3
