@@ -151,6 +151,26 @@ class PatchSettings:
     coordinates: bool = False
 
 
+class Window(NamedTuple):
+    """Where a training patch comes from, and its augmentation.
+
+    Attributes:
+        case: position of its case among the training cases.
+        slice: position of its slice in the case.
+        rater: whose mask it has, counted from 0.
+        firsts: its first pixel along each axis, see `sample_first`.
+        mirrored: axes along which it is mirrored (0 = X, 1 = Y, 2 = Z).
+        jitter: gain - 1 and offset of each image channel, (2, M, 1, ...) float32; None: there is no jitter.
+    """
+
+    case: int
+    slice: int
+    rater: int
+    firsts: tuple[int, ...]
+    mirrored: tuple[int, ...] = ()
+    jitter: np.ndarray | None = None
+
+
 class TrainingSlices:
     """All slices with brain of the training cases, kept in memory.
 
@@ -192,37 +212,71 @@ class TrainingSlices:
             size: patches per batch.
             settings: size and augmentation of the patches.
         """
-        patches = [self._sample_patch(rng, c, z, settings) for c, z in self.sample_sources(rng, size, settings)]
-        images, masks = map(torch.stack, zip(*patches, strict=True))
-        label_fractions, presegmentation = masks[:, :2], masks[:, 2:]
-        batch = as_batch(images, label_fractions)
-        return batch._replace(presegmentation=presegmentation) if presegmentation.shape[1] else batch
+        return self.cut(self.sample_windows(rng, size, settings), settings)
 
-    def _sample_patch(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> tuple[Tensor, Tensor]:
-        """Return image and masks of a patch; the masks are both label fractions and, if there is one, the pre-segmentation."""
-        case = self.cases[c]
-        image, raters = case.image[z], case.fractions_of_raters
-        masks = raters[rng.integers(len(raters)) if len(raters) > 1 else 0][z]
-        if case.presegmentation is not None:
-            masks = torch.cat([masks, case.presegmentation[z]])
-        sizes = image.shape[1:]
+    def sample_windows(self, rng: np.random.Generator, size: int, settings: PatchSettings) -> list[Window]:
+        """Return the windows of a batch of random patches.
+
+        Args:
+            rng: generator of the step, the only source of randomness.
+            size: patches per batch.
+            settings: size and augmentation of the patches.
+        """
+        return [self._sample_window(rng, c, z, settings) for c, z in self.sample_sources(rng, size, settings)]
+
+    def cut(self, windows: Sequence[Window], settings: PatchSettings) -> Batch:
+        """Return the patches in these windows.
+
+        Args:
+            windows: from `sample_windows` with these settings.
+            settings: size and augmentation of the patches.
+        """
+        patches = [self._cut_patch(window, settings) for window in windows]
+        images, masks = map(torch.stack, zip(*patches, strict=True))
+        return join_batch(images, masks)
+
+    def _sample_window(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> Window:
+        """Return a random window of a slice, with its augmentation."""
+        raters, sizes = len(self.cases[c].fractions_of_raters), self.cases[c].image.shape[2:]
+        rater = int(rng.integers(raters)) if raters > 1 else 0
         pairs = zip(sizes, settings.crop, strict=True)
-        firsts = [sample_first(rng, size, length, settings.crop_position) for size, length in pairs]
-        for axis, (first, length) in enumerate(zip(firsts, settings.crop, strict=True), start=1):
-            image, masks = _crop_or_pad(image, masks, axis, first, length)
-        mirrored = [axis + 1 for axis in settings.flip if rng.random() < 0.5]
-        image, masks = image.flip(mirrored), masks.flip(mirrored)
+        firsts = tuple(sample_first(rng, size, length, settings.crop_position) for size, length in pairs)
+        mirrored = tuple(axis for axis in settings.flip if rng.random() < 0.5)
+        jitter = None
         if settings.intensity_jitter:
-            gain, offset = rng.normal(0, settings.intensity_jitter, (2, len(image), *[1] * len(sizes))).astype(np.float32)
-            image = image * (1 + torch.from_numpy(gain)) + torch.from_numpy(offset)
+            shape = (2, self.cases[c].image.shape[1], *[1] * len(sizes))
+            jitter = rng.normal(0, settings.intensity_jitter, shape).astype(np.float32)
+        return Window(c, z, rater, firsts, mirrored, jitter)
+
+    def _cut_patch(self, window: Window, settings: PatchSettings) -> tuple[Tensor, Tensor]:
+        """Return image and masks of a patch; the masks are both label fractions and, if there is one, the pre-segmentation."""
+        case = self.cases[window.case]
+        image, masks = case.image[window.slice], case.fractions_of_raters[window.rater][window.slice]
+        if case.presegmentation is not None:
+            masks = torch.cat([masks, case.presegmentation[window.slice]])
+        sizes = image.shape[1:]
+        for axis, (first, length) in enumerate(zip(window.firsts, settings.crop, strict=True), start=1):
+            image, masks = _crop_or_pad(image, masks, axis, first, length)
+        if window.mirrored:
+            axes = [axis + 1 for axis in window.mirrored]
+            image, masks = image.flip(axes), masks.flip(axes)
+        if window.jitter is not None:
+            gain, offset = torch.from_numpy(window.jitter)
+            image = image * (1 + gain) + offset
         if settings.coordinates:
-            # A mirrored patch is a patch of the mirrored slice, whose coordinates rise as in any other.
-            axes = [
-                _window_coordinates(size, size - first - length if axis in mirrored else first, length)
-                for axis, (size, first, length) in enumerate(zip(sizes, firsts, settings.crop, strict=True), start=1)
-            ]
-            image = torch.cat([image, coordinate_channels(axes)])
+            image = torch.cat([image, coordinate_channels(window_coordinates(window, sizes, settings.crop))])
         return image, masks
+
+
+def join_batch(image: Tensor, masks: Tensor) -> Batch:
+    """Return a batch of patches.
+
+    Args:
+        image: (B, M, *S), z-scored.
+        masks: (B, 2, *S), both label fractions, or (B, 3, *S), in addition the pre-segmentation.
+    """
+    batch, presegmentation = as_batch(image, masks[:, :2]), masks[:, 2:]
+    return batch._replace(presegmentation=presegmentation) if presegmentation.shape[1] else batch
 
 
 def sample_first(rng: np.random.Generator, size: int, length: int, position: CropPosition) -> int:
@@ -249,9 +303,21 @@ def sample_first(rng: np.random.Generator, size: int, length: int, position: Cro
     return int(rng.integers(quarter + 1) + rng.integers(spare - quarter + 1))
 
 
-def _window_coordinates(size: int, first: int, length: int) -> Tensor:
-    """Return the coordinates of a window along an axis of this size; those of the outermost pixel where it is padded."""
-    return axis_coordinates(size)[torch.arange(first, first + length).clamp(0, size - 1)]
+def window_coordinates(window: Window, sizes: Sequence[int], crop: Sequence[int]) -> list[Tensor]:
+    """Return the coordinates of a patch along each axis; those of the outermost pixel where it is padded.
+
+    A mirrored patch is a patch of the mirrored slice, whose coordinates rise as in any other.
+
+    Args:
+        window: the window of the patch.
+        sizes: sizes of its slice in pixels.
+        crop: sizes of the patch in pixels.
+    """
+    coordinates = []
+    for axis, (size, first, length) in enumerate(zip(sizes, window.firsts, crop, strict=True)):
+        begin = size - first - length if axis in window.mirrored else first
+        coordinates.append(axis_coordinates(size)[torch.arange(begin, begin + length).clamp(0, size - 1)])
+    return coordinates
 
 
 def _crop_or_pad(image: Tensor, masks: Tensor, axis: int, first: int, length: int) -> tuple[Tensor, Tensor]:
