@@ -126,7 +126,9 @@ def to_device(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
     A copy from pageable memory to a GPU waits until the GPU has finished all its work. One from pinned memory joins its queue.
     """
     values = torch.as_tensor(values)
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,16 @@ class Window(NamedTuple):
     mirrored: tuple[int, ...] = ()
     jitter: np.ndarray | None = None
 
+    def is_padded(self, sizes: Sequence[int], crop: Sequence[int]) -> bool:
+        """Return whether a patch of this crop exceeds its slice, which has these sizes in pixels."""
+        return any(first < 0 or first + length > size for first, size, length in zip(self.firsts, sizes, crop, strict=True))
+
+    def positions(self, crop: Sequence[int]) -> list[np.ndarray]:
+        """Return the pixels of the slice that a patch of this crop takes along each axis; some may lie beyond the slice."""
+        pairs = enumerate(zip(self.firsts, crop, strict=True))
+        ranges = ((axis, np.arange(first, first + length)) for axis, (first, length) in pairs)
+        return [pixels[::-1] if axis in self.mirrored else pixels for axis, pixels in ranges]
+
 
 class TrainingSlices:
     """All slices with brain of the training cases, kept in memory.
@@ -191,6 +203,13 @@ class TrainingSlices:
                 f"splits.csv: none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1. "
                 "Check the masks and the roles."
             )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images and masks."""
+        tensors = [(case.image, *case.fractions_of_raters) for case in self.cases]
+        tensors += [(case.presegmentation,) * len(case.fractions_of_raters) for case in self.cases]
+        return sum(tensor.nbytes for group in tensors for tensor in group if tensor is not None)
 
     def sample_sources(self, rng: np.random.Generator, size: int, settings: PatchSettings) -> list[tuple[int, int]]:
         """Return the (case, slice) that each patch of a batch comes from.
