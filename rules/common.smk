@@ -264,11 +264,14 @@ def grid_dice_files(wildcards):
     return inputs.grid_dice_inputs(config, wildcards.dataset, "results")
 
 
-def scores_of(names):
-    """Return an input function: the scores of these methods for all splits and seeds."""
-    return lambda wildcards: [
-        f"{run.folder('results', 'scores')}.csv" for run in exhibits.method_runs(config, wildcards.dataset, names)
-    ]
+def scores_of(names, exhibit):
+    """Return an input function: the scores of these methods for all splits and seeds, if the configuration has the exhibit."""
+
+    def scores(wildcards):
+        exhibits.require_exhibit(config, exhibit)
+        return [f"{run.folder('results', 'scores')}.csv" for run in exhibits.method_runs(config, wildcards.dataset, names)]
+
+    return scores
 
 
 def histories_of(names):
@@ -276,11 +279,14 @@ def histories_of(names):
     return lambda wildcards: inputs.training_histories(config, wildcards.dataset, names, "results")
 
 
-def ensembles_of(names):
-    """Return an input function: the scores of ensembles of these methods for all splits and seeds."""
-    return lambda wildcards: [
-        f"{run.folder('results', 'ensembles')}.csv" for run in exhibits.method_runs(config, wildcards.dataset, names)
-    ]
+def ensembles_of(names, exhibit):
+    """Return an input function: the scores of ensembles of these methods, if the configuration has the exhibit."""
+
+    def ensembles(wildcards):
+        exhibits.require_exhibit(config, exhibit)
+        return [f"{run.folder('results', 'ensembles')}.csv" for run in exhibits.method_runs(config, wildcards.dataset, names)]
+
+    return ensembles
 
 
 def figure2_files(wildcards):

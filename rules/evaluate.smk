@@ -63,7 +63,7 @@ rule resample_ensemble:
         "../envs/scans-and-tables.yaml"
     params:
         identity=result_identity,
-        subsets=config["exhibits"]["fig4_ensemble"]["subsets"],
+        resampling=lambda wildcards: methods.resampling(config, wildcards.method),
         code=script_code("resample_ensemble"),
     script:
         "../workflow/scripts/resample_ensemble.py"

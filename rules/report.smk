@@ -3,7 +3,7 @@
 
 rule table1:
     input:
-        scores=scores_of(config["exhibits"]["table1"]),
+        scores=scores_of(config["exhibits"]["table1"], "table1"),
         histories=histories_of(config["exhibits"]["table1"]),
         printed=PRINTED_VALUES,
     output:
@@ -32,7 +32,7 @@ rule table1:
 
 rule table2:
     input:
-        scores=scores_of(exhibits.table2_methods(config)),
+        scores=scores_of(exhibits.table2_methods(config), "table2"),
         printed=PRINTED_VALUES,
     output:
         table=f"{EXHIBITS_FOLDER}/table2.csv",
@@ -57,7 +57,7 @@ rule table2:
 
 rule uncertainty:
     input:
-        scores=scores_of(config["exhibits"]["table1"]),
+        scores=scores_of(config["exhibits"]["table1"], "uncertainty"),
     output:
         table=f"{EXHIBITS_FOLDER}/uncertainty.csv",
         page=f"{EXHIBITS_FOLDER}/uncertainty.html",
@@ -81,8 +81,8 @@ rule uncertainty:
 
 rule claims:
     input:
-        scores=scores_of(exhibits.claims_methods(config)),
-        ensembles=ensembles_of([config["exhibits"]["fig4_ensemble"]["method"]]),
+        scores=scores_of(exhibits.claims_methods(config), "claims"),
+        ensembles=ensembles_of(exhibits.claims_ensembles(config), "claims"),
         printed=PRINTED_VALUES,
     output:
         table=f"{EXHIBITS_FOLDER}/claims.csv",
@@ -133,7 +133,7 @@ rule fig2_uncertainty:
 
 rule fig3_tprime:
     input:
-        scores=scores_of(exhibits.figure3_methods(config)),
+        scores=scores_of(exhibits.figure3_methods(config), "fig3_tprime"),
         printed=PRINTED_VALUES,
     output:
         pdf=f"{EXHIBITS_FOLDER}/fig3_tprime.pdf",
@@ -158,7 +158,7 @@ rule fig3_tprime:
 
 rule fig4_ensemble:
     input:
-        ensembles=ensembles_of([config["exhibits"]["fig4_ensemble"]["method"]]),
+        ensembles=ensembles_of(exhibits.figure4_labels(config), "fig4_ensemble"),
     output:
         pdf=f"{EXHIBITS_FOLDER}/fig4_ensemble.pdf",
         png=f"{EXHIBITS_FOLDER}/fig4_ensemble.png",
@@ -172,8 +172,8 @@ rule fig4_ensemble:
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        labels=exhibits.labels(config, [config["exhibits"]["fig4_ensemble"]["method"]]),
-        samples=resolve.method(config, config["exhibits"]["fig4_ensemble"]["method"])["samples"],
+        labels=exhibits.figure4_labels(config),
+        samples=exhibits.figure_samples(config, exhibits.figure4_labels(config)),
         caption_note=figure_note,
         title=EXHIBITS["fig4_ensemble"].title,
         code=script_code("fig4_ensemble"),
@@ -183,7 +183,7 @@ rule fig4_ensemble:
 
 rule pareto:
     input:
-        ensembles=ensembles_of([point["method"] for point in exhibits.pareto_points(config)]),
+        ensembles=ensembles_of([point["method"] for point in exhibits.pareto_points(config)], "pareto"),
     output:
         pdf=f"{EXHIBITS_FOLDER}/pareto.pdf",
         png=f"{EXHIBITS_FOLDER}/pareto.png",

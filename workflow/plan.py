@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pd_ddpm.config import load
-from pd_ddpm.config.resolve import Config, method
+from pd_ddpm.config.exhibits import measured_network
+from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.validate import validate
 from pd_ddpm.planning import report
 from pd_ddpm.planning.case_sizes import CohortSizes, cohort_sizes
@@ -168,11 +169,10 @@ def total_evaluations(config: Config, cohorts: dict[str, CohortSizes], work: Wor
 
 
 def measured_speed(config: Config, cores: int) -> tuple[Rate | None, int]:
-    """Return the speed of the local device for the network of Fig. 3, and the number of jobs that run at the same time."""
+    """Return the speed of the local device for one network, and the number of jobs that run at the same time."""
     threads = config["resources"]["train"]["threads"]
     try:
-        network = method(config, config["exhibits"]["fig3_tprime"]["method"])["network"]
-        rate = local_rate(config, network, min(threads, cores), CACHE / "rates.json")
+        rate = local_rate(config, measured_network(config), min(threads, cores), CACHE / "rates.json")
     except (ImportError, ValueError) as reason:
         print(f"Plan: the speed of the local device is unknown: {reason}", flush=True)
         return None, 1

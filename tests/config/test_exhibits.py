@@ -1,9 +1,12 @@
 """Files, rows, labels and captions of tables and figures, as functions of a configuration."""
 
+from typing import Any
+
 import pytest
 from configurations import paper_configuration
 
 from pd_ddpm.config import exhibits, load, methods
+from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
@@ -164,3 +167,68 @@ def test_captions_name_the_form_of_members_on_a_working_grid(members: str, words
     note = exhibits.caption_note(paper_configuration(grid={"spacing_mm": 2.5, "members": members}), "wmh")
     assert "The networks see pixels of 2.5 mm." in note
     assert words in note
+
+
+# The exhibits of PatchDDM in place of PD-DDPM's, with methods of slices.
+PATCH_EXHIBITS = {
+    **dict.fromkeys(("table2", "fig3_tprime", "fig4_ensemble", "pareto", "probe", "claims")),
+    "table1": ["ddpm", "pd-ddpm", "tdpm"],
+    "fig4": {"methods": ["ddpm", "pd-ddpm"], "pool": 6, "subsets": 20},
+    "fig5": {
+        "method": "ddpm",
+        "chains": [{"reverse_steps": 5, "pool": 8}, {"reverse_steps": 20, "pool": 2}],
+        "members": [1, 2, 8],
+        "subsets": 30,
+    },
+    "patch_claims": {"patch": "ddpm", "full_resolution": "pd-ddpm", "half_resolution": None, "few_steps": 5},
+}
+SMALL = {"variance": "small", "reverse_steps": 20}
+
+
+def test_exhibits_that_are_null_are_not_computed_and_need_no_method() -> None:
+    config = paper_configuration(sampling=SMALL, exhibits=PATCH_EXHIBITS)
+    shown = exhibits.default_exhibits(config)
+    assert list(shown) == ["table1", "uncertainty", "claims", "cost", "fig2_uncertainty", "fig4", "fig5", "training"]
+    assert exhibits.planned_methods(config) == ["ddpm", "pd-ddpm", "tdpm", "ddpm@reverse_steps=5", "attunet"]
+    assert (exhibits.table2_rows(config), exhibits.pareto_points(config), exhibits.figure3_points(config)) == ([], [], [])
+    assert exhibits.probed_networks(config) == {}
+    assert exhibits.measured_network(config) == "denoiser"
+    with pytest.raises(ConfigError, match=r"`exhibits\.pareto`: it is null, so this configuration has no pareto"):
+        exhibits.require_exhibit(config, "pareto")
+
+
+def test_figures_4_and_5_set_how_many_members_are_stored_and_how_they_are_resampled() -> None:
+    config = paper_configuration(sampling=SMALL, exhibits=PATCH_EXHIBITS)
+    names = ("ddpm", "ddpm@reverse_steps=5", "pd-ddpm", "tdpm")
+    assert [methods.pool(config, name) for name in names] == [6, 8, 6, 5]
+    assert [methods.resampling(config, name)["hd95"] for name in names] == [True, True, True, False]
+    assert methods.resampling(config, "ddpm")["subsets"] == 30
+    chains = {"ddpm@reverse_steps=5": 5, "ddpm": 20}
+    assert {point["method"]: point["reverse_steps"] for point in exhibits.figure5_points(config)} == chains
+
+
+def test_roles_of_patchddm_are_rows_of_table_1_and_chains_of_figure_5() -> None:
+    config = paper_configuration(sampling=SMALL, exhibits=PATCH_EXHIBITS)
+    roles = exhibits.claims_roles(config)
+    assert (roles["patch"], roles["full_resolution"], roles["half_resolution"]) == ("ddpm", "pd-ddpm", None)
+    assert (roles["chains"], roles["few_steps"]) == ({5: "ddpm@reverse_steps=5", 20: "ddpm"}, 5)
+    assert exhibits.claims_methods(config) == ["ddpm", "pd-ddpm"]
+    assert exhibits.claims_ensembles(config) == ["ddpm", "pd-ddpm", "ddpm@reverse_steps=5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pareto": load.read(None, {})["exhibits"]["pareto"]}, "`exhibits.pareto`: it shows resampled ensembles"),
+        ({"claims": {"pd_ddpm": "pd-ddpm", "vanilla": None, "tdpm": None, "es_ddpm": None}}, "both be shown as claims.csv"),
+        ({"patch_claims": PATCH_EXHIBITS["patch_claims"] | {"few_steps": 7}}, "7 is no chain of Figure 5 shorter"),
+        ({"patch_claims": PATCH_EXHIBITS["patch_claims"] | {"patch": "es-ddpm"}}, "es-ddpm is not a row of Table 1"),
+        ({"fig4": PATCH_EXHIBITS["fig4"] | {"methods": ["attunet"]}}, "'attunet' samples no ensemble members"),
+        ({"fig5": PATCH_EXHIBITS["fig5"] | {"members": [9]}}, "9 is more than the largest pool"),
+        ({"fig5": None}, "`exhibits.patch_claims.few_steps`: it compares chains of Figure 5"),
+    ],
+)
+def test_contradictions_of_patchddm_exhibits_name_their_key(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        paper_configuration(sampling=SMALL, exhibits=PATCH_EXHIBITS | change)
+    assert words in str(error.value)

@@ -13,7 +13,7 @@ def main(job) -> None:
     numbers = fig4_numbers(ensembles, job.params.labels)
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
     caption = figure_caption(job.params.caption_note, ensembles)
-    style.save(fig4_ensemble(numbers, caption, job.params.samples), job.output.pdf, job.output.png, job.params.title)
+    style.save(fig4_ensemble(numbers, caption, *job.params.samples), job.output.pdf, job.output.png, job.params.title)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compute the Dice of smaller ensembles from one method's pool of members: one row per case and subset of the pool."""
+"""Score smaller ensembles from one method's pool of members: one row per case and subset of the pool."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
-    cases, predictions = Path(job.input.cases), Path(job.input.predictions)
-    table = resample_cases(cases, predictions, job.params.identity, job.params.subsets)
+    cases, predictions, how = Path(job.input.cases), Path(job.input.predictions), job.params.resampling
+    table = resample_cases(cases, predictions, job.params.identity, how["subsets"], how["hd95"])
     write_sealed_csv(with_grid_dice(table, job.input.get("grid_dice")), job.output.ensembles)
 
 

@@ -12,6 +12,8 @@ from pd_ddpm.config.leak import denoiser_labels, leak_methods
 from pd_ddpm.config.methods import (
     adds_noise_over_jumps,
     averaged_methods,
+    figure4_methods,
+    figure5_chains,
     file_methods,
     is_from_files,
     is_held_out,
@@ -58,7 +60,10 @@ def find_contradictions(config: Config) -> Iterator[KeyProblem]:
 
 def find_doubts(config: Config) -> Iterator[KeyProblem]:
     """Yield settings that can be run, but whose result is doubtful. The configuration must be valid."""
-    name = config["exhibits"]["fig3_tprime"]["method"]
+    figure = config["exhibits"]["fig3_tprime"]
+    if figure is None:
+        return
+    name = figure["method"]
     settings = method(config, name)
     if settings["reverse_steps"] < FEWEST_FIGURE3_STEPS:
         T = network(config, settings["network"])["T"]
@@ -152,30 +157,87 @@ def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
 def _exhibit_problems(config: Config) -> Iterator[KeyProblem]:
     """Yield what is wrong with the exhibits, and with the variations that they name."""
     exhibits = config["exhibits"]
-    starts = [row["method"] for row in exhibits["table2"]["presegmentations"]]
+    starts = [row["method"] for row in exhibits["table2"]["presegmentations"]] if exhibits["table2"] is not None else []
     varied = [name for name in starts if "@" in name]
     if varied:
         path = ("exhibits", "table2", "presegmentations")
         yield KeyProblem(path, f"{', '.join(varied)} has no label", "Make it an entry of `methods` with its own label")
         return
     problems = [problem for name, path in _shown_methods(config).items() for problem in method_problems(config, name, path)]
-    if not problems:
-        bases = exhibits["pareto"]["methods"]
-        unchained = sorted({name for name in bases if method(config, name)["segmenter"] != "diffusion"})
-        path = ("exhibits", "pareto", "methods")
-        if unchained:
-            finding = f"{', '.join(unchained)} has no chain of reverse steps to shorten"
-            problems = [KeyProblem(path, finding, "List methods with `segmenter: diffusion`")]
-        else:
-            problems = [problem for name in pareto_methods(config) for problem in method_problems(config, name, path)]
+    problems = problems or list(_pareto_problems(config)) or list(_figure5_problems(config)) or list(_memory_problems(config))
     problems = problems or list(_leak_problems(config))
     yield from problems or _row_problems(config)
+
+
+def _pareto_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the Pareto figure, if there is one."""
+    figure, path = config["exhibits"]["pareto"], ("exhibits", "pareto")
+    if figure is None:
+        return
+    unchained = sorted({name for name in figure["methods"] if method(config, name)["segmenter"] != "diffusion"})
+    if unchained:
+        finding = f"{', '.join(unchained)} has no chain of reverse steps to shorten"
+        yield KeyProblem((*path, "methods"), finding, "List methods with `segmenter: diffusion`")
+    elif config["exhibits"]["fig4_ensemble"] is None:
+        finding = "it shows resampled ensembles, whose number `exhibits.fig4_ensemble.subsets` sets, but that section is null"
+        yield KeyProblem(path, finding, "Set `exhibits.fig4_ensemble`, or set this to null")
+    else:
+        for name in pareto_methods(config):
+            yield from method_problems(config, name, (*path, "methods"))
+
+
+def _figure5_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield what is wrong with PatchDDM's Figure 5, if there is one, and with the claim about few steps."""
+    exhibits = config["exhibits"]
+    figure, path = exhibits["fig5"], ("exhibits", "fig5")
+    few_steps = (exhibits["patch_claims"] or {}).get("few_steps")
+    if figure is None:
+        if few_steps is not None:
+            finding = "it compares chains of Figure 5, but `exhibits.fig5` is null"
+            yield KeyProblem(("exhibits", "patch_claims", "few_steps"), finding, "Set `exhibits.fig5`, or set this to null")
+        return
+    if (segmenter := method(config, figure["method"])["segmenter"]) != "diffusion":
+        finding = f"'{figure['method']}' has the segmenter {segmenter} and no reverse steps"
+        yield KeyProblem((*path, "method"), finding, "Name a method with `segmenter: diffusion`")
+        return
+    steps = [chain["reverse_steps"] for chain in figure["chains"]]
+    if steps != sorted(set(steps)):
+        yield KeyProblem((*path, "chains"), f"its reverse steps {steps} do not grow", "List each number once, fewest first")
+    largest = max(chain["pool"] for chain in figure["chains"])
+    if max(figure["members"]) > largest:
+        finding = f"{max(figure['members'])} is more than the largest pool ({largest}), so its column would be empty"
+        yield KeyProblem((*path, "members"), finding, "Remove it, or raise the `pool` of a chain")
+    if few_steps is not None and few_steps not in steps[:-1]:
+        finding = f"{few_steps} is no chain of Figure 5 shorter than its longest"
+        yield KeyProblem(("exhibits", "patch_claims", "few_steps"), finding, suggestion(few_steps, map(str, steps[:-1])))
+    for name in figure5_chains(config):
+        yield from method_problems(config, name, (*path, "chains"))
+
+
+def _memory_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the networks of the memory table, if there is one."""
+    table, path = config["exhibits"]["memory"], ("exhibits", "memory", "rows")
+    for row in table["rows"] if table is not None else ():
+        try:
+            settings = network(config, row["network"])
+        except ConfigError as error:
+            yield from (problem.at(path) for problem in error.problems)
+            continue
+        if settings["architecture"] != "denoising_unet" or settings["spatial_dims"] != 3:
+            finding = f"'{row['network']}' is no denoiser of volumes"
+            yield KeyProblem(path, finding, "Name a network with `architecture: denoising_unet` and `spatial_dims: 3`")
+        else:
+            yield from _type_problems(Network, settings, ("networks", row["network"]))
 
 
 def _leak_problems(config: Config) -> Iterator[KeyProblem]:
     """Yield what is wrong with the leak table, if there is one."""
     table, path = config["exhibits"]["leak"], ("exhibits", "leak")
     if table is None:
+        return
+    if config["exhibits"]["probe"] is None:
+        finding = "its denoisers are probed as `exhibits.probe` says, but that section is null"
+        yield KeyProblem(path, finding, "Set `exhibits.probe`, or set this to null")
         return
     for name in table["denoisers"]:
         if name not in config["networks"]:
@@ -230,19 +292,22 @@ def _leak_method_problems(config: Config) -> Iterator[KeyProblem]:
 def _shown_methods(config: Config) -> dict[str, tuple[str, ...]]:
     """Return the methods that exhibits name, with the key that names each first."""
     exhibits = config["exhibits"]
-    table2, figure3 = exhibits["table2"], exhibits["fig3_tprime"]
+    table2, figure3, figure4 = (exhibits[name] for name in ("table2", "fig3_tprime", "fig4"))
+    roles = {section: exhibits[section] or {} for section in ("claims", "patch_claims")}
+    single = [name for name in ("table2", "fig3_tprime", "fig4_ensemble", "fig5") if exhibits[name] is not None]
     named = [
         *((("table1",), name) for name in exhibits["table1"]),
         (("compared_with",), exhibits["compared_with"]),
-        *((("pareto", "methods"), name) for name in exhibits["pareto"]["methods"]),
-        *((("claims", role), name) for role, name in exhibits["claims"].items() if name is not None),
-        *(((exhibit, "method"), exhibits[exhibit]["method"]) for exhibit in ("table2", "fig3_tprime", "fig4_ensemble")),
-        *((("fig3_tprime", "t_start"), f"{figure3['method']}@t_start={t}") for t in figure3["t_start"]),
-        *(
-            (("table2", "presegmentations"), f"{table2['method']}@presegmentation={row['method']}")
-            for row in table2["presegmentations"]
-        ),
+        *((("pareto", "methods"), name) for name in (exhibits["pareto"] or {"methods": ()})["methods"]),
+        *(((key, role), name) for key, section in roles.items() for role, name in section.items() if isinstance(name, str)),
+        *(((exhibit, "method"), exhibits[exhibit]["method"]) for exhibit in single),
+        *((("fig4", "methods"), name) for name in (figure4["methods"] if figure4 is not None else ())),
     ]
+    if figure3 is not None:
+        named += [(("fig3_tprime", "t_start"), f"{figure3['method']}@t_start={t}") for t in figure3["t_start"]]
+    if table2 is not None:
+        starts = [f"{table2['method']}@presegmentation={row['method']}" for row in table2["presegmentations"]]
+        named += [(("table2", "presegmentations"), name) for name in starts]
     return {name: ("exhibits", *path) for path, name in reversed(named)}
 
 
@@ -256,19 +321,26 @@ def _row_problems(config: Config) -> Iterator[KeyProblem]:
         if repeated:
             finding = f"the {kind} {', '.join(repeated)} stands for two rows"
             yield KeyProblem(("exhibits", "table1"), finding, f"Give each row its own {kind}")
-    claims = [name for name in exhibits["claims"].values() if name is not None]
-    for key, names in (("compared_with", [exhibits["compared_with"]]), ("claims", claims)):
+    sections = {key: exhibits[key] or {} for key in ("claims", "patch_claims")}
+    if all(sections.values()):
+        finding = "it and `exhibits.claims` would both be shown as claims.csv"
+        yield KeyProblem(("exhibits", "patch_claims"), finding, "Set one of them to null")
+    compared = {key: [name for name in section.values() if isinstance(name, str)] for key, section in sections.items()}
+    for key, names in {"compared_with": [exhibits["compared_with"]], **compared}.items():
         missing = [name for name in names if canonical(config, name) not in rows]
         if missing:
             yield KeyProblem(("exhibits", key), f"{', '.join(missing)} is not a row of Table 1", "Add it to `exhibits.table1`")
-    smallest, members = min(pool(config, name) for name in rows), exhibits["pareto"]["members"]
-    if min(members) > smallest:
-        finding = f"{members} leaves out methods with only {smallest} ensemble members"
-        yield KeyProblem(("exhibits", "pareto", "members"), finding, f"Add {smallest}")
-    shown = exhibits["fig4_ensemble"]["method"]
-    if "samples" not in method(config, shown):
-        finding = f"'{shown}' samples no ensemble members"
-        yield KeyProblem(("exhibits", "fig4_ensemble", "method"), finding, "Choose a stochastic method")
+    if exhibits["pareto"] is not None:
+        smallest, members = min(pool(config, name) for name in rows), exhibits["pareto"]["members"]
+        if min(members) > smallest:
+            finding = f"{members} leaves out methods with only {smallest} ensemble members"
+            yield KeyProblem(("exhibits", "pareto", "members"), finding, f"Add {smallest}")
+    figures = {("fig4_ensemble", "method"): [(exhibits["fig4_ensemble"] or {}).get("method")]}
+    figures[("fig4", "methods")] = figure4_methods(config)
+    for path, names in figures.items():
+        for shown in (name for name in names if name is not None and "samples" not in method(config, name)):
+            finding = f"'{shown}' samples no ensemble members"
+            yield KeyProblem(("exhibits", *path), finding, "Choose a stochastic method")
 
 
 def method_problems(config: Config, name: str, reference: Sequence[str] = ()) -> Iterator[KeyProblem]:

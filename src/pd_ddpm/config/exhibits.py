@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pd_ddpm.config import methods
+from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.leak import leak_methods
-from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method, network
+from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
 from pd_ddpm.config.run import Run
+from pd_ddpm.runtime.problem import Problem
+
+# Roles of methods in PatchDDM's claims.
+PATCH_ROLES = ("patch", "full_resolution", "half_resolution")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ EXHIBITS = {
     "fig2_uncertainty": _figure("fig2_uncertainty", "Figure 2: masks and uncertainty"),
     "fig3_tprime": _figure("fig3_tprime", "Figure 3: Dice against T'"),
     "fig4_ensemble": _figure("fig4_ensemble", "Figure 4: size of the ensemble"),
+    "fig4": _figure("fig4", "Figure 4: Dice and HD95 against ensemble size"),
+    "fig5": _figure("fig5", "Figure 5: reverse steps and ensemble size"),
+    "memory": _table("memory", "Memory of patches and whole volumes"),
     "pareto": _figure("pareto", "Dice against cost"),
     "probe": _figure("probe", "Does the denoiser read x_t?"),
     "training": _figure("training", "Training curves"),
@@ -51,14 +59,24 @@ def available_exhibits(config: Config) -> dict[str, Exhibit]:
 
 
 def default_exhibits(config: Config) -> dict[str, Exhibit]:
-    """Return the exhibits that a run computes by default.
+    """Return the exhibits that a run computes by default: all that the configuration has."""
+    return {name: exhibit for name, exhibit in available_exhibits(config).items() if has_exhibit(config, name)}
 
-    These are all that are available, without held-out cases until they are unlocked, and without the leak table and its figures
-    until it is configured.
-    """
-    has_leak = config["exhibits"]["leak"] is not None
-    has_condition = {"held_out": config["evaluate_held_out"], "leak": has_leak, "leak_probe": has_leak}
-    return {name: exhibit for name, exhibit in available_exhibits(config).items() if has_condition.get(name, True)}
+
+def has_exhibit(config: Config, name: str) -> bool:
+    """Return whether a configuration has an exhibit: its key is not null, and held-out cases are unlocked."""
+    if name == "held_out":
+        return config["evaluate_held_out"]
+    keys = {"leak_probe": ["leak"], "claims": ["claims", "patch_claims"]}.get(name, [name])
+    return any(config["exhibits"].get(key, {}) is not None for key in keys)
+
+
+def require_exhibit(config: Config, name: str) -> None:
+    """Raise ConfigError if a configuration does not have an exhibit."""
+    if not has_exhibit(config, name):
+        key, shown = ("leak", "leak table") if name in ("leak", "leak_probe") else (name, name)
+        remedy = "Add `--configfile config/leak.yaml` after the file to make" if key == "leak" else "Set it"
+        raise ConfigError(Problem(f"`exhibits.{key}`", f"it is null, so this configuration has no {shown}", remedy))
 
 
 def runs(config: Config, dataset: str, names: Iterable[str]) -> list[Run]:
@@ -103,8 +121,11 @@ def labels(config: Config, names: Iterable[str]) -> dict[str, str]:
 def figure3_points(config: Config) -> list[dict[str, Any]]:
     """Return the methods of Fig. 3, each with its label and its reverse chain.
 
-    All points of the curve have the label of one method. Only they have a T' (`t_start`). The step size is in timesteps.
+    All points of the curve have the label of one method. Only they have a T' (`t_start`). The step size is in timesteps. There
+    are none without that figure.
     """
+    if config["exhibits"]["fig3_tprime"] is None:
+        return []
     (curve_label,) = labels(config, [config["exhibits"]["fig3_tprime"]["method"]]).values()
     curve = dict(zip(methods.figure3_methods(config), config["exhibits"]["fig3_tprime"]["t_start"], strict=True))
     points = []
@@ -118,14 +139,21 @@ def figure3_points(config: Config) -> list[dict[str, Any]]:
 
 
 def figure3_methods(config: Config) -> list[str]:
-    """Return the methods of Fig. 3: those of its curve, their pre-segmentation, and Table 1's chains from pure noise."""
+    """Return the methods of Fig. 3: those of its curve, their pre-segmentation, and Table 1's chains from pure noise.
+
+    There are none without that figure.
+    """
+    if config["exhibits"]["fig3_tprime"] is None:
+        return []
     start = methods.presegmentation_of(config, config["exhibits"]["fig3_tprime"]["method"])
     whole = [name for name in config["exhibits"]["table1"] if method(config, name).get("start") == "noise"]
     return [*methods.figure3_methods(config), *([start] if start else []), *whole]
 
 
 def table2_rows(config: Config) -> list[dict[str, str | None]]:
-    """Return the rows of Table 2 as the fields of `Table2Row`."""
+    """Return the rows of Table 2 as the fields of `Table2Row`; none without that table."""
+    if config["exhibits"]["table2"] is None:
+        return []
     printed = {row["method"]: row["printed"] for row in config["exhibits"]["table2"]["presegmentations"]}
     rows = []
     for start, name in methods.table2_methods(config):
@@ -141,7 +169,12 @@ def table2_methods(config: Config) -> list[str]:
 
 
 def pareto_points(config: Config) -> list[dict[str, Any]]:
-    """Return the methods of the Pareto figure, which include Table 1's, each with its label and its reverse chain."""
+    """Return the methods of the Pareto figure, which include Table 1's, each with its label and its reverse chain.
+
+    There are none without that figure.
+    """
+    if config["exhibits"]["pareto"] is None:
+        return []
     points = []
     rows = (canonical(config, name) for name in config["exhibits"]["table1"])
     for name in dict.fromkeys([*methods.pareto_methods(config), *rows]):
@@ -154,36 +187,78 @@ def pareto_points(config: Config) -> list[dict[str, Any]]:
     return points
 
 
+def figure4_labels(config: Config) -> dict[str, str]:
+    """Return the method of PD-DDPM's Figure 4 with its label; none without that figure."""
+    figure = config["exhibits"]["fig4_ensemble"]
+    return {} if figure is None else labels(config, [figure["method"]])
+
+
+def figure_samples(config: Config, names: Iterable[str]) -> list[int]:
+    """Return the ensemble sizes that these methods have in tables."""
+    return sorted({method(config, name)["samples"] for name in names})
+
+
+def figure5_points(config: Config) -> list[dict[str, Any]]:
+    """Return the methods of PatchDDM's Figure 5, each with its reverse steps and its pool; none without that figure."""
+    return [{"method": name, **chain} for name, chain in methods.figure5_chains(config).items()]
+
+
 def claims_roles(config: Config) -> dict[str, Any]:
-    """Return the method that has each role in the paper's claims, the T' grid of Fig. 3, and the rows of Table 2."""
+    """Return what the claims of the configuration's paper compare, as the fields of `Roles` or `PatchRoles`."""
     exhibits = config["exhibits"]
+    if exhibits["patch_claims"] is not None:
+        return _patch_roles(config)
+    if exhibits["claims"] is None:
+        return {}
     roles = {role: name and canonical(config, name) for role, name in exhibits["claims"].items()}
     curve = [point for point in figure3_points(config) if point["t_start"] is not None]
     return roles | {
         "presegmentation": methods.presegmentation_of(config, roles["pd_ddpm"]),
-        "ensemble": canonical(config, exhibits["fig4_ensemble"]["method"]),
+        "ensemble": next(iter(figure4_labels(config)), None),
         "grid": {point["t_start"]: point["method"] for point in curve},
         "step_sizes": {point["t_start"]: point["step_size"] for point in curve},
         "table2": table2_rows(config),
     }
 
 
+def _patch_roles(config: Config) -> dict[str, Any]:
+    """Return the roles in PatchDDM's claims: methods of Table 1, and the chains of Figure 5 with their reverse steps."""
+    claims = config["exhibits"]["patch_claims"]
+    roles = {role: claims[role] and canonical(config, claims[role]) for role in PATCH_ROLES}
+    chains = {point["reverse_steps"]: point["method"] for point in figure5_points(config)}
+    return roles | {"chains": chains, "few_steps": claims["few_steps"]}
+
+
 def claims_methods(config: Config) -> list[str]:
     """Return all methods whose scores the claims need."""
+    if config["exhibits"]["claims"] is None:
+        return compared_methods(config)
     return [*compared_methods(config), *claims_roles(config)["grid"].values(), *table2_methods(config)]
 
 
 def compared_methods(config: Config) -> list[str]:
-    """Return the methods that the claims compare by their roles, without those of Table 2 and Fig. 3."""
+    """Return the methods that the claims compare by their roles, without those of Table 2 and of curves."""
     roles = claims_roles(config)
-    return [roles[role] for role in ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm") if roles[role]]
+    names = ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm", *PATCH_ROLES)
+    return [roles[role] for role in names if roles.get(role)]
+
+
+def claims_ensembles(config: Config) -> list[str]:
+    """Return the methods whose ensembles of several sizes the claims need."""
+    if config["exhibits"]["patch_claims"] is not None:
+        return list(dict.fromkeys([*methods.figure4_methods(config), *methods.figure5_chains(config)]))
+    return list(figure4_labels(config))
+
+
+def resampled_methods(config: Config) -> list[str]:
+    """Return the methods whose ensembles the Figures 4 and 5 of both papers resample."""
+    return list(dict.fromkeys([*figure4_labels(config), *methods.figure4_methods(config), *methods.figure5_chains(config)]))
 
 
 def planned_methods(config: Config) -> list[str]:
     """Return every method that an exhibit shows, and the methods whose predictions these need."""
-    exhibits = config["exhibits"]
-    shown = [*exhibits["table1"], *table2_methods(config), *figure3_methods(config), *claims_methods(config)]
-    shown = [canonical(config, name) for name in [*shown, exhibits["fig4_ensemble"]["method"]]]
+    shown = [*config["exhibits"]["table1"], *table2_methods(config), *figure3_methods(config), *claims_methods(config)]
+    shown = [canonical(config, name) for name in [*shown, *resampled_methods(config)]]
     shown += [*(point["method"] for point in pareto_points(config)), *leak_methods(config)]
     before = [other for name in shown for other in methods.methods_before(config, name)]
     return list(dict.fromkeys([*shown, *before]))
@@ -208,6 +283,15 @@ def scored_grid(config: Config) -> dict[str, Any]:
     return grid if sees_slices else grid | {"spatial_dims": 3}
 
 
+def measured_network(config: Config) -> str:
+    """Return the network whose speed is measured before a run: that of Fig. 3, or the first denoiser that is planned."""
+    if (figure := config["exhibits"]["fig3_tprime"]) is not None:
+        return method(config, figure["method"])["network"]
+    names = planned_networks(config)
+    denoisers = [name for name in names if network(config, name)["architecture"] in ARCHITECTURES["diffusion"]]
+    return (denoisers or names)[0]
+
+
 def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:
     """Return the networks of methods, each with the labels of these methods that sample from it or average its samples."""
     users: dict[str, dict[str, None]] = {}
@@ -218,7 +302,12 @@ def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:
 
 
 def probed_networks(config: Config) -> dict[str, str]:
-    """Return the denoisers of all methods that the exhibits need, each with the labels of the methods that use it."""
+    """Return the denoisers of all methods that the exhibits need, each with the labels of the methods that use it.
+
+    There are none without the figure of their probes.
+    """
+    if config["exhibits"]["probe"] is None:
+        return {}
     diffusion = [name for name in planned_methods(config) if method(config, name)["segmenter"] == "diffusion"]
     return network_users(config, diffusion)
 

@@ -120,7 +120,11 @@ def probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
         config: a canonical configuration.
         dataset: name of the dataset.
         root: folder of all results.
+
+    Raises:
+        ConfigError: the figure of the probes is not configured.
     """
+    exhibits.require_exhibit(config, "probe")
     networks = exhibits.runs(config, methods.networks_from(config, dataset), exhibits.probed_networks(config))
     return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
 
@@ -152,7 +156,7 @@ def leak_inputs(config: Config, dataset: str, root: str) -> dict[str, Any]:
     Raises:
         ConfigError: the leak table is not configured.
     """
-    _require_leak_table(config)
+    exhibits.require_exhibit(config, "leak")
     names = leak_methods(config)
     source = methods.networks_from(config, dataset)
     inner = exhibits.runs(config, source, (name for inner in inner_networks(config).values() for name in inner))
@@ -179,17 +183,10 @@ def leak_probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
     Raises:
         ConfigError: the leak table is not configured.
     """
-    _require_leak_table(config)
+    exhibits.require_exhibit(config, "leak_probe")
     names = [fields["network"] for fields in leak_denoisers(config)]
     networks = exhibits.runs(config, methods.networks_from(config, dataset), names)
     return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
-
-
-def _require_leak_table(config: Config) -> None:
-    """Raise if the leak table is not configured."""
-    if config["exhibits"]["leak"] is None:
-        finding = "it is null, so this configuration has no leak table"
-        raise ConfigError(Problem("`exhibits.leak`", finding, "Add `--configfile config/leak.yaml` after the file to make"))
 
 
 def grid_dice_inputs(config: Config, dataset: str, root: str) -> dict[str, str]:

@@ -110,18 +110,60 @@ def methods_before(config: Config, name: str) -> list[str]:
 def pool(config: Config, name: str) -> int:
     """Return the number of ensemble members of a method that are stored.
 
-    It is `samples`, or the `pool` of Fig. 4 for the method that Fig. 4 resamples, and for the pre-segmentation whose members
-    that method's members start from. A mean of methods has as many members as the largest ensemble that it averages.
+    It is `samples`, or the `pool` of the figures that resample the method's ensembles, which is also that of a pre-segmentation
+    whose members the method's members start from. A mean of methods has as many members as the largest ensemble that it
+    averages.
     """
     if averaged := averaged_methods(config, name):
         return max(method(config, part).get("samples", 1) for part in averaged)
     samples = method(config, name).get("samples", 1)
-    figure = config["exhibits"]["fig4_ensemble"]
-    shown = method(config, figure["method"])
-    needed = {canonical(config, figure["method"])}
-    if shown.get("presegmentation_members") == "each" and shown["presegmentation"] != NO_PRESEGMENTATION:
-        needed.add(canonical(config, shown["presegmentation"]))
-    return max(samples, figure["pool"]) if canonical(config, name) in needed else samples
+    return max(samples, _pools(config).get(canonical(config, name), 0))
+
+
+def _pools(config: Config) -> dict[str, int]:
+    """Return the methods whose ensembles a figure resamples from a pool, each with its largest pool.
+
+    A pre-segmentation whose members a method's members start from has as many as that method.
+    """
+    exhibits = config["exhibits"]
+    shown = [(name, exhibits["fig4"]["pool"]) for name in figure4_methods(config)]
+    shown += [(name, chain["pool"]) for name, chain in figure5_chains(config).items()]
+    if (figure := exhibits["fig4_ensemble"]) is not None:
+        shown.append((canonical(config, figure["method"]), figure["pool"]))
+    pools: dict[str, int] = {}
+    for name, members in shown:
+        settings = method(config, name)
+        starts = [presegmentation_of(config, name)] if settings.get("presegmentation_members") == "each" else []
+        for stored in filter(None, [name, *starts]):
+            pools[stored] = max(pools.get(stored, 0), members)
+    return pools
+
+
+def figure4_methods(config: Config) -> list[str]:
+    """Return the methods of PatchDDM's Figure 4; none without that figure."""
+    figure = config["exhibits"]["fig4"]
+    return [] if figure is None else [canonical(config, name) for name in figure["methods"]]
+
+
+def figure5_chains(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the methods of PatchDDM's Figure 5, each with its reverse steps and its pool; none without that figure."""
+    figure = config["exhibits"]["fig5"]
+    if figure is None:
+        return {}
+    names = [f"{figure['method']}@reverse_steps={chain['reverse_steps']}" for chain in figure["chains"]]
+    return {canonical(config, name): chain for name, chain in zip(names, figure["chains"], strict=True)}
+
+
+def resampling(config: Config, name: str) -> dict[str, Any]:
+    """Return how the pool of a method is resampled: the largest number of ensembles of a size, and whether HD95 is scored.
+
+    The surfaces of an ensemble's mask take longer than its Dice, so they are computed where a figure shows HD95.
+    """
+    exhibits = config["exhibits"]
+    figures = [exhibits[figure] for figure in ("fig4_ensemble", "fig4", "fig5")]
+    shows_hd95 = canonical(config, name) in {*figure4_methods(config), *figure5_chains(config)}
+    subsets = max((figure["subsets"] for figure in figures if figure is not None), default=1)
+    return {"subsets": subsets, "hd95": shows_hd95}
 
 
 def steps_of_chain(config: Config, name: str) -> int:
@@ -171,14 +213,16 @@ def gate_method(config: Config, name: str, weights: str) -> dict[str, Any]:
 
 
 def figure3_methods(config: Config) -> list[str]:
-    """Return the methods of Fig. 3, one for each T'."""
+    """Return the methods of Fig. 3, one for each T'; none without that figure."""
     figure = config["exhibits"]["fig3_tprime"]
-    return [canonical(config, f"{figure['method']}@t_start={t}") for t in figure["t_start"]]
+    return [] if figure is None else [canonical(config, f"{figure['method']}@t_start={t}") for t in figure["t_start"]]
 
 
 def table2_methods(config: Config) -> list[tuple[str, str]]:
-    """Return the rows of Table 2: (pre-segmentation, method that starts from it)."""
+    """Return the rows of Table 2: (pre-segmentation, method that starts from it); none without that table."""
     table = config["exhibits"]["table2"]
+    if table is None:
+        return []
     starts = [row["method"] for row in table["presegmentations"]]
     return [(start, canonical(config, f"{table['method']}@presegmentation={start}")) for start in starts]
 
@@ -186,9 +230,12 @@ def table2_methods(config: Config) -> list[tuple[str, str]]:
 def pareto_methods(config: Config) -> list[str]:
     """Return the methods of the Pareto figure: T' x reverse steps x sampler, each number of steps once.
 
-    A chain of one step ends with its first estimate of the mask, so it does not depend on the sampler.
+    A chain of one step ends with its first estimate of the mask, so it does not depend on the sampler. There are none without
+    that figure.
     """
     figure = config["exhibits"]["pareto"]
+    if figure is None:
+        return []
     names: dict[tuple, str] = {}
     for base in figure["methods"]:
         plain = method(config, base)

@@ -1,6 +1,6 @@
-"""Dice against ensemble size, from one pool of members per case.
+"""Dice and HD95 against ensemble size, from one pool of members per case.
 
-Reference: PD-DDPM, Sec. 3.5 and Fig. 4.
+Reference: PD-DDPM, Sec. 3.5 and Fig. 4; Bieder et al. 2023 (PatchDDM), Fig. 4 and 5.
 """
 
 import math
@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.evaluation.metrics import ReferenceMask, dice
+from pd_ddpm.evaluation.mask_geometry import MaskGeometry
+from pd_ddpm.evaluation.metrics import ReferenceMask, dice, hd95_mm
 from pd_ddpm.inference.ensemble import ensemble_mask
 
 Subset = tuple[int, ...]
@@ -56,16 +57,19 @@ def subsets(pool: int, per_size: int, stream: np.random.Generator) -> dict[int, 
     return subsets_by_size
 
 
-def curve(samples: np.ndarray, reference: ReferenceMask, subsets: Mapping[int, Sequence[Subset]]) -> pd.DataFrame:
+def curve(
+    samples: np.ndarray, reference: ReferenceMask, subsets: Mapping[int, Sequence[Subset]], hd95: bool = False
+) -> pd.DataFrame:
     """Compute the Dice of the ensemble of every subset, equal to `metrics.score` of its `ensemble_mask`.
 
     Args:
         samples: (X, Y, Z, N) the pool of one case, in [0, 1].
         reference: the ground truth of the case.
         subsets: subsets from `subsets`.
+        hd95: whether HD95 is computed, too. It takes longer than Dice.
 
     Returns:
-        Columns size, subset (text such as "0+3+4") and dice.
+        Columns size, subset (text such as "0+3+4"), dice and, on demand, hd95_mm.
 
     Raises:
         ValueError: the shapes differ, or a subset names a member that the pool does not have.
@@ -82,30 +86,51 @@ def curve(samples: np.ndarray, reference: ReferenceMask, subsets: Mapping[int, S
         relevant |= reference.scored_part(ensemble_mask(samples[..., member, None]))
     ground_truth = reference.geometry.mask[relevant]
     members = np.ascontiguousarray(samples[relevant].T, dtype=np.float64)
-    rows = [
-        {"size": size, "subset": "+".join(map(str, subset)), "dice": dice(ground_truth, ensemble_mask(members[list(subset)].T))}
-        for size, same_size in subsets.items()
-        for subset in same_size
-    ]
+    rows = []
+    for size, same_size in subsets.items():
+        for subset in same_size:
+            mask = ensemble_mask(members[list(subset)].T)
+            rows.append({"size": size, "subset": "+".join(map(str, subset)), "dice": dice(ground_truth, mask)})
+            if hd95:
+                predicted = np.zeros_like(relevant)
+                predicted[relevant] = mask
+                rows[-1]["hd95_mm"] = hd95_mm(reference.geometry, MaskGeometry(predicted, reference.geometry.spacing_mm))
     return pd.DataFrame(rows)
 
 
-def variance_of_disjoint(dice: pd.Series) -> float:
-    """Estimate the variance of Dice over independent ensembles of one size, from subsets of one pool.
+def variance_of_disjoint(scores: pd.Series) -> float:
+    """Estimate the variance of a score over independent ensembles of one size, from subsets of one pool.
 
     The estimate is half the mean squared difference between disjoint subsets, which is unbiased for any score. The variance
     over all subsets is too low, because they share members. For a score that is an average over members, it is too low by the
     factor (N - n)/N for n of N members. Dice is no such average.
 
     Args:
-        dice: Dice of each subset; the index names its members, such as "0+3+4".
+        scores: score of each subset; the index names its members, such as "0+3+4".
 
     Returns:
         The variance; NaN if no two subsets are disjoint, as for more than half of the pool.
 
     Reference: Hoeffding 1948.
     """
-    members = dice.index.to_series().astype(str).str.get_dummies("+").to_numpy()
+    members = scores.index.to_series().astype(str).str.get_dummies("+").to_numpy()
     first, second = np.nonzero(np.triu(members @ members.T == 0, k=1))
-    values = dice.to_numpy()
+    values = scores.to_numpy()
     return float(np.mean((values[first] - values[second]) ** 2) / 2) if first.size else math.nan
+
+
+def subset_means(test: pd.DataFrame, score: str, method: str) -> pd.Series:
+    """Return the mean of a score over the cases of one test set, by subset, without undefined values.
+
+    Args:
+        test: ensemble rows of one method, split, seed and size.
+        score: column of the rows.
+        method: name of the method in the message of the error.
+
+    Raises:
+        ValueError: the cases have different subsets.
+    """
+    by_subset = test.groupby("subset")[score]
+    if (by_subset.size() != test["case"].nunique()).any():
+        raise ValueError(f"the cases of {method} have different subsets of members. Choose the subsets with the same seed.")
+    return by_subset.mean()

@@ -1,4 +1,4 @@
-"""Dice of smaller ensembles, resampled from the pool of members of each case of a run."""
+"""Dice and HD95 of smaller ensembles, resampled from the pool of members of each case of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,9 @@ from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.runtime.progress import progress
 
 
-def resample_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], subsets_per_size: int) -> pd.DataFrame:
+def resample_cases(
+    cases: Path, predictions: Path, identity: Mapping[str, Any], subsets_per_size: int, hd95: bool = False
+) -> pd.DataFrame:
     """Compute the Dice of ensembles of every size up to the whole pool.
 
     Args:
@@ -23,9 +25,10 @@ def resample_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], 
         predictions: table of the predictions, in the folder of their images.
         identity: columns that identify the run: dataset, method, split and seed.
         subsets_per_size: largest number of subsets of the pool per ensemble size.
+        hd95: whether HD95 is computed, too.
 
     Returns:
-        One row per case and subset: its Dice and cost.
+        One row per case and subset: its Dice, on demand its HD95, and its cost.
 
     Reference: PD-DDPM, Sec. 3.5 and Fig. 4.
     """
@@ -35,8 +38,8 @@ def resample_cases(cases: Path, predictions: Path, identity: Mapping[str, Any], 
         spacing_mm = read_scan(cases.parent, case).spacing_mm
         reference = ReferenceMask.from_labels(read_ground_truth(cases.parent, case), spacing_mm, case)
         members = subsets(pool, subsets_per_size, np.random.default_rng(identity["seed"]))
-        rows = curve(read_samples(predictions.parent, case), reference, members)
+        rows = curve(read_samples(predictions.parent, case), reference, members, hd95)
         costs = pd.DataFrame([Cost.from_record(record).total(size) for size in rows["size"]])
         tables.append(pd.concat([rows.assign(**identity, case=case, pool=pool), costs], axis=1))
-    columns = [*identity, "case", "pool", "size", "subset", "dice", "network_evaluations", "seconds"]
-    return pd.concat(tables)[columns]
+    scores = ["dice", "hd95_mm"] if hd95 else ["dice"]
+    return pd.concat(tables)[[*identity, "case", "pool", "size", "subset", *scores, "network_evaluations", "seconds"]]

@@ -27,7 +27,7 @@ def with_grid_dice(rows: pd.DataFrame, grid_dice: str | Path | None) -> pd.DataF
 
 def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
     """Read all rows of these CSV files. Names of cases and subsets stay text, also if they consist of digits."""
-    return pd.concat([read_sealed_csv(file) for file in files], ignore_index=True)
+    return pd.concat([read_sealed_csv(file) for file in files], ignore_index=True) if files else pd.DataFrame()
 
 
 def average_over_seeds(scores: pd.DataFrame) -> pd.DataFrame:

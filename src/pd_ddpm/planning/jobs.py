@@ -13,13 +13,14 @@ from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 
 # Exhibits that sample in the naive plan. Fig. 2 and the tables of uncertainty and claims show samples of the others.
-SAMPLING_EXHIBITS = ("table1", "table2", "fig3_tprime", "fig4_ensemble", "pareto", "leak")
+SAMPLING_EXHIBITS = ("table1", "table2", "fig3_tprime", "fig4_ensemble", "fig4", "fig5", "pareto", "leak")
 FIGURE4_REPEATS = 5  # fresh ensembles of each size; ours, since the paper gives no number
 
 NAIVE_PLAN = (
-    "every exhibit (Table 1, Table 2, Fig. 3, Fig. 4, Pareto, leak table) samples its own members; a denoiser is trained "
-    f"for every T' of Fig. 3; each ensemble size in Fig. 4 is sampled {FIGURE4_REPEATS} times (ours: the paper gives no "
-    "number), while this plan resamples subsets of one pool; slices without brain are segmented too"
+    "every exhibit (Table 1, Table 2, Fig. 3, Fig. 4, Fig. 5, Pareto, leak table) samples its own members; a denoiser is "
+    "trained for every T' of Fig. 3; each ensemble size in Fig. 4 is sampled "
+    f"{FIGURE4_REPEATS} times (ours: the paper gives no number), while this plan resamples subsets of one pool; slices without "
+    "brain are segmented too"
 )
 
 
@@ -70,21 +71,31 @@ def planned_work(config: Config, jobs: Iterable[Job]) -> Work:
 
 def naive_work(config: Config, jobs: Sequence[Job]) -> Work:
     """Return what the same exhibits would train and sample without sharing, see `NAIVE_PLAN`."""
-    figure3, figure4 = (config["exhibits"][name] for name in ("fig3_tprime", "fig4_ensemble"))
-    shared_network = resolve.method(config, figure3["method"])["network"]
+    figure3 = config["exhibits"]["fig3_tprime"]
+    shared_network = None if figure3 is None else resolve.method(config, figure3["method"])["network"]
     trainings = []
     for training in planned_work(config, jobs).trainings:
         copies = len(set(figure3["t_start"])) if training.name == shared_network else 1
         trainings += [training] * copies
-    figure4_members = FIGURE4_REPEATS * sum(range(1, figure4["pool"] + 1))
     samplings = []
     for job in jobs:
         if job.rule in SAMPLING_EXHIBITS:
             for run in (part for scored in _scored_runs(job.inputs) for part in _sampled_runs(config, scored)):
                 members = resolve.method(config, run.name).get("samples", 1)
-                members = figure4_members if job.rule == "fig4_ensemble" else members
+                members = _naive_members(config, job.rule, run.name) or members
                 samplings.append(Sampling(run, members, all_slices=True, exhibit=job.rule))
     return Work(trainings, samplings)
+
+
+def _naive_members(config: Config, rule: str, name: str) -> int | None:
+    """Return the members of all ensembles that a figure of ensemble sizes shows of a method; None for other exhibits."""
+    figure = config["exhibits"].get(rule)
+    if rule in ("fig4", "fig4_ensemble"):
+        return FIGURE4_REPEATS * sum(range(1, figure["pool"] + 1))
+    if rule == "fig5":
+        chain = methods.figure5_chains(config)[name]
+        return sum(members for members in figure["members"] if members <= chain["pool"])
+    return None
 
 
 def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:

@@ -5,10 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Section
+from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Positive, Section
 
 StartTimesteps = Annotated[list[Count], Field(min_length=1), *UNIQUE]
 Respacings = Annotated[list[Count], *UNIQUE]
+EdgeShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class Evaluation(Section):
@@ -55,6 +56,52 @@ class EnsembleFigure(Section):
     method: str = Field(description="The method whose ensemble varies.")
     pool: Count = Field(description="Members that are sampled, from which ensembles are resampled; at least samples.")
     subsets: Count = Field(description="Largest number of ensembles of each size.")
+
+
+class EnsembleMetricsFigure(Section):
+    """Figure 4 of PatchDDM: Dice and HD95 against the size of the ensemble."""
+
+    methods: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(description="Stochastic methods, one curve each.")
+    pool: Count = Field(description="Members of each method, from which ensembles are resampled; at least samples.")
+    subsets: Count = Field(description="Largest number of ensembles of each size.")
+
+
+class SampledChain(Section):
+    """A row of Figure 5 of PatchDDM."""
+
+    reverse_steps: Count = Field(description="Reverse steps over T, as in sampling.reverse_steps.")
+    pool: Count = Field(description="Members that are sampled with so many steps; larger ensembles stay white.")
+
+
+class StepsFigure(Section):
+    """Figure 5 of PatchDDM: Dice and HD95 over reverse steps and ensemble size."""
+
+    method: str = Field(description="The diffusion method whose reverse steps vary.")
+    chains: Annotated[list[SampledChain], Field(min_length=1)] = Field(description="Rows of the figure, fewest steps first.")
+    members: Annotated[list[Count], Field(min_length=1), *UNIQUE] = Field(description="Ensemble sizes: columns of the figure.")
+    subsets: Count = Field(description="Largest number of ensembles of each size.")
+
+
+class MemoryRow(Section):
+    """A kind of training and sampling in the memory table."""
+
+    label: str = Field(description="Name of the row.")
+    network: str = Field(description="Denoiser of networks, or a variation of one. It need not be trained.")
+    trained_share: EdgeShare = Field(description="Edge of a training patch, as a share of the edge of the full volume.")
+    sampled_share: EdgeShare = Field(description="Edge of what is sampled in one pass, as such a share.")
+
+
+class MemoryTable(Section):
+    """Memory, time and FLOPs of training and sampling volumes of several sizes."""
+
+    rows: Annotated[list[MemoryRow], Field(min_length=1)] = Field(description="Kinds of training; the first is PatchDDM's.")
+    edges: Annotated[list[Count], Field(min_length=1), *UNIQUE] = Field(description="Edges of the cubic volumes, in voxels.")
+    image_channels: Count = Field(description="Channels of the image, without coordinates.")
+    batch: Count = Field(description="Patches of a training step.")
+    measured_seconds: Count = Field(
+        description="A step that can be expected to take longer on this device is counted on the meta device, without a time."
+    )
+    limit_gb: Positive = Field(description="Memory of a GPU that the largest volume is compared with, in GB of 1e9 bytes.")
 
 
 class RespacedSteps(Section):
@@ -129,19 +176,32 @@ class Claims(Section):
     es_ddpm: str | None = Field(description="ES-DDPM.")
 
 
+class PatchClaims(Section):
+    """Which row of Table 1 has which role in PatchDDM's claims; null: claims about that role are not tested."""
+
+    patch: str = Field(description="PatchDDM: trained on patches, sampled as a whole.")
+    full_resolution: str | None = Field(description="Trained on whole volumes.")
+    half_resolution: str | None = Field(description="Trained on whole volumes of half the resolution.")
+    few_steps: Count | None = Field(description="Reverse steps of the chain of Figure 5 that is compared with its longest.")
+
+
 class Exhibits(Section):
-    """Which methods tables and figures show."""
+    """Which methods tables and figures show. A table or figure that is null does not exist."""
 
     table1: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(description="Methods that are the rows of Table 1.")
     compared_with: str = Field(description="The method that the paired tests compare each row of Table 1 with.")
-    table2: Table2
+    table2: Table2 | None = Field(description="Table 2 of PD-DDPM; null: none.")
     fig2_uncertainty: UncertaintyFigure
-    fig3_tprime: StartTimestepFigure
-    fig4_ensemble: EnsembleFigure
-    pareto: ParetoFigure
-    probe: ProbeFigure
+    fig3_tprime: StartTimestepFigure | None = Field(description="Figure 3 of PD-DDPM; null: none.")
+    fig4_ensemble: EnsembleFigure | None = Field(description="Figure 4 of PD-DDPM; null: none.")
+    fig4: EnsembleMetricsFigure | None = Field(description="Figure 4 of PatchDDM, Dice and HD95; null: none.")
+    fig5: StepsFigure | None = Field(description="Figure 5 of PatchDDM; null: none.")
+    memory: MemoryTable | None = Field(description="Memory of patches and of whole volumes; null: none.")
+    pareto: ParetoFigure | None = Field(description="Dice against cost; null: none. It needs fig4_ensemble.")
+    probe: ProbeFigure | None = Field(description="Probe of the denoisers; null: none.")
     leak: LeakTable | None = Field(
         description="The leak table and its figure, leak.csv and leak.pdf; null: there are none. config/leak.yaml sets it."
     )
     index: IndexPage
-    claims: Claims
+    claims: Claims | None = Field(description="PD-DDPM's claims, claims.csv; null: none.")
+    patch_claims: PatchClaims | None = Field(description="PatchDDM's claims, claims.csv in place of PD-DDPM's; null: none.")

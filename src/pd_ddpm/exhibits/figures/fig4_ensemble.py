@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pd_ddpm.evaluation.ensemble_curve import variance_of_disjoint
+from pd_ddpm.evaluation.ensemble_curve import subset_means, variance_of_disjoint
 from pd_ddpm.exhibits.figures import style
 
 
@@ -54,7 +54,7 @@ def fig4_numbers(ensembles: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataF
             raise ValueError(f"the ensembles of {method} have {problem}. Score all cases with the same `pool`.")
         pool = int(pools[0])
         for size, size_rows in method_rows.groupby("size"):
-            tests = [_test_means(test, method) for _, test in size_rows.groupby(["split", "seed"])]
+            tests = [subset_means(test, "dice", method) for _, test in size_rows.groupby(["split", "seed"])]
             raw = _root_mean([_variance_over_subsets(means, math.comb(pool, int(size))) for means in tests])
             cases = size_rows.groupby("case")["dice"].mean()
             rows.append(
@@ -74,14 +74,6 @@ def fig4_numbers(ensembles: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataF
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _test_means(test: pd.DataFrame, method: str) -> pd.Series:
-    """Return the mean Dice over the cases of one test set, by subset."""
-    by_subset = test.groupby("subset")["dice"]
-    if (by_subset.size() != test["case"].nunique()).any():
-        raise ValueError(f"the cases of {method} have different subsets of members. Choose the subsets with the same seed.")
-    return by_subset.mean()
 
 
 def _variance_over_subsets(means: pd.Series, possible: int) -> float:
