@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.runtime.progress import log
-from pd_ddpm.training.patches import Batch, PatchSettings, TrainingSlices, Window, join_batch, to_device, window_coordinates
+from pd_ddpm.training.patches import Batch, PatchSettings, TrainingSlices, Window, to_device, window_coordinates
 
 # Ours. Weights, moments and activations need the rest; their size is known only after the first step.
 _SHARE_OF_FREE_MEMORY = 0.25
@@ -26,7 +26,7 @@ class DeviceSlices:
     """
 
     def __init__(self, slices: TrainingSlices, device: torch.device):
-        self.device = device
+        self.slices, self.device = slices, device
         self.sizes = [tuple(case.image.shape[2:]) for case in slices.cases]
         self.image_channels = slices.cases[0].image.shape[1]
         self.images, self.image_starts = _concatenate([case.image for case in slices.cases], device)
@@ -62,7 +62,7 @@ class DeviceSlices:
             image = image * (1 + jitter[0]) + jitter[1]
         if settings.coordinates:
             image = torch.cat([image, self._coordinates(windows, settings.crop)], dim=1)
-        return join_batch(image, masks)
+        return self.slices.join(image, masks)
 
     def _place(self, window: Window) -> tuple[int, int, int]:
         """Return the pixels of a channel of the window's slice, and where the slice begins among images and among masks."""

@@ -252,7 +252,17 @@ class TrainingSlices:
         """
         patches = [self._cut_patch(window, settings) for window in windows]
         images, masks = map(torch.stack, zip(*patches, strict=True))
-        return join_batch(images, masks)
+        return self.join(images, masks)
+
+    def join(self, image: Tensor, masks: Tensor) -> Batch:
+        """Return a batch of patches.
+
+        Args:
+            image: (B, M, *S), z-scored.
+            masks: (B, 2, *S), both label fractions, or (B, 3, *S), in addition the pre-segmentation.
+        """
+        batch, presegmentation = as_batch(image, masks[:, :2]), masks[:, 2:]
+        return batch._replace(presegmentation=presegmentation) if presegmentation.shape[1] else batch
 
     def _sample_window(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> Window:
         """Return a random window of a slice, with its augmentation."""
@@ -285,17 +295,6 @@ class TrainingSlices:
         if settings.coordinates:
             image = torch.cat([image, coordinate_channels(window_coordinates(window, sizes, settings.crop))])
         return image, masks
-
-
-def join_batch(image: Tensor, masks: Tensor) -> Batch:
-    """Return a batch of patches.
-
-    Args:
-        image: (B, M, *S), z-scored.
-        masks: (B, 2, *S), both label fractions, or (B, 3, *S), in addition the pre-segmentation.
-    """
-    batch, presegmentation = as_batch(image, masks[:, :2]), masks[:, 2:]
-    return batch._replace(presegmentation=presegmentation) if presegmentation.shape[1] else batch
 
 
 def sample_first(rng: np.random.Generator, size: int, length: int, position: CropPosition) -> int:

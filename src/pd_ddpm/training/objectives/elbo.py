@@ -44,8 +44,8 @@ class EvidenceLowerBound(Objective):
     kl_warm_up: float = 0.0
 
     def phases(self, model: ProbabilisticUNet) -> list[Phase]:
-        """Return the only phase, whose loss depends on the progress of the training. See `Objective.phases`."""
-        return [replace(phase, needs_progress=True) for phase in super().phases(model)]
+        """Return the only phase. With a warm-up its loss depends on the progress of the training. See `Objective.phases`."""
+        return [replace(phase, needs_progress=self.kl_warm_up > 0) for phase in super().phases(model)]
 
     def loss(
         self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator, progress: float = 1.0
