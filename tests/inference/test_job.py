@@ -13,6 +13,7 @@ from pd_ddpm.runtime.compute import Compute
 
 NETWORK = Path("results/wmh/networks/denoiser/split-2_seed-5")
 FOLDER = Path("results/wmh/predictions/pd-ddpm/split-2_seed-5")
+SAMPLING = {"batch": "auto", "precision": "bfloat16", "samples": 5, "reverse_steps": 100}
 INPUT = {
     "weights": f"{NETWORK}/model.safetensors",
     "metadata": f"{NETWORK}/model.json",
@@ -32,7 +33,7 @@ def snakemake(wildcards: dict[str, str], files: dict[str, Any], output: dict[str
         output=named(output),
         params=named(params | {"code": "abc"}),
         wildcards=named({"dataset": "wmh", "split": "2", "seed": "5"} | wildcards),
-        config={"device": "cuda", "sampling": {"batch": "auto"}},
+        config={"device": "cuda", "compile": "auto", "sampling": SAMPLING},
         threads=4,
     )
 
@@ -46,7 +47,7 @@ def sample_job(wildcards: dict[str, str] | None = None, files: dict[str, Any] | 
 def test_sample_job_from_snakemake_holds_run_files_and_compute() -> None:
     job = sample_job(files={"presegmentation": "p.csv", "gate": "precision.json"})
     assert (job.run, job.shard) == (Run("wmh", "pd-ddpm", 2, 5), Shard(1, 1))
-    assert job.compute == Compute("cuda", "float32", threads=4, batch="auto")
+    assert job.compute == Compute("cuda", "float32", threads=4, batch="auto", compile="auto")
     assert (job.weights, job.network_metadata) == (NETWORK / "model.safetensors", NETWORK / "model.json")
     assert (job.cases, job.splits) == (Path(INPUT["cases"]), Path(INPUT["splits"]))
     assert (job.presegmentation, job.gate) == (Path("p.csv"), Path("precision.json"))
@@ -76,6 +77,8 @@ def test_gate_job_from_snakemake_holds_run_and_limits() -> None:
     job = GateJob.from_snakemake(given)
     assert job.run == Run("wmh", "denoiser", 2, 5)
     assert (job.limits, job.settings, job.device, job.threads, job.code) == (limits, {"pool": 2}, "cuda", 4, "abc")
+    assert job.compute == Compute("cuda", "bfloat16", threads=4, batch="auto", compile="auto")
+    assert job.evaluations_per_slice == 500
     assert (job.weights, job.network_metadata) == (NETWORK / "model.safetensors", NETWORK / "model.json")
 
 

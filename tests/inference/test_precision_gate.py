@@ -20,6 +20,7 @@ from pd_ddpm.inference.precision_gate import Gate, PrecisionChoice, gated_precis
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.models.weights import join_weights, load_tensors, save_metadata, save_weights
 from pd_ddpm.runtime import precision
+from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
 
 CPU = torch.device("cpu")
@@ -218,7 +219,7 @@ def trained(random_network, configured):
     return random_network(configured("network", "denoiser", **TINY))
 
 
-def gate_job(trained, folder, device="cpu"):
+def gate_job(trained, folder, device="cpu", compile="auto"):
     return GateJob(
         run=Run("dataset", "denoiser", 0, 0),
         settings=CHAIN,
@@ -228,6 +229,8 @@ def gate_job(trained, folder, device="cpu"):
         device=device,
         threads=1,
         code="",
+        compute=Compute(device, "auto", 1, 6, compile),
+        evaluations_per_slice=10,
         **trained,
     )
 
@@ -254,6 +257,32 @@ def test_verdict_decides_the_precision_of_sampling(tmp_path, prepared, script, c
     half, full = (nib.load(tmp_path / name / "four_samples.nii.gz").get_fdata() for name in metadata)
     assert np.abs(half - full).max() > 0
     assert np.abs(half - full).mean() < 0.02
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_verdict_decides_whether_a_network_samples_compiled(
+    tmp_path, prepared, script, configured, trained, sample_job, without_code_generation, monkeypatch, caplog, passed
+):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(gate_network, "only_float32", lambda device: False)
+    script("gate")(gate_job(trained, prepared, compile=True), str(tmp_path / "precision.json"))
+    verdict = json.loads((tmp_path / "precision.json").read_text(encoding="utf-8"))
+    result = verdict["formats"]["bfloat16"]
+    assert result["compiled"].pop("batches") == [[*size, 6] for size in sorted(without_code_generation)]
+    # Without code generation, a compiled network computes what the network does, except for the filling of a batch.
+    assert result["compiled"]["forward_error"] == pytest.approx(result["forward_error"], rel=0.2)
+    assert result["compiled"]["passed"]
+
+    result["compiled"] |= {"passed": passed, "batches": []}
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(verdict), encoding="utf-8")
+    without_code_generation.clear()
+    method = configured("method", "ddpm", reverse_steps=3, samples=2, pool=2, precision="auto")
+    job = sample_job(tmp_path / "samples", "ddpm", method, batch=6, gate=changed, **trained)
+    with caplog.at_level(logging.WARNING):
+        script("sample")(replace(job, compute=replace(job.compute, compile=True)))
+    assert bool(without_code_generation) is passed
+    assert ("failed the test compiled in bfloat16" in caplog.text) is not passed
 
 
 def test_gate_tests_the_weights_that_are_sampled(prepared, trained, monkeypatch):

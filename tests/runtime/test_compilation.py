@@ -1,4 +1,4 @@
-"""Compiled functions: equal values, a shared cache, and the way back if compiling fails (about 10 s)."""
+"""Compiled functions: when they compile, and the way back if compiling fails (about 1 s)."""
 
 import logging
 import os
@@ -32,17 +32,6 @@ def _own_cache(tmp_path, monkeypatch):
 )
 def test_is_compiled_never_on_a_cpu_unless_requested(setting, device, expected):
     assert is_compiled(setting, torch.device(device)) is expected
-
-
-def test_compiled_function_writes_its_code_to_the_folder_work(tmp_path):
-    def square_plus_one(x):
-        return x * x + 1
-
-    compiled = CompiledFunction(square_plus_one, "square")
-    for length in (3, 8):
-        x = torch.arange(float(length))
-        torch.testing.assert_close(compiled(x), x**2 + 1)
-    assert list((tmp_path / compilation.CACHE).rglob("*.so")), "inductor's C++ kernel is cached"
 
 
 def test_compiled_function_falls_back_with_one_warning_if_compiling_fails(caplog):

@@ -22,6 +22,7 @@ from pd_ddpm.inference.sample_cases import sample_cases
 from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime.backend import Backend
+from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.job import open_states, read_data, train, write_result
 from pd_ddpm.training.patches import CaseSlices, PatchSettings
@@ -133,7 +134,8 @@ def test_jobs_train_test_and_sample_a_network_of_volumes(tmp_path, prepared, tra
     settings = configured("method", "ddpm", **chain)
     limits = {"cases": 1, "slices": 1, "forward_error": {"bfloat16": 0.02}, "flipped_share": 0.1}
     common = {"splits": prepared / "splits.csv", "cases": prepared / "prepared.csv", "device": "cpu", "threads": 1, "code": ""}
-    gate = GateJob(run=Run("dataset", "denoiser", 0, 0), settings=settings, limits=limits, **files, **common)
+    compute = {"compute": Compute("cpu", "auto", threads=1, batch=1), "evaluations_per_slice": 4}
+    gate = GateJob(run=Run("dataset", "denoiser", 0, 0), settings=settings, limits=limits, **compute, **files, **common)
     assert gate_network(gate)["device"] == "cpu"
     probe = ProbeJob(run=gate.run, settings={"slices": 1, "timesteps": [300]}, config={}, **files, **common)
     table, _ = probe_network(probe)

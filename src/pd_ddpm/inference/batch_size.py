@@ -1,16 +1,47 @@
 """Find the largest batch that fits into the free memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from pd_ddpm.diffusion.noise import MemberNoise
+from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.runtime.memory import available_memory
 from pd_ddpm.runtime.progress import log
 
 LARGEST = {"cpu": 20, "cuda": 128}  # larger batches make neither a core nor a GPU faster
 USED_FRACTION = 0.7  # of the free memory; the rest is for fragmentation and for other processes
 _PROBED = 2, 6  # batch sizes for which the peak memory of a GPU is measured
+
+
+def probe_batch_size(segmenter: Segmenter, image_shape: Sequence[int], device: torch.device) -> int:
+    """Return how many images fit into the free memory, tested with one reverse step.
+
+    Args:
+        segmenter: the segmenter.
+        image_shape: shape (M, *S) of an image, coordinate channels included.
+        device: device of the network.
+    """
+    return find_batch_size(shortest_evaluation(segmenter, image_shape, device), device)
+
+
+def shortest_evaluation(segmenter: Segmenter, image_shape: Sequence[int], device: torch.device) -> Callable[[int], Tensor]:
+    """Return a function that evaluates a segmenter with one reverse step on a batch of this many empty images.
+
+    Args:
+        segmenter: the segmenter.
+        image_shape: shape (M, *S) of an image, coordinate channels included.
+        device: device of the network.
+    """
+    short = segmenter.shortened()
+
+    def evaluate(size: int) -> Tensor:
+        images = torch.zeros(size, *image_shape, device=device)
+        noise = MemberNoise([("probe", row) for row in range(size)])
+        return short(images, torch.zeros(size, 1, *image_shape[1:]), noise)
+
+    return evaluate
 
 
 def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> int:

@@ -1,12 +1,19 @@
 """The job that tests in which precisions a trained network may sample. Does not import PyTorch unless it tests one."""
 
+from __future__ import annotations
+
 import time
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from pd_ddpm.data.prepared import cases_by_role, read_scan
 from pd_ddpm.inference.job import GateJob
 from pd_ddpm.runtime.cpu_info import only_float32
 from pd_ddpm.runtime.progress import log
+
+if TYPE_CHECKING:
+    from pd_ddpm.inference.compiled_network import Size
+    from pd_ddpm.inference.segmenters import Segmenter
 
 
 def gate_network(job: GateJob) -> dict[str, Any]:
@@ -30,9 +37,12 @@ def gate_network(job: GateJob) -> dict[str, Any]:
     import torch
 
     from pd_ddpm.data.working_grid import GridSettings
+    from pd_ddpm.inference.compiled_network import Compiler
     from pd_ddpm.inference.factory import build_segmenter
     from pd_ddpm.inference.precision_gate import Gate
+    from pd_ddpm.models.coordinates import num_image_inputs
     from pd_ddpm.models.factory import load_model
+    from pd_ddpm.runtime.compilation import is_compiled
     from pd_ddpm.runtime.precision import choose_device
 
     started = time.perf_counter()
@@ -42,14 +52,28 @@ def gate_network(job: GateJob) -> dict[str, Any]:
     roles = cases_by_role(job.splits, job.run.split)
     role = "validation" if "validation" in roles else "train"
     cases = roles[role][: job.limits["cases"]]
+    scans = [read_scan(job.cases.parent, case) for case in cases]
+    grid = GridSettings(**trained["grid"], spatial_dims=trained["settings"]["spatial_dims"])
+    compiler = Compiler(
+        job.compute.compile, job.compute.batch, num_image_inputs(trained["settings"], trained["image_channels"]), device
+    )
+    slices_per_case = sum(grid.working_grid(scan.brain, scan.spacing_mm)[1].sum() for scan in scans) / len(scans)
+    evaluations = round(job.evaluations_per_slice * slices_per_case * len(roles.get("test", ())))
+
+    def compile_for_sizes(segmenter: Segmenter, sizes: Collection[Size]) -> dict[Size, int]:
+        # The few images of a test must all go through the compiled network.
+        return compiler.compile(segmenter, dict.fromkeys(sizes, evaluations // len(sizes)), smallest_share=0)
+
     gate = Gate(
         lambda model: build_segmenter(job.settings, model),
-        GridSettings(**trained["grid"], spatial_dims=trained["settings"]["spatial_dims"]),
+        grid,
         device,
         num_slices=job.limits["slices"],
         forward_error=job.limits["forward_error"],
         flipped_share=job.limits["flipped_share"],
+        precision=job.compute.precision,
+        compile=compile_for_sizes if is_compiled(job.compute.compile, device) else None,
     )
-    results = gate.test(network, [read_scan(job.cases.parent, case) for case in cases])
+    results = gate.test(network, scans)
     metadata |= {"cases": cases, "role": role, "seconds": time.perf_counter() - started}
     return {"device": device.type, "formats": results} | metadata

@@ -55,8 +55,8 @@ class SampleJob:
     def from_snakemake(cls, snakemake: Any) -> Self:
         """Read the job from the object of this name in a Snakemake script.
 
-        Device, batch and number of shards come from the configuration and the wildcards. They are no parameters of the
-        rules, because another value must not re-run anything.
+        Device, batch, `compile` and number of shards come from the configuration and the wildcards. They are no parameters of
+        the rules, because another value must not re-run anything.
         """
         inputs, outputs = dict(**snakemake.input), dict(**snakemake.output)
         params, wildcards, config = snakemake.params, snakemake.wildcards, snakemake.config
@@ -64,7 +64,7 @@ class SampleJob:
         shard_record = _path(outputs.get("shard_record"))
         return cls(
             run=Run.from_wildcards(wildcards, "method"),
-            compute=Compute(config["device"], settings["precision"], snakemake.threads, config["sampling"]["batch"]),
+            compute=_compute(config, settings["precision"], snakemake.threads),
             settings=settings,
             cases=Path(inputs["cases"]),
             splits=Path(inputs["splits"]),
@@ -150,14 +150,24 @@ class GateJob(_NetworkJob):
 
     Attributes:
         limits: section `sampling.gate` of the configuration.
+        compute: device, precision, threads and batch of the methods that sample from the network.
+        evaluations_per_slice: network evaluations of the members of one slice in a chain of all reverse steps.
     """
 
     limits: dict[str, Any]
+    compute: Compute
+    evaluations_per_slice: int
 
     @classmethod
     def from_snakemake(cls, snakemake: Any) -> Self:
         """Read the job from the object of this name in a Snakemake script."""
-        return cls._from_snakemake(snakemake, limits=snakemake.params["gate"])
+        config, sampling = snakemake.config, snakemake.config["sampling"]
+        return cls._from_snakemake(
+            snakemake,
+            limits=snakemake.params["gate"],
+            compute=_compute(config, sampling["precision"], snakemake.threads),
+            evaluations_per_slice=sampling["samples"] * sampling["reverse_steps"],
+        )
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,11 @@ class ProbeJob(_NetworkJob):
     def title(self) -> str:
         """The job in messages, such as "denoiser, split 0, seed 1"."""
         return f"{self.run.name}, split {self.run.split}, seed {self.run.seed}"
+
+
+def _compute(config: dict[str, Any], precision: str, threads: int) -> Compute:
+    """Return what a sampling computes with."""
+    return Compute(config["device"], precision, threads, config["sampling"]["batch"], config["compile"])
 
 
 def _path(file: str | None) -> Path | None:

@@ -1,11 +1,12 @@
 """Gate for lower precision: test on a few cases whether a network may sample in another precision than float32.
 
 A precision passes if the network's output is close to that in float32, and if the masks differ from those in float32 by a
-small fraction of what another seed changes. Sampling uses the fastest precision that passed.
+small fraction of what another seed changes. Sampling uses the fastest precision that passed. Compiled networks are tested in
+the same way, in the precision in which they will sample.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, slices_with_brain
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MethodNoise
+from pd_ddpm.inference.compiled_network import Size
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
@@ -45,6 +47,9 @@ class Gate:
         num_slices: slices tested per scan; in three dimensions all are.
         forward_error: precision -> largest relative L2 error of the network's output.
         flipped_share: largest number of changed mask voxels, as a fraction of those that another seed changes.
+        precision: key `precision` of the methods that sample.
+        compile: compiles the network of a segmenter for images of these sizes, if that pays; returns the images per evaluation
+            for each size. None: networks sample uncompiled.
     """
 
     segmenter: Callable[[nn.Module], Segmenter]
@@ -53,6 +58,8 @@ class Gate:
     num_slices: int
     forward_error: Mapping[str, float]
     flipped_share: float
+    precision: str = "auto"
+    compile: Callable[[Segmenter, Collection[Size]], dict[Size, int]] | None = None
 
     def test(self, model: nn.Module, scans: Sequence[Scan]) -> dict[str, dict[str, Any]]:
         """Test each precision that the device supports, except float32; return precision -> measurements and `passed`.
@@ -83,13 +90,23 @@ class Gate:
         is_random = not isinstance(self.segmenter(reference), DeterministicSegmenter)
         between_seeds = _flipped_voxels(masks, self._masks(reference, scans, seed=1)) if is_random else None
         outputs = [_network(reference)(*inputs).float() for inputs in evaluations]
-        results = {}
+        sizes = {tuple(inputs[0].shape[2:]) for inputs in evaluations}
+
+        def test_model(tested: nn.Module, precision: Precision, title: str) -> dict[str, Any]:
+            error = max(map(_relative_error, (_output(tested, inputs) for inputs in evaluations), outputs), default=0.0)
+            flipped = _flipped_voxels(masks, self._masks(tested, scans, seed=0))
+            return self._result(title, precision, error, flipped, between_seeds)
+
+        results: dict[str, dict[str, Any]] = {}
         for precision in precisions:
             set_matmul_precision(precision)
             converted = prepare_for_inference(copy.deepcopy(model), self.device, precision)
-            error = max(map(_relative_error, (_output(converted, inputs) for inputs in evaluations), outputs), default=0.0)
-            flipped = _flipped_voxels(masks, self._masks(converted, scans, seed=0))
-            results[precision.name] = self._result(precision.name, error, flipped, between_seeds)
+            result = results[precision.name] = test_model(converted, precision, precision.name)
+            is_first = sum(other["passed"] for other in results.values()) == 1
+            is_used = result["passed"] and (self.precision == precision.name or (self.precision == "auto" and is_first))
+            if self.compile and is_used and (batches := self.compile(self.segmenter(converted), sizes)):
+                compiled = test_model(converted, precision, f"{precision.name}, compiled")
+                result["compiled"] = compiled | {"batches": [[*size, rows] for size, rows in batches.items()]}
         set_matmul_precision(FLOAT32)
         return results
 
@@ -118,22 +135,25 @@ class Gate:
             masks.append(threshold(result.samples))
         return masks
 
-    def _result(self, name: str, error: float, flipped: int, between_seeds: int | None) -> dict[str, Any]:
+    def _result(
+        self, title: str, precision: Precision, error: float, flipped: int, between_seeds: int | None
+    ) -> dict[str, Any]:
         """Compare the measurements with the limits, log them, and return both."""
-        is_accurate = error <= self.forward_error[name]
+        error_limit = self.forward_error[precision.name]
+        is_accurate = error <= error_limit
         is_stable = between_seeds is None or flipped <= self.flipped_share * between_seeds
         log.info(
             "%s: forward error %.2g (limit %g), %d flipped voxels%s: %s",
-            name,
+            title,
             error,
-            self.forward_error[name],
+            error_limit,
             flipped,
             "" if between_seeds is None else f" ({between_seeds} between seeds, limit {self.flipped_share:.0%} of them)",
             "passed" if is_accurate and is_stable else "failed",
         )
         return {
             "forward_error": error,
-            "forward_error_limit": self.forward_error[name],
+            "forward_error_limit": error_limit,
             "flipped_voxels": flipped,
             "flipped_between_seeds": between_seeds,
             "flipped_share_limit": self.flipped_share,
@@ -186,6 +206,28 @@ def gated_precision(name: str, device: torch.device, verdict: Mapping[str, Any] 
     (log.warning if is_slower_than_expected else log.info)("%s", reason)
     set_matmul_precision(precision)
     return PrecisionChoice(precision, reason)
+
+
+def tested_batches(precision: Precision, verdict: Mapping[str, Any] | None) -> dict[Size, int] | None:
+    """Return the batches for which the test of a network has compiled it, or None if it must not sample compiled.
+
+    Args:
+        precision: the precision in which it will sample; float32 needs no test.
+        verdict: result of rule `gate`; None if nothing was tested.
+
+    Returns:
+        Image size -> images per evaluation.
+    """
+    if precision == FLOAT32:
+        return {}
+    result = (verdict or {"formats": {}})["formats"].get(precision.name, {}).get("compiled")
+    if result is None:
+        log.info("the network samples uncompiled, since it was not tested compiled in %s", precision)
+        return None
+    if not result["passed"]:
+        log.warning("the network samples uncompiled, since it failed the test compiled in %s", precision)
+        return None
+    return {tuple(size): rows for *size, rows in result["batches"]}
 
 
 def _rejection(precision: Precision, device: torch.device, verdict: Mapping[str, Any] | None) -> str | None:

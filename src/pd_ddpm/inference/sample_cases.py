@@ -1,6 +1,9 @@
 """Sample the cases of one job, one after the other. Cases that are already complete on disk are kept."""
 
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,14 +17,17 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.diffusion.reliability import Reliability
+from pd_ddpm.inference.compiled_network import Compiler, Size
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.job import SampleJob
-from pd_ddpm.inference.precision_gate import gated_precision
+from pd_ddpm.inference.precision_gate import gated_precision, tested_batches
 from pd_ddpm.inference.prediction_store import PredictionFolder, Presegmentations, read_samples, sampling_seconds
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import Segmenter
+from pd_ddpm.models.coordinates import num_image_inputs
 from pd_ddpm.models.factory import load_model
+from pd_ddpm.runtime.compilation import is_compiled
 from pd_ddpm.runtime.files import file_sha256, fingerprint
 from pd_ddpm.runtime.memory import explain_memory_shortage
 from pd_ddpm.runtime.precision import Precision, choose_device, device_name, prepare_for_inference
@@ -80,14 +86,40 @@ class CaseSampler:
             cost = cost.extended(record["pool"], further_cost, num_members - record["pool"])
         return self.store.write(case, members, num_samples, scan.reference, cost)
 
+    def compile(self, cases: Sequence[str], image_channels: int, verdict: Mapping[str, Any] | None) -> None:
+        """Compile the network for the images of these cases, if it passed the test compiled and if that pays.
+
+        Args:
+            cases: the cases of the job; those that are complete on disk do not count.
+            image_channels: channels of the network's images, coordinate channels included.
+            verdict: result of rule `gate`; None if nothing was tested.
+        """
+        cached = tested_batches(self.precision, verdict)
+        if cached is None:
+            return
+        segmenter, evaluations = self.segmenter, Counter[Size]()
+        for case in cases:
+            record = self.store.read_record(case)
+            missing = segmenter.num_members - (record["pool"] if record else 0)
+            if missing > 0:
+                scan = read_scan(self.job.cases.parent, case)
+                grid, has_brain = self.grid.working_grid(scan.brain, scan.spacing_mm)
+                size = tuple(length + -length % segmenter.divisor for length in grid.size)
+                evaluations[size] += int(has_brain.sum()) * missing * segmenter.evaluations_per_member
+        with self._explain_memory_shortage("a test of the batch"):
+            compiler = Compiler(self.job.compute.compile, self.job.compute.batch, image_channels, self.device)
+            compiler.compile(segmenter, evaluations, cached)
+
+    def _explain_memory_shortage(self, task: str) -> AbstractContextManager[None]:
+        keys = {"sampling.batch": self.job.compute.batch}
+        return explain_memory_shortage(f"{self.job.run.name}, {task}", keys, self.precision, _KEPT)
+
     def _sample_members(self, scan: Scan, first: int) -> tuple[np.ndarray, Cost]:
         """Sample the members of a case from number `first` on, and return them with their cost."""
         started = time.perf_counter()
         segmenter = replace(self.segmenter, num_members=self.segmenter.num_members - first)
-        starts, batch = self.presegmentations, self.job.compute.batch
-        with explain_memory_shortage(
-            f"{self.job.run.name}, case {scan.case}", {"sampling.batch": batch}, self.precision, _KEPT
-        ):
+        starts = self.presegmentations
+        with self._explain_memory_shortage(f"case {scan.case}"):
             presegmentation = starts and starts.read(scan.case, scan.brain.shape, self.segmenter.num_members)
             if presegmentation is not None and presegmentation.shape[-1] > 1:
                 presegmentation = presegmentation[..., first:]
@@ -96,7 +128,7 @@ class CaseSampler:
                 scan,
                 self.grid,
                 noise=replace(self.noise, first_member=first),
-                batch=batch,
+                batch=self.job.compute.batch,
                 device=self.device,
                 presegmentation=presegmentation,
             )
@@ -137,6 +169,8 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         precision=choice.precision,
     )
     cases = job.shard.select(job.test_cases())
+    if is_compiled(job.compute.compile, device):
+        sampler.compile(cases, num_image_inputs(trained["settings"], trained["image_channels"]), verdict)
     seconds = sampling_seconds([sampler.sample(case) for case in progress(cases, job.title)], presegmentations)
     method = {
         "method": job.run.name,

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
-from pd_ddpm.diffusion.noise import MemberNoise, MethodNoise
-from pd_ddpm.inference.batch_size import find_batch_size
+from pd_ddpm.diffusion.noise import MethodNoise
+from pd_ddpm.inference.batch_size import probe_batch_size
+from pd_ddpm.inference.compiled_network import compiled_batch
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.models.coordinates import add_coordinates
@@ -114,7 +115,8 @@ def segment_case(
     pairs = [(row, member) for row in range(len(slices)) for member in range(num_members)]
     done = partial.load(results) if partial else 0
     if batch == "auto":
-        batch = _find_batch_size(segmenter, images, starts, device)
+        batch = compiled_batch(segmenter, images.shape[2:])
+        batch = batch or (probe_batch_size(segmenter, images.shape[1:], device) if len(images) else 1)
     offsets = range(done, len(pairs), batch)
     for offset in progress(offsets, f"{scan.case}, {partial.path.stem}", len(offsets)) if partial else offsets:
         rows = torch.tensor([row for row, _ in pairs[offset : offset + batch]])
@@ -129,17 +131,3 @@ def segment_case(
     if is_binary:
         results = torch.from_numpy(threshold(results.numpy()).astype(np.float32))
     return CaseSamples(grid.volume(results), seconds)
-
-
-def _find_batch_size(segmenter: Segmenter, images: Tensor, starts: Tensor | None, device: torch.device) -> int:
-    """Return how many images (Z, M, *S) fit into the free memory, tested with one reverse step; 1 without any image."""
-    if not len(images):
-        return 1
-    short = segmenter.shortened()
-
-    def evaluate(size: int) -> Tensor:
-        rows = torch.arange(size) % len(images)
-        noise = MemberNoise([("probe", row) for row in range(size)])
-        return short(images[rows].to(device), None if starts is None else starts[rows, :1], noise)
-
-    return find_batch_size(evaluate, device)
