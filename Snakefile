@@ -17,6 +17,7 @@ results/{dataset}/cases/{case}_image.nii.gz               channels on the FLAIR'
 results/{dataset}/cases/preparation.json                  settings of the preprocessing
 results/{dataset}/splits.csv                              split, role, case, site, fold, patient
 results/{dataset}/grid_dice.csv                           Dice of the ground truth through a working grid and back
+results/{dataset}/grid_dice_{network}.csv                 the same for the first network with a grid of its own
 results/{dataset}/networks/{network}/split-{i}_seed-{j}/  model.safetensors, early.safetensors, model.json, training.csv;
                                                           precision-raw.json, -ema: precisions that passed the gate;
                                                           probe.csv, .json: whether a denoiser reads x_t;

@@ -261,7 +261,7 @@ def sampling_files(wildcards):
 
 def grid_dice_files(wildcards):
     """Inputs of `score` and `resample_ensemble` in addition to cases and predictions."""
-    return inputs.grid_dice_inputs(config, wildcards.dataset, "results")
+    return inputs.grid_dice_inputs(config, wildcards.dataset, wildcards.method, "results")
 
 
 def scores_of(names, exhibit):

@@ -2,7 +2,8 @@
 # Snakemake runs, also with a cluster: in the queue, a group of them would wait for the slowest of its predictions.
 
 
-# Only if a working grid is configured. It needs PyTorch, which resamples to the grid.
+# Only if a working grid is configured, for the section `grid` and for each network with a grid of its own. It needs PyTorch,
+# which resamples to the grid.
 rule grid_dice:
     input:
         cases="results/{dataset}/cases/prepared.csv",
@@ -20,6 +21,18 @@ rule grid_dice:
         code=script_code("grid_dice"),
     script:
         "../workflow/scripts/grid_dice.py"
+
+
+use rule grid_dice as grid_dice_of_network with:
+    output:
+        table="results/{dataset}/grid_dice_{network}.csv",
+    log:
+        "results/logs/grid_dice/{dataset}_{network}.log",
+    benchmark:
+        "results/benchmarks/grid_dice/{dataset}_{network}.tsv"
+    params:
+        grid=lambda wildcards: exhibits.scored_grid(config, wildcards.network),
+        code=script_code("grid_dice"),
 
 
 rule score:

@@ -31,8 +31,8 @@ rule train:
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
-        settings=lambda wildcards: resolve.network(config, wildcards.network),
-        grid=methods.training_grid(config),
+        settings=lambda wildcards: methods.training_settings(config, wildcards.network),
+        grid=lambda wildcards: methods.training_grid(config, wildcards.network),
         code=script_code("train"),
     script:
         "../workflow/scripts/train.py"

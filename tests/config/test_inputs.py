@@ -146,9 +146,20 @@ def test_training_histories_include_those_of_presegmentations() -> None:
 
 
 def test_scores_read_the_dice_through_the_grid_only_if_there_is_a_grid(paper: Config) -> None:
-    assert grid_dice_inputs(paper, "wmh", "out") == {}
+    assert grid_dice_inputs(paper, "wmh", "unet", "out") == {}
     coarse = paper | {"grid": paper["grid"] | {"spacing_mm": 2.0}}
-    assert grid_dice_inputs(coarse, "wmh-held-out", "out") == {"grid_dice": "out/wmh-held-out/grid_dice.csv"}
+    assert grid_dice_inputs(coarse, "wmh-held-out", "unet", "out") == {"grid_dice": "out/wmh-held-out/grid_dice.csv"}
+
+
+def test_scores_read_the_dice_through_the_grid_of_their_own_network() -> None:
+    """Networks with the same grid share a table. A mean over networks of two grids has the one of the section `grid`."""
+    mean = {"label": "Mean", "segmenter": "mean", "mean_of": ["unet", "bayesian-unet"], "denoiser": None}
+    mixed = mean | {"label": "Mixed", "mean_of": ["unet", "attunet"]}
+    config = paper_configuration(networks={"unet": {"grid": {"spacing_mm": 2.0}}}, methods={"mean": mean, "mixed": mixed})
+    for name in ("unet", "bayesian-unet", "mean"):
+        assert grid_dice_inputs(config, "wmh", name, "out") == {"grid_dice": "out/wmh/grid_dice_unet.csv"}
+    for name in ("attunet", "mixed", "pd-ddpm"):
+        assert grid_dice_inputs(config, "wmh", name, "out") == {}
 
 
 def write_sampling(folder: Path, settings: dict[str, Any], shards: int) -> list[str]:

@@ -31,16 +31,40 @@ def test_pareto_methods_have_each_number_of_steps_once(paper: dict) -> None:
 def test_grid_members_concern_samplings_only(paper: dict) -> None:
     coarse = overlay(paper, {"grid": {"spacing_mm": 2.0}})
     soft = overlay(coarse, {"grid": {"members": "soft"}})
-    assert methods.training_grid(coarse) == methods.training_grid(soft)
-    assert "members" not in methods.training_grid(coarse)
+    assert methods.training_grid(coarse, "unet") == methods.training_grid(soft, "unet")
+    assert "members" not in methods.training_grid(coarse, "unet")
     for name in ("unet", "ddpm", "pd-ddpm"):
         assert methods.sampling_settings(coarse, name)["grid_members"] == "auto"
         assert methods.sampling_settings(soft, name)["grid_members"] == "soft"
 
 
 def test_grid_members_are_soft_by_default_on_the_pixels_of_the_scan(paper: dict) -> None:
-    assert methods.grid_members(paper) == methods.grid_members(overlay(paper, {"grid": {"members": "soft"}})) == "soft"
-    assert methods.grid_members(overlay(paper, {"grid": {"members": "binary"}})) == "binary"
+    soft, binary = (overlay(paper, {"grid": {"members": members}}) for members in ("soft", "binary"))
+    assert methods.grid_members(paper, "unet") == methods.grid_members(soft, "unet") == "soft"
+    assert methods.grid_members(binary, "unet") == "binary"
+
+
+def test_a_network_overrides_single_keys_of_the_grid() -> None:
+    """Only what depends on this network changes: its training, its sampling, and samplings that start from its masks."""
+    networks = {"denoiser": {"validation_presegmenter": None}}  # whose images 'attunet' would segment in training
+    plain = paper_configuration(networks=networks)
+    config = paper_configuration(networks=networks | {"attunet": {"grid": {"spacing_mm": 2}}})
+    assert methods.network_grid(config, "attunet") == plain["grid"] | {"spacing_mm": 2.0}
+    assert methods.training_grid(config, "attunet") == methods.training_grid(plain, "unet") | {"spacing_mm": 2.0}
+    assert methods.training_settings(config, "attunet") == methods.training_settings(plain, "attunet")
+    assert methods.training_grid(config, "unet") == methods.training_grid(plain, "unet")
+    changed = {"attunet": {"grid_members": "auto"}, "pd-ddpm": {"start_from_same_grid": False}, "es-ddpm": {}, "unet": {}}
+    for name, keys in changed.items():
+        assert methods.sampling_settings(config, name) == methods.sampling_settings(plain, name) | keys
+    assert methods.sampling_settings(plain, "pd-ddpm")["start_from_same_grid"]
+
+
+def test_grids_that_equal_the_section_belong_to_no_network() -> None:
+    denoiser = {"grid": {"margin_mm": 3}, "validation_presegmenter": None}
+    networks = {"unet": {"grid": {"spacing_mm": None}}, "attunet": {"grid": None}, "denoiser": denoiser}
+    config = paper_configuration(networks=networks)
+    owners = {name: methods.grid_owner(config, name) for name in config["networks"]}
+    assert owners == dict.fromkeys(config["networks"]) | {"denoiser": "denoiser", "truncated-denoiser": "denoiser"}
 
 
 def test_sampling_settings_hold_no_permission(paper: dict) -> None:

@@ -74,6 +74,19 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             ["`networks.denoiser.validation_presegmenter`: 'attunet' has spatial_dims 2, but 'denoiser' 3"],
         ),
         (
+            {"networks": {"attunet": {"grid": {"spacing_mm": 2.0}}}},
+            ["`networks.denoiser.validation_presegmenter`: 'attunet' sees another `grid` than 'denoiser'", "or null"],
+        ),
+        ({"networks": {"unet": {"grid": {"spacing": 2.0}}}}, ["`networks.unet.grid.spacing`: unknown key", "'spacing_mm'"]),
+        (
+            {"grid": {"padded_size": [64, 64, 64]}},
+            ["`grid.padded_size`: it has 3 sizes, but 'unet' has 2 spatial dimensions", "`grid.padded_size` for 'unet'"],
+        ),
+        (
+            {"networks": {"unet": {"grid": {"padded_size": [64, 64, 64]}}}},
+            ["`networks.unet.grid.padded_size`: it has 3 sizes, but 'unet' has 2 spatial dimensions"],
+        ),
+        (
             {"networks": {"denoiser": {"groups": 48}}},
             ["`networks.denoiser.groups`: 48 does not divide a width of 128, 256, 512"],
         ),

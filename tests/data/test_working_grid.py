@@ -1,12 +1,14 @@
 """The grid of the networks in two and three dimensions, there and back (below 2 s). Positions in mm, voxel centres."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from pd_ddpm.data.working_grid import GridSettings, WorkingGrid, pad_to_multiple, slices_with_brain
+from pd_ddpm.data.working_grid import GridSettings, WorkingGrid, even_padding, pad_to_multiple, slices_with_brain
 
 SPACING = (0.96, 1.25, 3.0)
 SHAPE = (90, 70, 5)
@@ -253,6 +255,61 @@ def test_padding_repeats_the_far_edges(size, divisor, padded):
     missing = [(0, after - before) for before, after in zip(size, padded, strict=True)]
     expected = np.pad(slices.numpy(), ((0, 0), (0, 0), *missing), mode="edge")
     assert np.array_equal(wider.numpy(), expected)
+
+
+@pytest.mark.parametrize(("spatial_dims", "padded"), [(2, (64, 65)), (3, (64, 65, 8))])
+@pytest.mark.parametrize("spacing_mm", [None, 2.0])
+def test_padding_to_a_fixed_size_is_even_and_ignored(spatial_dims, padded, spacing_mm):
+    """Images repeat their edges, masks are empty, losses ignore the padding, and the way back removes it."""
+    random, shape = np.random.default_rng(0), (60, 52, 5)
+    image, labels = random.random((*shape, 2)).astype(np.float32), random.integers(0, 3, shape)
+    brain = np.ones(shape, bool)
+    plain = GridSettings(spacing_mm, "slice", 0.0, 1.0, spatial_dims=spatial_dims)
+    grid, _ = plain.working_grid(brain, (1.5, 1.5, 3.0))
+    settings = replace(plain, padded_size=padded)
+    wide, _ = settings.working_grid(brain, (1.5, 1.5, 3.0))
+    missing = [(total // 2, -(-total // 2)) for total in np.subtract(padded, grid.size).tolist()]
+    assert wide.size == padded
+    assert wide.is_coarser == grid.is_coarser
+
+    def expected(images, **mode):
+        return np.pad(images.numpy(), ((0, 0), (0, 0), *missing), **mode)
+
+    np.testing.assert_array_equal(wide.slices(image).numpy(), expected(grid.slices(image), mode="edge"))
+    np.testing.assert_array_equal(wide.masks(image).numpy(), expected(grid.slices(image)))
+    np.testing.assert_array_equal(wide.nearest(image).numpy(), expected(grid.nearest(image)))
+    lesion, other = np.split(wide.label_fractions(labels).numpy(), 2, axis=1)
+    np.testing.assert_array_equal(lesion, expected(grid.label_fractions(labels)[:, :1]))
+    np.testing.assert_array_equal(other, expected(grid.label_fractions(labels)[:, 1:], constant_values=1))
+    np.testing.assert_array_equal(wide.volume(wide.slices(image)), grid.volume(grid.slices(image)))
+
+
+def test_padding_of_brats_volumes_is_that_of_the_reference():
+    """240 x 240 x 155 voxels in 256^3: 8 and 8, 8 and 8, 50 and 51. Reference: the released code of Bieder et al. 2023."""
+    assert even_padding((240, 240, 155), (256, 256, 256)) == (8, 8, 8, 8, 50, 51)
+    with pytest.raises(ValueError, match=r"256 x 256 x 128, but an image has 240 x 240 x 155 pixels\. Set at least"):
+        even_padding((240, 240, 155), (256, 256, 128))
+
+
+def test_starts_are_binary_if_members_are_and_averaged_if_made_on_another_grid():
+    """A checkerboard of single voxels covers half of every pixel of twice the spacing; of one quarter nothing remains."""
+    volume = np.zeros((8, 8, 2, 2), np.float32)
+    volume[::2, ::2, :, :] = 1
+    volume[1::2, 1::2, :, 0] = 1
+    brain = np.ones((8, 8, 2), bool)
+    for members, same, expected in (
+        ("soft", False, None),
+        ("auto", True, None),
+        ("auto", False, [1.0, 0.0]),
+    ):
+        settings = GridSettings(2.0, "slice", 0.0, 0.0, members, start_from_same_grid=same)
+        grid, _ = settings.working_grid(brain, (1.0, 1.0, 3.0))
+        starts = settings.starts(volume, grid)
+        if expected is None:
+            np.testing.assert_array_equal(starts, grid.nearest(volume) if same else grid.slices(volume))
+        else:
+            inner = starts[:, :, 1:-1, 1:-1]
+            np.testing.assert_array_equal(inner, np.broadcast_to(np.reshape(expected, (1, 2, 1, 1)), inner.shape))
 
 
 @pytest.mark.parametrize(("minimum_cm2", "expected"), [(1.0, True), (1.3, False)])

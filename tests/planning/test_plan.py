@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 from workflow_runs import jobs
@@ -205,6 +207,35 @@ def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: 
     config |= {"datasets": {"own": own}}
     with pytest.raises(ValueError, match=r"cohort\.csv"):
         cohort_sizes(config, "own", tmp_path)
+
+
+def test_networks_with_a_grid_of_their_own_see_cases_of_another_size(tmp_path: Path) -> None:
+    """Twice the spacing has an eighth of the voxels, a fixed size is that of all cases, and FLOPs follow."""
+    config = configured("paper")
+    volumes = {"spatial_dims": 3, "crop": [16, 16, 16], "channels": [2] * 5}
+    small = {f"unet-{name}": config["networks"]["unet"] | volumes for name in ("full", "half", "padded")}
+    small["unet-half"]["grid"] = config["grid"] | {"spacing_mm": 2.0}
+    small["unet-padded"]["grid"] = config["grid"] | {"padded_size": [96, 64, 32]}
+    config["networks"] |= small
+    shape = (64, 32, 32)
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), folder / "a_brain.nii.gz")
+    pd.DataFrame({"case": ["a"], "site": "s"}).to_csv(folder / "prepared.csv", index=False)
+    pd.DataFrame({"split": 0, "role": ["test"], "case": "a"}).to_csv(tmp_path / "splits.csv", index=False)
+    cohort = cohort_sizes(config, "wmh", tmp_path)
+    (full,), (half,), (padded,) = (cohort.with_role(0, "test", name) for name in (None, "unet-half", "unet-padded"))
+    assert full.volume_size == shape
+    assert half.volume_size == (32, 16, 16)
+    assert padded.volume_size == (96, 64, 32)
+    assert padded.size == shape[:2]
+    flops = []
+    for name in small:
+        config["methods"][name] = config["methods"]["unet"] | {"network": name}
+        planned = PlannedFlops(config, {"wmh": cohort}, tmp_path / "flops.json")
+        flops.append(planned.sampling(Sampling(Run("wmh", name, 0, 0), 1)))
+    assert flops[0] == 8 * flops[1]
+    assert flops[2] == 3 * flops[0]
 
 
 def test_prepared_cases_are_measured_from_their_brain_masks(prepared: Path) -> None:

@@ -17,10 +17,12 @@ from pd_ddpm.config.methods import (
     file_methods,
     is_from_files,
     is_held_out,
+    network_grid,
     networks_from,
     pareto_methods,
     pool,
     steps_of_chain,
+    training_grid,
     uses_reliability,
 )
 from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
@@ -31,7 +33,7 @@ from pd_ddpm.config.translation import problems_from
 # What a network may differ in from the one whose trained weights it begins with, in addition to how it is trained.
 FREE_AT_THE_START = {
     *("architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"),
-    *("recycled_share", "recycled_estimate", "recycled_from"),
+    *("grid", "recycled_share", "recycled_estimate", "recycled_from"),
     *("presegmented_share", "presegmented_by", "inner_folds"),
     *("validation_chain_steps", "validation_presegmenter", "validation_t_start"),
 }
@@ -52,6 +54,7 @@ def find_contradictions(config: Config) -> Iterator[KeyProblem]:
         finding = f"{' and '.join(published)} would both be shown as held_out.csv"
         yield KeyProblem(("datasets",), finding, f"Let only one of them have `networks_of: {config['dataset']}`")
     for name in config["networks"]:
+        yield from _padding_problems(config, name)
         yield from _initialisation_problems(config, name)
         yield from _presegmenter_problems(config, name)
     problems = [problem for name in config["methods"] for problem in method_problems(config, name)]
@@ -98,6 +101,15 @@ def _networks_of_problems(config: Config, name: str, dataset: Config) -> Iterato
 def _case_source(dataset: Config) -> tuple:
     """Return the settings that decide which scans a dataset consists of."""
     return Path(dataset["folder"]), dataset.get("part", "training"), *(dataset.get(key) for key in ("table", "masks", "images"))
+
+
+def _padding_problems(config: Config, name: str) -> Iterator[KeyProblem]:
+    """Yield that a network's images are padded to a size of other dimensions."""
+    settings, grid = network(config, name), network_grid(config, name)
+    if (size := grid["padded_size"]) is not None and len(size) != settings["spatial_dims"]:
+        path = ("grid",) if grid == config["grid"] else ("networks", name, "grid")
+        finding = f"it has {len(size)} sizes, but '{name}' has {settings['spatial_dims']} spatial dimensions"
+        yield KeyProblem((*path, "padded_size"), finding, f"Set another `grid.padded_size` for '{name}', or null")
 
 
 def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:
@@ -149,6 +161,9 @@ def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
         elif source["spatial_dims"] != settings["spatial_dims"]:
             finding = f"'{presegmenter}' has spatial_dims {source['spatial_dims']}, but '{name}' {settings['spatial_dims']}"
             yield KeyProblem(path, finding, "Name a network of as many dimensions, or null")
+        elif training_grid(config, presegmenter) != training_grid(config, name):
+            finding = f"'{presegmenter}' sees another `grid` than '{name}', whose images it would segment in training"
+            yield KeyProblem(path, finding, "Name a network on the same grid, or null")
         elif key == "presegmented_by" and (first := source["initialise_from"]) is not None:
             finding = f"'{presegmenter}' begins with the weights of '{first}', which has seen the cases that it must leave out"
             yield KeyProblem(path, finding, "Name a network with `initialise_from: null`")

@@ -273,13 +273,17 @@ def planned_networks(config: Config) -> list[str]:
     return list(before)
 
 
-def scored_grid(config: Config) -> dict[str, Any]:
-    """Return the working grid through which captions give the ground truth's Dice.
+def scored_grid(config: Config, owner: str | None = None) -> dict[str, Any]:
+    """Return a working grid through which captions give the ground truth's Dice.
 
-    It is that of slices, or of volumes if no network of the exhibits sees slices.
+    Args:
+        config: a canonical configuration.
+        owner: a network with a grid of its own; None for the section `grid`. That is the grid of slices, or of volumes if no
+            network of the exhibits sees slices on it.
     """
-    grid = methods.training_grid(config)
-    sees_slices = any(network(config, name)["spatial_dims"] == 2 for name in planned_networks(config))
+    grid = {key: value for key, value in methods.network_grid(config, owner).items() if key != "members"}
+    names = [owner] if owner else [name for name in planned_networks(config) if methods.grid_owner(config, name) is None]
+    sees_slices = any(network(config, name)["spatial_dims"] == 2 for name in names)
     return grid if sees_slices else grid | {"spatial_dims": 3}
 
 
@@ -319,7 +323,7 @@ def caption_note(config: Config, dataset: str) -> str:
     text = demo if config["scale"] == "demo" else "The configuration's paper scale."
     if "simulate" in source:
         text += " The scans are simulated: nothing here is a result on patients."
-    text += _grid_sentence(config["grid"]) + _files_sentences(config)
+    text += _grid_sentence(config["grid"]) + _own_grid_sentences(config) + _files_sentences(config)
     if source.get("part") == "held_out":
         text += (
             " These are the held-out cases of the WMH challenge, on which nothing was trained. The values that the paper "
@@ -348,6 +352,21 @@ def _grid_sentence(grid: Config) -> str:
         ),
     }
     return f" The networks see pixels of {grid['spacing_mm']:g} mm. {members[grid['members']]}"
+
+
+def _own_grid_sentences(config: Config) -> str:
+    """Return what a caption says about networks with pixels or members of their own."""
+    users = network_users(config, planned_methods(config))
+    text = ""
+    for name, labels in users.items():
+        own, common = methods.network_grid(config, name), config["grid"]
+        if own["spacing_mm"] != common["spacing_mm"]:
+            pixels = "the scan's own pixels" if own["spacing_mm"] is None else f"pixels of {own['spacing_mm']:g} mm"
+            text += f" The network of {labels} sees {pixels}."
+        if (members := methods.grid_members(config, name)) != methods.grid_members(config, None):
+            form = {"auto": "are made binary on pixels larger than the scan's", "binary": "are made binary on them"}
+            text += f" The members of {labels} {form.get(members, 'keep their probabilities')}."
+    return text
 
 
 def _files_sentences(config: Config) -> str:

@@ -189,15 +189,20 @@ def leak_probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
     return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
 
 
-def grid_dice_inputs(config: Config, dataset: str, root: str) -> dict[str, str]:
-    """Return the table of the ground truth's Dice through the working grid; empty if networks see the scan's own pixels.
+def grid_dice_inputs(config: Config, dataset: str, name: str, root: str) -> dict[str, str]:
+    """Return the table of the ground truth's Dice through a method's working grid; empty if that has the scan's own pixels.
 
     Args:
         config: a canonical configuration.
         dataset: name of the dataset.
+        name: the method.
         root: folder of all results.
     """
-    return {} if config["grid"]["spacing_mm"] is None else {"grid_dice": f"{root}/{dataset}/grid_dice.csv"}
+    source = methods.sampled_network(config, name)
+    if methods.network_grid(config, source)["spacing_mm"] is None:
+        return {}
+    owner = methods.grid_owner(config, source)
+    return {"grid_dice": f"{root}/{dataset}/grid_dice{f'_{owner}' if owner else ''}.csv"}
 
 
 def cost_inputs(config: Config, dataset: str, root: str) -> dict[str, list[str]]:

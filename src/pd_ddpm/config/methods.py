@@ -257,20 +257,70 @@ def presegmentation_of(config: Config, name: str) -> str | None:
     return None if start in (None, NO_PRESEGMENTATION) else canonical(config, start)
 
 
-def training_grid(config: Config) -> dict[str, Any]:
-    """Return the settings of the working grid that a training depends on: all but the form of sampled members."""
-    return {key: value for key, value in config["grid"].items() if key != "members"}
+def training_settings(config: Config, name: str) -> dict[str, Any]:
+    """Return the settings of a network without its working grid, see `training_grid`."""
+    return {key: value for key, value in network(config, name).items() if key != "grid"}
 
 
-def grid_members(config: Config) -> str:
-    """Return `grid.members`; "soft" for "auto" if no working grid is coarser than its scan."""
-    members, is_scan_grid = config["grid"]["members"], config["grid"]["spacing_mm"] is None
-    return "soft" if members == "auto" and is_scan_grid else members
+def training_grid(config: Config, name: str) -> dict[str, Any]:
+    """Return the settings of a network's working grid that its training depends on: all but the form of sampled members."""
+    return {key: value for key, value in network_grid(config, name).items() if key != "members"}
+
+
+def network_grid(config: Config, name: str | None) -> dict[str, Any]:
+    """Return the settings of a network's working grid: the section `grid` with the keys that the network overrides.
+
+    Args:
+        config: a canonical configuration.
+        name: the network; None for methods without one, which have the section as it is.
+    """
+    return config["grid"] if name is None else network(config, name).get("grid") or config["grid"]
+
+
+def grid_owner(config: Config, name: str | None) -> str | None:
+    """Return the first network with the grid and dimensions of this one; None if its grid is the section `grid`."""
+    grid = network_grid(config, name)
+    if grid == config["grid"]:
+        return None
+    dims = network(config, name)["spatial_dims"]
+    return next(
+        other
+        for other in config["networks"]
+        if network_grid(config, other) == grid and network(config, other)["spatial_dims"] == dims
+    )
+
+
+def sampled_network(config: Config, name: str) -> str | None:
+    """Return the network behind the members of a method; None if they come from files or from networks of several grids."""
+    names = [method(config, part)["network"] for part in sampled_methods(config, name)]
+    return names[0] if len({grid_owner(config, part) for part in names}) == 1 else None
+
+
+def grid_members(config: Config, name: str | None) -> str:
+    """Return `members` of a network's grid; "soft" for "auto" if no working grid is coarser than its scan."""
+    grid = network_grid(config, name)
+    return "soft" if grid["members"] == "auto" and grid["spacing_mm"] is None else grid["members"]
+
+
+def starts_from_same_grid(config: Config, name: str) -> bool:
+    """Return whether the masks that a method starts from were sampled on the grid of its own network, or are not known to be.
+
+    Masks of other programs count as such, as if their program had seen the same pixels.
+    """
+    source = presegmentation_of(config, name)
+    if source is None or is_from_files(config, source):
+        return True
+    own, other = (method(config, part)["network"] for part in (name, source))
+    grids = [(training_grid(config, part), network(config, part)["spatial_dims"]) for part in (own, other)]
+    return grids[0] == grids[1]
 
 
 def sampling_settings(config: Config, name: str) -> dict[str, Any]:
     """Return the settings of a method that affect its samples: all but its label, permissions and statements."""
     if is_from_files(config, name):
         return {"segmenter": "files"}
-    settings = method(config, name) | {"pool": pool(config, name), "grid_members": grid_members(config)}
+    settings = method(config, name) | {"pool": pool(config, name)}
+    settings["grid_members"] = grid_members(config, sampled_network(config, name))
+    if settings.get("start") == "presegmentation":
+        settings["start_from_same_grid"] = starts_from_same_grid(config, name)
     return {key: value for key, value in settings.items() if key not in ("label", "large_variance_over_jumps")}

@@ -82,7 +82,10 @@ def plain_settings(config: Config, section: str, base: str) -> Any:
     useless = {"deterministic": CHAIN_KEYS | {"samples"}, "dropout": CHAIN_KEYS, "latent": CHAIN_KEYS}
     useless |= {"mean": SAMPLING_KEYS, "files": SAMPLING_KEYS}
     left_out = useless.get(str(own.get("segmenter")), set()) | (JOB_KEYS if section == "methods" else set())
-    return {**{key: value for key, value in common.items() if key not in left_out}, **own}
+    settings = {**{key: value for key, value in common.items() if key not in left_out}, **own}
+    if section == "networks" and isinstance(own.get("grid"), dict) and isinstance(config.get("grid"), dict):
+        settings["grid"] = overlay(config["grid"], own["grid"])
+    return settings
 
 
 def _own(config: Config, section: str, base: str, seen: Sequence[str] = ()) -> dict[str, Any]:

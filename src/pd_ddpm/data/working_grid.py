@@ -5,7 +5,8 @@ along X and W along Y: the paper's patch of 128 x 192 is 128 along X. Slices are
 networks see the whole volume as the one image of a stack, (1, M, H, W, D), with D along Z.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,17 +17,20 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """A box in the slices or in the volume of a scan, and the size that it is resampled to.
+    """A box in the slices or in the volume of a scan, the size that it is resampled to, and how that is padded.
 
     Attributes:
         shape: (X, Y) of the scan, or (X, Y, Z) in three dimensions.
         box: (x_first, x_end, y_first, y_end), in three dimensions also (..., z_first, z_end), in voxels of the scan.
         size: (height, width) of the networks' slices or (height, width, depth) of their volumes, in pixels.
+        padding: pixels of `size` outside of the box, in the order of `box`: before and after it along each axis. Images
+            repeat their edge there; masks are empty.
     """
 
     shape: tuple[int, ...]
     box: tuple[int, ...]
     size: tuple[int, ...]
+    padding: tuple[int, ...] = (0,) * 6
 
     @classmethod
     def from_brain(
@@ -64,17 +68,21 @@ class WorkingGrid:
         Returns:
             (Z, M, H, W), or (1, M, H, W, D) in three dimensions.
         """
-        inside = volume[self._inside].astype(np.float32)
-        inside = inside[..., None] if inside.ndim == 3 else inside
-        return self._resample(torch.from_numpy(self._as_stack(inside)), self.size)
+        return self._pad(self._resampled(volume), mode="replicate")
+
+    def masks(self, volume: np.ndarray) -> Tensor:
+        """Convert masks as `slices` does; they are empty where the grid is padded."""
+        return self._pad(self._resampled(volume))
 
     def label_fractions(self, labels: np.ndarray) -> Tensor:
         """Convert labels (X, Y, Z) to the fractions of lesion (1) and other pathology (2) in each pixel, as `slices` does.
 
         Without resampling, the fractions are binary. Larger pixels hold partial volumes, so the training target is not coarser
-        than the ground truth of the scores.
+        than the ground truth of the scores. Where the grid is padded, pixels count as other pathology, so that losses and
+        scores ignore them.
         """
-        return torch.cat([self.slices(labels == label) for label in (1, 2)], dim=1)
+        lesion, other = (self._resampled(labels == label) for label in (1, 2))
+        return torch.cat([self._pad(lesion), self._pad(other, value=1.0)], dim=1)
 
     def nearest(self, volume: np.ndarray) -> Tensor:
         """Convert a volume (X, Y, Z, N) as `slices` does, but with the voxel that is nearest to each pixel's centre.
@@ -84,7 +92,7 @@ class WorkingGrid:
         dimensions 2.4 times; below, some single pixels are lost.
         """
         inside = torch.from_numpy(self._as_stack(volume[self._inside].astype(np.float32)))
-        return functional.interpolate(inside, self.size, mode="nearest-exact")
+        return self._pad(functional.interpolate(inside, self._unpadded_size, mode="nearest-exact"))
 
     def volume(self, slices: Tensor) -> np.ndarray:
         """Convert images (Z, C, H, W) or (1, C, H, W, D) back to a volume on the scan's grid, zero outside of the box.
@@ -92,7 +100,9 @@ class WorkingGrid:
         Returns:
             (X, Y, Z, C) float32.
         """
-        native = self._resample(slices, self._native_size).numpy()
+        pairs = zip(self.padding[::2], self._unpadded_size, strict=False)
+        inner = slices[:, :, *(slice(before, before + length) for before, length in pairs)]
+        native = self._resample(inner, self._native_size).numpy()
         depth = slices.shape[:1] if len(self.size) == 2 else self.shape[2:]
         volume = np.zeros((*self.shape[:2], *depth, slices.shape[1]), dtype=np.float32)
         volume[self._inside] = native.transpose(2, 3, 0, 1) if len(self.size) == 2 else native[0].transpose(1, 2, 3, 0)
@@ -101,7 +111,12 @@ class WorkingGrid:
     @property
     def is_coarser(self) -> bool:
         """Whether pixels are larger than the scan's along any axis of the networks."""
-        return any(length < native for length, native in zip(self.size, self._native_size, strict=True))
+        return any(length < native for length, native in zip(self._unpadded_size, self._native_size, strict=True))
+
+    @property
+    def _unpadded_size(self) -> tuple[int, ...]:
+        sides = zip(self.size, self.padding[::2], self.padding[1::2], strict=False)
+        return tuple(length - before - after for length, before, after in sides)
 
     @property
     def _native_size(self) -> tuple[int, ...]:
@@ -115,6 +130,18 @@ class WorkingGrid:
         """Reorder (X, Y, Z, M) to the stack of the networks' images."""
         stack = inside.transpose(2, 3, 0, 1) if len(self.size) == 2 else inside.transpose(3, 0, 1, 2)[None]
         return np.ascontiguousarray(stack)
+
+    def _resampled(self, volume: np.ndarray) -> Tensor:
+        """Return a volume (X, Y, Z) or (X, Y, Z, M) as the networks' images, without padding."""
+        inside = volume[self._inside].astype(np.float32)
+        inside = inside[..., None] if inside.ndim == 3 else inside
+        return self._resample(torch.from_numpy(self._as_stack(inside)), self._unpadded_size)
+
+    def _pad(self, images: Tensor, mode: str = "constant", value: float | None = None) -> Tensor:
+        if not any(self.padding):
+            return images
+        pairs = list(zip(self.padding[::2], self.padding[1::2], strict=True))[: len(self.size)]
+        return functional.pad(images, [side for pair in reversed(pairs) for side in pair], mode, value)
 
     @staticmethod
     def _resample(images: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -132,10 +159,11 @@ class WorkingGrid:
 
 @dataclass(frozen=True)
 class GridSettings:
-    """The section `grid` of the configuration, documented in config/schema.yaml.
+    """The section `grid` of the configuration with a network's own keys, documented in config/schema.yaml.
 
-    `members` concerns sampled members only. A training does not depend on it. `spatial_dims` is that of the network: 2 for
-    slices, 3 for volumes.
+    `members` and `start_from_same_grid` concern sampled members only. A training does not depend on them. `spatial_dims` is
+    that of the network: 2 for slices, 3 for volumes. `start_from_same_grid` says whether the masks that chains start from were
+    sampled on this grid.
     """
 
     spacing_mm: float | None
@@ -144,6 +172,8 @@ class GridSettings:
     minimum_brain_cm2: float
     members: Literal["auto", "binary", "soft"] = "soft"
     spatial_dims: int = 2
+    padded_size: Sequence[int] | None = None
+    start_from_same_grid: bool = True
 
     def working_grid(self, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[WorkingGrid, np.ndarray]:
         """Return the working grid of a case and which of its images to use.
@@ -154,14 +184,47 @@ class GridSettings:
 
         Returns:
             The grid, and (Z,) bool, which slices hold enough brain. In three dimensions (1,) bool, whether any slice does.
+
+        Raises:
+            ValueError: the images are larger than `padded_size`.
         """
         grid = WorkingGrid.from_brain(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm, self.spatial_dims)
+        if self.padded_size is not None:
+            grid = replace(grid, size=tuple(self.padded_size), padding=even_padding(grid.size, self.padded_size))
         has_brain = slices_with_brain(brain, spacing_mm, self.minimum_brain_cm2)
         return grid, has_brain if self.spatial_dims == 2 else has_brain.any(keepdims=True)
+
+    def starts(self, masks: np.ndarray, grid: WorkingGrid) -> Tensor:
+        """Convert the masks (X, Y, Z, N) that chains start from to the working grid of a case.
+
+        If members are binary on the grid, the masks are, too. Masks that were sampled on this grid are then found again.
+        """
+        if not self.has_binary_members(grid):
+            return grid.masks(masks)
+        return grid.nearest(masks) if self.start_from_same_grid else (grid.masks(masks) >= 0.5).float()
 
     def has_binary_members(self, grid: WorkingGrid) -> bool:
         """Return whether members are made binary on the working grid of a case."""
         return self.members == "binary" or (self.members == "auto" and grid.is_coarser)
+
+
+def even_padding(size: Sequence[int], padded_size: Sequence[int]) -> tuple[int, ...]:
+    """Return the pixels before and after an image along each axis that pad it evenly; an odd one is added after it.
+
+    Args:
+        size: size of the image.
+        padded_size: its size with the padding.
+
+    Raises:
+        ValueError: the image is larger.
+    """
+    if any(length > padded for length, padded in zip(size, padded_size, strict=True)):
+        raise ValueError(
+            f"`grid.padded_size` is {' x '.join(map(str, padded_size))}, but an image has {' x '.join(map(str, size))} pixels. "
+            "Set at least that size, or `region: brain_box` or a larger `spacing_mm`."
+        )
+    missing = [padded - length for length, padded in zip(size, padded_size, strict=True)]
+    return tuple(side for total in missing for side in (total // 2, total - total // 2))
 
 
 def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:

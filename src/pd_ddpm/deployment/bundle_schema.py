@@ -30,6 +30,7 @@ Steps = Annotated[int, Field(ge=1, le=100_000), WHOLE]
 Members = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Width = Annotated[int, Field(ge=1, le=4096), WHOLE]
 Few = Annotated[int, Field(ge=1, le=64), WHOLE]
+PaddedLength = Annotated[int, Field(ge=1, le=4096), WHOLE]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Score = float | None
 
@@ -51,6 +52,7 @@ class StageSettings(_Open):
     start: Literal["noise", "presegmentation", "learned_prior"] = None
     presegmentation_members: Literal["mean", "each"] = None
     harden: bool = None
+    start_from_same_grid: bool = True
     t_start: Steps = None
     reverse_steps: Steps = None
     sampler: Literal["ancestral", "ddim"] = None
@@ -234,6 +236,7 @@ class GridContent(Section):
     region: Literal["slice", "brain_box"]
     margin_mm: Annotated[float, Field(ge=0, le=1000)]
     minimum_brain_cm2: NonNegative
+    padded_size: Annotated[list[PaddedLength], Field(min_length=2, max_length=3)] | None = None
 
 
 class NetworkMetadata(_Open):

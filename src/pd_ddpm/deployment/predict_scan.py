@@ -71,8 +71,12 @@ class LoadedStage:
             else:
                 choice = PrecisionChoice(choose_precision(precision, device), f"{precision} was requested")
             segmenter = build_segmenter(stage.settings, prepare_for_inference(network, device, choice.precision))
-            dims = metadata["settings"]["spatial_dims"]
-            grid = GridSettings(**metadata["grid"], members=stage.settings["grid_members"], spatial_dims=dims)
+            grid = GridSettings(
+                **metadata["grid"],
+                members=stage.settings["grid_members"],
+                spatial_dims=metadata["settings"]["spatial_dims"],
+                start_from_same_grid=stage.settings.get("start_from_same_grid", True),
+            )
         except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
             problem = f"the settings of {stage.method} or of its network are invalid ({type(error).__name__}: {error})"
             remedy = "Make the bundle again with this version of pd-ddpm"

@@ -161,7 +161,10 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         segmenter=build_segmenter(job.settings, prepare_for_inference(network, device, choice.precision), reliability),
         noise=noise,
         grid=GridSettings(
-            **trained["grid"], members=job.settings["grid_members"], spatial_dims=trained["settings"]["spatial_dims"]
+            **trained["grid"],
+            members=job.settings["grid_members"],
+            spatial_dims=trained["settings"]["spatial_dims"],
+            start_from_same_grid=job.settings.get("start_from_same_grid", True),
         ),
         store=PredictionFolder(job.folder, version),
         presegmentations=presegmentations,

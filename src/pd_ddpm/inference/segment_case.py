@@ -90,7 +90,7 @@ def segment_case(
         scan: the scan. Slices without brain are not segmented and stay zero. In three dimensions the whole volume is one image,
             which the network segments in one pass, padded to a multiple of the segmenter's divisor.
         grid_settings: the grid on which the network sees the images, and whether members are made binary on it. If they are,
-            a pre-segmentation reaches the grid as the binary mask that it was there; otherwise as partial volumes.
+            a pre-segmentation is binary on the grid, too; otherwise it has partial volumes there.
         noise: noise of the method.
         batch: images per evaluation of the network; "auto" takes as many as fit into the free memory.
         device: device of the network.
@@ -108,7 +108,7 @@ def segment_case(
     is_binary = grid_settings.has_binary_members(grid)
     starts = None
     if presegmentation is not None:
-        masks = grid.nearest(presegmentation) if is_binary else grid.slices(presegmentation)
+        masks = grid_settings.starts(presegmentation, grid)
         starts = pad_to_multiple(masks[slices], segmenter.divisor).expand(-1, num_members, *images.shape[2:])
     results = torch.zeros((len(has_brain), num_members, *grid.size))
     started = time.perf_counter()

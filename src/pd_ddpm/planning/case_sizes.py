@@ -1,8 +1,8 @@
 """Sizes of a dataset's cases: exact if they are prepared, otherwise from the scans' headers or from published numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.config.methods import networks_from
+from pd_ddpm.config.methods import grid_owner, network_grid, networks_from
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.nifti.geometry import spacing_mm
@@ -88,19 +88,28 @@ class CohortSizes:
     """Sizes of a dataset's cases.
 
     Attributes:
-        cases: sizes by the name of the case.
+        cases: sizes by the name of the case, on the grid of the section `grid`.
         roles: columns split, role, case.
         assumed: what is assumed about the sizes; None if they are exact.
+        on_own_grids: the same sizes on each grid that networks have of their own, by the first of these networks.
     """
 
     cases: dict[str, CaseSize]
     roles: pd.DataFrame
     assumed: str | None
+    on_own_grids: Mapping[str, dict[str, CaseSize]] = field(default_factory=dict)
 
-    def with_role(self, split: int, role: str) -> list[CaseSize]:
-        """Return the cases that have this role in this split."""
+    def with_role(self, split: int, role: str, grid_owner: str | None = None) -> list[CaseSize]:
+        """Return the cases that have this role in this split.
+
+        Args:
+            split: index of the split.
+            role: "train", "validation" or "test".
+            grid_owner: the first network with the grid of the sizes; None for the section `grid`.
+        """
+        cases = self.cases if grid_owner is None else self.on_own_grids[grid_owner]
         selected = (self.roles["split"] == split) & (self.roles["role"] == role)
-        return [self.cases[case] for case in self.roles.loc[selected, "case"]]
+        return [cases[case] for case in self.roles.loc[selected, "case"]]
 
 
 def cohort_sizes(config: Config, dataset: str, results: Path) -> CohortSizes:
@@ -114,15 +123,18 @@ def cohort_sizes(config: Config, dataset: str, results: Path) -> CohortSizes:
     Raises:
         ValueError: the scans do not exist and their sizes are not published.
     """
-    cases, sizes, assumed = _case_sizes(config, dataset, results)
-    by_name = {size.case: size for size in sizes}
+    owners = dict.fromkeys(grid_owner(config, name) for name in config["networks"])
+    grids = {owner: network_grid(config, owner) for owner in (None, *owners)}
+    cases, sizes, assumed = _case_sizes(config, dataset, results, list(grids.values()))
+    by_grid = {owner: {size.case: size for size in on_grid} for owner, on_grid in zip(grids, sizes, strict=True)}
+    by_name = by_grid.pop(None)
     splits = results / "splits.csv"
     if splits.exists():
         roles = read_sealed_csv(splits)
         if set(roles["case"]) == set(by_name):
-            return CohortSizes(by_name, roles, assumed)
+            return CohortSizes(by_name, roles, assumed, by_grid)
     is_only_tested = networks_from(config, dataset) != dataset
-    return CohortSizes(by_name, _assign_roles(cases, config, is_only_tested), assumed)
+    return CohortSizes(by_name, _assign_roles(cases, config, is_only_tested), assumed, by_grid)
 
 
 def _assign_roles(cases: pd.DataFrame, config: Config, is_only_tested: bool) -> pd.DataFrame:
@@ -134,14 +146,19 @@ def _assign_roles(cases: pd.DataFrame, config: Config, is_only_tested: bool) -> 
     return make_splits(cases, folds["count"], folds["seed"], folds["stratify_by_site"], range(count))
 
 
-def _case_sizes(config: Config, dataset: str, results: Path) -> tuple[pd.DataFrame, list[CaseSize], str | None]:
-    """Return the table of cases (case, site and any further columns), their sizes, and what is assumed about these."""
-    source, grid = config["datasets"][dataset], config["grid"]
+def _case_sizes(
+    config: Config, dataset: str, results: Path, grids: Sequence[Mapping[str, Any]]
+) -> tuple[pd.DataFrame, list[list[CaseSize]], str | None]:
+    """Return the table of cases (case, site and any further columns), their sizes, and what is assumed about these.
+
+    The sizes are those on each of the grids.
+    """
+    source = config["datasets"][dataset]
     prepared = results / "cases" / "prepared.csv"
     if prepared.exists():
         with suppress(ImportError):  # the head node of a cluster may lack PyTorch, which selects the slices
             cases = read_sealed_csv(prepared)[["case", "site"]]
-            return cases, prepared_sizes(prepared, grid), None
+            return cases, prepared_sizes(prepared, grids), None
     try:
         cases = find_cases(dataset, source)
         scans = _read_headers(cases, source["channels"][0])
@@ -152,9 +169,10 @@ def _case_sizes(config: Config, dataset: str, results: Path) -> tuple[pd.DataFra
             raise
         cases = pd.DataFrame([(scan.case, scan.site) for scan in scans], columns=["case", "site"])
         origin = "published numbers and sizes of cases"
-    box = "" if grid["region"] == "slice" else f", a brain of {BRAIN_BOX_MM[0]:g} x {BRAIN_BOX_MM[1]:g} mm"
+    is_whole = all(grid["region"] == "slice" for grid in grids)
+    box = "" if is_whole else f", a brain of {BRAIN_BOX_MM[0]:g} x {BRAIN_BOX_MM[1]:g} mm"
     assumed = f"{dataset}: {origin}, {SHARE_WITH_BRAIN:.0%} of the slices with brain{box}"
-    return cases, [assumed_size(scan, grid) for scan in scans], assumed
+    return cases, [[assumed_size(scan, grid) for scan in scans] for grid in grids], assumed
 
 
 def _read_headers(cases: pd.DataFrame, channel: str) -> list[KnownScan]:
@@ -162,27 +180,32 @@ def _read_headers(cases: pd.DataFrame, channel: str) -> list[KnownScan]:
     return [KnownScan(case, site, image.shape[:3], spacing_mm(image)) for case, site, image in rows]
 
 
-def prepared_sizes(prepared: Path, grid: Mapping[str, Any]) -> list[CaseSize]:
-    """Return the sizes of prepared cases, measured from their brain masks.
+def prepared_sizes(prepared: Path, grids: Sequence[Mapping[str, Any]]) -> list[list[CaseSize]]:
+    """Return the sizes of prepared cases on each of the grids, measured from their brain masks.
 
     Args:
         prepared: manifest of the cases; their files are in the same folder.
-        grid: section `grid` of the configuration.
+        grids: settings of working grids, as in the section `grid` of the configuration.
 
     Raises:
         ImportError: PyTorch is not installed.
     """
     from pd_ddpm.data.working_grid import GridSettings
 
-    def size(case: str, site: str) -> CaseSize:
+    def sizes(case: str, site: str) -> list[CaseSize]:
         mask = read_image(prepared.parent / f"{case}_brain.nii.gz", mask=True)
         brain, spacing = np.asarray(mask.dataobj) > 0, spacing_mm(mask)
-        slices, with_brain = GridSettings(**grid).working_grid(brain, spacing)
-        volume, _ = GridSettings(**grid, spatial_dims=3).working_grid(brain, spacing)
-        return CaseSize(case, site, mask.shape, slices.size, int(with_brain.sum()), volume.size)
+        on_grids = []
+        for grid in grids:
+            padded = {dims: {"spatial_dims": dims, "padded_size": _padded_size(grid, dims)} for dims in (2, 3)}
+            slices, with_brain = GridSettings(**{**grid, **padded[2]}).working_grid(brain, spacing)
+            volume, _ = GridSettings(**{**grid, **padded[3]}).working_grid(brain, spacing)
+            on_grids.append(CaseSize(case, site, mask.shape, slices.size, int(with_brain.sum()), volume.size))
+        return on_grids
 
     cases = read_sealed_csv(prepared)
-    return [size(case, site) for case, site in zip(cases["case"], cases["site"], strict=True)]
+    by_case = [sizes(case, site) for case, site in zip(cases["case"], cases["site"], strict=True)]
+    return [list(on_grid) for on_grid in zip(*by_case, strict=True)]
 
 
 def published_scans(source: Mapping[str, Any]) -> list[KnownScan]:
@@ -205,12 +228,18 @@ def published_scans(source: Mapping[str, Any]) -> list[KnownScan]:
 
 
 def assumed_size(scan: KnownScan, grid: Mapping[str, Any]) -> CaseSize:
-    """Return the size of a case without brain mask, on the grid of the configuration's section `grid`."""
+    """Return the size of a case without brain mask, on a working grid with these settings."""
     size = np.array(scan.shape, dtype=float)
     if grid["region"] == "brain_box":
         size = np.minimum(size, np.divide(BRAIN_BOX_MM, scan.spacing_mm))
     if grid["spacing_mm"] is not None:
         size = size * scan.spacing_mm / grid["spacing_mm"]
-    height, width, depth = np.maximum(1, size.round()).astype(int).tolist()
-    with_brain = round(SHARE_WITH_BRAIN * scan.shape[2])
-    return CaseSize(scan.case, scan.site, tuple(scan.shape), (height, width), with_brain, (height, width, depth))
+    volume = tuple(np.maximum(1, size.round()).astype(int).tolist())
+    slices, volume = _padded_size(grid, 2) or volume[:2], _padded_size(grid, 3) or volume
+    return CaseSize(scan.case, scan.site, tuple(scan.shape), slices, round(SHARE_WITH_BRAIN * scan.shape[2]), volume)
+
+
+def _padded_size(grid: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...] | None:
+    """Return the size to which images of this number of dimensions are padded, if they are."""
+    size = grid.get("padded_size")
+    return tuple(size) if size and len(size) == spatial_dims else None

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pd_ddpm.config import resolve
+from pd_ddpm.config import methods, resolve
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 from pd_ddpm.planning.case_sizes import CohortSizes
@@ -42,7 +42,8 @@ class PlannedFlops:
         """Return the FLOPs of training a network, including its validations."""
         settings = resolve.network(self.config, run.name)
         channels, spatial_dims = self._channels(run.dataset), settings["spatial_dims"]
-        validation_cases = self.cohorts[run.dataset].with_role(run.split, "validation")
+        owner = methods.grid_owner(self.config, run.name)
+        validation_cases = self.cohorts[run.dataset].with_role(run.split, "validation", owner)
         slices_per_case = max(1, settings["validation_slices"] // max(1, len(validation_cases)))
         per_validation = 0
         if validation_cases:
@@ -65,7 +66,8 @@ class PlannedFlops:
         network, channels = resolve.method(self.config, run.name)["network"], self._channels(run.dataset)
         spatial_dims = resolve.network(self.config, network)["spatial_dims"]
         total = 0
-        for case in self.cohorts[run.dataset].with_role(run.split, "test"):
+        owner = methods.grid_owner(self.config, network)
+        for case in self.cohorts[run.dataset].with_role(run.split, "test", owner):
             shared_flops, member_flops = self._per_slice(network, channels, case.image_size(spatial_dims))
             evaluations = sampling.members * (per_member or shared)
             total += case.num_images(spatial_dims, sampling.all_slices) * (shared_flops + evaluations * member_flops)
@@ -90,7 +92,7 @@ class PlannedFlops:
         """Return a quantity of `flop_counts.count`, from this run, from the cache, or counted now."""
         key = (network, channels, quantity, *size)
         if key not in self._counts:
-            settings = resolve.network(self.config, network)
+            settings = methods.training_settings(self.config, network)
             cache_key = fingerprint([settings, channels, quantity, list(size), self._code])
             if cache_key not in self._cached:
                 from pd_ddpm.planning.flop_counts import count
@@ -117,8 +119,9 @@ def network_evaluations(config: Config, cohorts: Mapping[str, CohortSizes], samp
     shared, per_member = evaluations_per_slice(config, sampling.run.name)
     if not shared + per_member:
         return 0
-    spatial_dims = resolve.network(config, resolve.method(config, sampling.run.name)["network"])["spatial_dims"]
-    test_cases = cohorts[sampling.run.dataset].with_role(sampling.run.split, "test")
+    network = resolve.method(config, sampling.run.name)["network"]
+    spatial_dims, owner = resolve.network(config, network)["spatial_dims"], methods.grid_owner(config, network)
+    test_cases = cohorts[sampling.run.dataset].with_role(sampling.run.split, "test", owner)
     images = sum(case.num_images(spatial_dims, sampling.all_slices) for case in test_cases)
     return images * (shared + sampling.members * per_member)
 
@@ -153,7 +156,7 @@ def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
     from pd_ddpm.inference.batch_size import LARGEST
     from pd_ddpm.planning import flop_counts
 
-    settings, channels = resolve.network(config, network), len(config["datasets"][config["dataset"]]["channels"])
+    settings, channels = methods.training_settings(config, network), len(config["datasets"][config["dataset"]]["channels"])
     sampling_precision = config["sampling"]["precision"]
     device, title, precisions = flop_counts.local_device(config["device"], settings["precision"], sampling_precision)
     batch, cached = config["sampling"]["batch"], read_cache(cache)

@@ -105,7 +105,7 @@ def with_presegmentation(slices: CaseSlices, folder: Path, grid_settings: GridSe
     """
     scan = read_scan(folder, slices.case)
     grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
-    return slices._replace(presegmentation=(grid.slices(mask >= 0.5)[with_brain] >= 0.5).float())
+    return slices._replace(presegmentation=(grid.masks(mask >= 0.5)[with_brain] >= 0.5).float())
 
 
 def as_batch(image: Tensor, label_fractions: Tensor) -> Batch:

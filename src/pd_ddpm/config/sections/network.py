@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pd_ddpm.config.sections.base import WHOLE, Contradiction, Count, NonNegative, Positive, Section, Share
+from pd_ddpm.config.sections.preparation import Grid
 
 Precision = Annotated[
     Literal["auto", "float32", "tf32", "bfloat16", "float16"],
@@ -118,6 +119,13 @@ class _Network(TrainingSettings):
             "2: slices. 3: volumes, of which patches are trained on, and each is sampled and validated as a whole, padded to a "
             "multiple of the network's down-sampling factor."
         )
+    )
+    grid: Grid | None = Field(
+        None,
+        description=(
+            "Keys of the section `grid` that this network overrides: it is trained and sampled on a grid of its own. Its "
+            "members return to the scan's grid, as those of all networks do. Unset: the section as it is."
+        ),
     )
 
     def contradictions(self) -> Iterator[Contradiction]:

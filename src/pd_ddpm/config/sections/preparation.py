@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pd_ddpm.config.sections.base import WHOLE, Index, NonNegative, Positive, Section
+from pd_ddpm.config.sections.base import WHOLE, Count, Index, NonNegative, Positive, Section
 
 
 class Preparation(Section):
@@ -32,13 +32,22 @@ class Preparation(Section):
 
 
 class Grid(Section):
-    """The working grid, on which networks see the slices."""
+    """The working grid, on which networks see slices or volumes. Networks may override its keys."""
 
-    spacing_mm: Positive | None = Field(description="In-plane pixel size, in mm; null keeps the scan's own.")
+    spacing_mm: Positive | None = Field(
+        description="Pixel size in mm: in the plane of slices, along all axes of volumes; null keeps the scan's own."
+    )
     region: Literal["slice", "brain_box"] = Field(
         description="Part of a slice that the networks see: all of it, or the bounding box of the brain."
     )
     margin_mm: NonNegative = Field(description="Margin around the bounding box, in mm.")
+    padded_size: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = Field(
+        description=(
+            "Size to which the networks' images are padded evenly, along X and Y of the scan, and along Z for networks of "
+            "volumes, in pixels of the grid. Losses and scores ignore the padding; coordinates cover it. null: only up to a "
+            "multiple of the network's down-sampling factor, where it is needed."
+        )
+    )
     minimum_brain_cm2: NonNegative = Field(
         description="Slices with less brain area than this, in cm2, are segmented as empty without being sampled."
     )
@@ -48,7 +57,8 @@ class Grid(Section):
             "on the working grid; soft: as probabilities; auto: binary for scans with smaller pixels than the grid, otherwise "
             "soft. On a coarser grid probabilities hold partial volumes. This favours a network's single pass over a reverse "
             "chain, whose members are nearly binary there. If members are binary, a chain starts from the binary mask that its "
-            "pre-segmentation was on this grid, otherwise from partial volumes."
+            "pre-segmentation was on this grid, otherwise from partial volumes. A mask that was made on another grid is "
+            "averaged over pixels first."
         )
     )
 

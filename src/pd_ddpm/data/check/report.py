@@ -60,7 +60,8 @@ class Requirements:
         channels: names of the channels; the first defines the grid.
         orientation: axis codes that all scans are reoriented to; None keeps each scan's own.
         grid_spacing_mm: in-plane pixel size of the networks; None is the scan's own pixel.
-        crop: the largest (height, width) of training patches, along X and Y, in pixels of the networks.
+        crop: the largest (height, width) of training patches, along X and Y, in pixels of the networks. Networks with a grid
+            of their own do not count.
         folds: settings of the folds; None if all cases are only tested.
         source: the dataset's entry in the configuration; empty for a single scan.
         grid_tolerance_voxels: see `check_same_grid`.
@@ -77,7 +78,8 @@ class Requirements:
     @classmethod
     def from_config(cls, config: resolve.Config, dataset: str) -> Requirements:
         """Return the requirements for one dataset of the configuration."""
-        crops = [resolve.network(config, name)["crop"] for name in config["networks"]]
+        names = [name for name in config["networks"] if methods.grid_owner(config, name) is None]
+        crops = [(1, 1), *(resolve.network(config, name)["crop"] for name in names)]
         return cls(
             channels=tuple(config["datasets"][dataset]["channels"]),
             orientation=config["preparation"]["orientation"],
