@@ -298,7 +298,10 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ),
         ({"datasets": {"wmh-held-out": {"networks_of": None}}}, ["held-out cases are only tested. Name the dataset"]),
         ({"datasets": {"wmh-held-out": {"part": "heldout"}}}, ["`datasets.wmh-held-out.part`", "Did you mean 'held_out'"]),
-        ({"datasets": {"own": BIDS | {"roles": "patch_ddm"}}}, ["`datasets.own.roles`: it requires layout 'brats'"]),
+        (
+            {"datasets": {"own": BIDS | {"roles": "patch_ddm"}}},
+            ["`datasets.own.roles`: layout 'bids' has no roles 'patch_ddm'. Remove it."],
+        ),
         ({"datasets": {"own": BIDS | {"lesion_labels": [1]}}}, ["`datasets.own.lesion_labels`: it requires layout 'brats'"]),
         ({"datasets": {"own": BIDS | {"part": "training"}}}, ["`datasets.own.part`: it requires layout 'wmh_challenge'"]),
         (

@@ -12,6 +12,11 @@ Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"
 TumourLabel = Annotated[int, Field(ge=1, le=4), WHOLE]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
 
+_ROLES = {  # layout -> values of `roles`
+    "brats": ("folds", "patch_ddm", "imgx"),
+    **dict.fromkeys(("muscle_us", "amos", "male_pelvic"), ("folds", "imgx")),
+}
+
 
 def _sorted(patterns: dict[str, str]) -> dict[str, str]:
     """Return the patterns in the order of their channels' names, which must not change what a rule depends on."""
@@ -83,11 +88,12 @@ class Simulation(Section):
 class Dataset(Section):
     """A dataset: its layout, folder and channels."""
 
-    layout: Literal["wmh_challenge", "bids", "nnunet", "brats", "table"] = Field(
+    layout: Literal["wmh_challenge", "bids", "nnunet", "brats", "muscle_us", "amos", "male_pelvic", "table"] = Field(
         description=(
             "wmh_challenge: the folders of the WMH challenge; bids: a BIDS dataset with lesion masks below derivatives/; "
-            "nnunet: the training cases of a raw nnU-Net dataset; brats: the training cases of BraTS 2020 or 2021; table: the "
-            "csv file that the key table names."
+            "nnunet: the training cases of a raw nnU-Net dataset; brats: the training cases of BraTS 2020 or 2021; "
+            "muscle_us: transverse muscle ultrasound in PNG (Marzola et al. 2021); amos: CT scans of AMOS (Ji et al. 2022); "
+            "male_pelvic: MR of the male pelvis (Li et al. 2022); table: the csv file that the key table names."
         )
     )
     folder: UserPath = Field(description="Folder of the scans; paths in the table are relative to it.")
@@ -130,11 +136,12 @@ class Dataset(Section):
             "core is [1, 3, 4], the enhancing tumour [3, 4] (3 in later years, 4 in 2020 and 2021)."
         ),
     )
-    roles: Literal["folds", "patch_ddm"] = Field(
+    roles: Literal["folds", "patch_ddm", "imgx"] = Field(
         "folds",
         description=(
-            "Roles of the cases of BraTS. folds: assigned by the section folds; patch_ddm: the 295, 37 and 37 cases of 2020 "
-            "that PatchDDM's code trains, validates and tests on, as split 0."
+            "Roles of the cases of BraTS, muscle ultrasound, AMOS and male pelvic MR. folds: assigned by the section folds; "
+            "patch_ddm: the 295, 37 and 37 cases of BraTS 2020 that PatchDDM trains, validates and tests on, as split 0; "
+            "imgx: those of ImgX-DiffSeg's code, as split 0."
         ),
     )
     channels: Annotated[list[Channel], Field(min_length=1), *UNIQUE] = Field(
@@ -167,8 +174,11 @@ class Dataset(Section):
         for key in ("masks", "images"):
             if getattr(self, key) is not None and self.layout != "bids":
                 yield Contradiction(key, "it requires layout 'bids'", "Remove it, or set `layout: bids`")
-        for key in ("lesion_labels", "roles"):
-            if key in self.model_fields_set and self.layout != "brats":
-                yield Contradiction(key, "it requires layout 'brats'", "Remove it, or set `layout: brats`")
+        if "lesion_labels" in self.model_fields_set and self.layout != "brats":
+            yield Contradiction("lesion_labels", "it requires layout 'brats'", "Remove it, or set `layout: brats`")
+        choices = _ROLES.get(self.layout, ())
+        if "roles" in self.model_fields_set and self.roles not in choices:
+            remedy = f"Use {', '.join(choices[:-1])} or {choices[-1]}" if choices else "Remove it"
+            yield Contradiction("roles", f"layout '{self.layout}' has no roles '{self.roles}'", remedy)
         for channel in sorted(set(self.images or ()) - set(self.channels)):
             yield Contradiction("images", f"'{channel}' is not one of channels", suggestion(channel, self.channels))

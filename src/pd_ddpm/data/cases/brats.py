@@ -28,10 +28,15 @@ _MISNAMED_SEGMENTATIONS = {"BraTS20_Training_355": "W39_1998.09.19_Segm"}
 _NUMBER_IN_2020 = re.compile(r"BraTS20_Training_(\d{3})")
 _NUM_CASES_IN_2020 = 369
 _TRAINING_CASES, _VALIDATION_CASES = 295, 37  # in PatchDDM; the other 37 are tested
+_NAME_IN_2021 = re.compile(r"BraTS2021_\d{5}")
+_PARTS_OF_IMGX = {"train": 938, "validation": 31, "test": 282}  # of the 1251 cases of 2021, in the order of their names
+
+Roles = Literal["folds", "patch_ddm", "imgx"]
 
 _HOW_TO_GET_BRATS = (
     "Get the training data of BraTS 2020 (www.med.upenn.edu/cbica/brats2020, 369 cases) or of BraTS 2021 (synapse.org, "
-    "syn25829067, 1251 cases), each of which needs an account and the consent to its terms, and unpack them below that folder"
+    "syn25829067, or kaggle.com/datasets/dschettler8845/brats-2021-task1, 1251 cases), each of which needs an account and the "
+    "consent to its terms, and unpack them below that folder"
 )
 
 
@@ -49,7 +54,7 @@ def find_brats_cases(
     folder: str | Path,
     channels: Sequence[str],
     lesion_labels: Sequence[int] = WHOLE_TUMOUR,
-    roles: Literal["folds", "patch_ddm"] = "folds",
+    roles: Roles = "folds",
     key: str = "dataset",
 ) -> pd.DataFrame:
     """Find the training cases of BraTS 2020 or 2021.
@@ -63,13 +68,15 @@ def find_brats_cases(
         channels: names of the channels, of FLAIR, T1, T1ce and T2.
         lesion_labels: labels of the segmentation that are lesion, see `label_recoding`.
         roles: "folds": roles are assigned later. "patch_ddm": as in PatchDDM; needs the 369 training cases of 2020.
+            "imgx": as in ImgX-DiffSeg; needs the 1251 cases of 2021, of which the first 938 train, the last 282 are tested, and
+            the 31 between them validate.
         key: config key of the dataset, for messages.
 
     Returns:
         The case table, with the further column `lesion_labels`.
 
     Raises:
-        CohortError: there are no cases, files are missing, or the cases do not have the roles of PatchDDM. It lists all of
+        CohortError: there are no cases, files are missing, or the cases do not have the chosen roles. It lists all of
             these problems.
 
     Reference: Menze et al. 2015, Bakas et al. 2017 (2020), Baid et al. 2021.
@@ -100,6 +107,9 @@ def find_brats_cases(
         problems += _role_problems(names, key)
         assigned = patch_ddm_roles()
         table["role"] = [assigned.get(_number(name), "") for name in names]
+    elif roles == "imgx":
+        problems += _imgx_role_problems(names, key)
+        table["role"] = table["case"].map(dict(zip(sorted(names), _imgx_roles(), strict=False))).fillna("")
     raise_problems(location, problems, table)
     return table
 
@@ -137,6 +147,21 @@ def _role_problems(names: Sequence[str], key: str) -> list[Problem]:
     parts = [f"{len(missing)} of them are missing, the first is {missing[0]:03d}"] if missing else []
     parts += [f"{len(others)} others are there, such as {others[0]}"] if others else []
     problem = f"PatchDDM assigns roles to the {_NUM_CASES_IN_2020} training cases of BraTS 2020, but {' and '.join(parts)}"
+    return [Problem(f"{key}.roles", problem, "Complete the cases, or set `roles: folds`")]
+
+
+def _imgx_roles() -> list[str]:
+    return [role for role, count in _PARTS_OF_IMGX.items() for _ in range(count)]
+
+
+def _imgx_role_problems(names: Sequence[str], key: str) -> list[Problem]:
+    """Return a problem if the cases are not those that ImgX-DiffSeg assigns roles to."""
+    expected = sum(_PARTS_OF_IMGX.values())
+    others = [name for name in names if not _NAME_IN_2021.fullmatch(name)]
+    if len(names) == expected and not others:
+        return []
+    problem = f"ImgX-DiffSeg assigns roles to the {expected} cases of BraTS 2021, but there are {len(names) - len(others)}"
+    problem += f", and {len(others)} others such as {others[0]}" if others else ""
     return [Problem(f"{key}.roles", problem, "Complete the cases, or set `roles: folds`")]
 
 

@@ -11,10 +11,23 @@ import pandas as pd
 from pd_ddpm.data.cases.bids import PARTICIPANTS, bids_files, find_bids_cases
 from pd_ddpm.data.cases.brats import WHOLE_TUMOUR, brats_files, find_brats_cases, is_brats
 from pd_ddpm.data.cases.csv_table import read_case_table
+from pd_ddpm.data.cases.imgx import (
+    INSTITUTIONS,
+    amos_files,
+    find_amos_cases,
+    find_muscle_cases,
+    find_pelvic_cases,
+    muscle_files,
+    pelvic_files,
+    tables_of_amos,
+)
 from pd_ddpm.data.cases.nnunet import find_nnunet_cases, nnunet_files
 from pd_ddpm.data.cases.table import CohortError, raise_problems, site_problems
 from pd_ddpm.data.cases.wmh import find_wmh_cases, wmh_masks
 from pd_ddpm.runtime.problem import Problem
+
+_IMGX_FINDERS = {"muscle_us": find_muscle_cases, "amos": find_amos_cases, "male_pelvic": find_pelvic_cases}
+_IMGX_FILES = {"muscle_us": muscle_files, "amos": amos_files, "male_pelvic": pelvic_files}
 
 
 def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -39,6 +52,8 @@ def _find_in_layout(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     if settings["layout"] == "brats":
         labels, roles = settings.get("lesion_labels", WHOLE_TUMOUR), settings.get("roles", "folds")
         return find_brats_cases(folder, channels, labels, roles, key)
+    if find := _IMGX_FINDERS.get(settings["layout"]):
+        return find(folder, channels, settings.get("roles", "folds"), key)
     return read_case_table(settings["table"], channels, folder)
 
 
@@ -49,6 +64,8 @@ def layout_of(folder: str | Path) -> str:
         CohortError: the folder has none of the known layouts.
     """
     folder = Path(folder)
+    if any(list_files(folder) for list_files in _IMGX_FILES.values()):
+        return next(layout for layout, list_files in _IMGX_FILES.items() if list_files(folder))
     if (folder / "dataset.json").is_file():
         return "nnunet"
     if is_bids(folder):
@@ -61,7 +78,8 @@ def layout_of(folder: str | Path) -> str:
         Problem(
             folder,
             "is neither a raw dataset of nnU-Net (dataset.json), nor a BIDS dataset (dataset_description.json or sub-*/), nor "
-            "the WMH challenge (training/), nor BraTS (folders with {case}_flair.nii.gz, {case}_seg.nii.gz and so on)",
+            "the WMH challenge (training/), nor BraTS (folders with {case}_flair.nii.gz, {case}_seg.nii.gz and so on), nor "
+            "muscle ultrasound (trainannot/*.png), AMOS (amos22/dataset.json) or male pelvic MR (data/{case}_img.nii)",
             "Correct the path, or list the cases in a csv",
         )
     )
@@ -81,6 +99,8 @@ def case_files(settings: Mapping[str, Any]) -> list[str]:
         return bids_files(folder, settings.get("masks"))
     if settings["layout"] == "brats":
         return brats_files(folder)
+    if list_files := _IMGX_FILES.get(settings["layout"]):
+        return list_files(folder)
     return nnunet_files(folder) if settings["layout"] == "nnunet" else []
 
 
@@ -88,5 +108,8 @@ def tables_of_cases(settings: Mapping[str, Any]) -> list[str]:
     """Return the files that describe the cases: the csv, or the description file of the layout."""
     if settings["layout"] == "table":
         return [settings["table"]]
-    name = {"bids": PARTICIPANTS, "nnunet": "dataset.json"}.get(settings["layout"])
+    if settings["layout"] == "amos":
+        return tables_of_amos(settings["folder"])
+    names = {"bids": PARTICIPANTS, "nnunet": "dataset.json", "male_pelvic": INSTITUTIONS}
+    name = names.get(settings["layout"])
     return [str(path) for path in Path(settings["folder"]).glob(name)] if name else []

@@ -13,6 +13,7 @@ from nibabel.volumeutils import apply_read_scaling
 from pd_ddpm.data.nifti.content import MAX_VOXELS, Content, read_content
 from pd_ddpm.data.nifti.geometry import ImageError
 from pd_ddpm.data.nifti.header import checked_affine, header_with_geometry
+from pd_ddpm.data.nifti.png import is_png, read_png
 from pd_ddpm.runtime.problem import Problem
 
 LABELS = {0: 0, 1: 1, 2: 2}  # the labels of this pipeline, unchanged
@@ -26,7 +27,7 @@ def read_image(path: str | Path, *, mask: bool = False, allow_4d: bool = False) 
     a little longer than 1 is normalised, and a slope of 0 scales nothing.
 
     Args:
-        path: file ending in .nii or .nii.gz.
+        path: file ending in .nii or .nii.gz, or in .png, see `read_png`.
         mask: whether the image is a mask. A mask may be constant, since a patient may have no lesion. A scan may not.
         allow_4d: whether several channels are allowed. A trailing dimension of size one is dropped in any case.
 
@@ -38,6 +39,10 @@ def read_image(path: str | Path, *, mask: bool = False, allow_4d: bool = False) 
             usable geometry.
     """
     path = Path(path)
+    if is_png(path):
+        image = read_png(path, mask)
+        _check_values(path, np.asarray(image.dataobj), mask)
+        return image
     content = read_content(path, math.inf if allow_4d else MAX_VOXELS)
     affine = checked_affine(path, content.header)
     data = _scaled_values(path, content)
