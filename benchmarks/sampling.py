@@ -174,7 +174,7 @@ class FixedNoise:
         """Return the same noise in each call."""
         return self.noise
 
-    def prefetch_normal(self, shape: Sequence[int], device: torch.device) -> None:
+    def prefetch_normal(self, shape: Sequence[int], device: torch.device, count: int) -> None:
         """Do nothing."""
 
 

@@ -36,7 +36,7 @@ THEIR_NAMES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 class FixedNoise:
     """Returns the same noise in every call."""
 
-    def prefetch_normal(self, shape, device):
+    def prefetch_normal(self, shape, device, count):
         pass
 
     def __init__(self, noise):

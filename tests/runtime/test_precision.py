@@ -1,6 +1,7 @@
 """Precisions: which a device supports, which are refused, and networks sampled from in half precision (about 10 s)."""
 
 import copy
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pd_ddpm.diffusion import noise
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.models.factory import build_model
@@ -224,20 +226,40 @@ def test_reverse_step_never_waits_for_the_device(configured, predicts, sampler):
     assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero"} & set(seen.names)
 
 
-def test_prefetched_noise_equals_noise_sampled_on_demand(monkeypatch):
-    names, pinned = [("member", number) for number in range(3)], []
+@pytest.mark.parametrize("threads", [1, 3, 9])
+def test_prefetched_noise_equals_noise_sampled_on_demand(monkeypatch, threads):
+    monkeypatch.setattr(noise, "_pinned_memory", torch.empty)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    names, shape = [("member", number) for number in range(5)], (1, 4, 5)
     plain, ahead = MemberNoise(names), MemberNoise(names)
-    draw = MemberNoise._sample
-
-    def sample_in_thread(self, *arguments, pinned_memory=pinned, **keywords):
-        pinned_memory.append(keywords.pop("pinned", False))
-        return draw(self, *arguments, **keywords)
-
-    monkeypatch.setattr(MemberNoise, "_sample", sample_in_thread)
-    for number in range(3):
-        ahead.prefetch_normal((1, 4, 5), SimpleNamespace(type="cuda"))
-        assert torch.equal(ahead.sample_normal((1, 4, 5)), plain.sample_normal((1, 4, 5))), number
+    ahead.prefetch_normal(shape, SimpleNamespace(type="cuda"), 6)
+    for number in range(8):  # two more than announced
+        assert torch.equal(ahead.sample_normal(shape), plain.sample_normal(shape)), number
     assert torch.equal(ahead.sample_uniform((7,)), plain.sample_uniform((7,)))
-    assert pinned == [True, False] * 3 + [False, False]
-    plain.prefetch_normal((1, 4, 5), CPU)  # a CPU has no other work to sample next to
-    assert plain._prefetched is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(10**6, 4), (2 * 4 * 100, 2), (4 * 100, 1), (0, 1)])
+def test_prefetched_noise_holds_few_steps_in_memory(monkeypatch, limit, expected):
+    """A step of five members of 20 values takes 400 bytes."""
+    held = []
+
+    def allocate(shape):
+        step = torch.empty(shape)
+        held.append(weakref.ref(step))
+        return step
+
+    monkeypatch.setattr(noise, "_pinned_memory", allocate)
+    monkeypatch.setattr(noise, "_BYTES_AHEAD", limit)
+    members = MemberNoise([("member", number) for number in range(5)])
+    members.prefetch_normal((1, 4, 5), SimpleNamespace(type="cuda"), 10)
+    for number in range(10):
+        assert sum(step() is not None for step in held) == min(expected, 10 - number)
+        members.sample_normal((1, 4, 5))
+    assert len(held) == 10
+
+
+def test_prefetch_on_a_cpu_does_nothing():
+    """A CPU has no other work to sample next to."""
+    members = MemberNoise([("member", 0)])
+    members.prefetch_normal((1, 4, 5), CPU, 3)
+    assert members._ahead is None

@@ -55,6 +55,7 @@ def ancestral(
 
     Reference: PD-DDPM, Eqs. 2 and 4; Ho et al. 2020 (DDPM), Sec. 3.2 (both variances), Algorithm 2.
     """
+    noise.prefetch_normal(x.shape[1:], x.device, len(times) - 2)  # all steps but the last
     for t, s in pairwise(times):
         x0_weight, x_t_weight, step_variance = schedule.posterior(t, s)
         if s > 0 and variance == "large":
@@ -79,6 +80,7 @@ def ddim(denoise: Denoise, x: Tensor, times: Sequence[int], schedule: Schedule, 
 
     Reference: Song et al. 2021 (DDIM), Eqs. 12 and 16.
     """
+    noise.prefetch_normal(x.shape[1:], x.device, len(times) - 2 if eta > 0 else 0)
     for t, s in pairwise(times):
         signal_t, signal_s = schedule.signal(t), schedule.signal(s)
         step_variance = eta**2 * (1 - signal_s) / (1 - signal_t) * (1 - signal_t / signal_s)
@@ -94,8 +96,6 @@ def _step(denoise: Denoise, x_t: Tensor, t: int, weights: tuple[float, float], d
 
     No line here waits for a GPU. Apart from the network, only the noise allocates memory.
     """
-    if deviation > 0:
-        noise.prefetch_normal(x_t.shape[1:], x_t.device)
     x0 = denoise(x_t, t)
     if deviation > 0:
         sample = noise.sample_normal(x_t.shape[1:], x_t.device)
