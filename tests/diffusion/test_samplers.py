@@ -250,6 +250,24 @@ def test_ddim_step_equals_diffusers(eta, schedule, steps):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 7, 20, 50, 100, 1000])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_step_spacing_is_that_of_diffusers(spacing, steps):
+    """Their timesteps begin at 0, and the last step leads to the clean mask."""
+    theirs = DDIMScheduler(1000, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    assert reverse_times(1000, steps, spacing) == [*(theirs.timesteps + 1).tolist(), 0]
+
+
+def test_linspace_takes_the_timesteps_of_patch_ddm():
+    """Reference: the released code of Bieder et al. 2023, round(linspace(999, 0, K)), counted from 0."""
+    for steps in (2, 10, 50, 100, 250):
+        assert reverse_times(1000, steps, "linspace")[:-1] == (np.linspace(999, 0, steps).round().astype(int) + 1).tolist()
+    assert reverse_times(300, 4, "linspace") == [300, 200, 101, 1, 0]
+    assert reverse_times(300, 4, "trailing") == [300, 225, 150, 75, 0]
+    assert reverse_times(300, 1, "linspace") == [300, 0]
+
+
 # Gaussian data: x0 ~ N(m, s^2). The best denoiser E[x0 | x_t] is linear, so the chain's moments follow in closed form.
 
 MEAN = 0.3

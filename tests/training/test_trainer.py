@@ -134,6 +134,21 @@ def test_learning_rate_follows_cosine_or_stays_constant(step):
     assert learning_rate(constant, step) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("optimiser", "weight_decay", "factor"),
+    [("adam", 0.0, 1.01), ("adamw", 0.0, 1.01), ("adam", 0.5, 0.99), ("adamw", 0.5, 1.005)],
+)
+def test_adamw_shrinks_the_weights_apart_from_the_gradient(optimiser, weight_decay, factor, tmp_path):
+    """The first step of Adam is the step size, 0.01, whatever the gradient, which is between -0.5 and 0 here.
+
+    The decay of 0.5 turns the gradient's sign, or takes 0.01 * 0.5 of the weight in addition.
+    """
+    changes = {"optimiser": optimiser, "weight_decay": weight_decay, "learning_rate": 0.01, "gradient_clip": None}
+    model = Scale()
+    folder_trainer(model, CrossEntropy(0.0), validation=[], steps=1, **changes).fit(tmp_path)
+    assert model.factor.item() == pytest.approx(factor, rel=1e-5)
+
+
 def test_update_ema_averages_weights_and_copies_buffers(tmp_path):
     model, seen = Scale(), []
     job = folder_trainer(model, CrossEntropy(0.0), validation=[], steps=12, ema_decay=0.6, learning_rate=0.1)

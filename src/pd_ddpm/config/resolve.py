@@ -15,7 +15,7 @@ from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
 Config = dict[str, Any]
 
 # Used by methods with a chain of reverse steps only.
-CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "large_variance_over_jumps", "eta"}
+CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "large_variance_over_jumps", "step_spacing", "eta"}
 
 COMMON = {"networks": "training", "methods": "sampling"}  # the settings that the entries of a section share
 

@@ -57,6 +57,7 @@ class StageSettings(_Open):
     reverse_steps: Steps = None
     sampler: Literal["ancestral", "ddim"] = None
     variance: Literal["large", "small"] = None
+    step_spacing: Literal["trailing", "linspace"] = "trailing"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def contradictions(self) -> Iterator[Contradiction]:

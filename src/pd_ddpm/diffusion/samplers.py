@@ -14,18 +14,29 @@ from torch import Tensor
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.schedule import Schedule
 
+StepSpacing = Literal["trailing", "linspace"]
 Denoise = Callable[[Tensor, int], Tensor]  # x_t (N, C, *S) and its timestep t -> estimate of x_0 (N, C, *S)
 
 
-def reverse_times(t_start: int, steps: int) -> list[int]:
+def reverse_times(t_start: int, steps: int, spacing: StepSpacing = "trailing") -> list[int]:
     """Return the timesteps t_start = t_0 > t_1 > ... > t_steps = 0, as evenly spaced as integers allow.
+
+    Args:
+        t_start: start timestep T'.
+        steps: number of reverse steps.
+        spacing: "trailing": all steps are equally long. "linspace": the last step leads from 1 to 0, and those before it are
+            equally long. A chain of one step is the same in both.
 
     Raises:
         ValueError: unless 1 <= steps <= t_start.
+
+    Reference: Lin et al. 2024 (*Common diffusion noise schedules and sample steps are flawed*), Table 2, for both names.
     """
     if not 1 <= steps <= t_start:
         raise ValueError(f"a chain from t = {t_start} takes 1 to {t_start} steps, not {steps}")
-    return [round(t_start * remaining / steps) for remaining in range(steps, -1, -1)]
+    if spacing == "trailing" or steps == 1:
+        return [round(t_start * remaining / steps) for remaining in range(steps, -1, -1)]
+    return [*(1 + round((t_start - 1) * remaining / (steps - 1)) for remaining in range(steps - 1, -1, -1)), 0]
 
 
 def ancestral(

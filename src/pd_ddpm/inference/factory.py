@@ -32,7 +32,7 @@ def build_segmenter(settings: dict[str, Any], model: nn.Module, reliability: Rel
         return DropoutSegmenter(model, num_members=settings["pool"])
     if settings["segmenter"] == "latent":
         return LatentSegmenter(model, num_members=settings["pool"])
-    t_start = settings["t_start"]
+    t_start, spacing = settings["t_start"], settings.get("step_spacing", "trailing")
     steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
     start = {
         "noise": lambda: NoiseStart(t_start),
@@ -40,10 +40,11 @@ def build_segmenter(settings: dict[str, Any], model: nn.Module, reliability: Rel
         "learned_prior": lambda: LearnedPriorStart(t_start, model),
     }[settings["start"]]()
     if reliability:
-        start = ReliabilityStart(reverse_times(t_start, steps)[1], t_start, model, reliability)
+        start = ReliabilityStart(reverse_times(t_start, steps, spacing)[1], t_start, model, reliability)
         steps -= 1  # the first step is part of the start
     sampler = {
         "ancestral": partial(ancestral, variance=settings.get("variance")),
         "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
     }[settings["sampler"]]
-    return DiffusionSegmenter(model, start, partial(sampler, schedule=model.schedule), steps, num_members=settings["pool"])
+    sampler = partial(sampler, schedule=model.schedule)
+    return DiffusionSegmenter(model, start, sampler, steps, num_members=settings["pool"], spacing=spacing)

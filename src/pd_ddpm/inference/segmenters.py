@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.diffusion.samplers import reverse_times
+from pd_ddpm.diffusion.samplers import StepSpacing, reverse_times
 from pd_ddpm.diffusion.starts import Start
 from pd_ddpm.models.coordinates import has_coordinates
 from pd_ddpm.models.networks.dropout import monte_carlo_dropout
@@ -126,6 +126,7 @@ class DiffusionSegmenter:
         sampler: (denoise, x, times, noise=noise) -> x0.
         steps: reverse steps; each is one evaluation of the denoiser.
         num_members: ensemble members sampled for each slice.
+        spacing: which timesteps the chain takes, see `reverse_times`.
 
     Reference: PD-DDPM, Eq. 4.
     """
@@ -135,6 +136,7 @@ class DiffusionSegmenter:
     sampler: Callable[..., Tensor]
     steps: int
     num_members: int
+    spacing: StepSpacing = "trailing"
     evaluations_shared: int = 0
 
     @property
@@ -154,6 +156,6 @@ class DiffusionSegmenter:
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         x = self.start(image, presegmentation, noise).to(image.device)
-        times = reverse_times(self.start.t_start, self.steps)
+        times = reverse_times(self.start.t_start, self.steps, self.spacing)
         x0 = self.sampler(lambda x_t, t: self.denoiser(x_t, image, t), x, times, noise=noise)
         return self.denoiser.coding.decode(x0)

@@ -23,4 +23,5 @@ class TrainingSettings:
     validate_every: int
     validation_slices: int
     patches: PatchSettings
+    optimiser: Literal["adam", "adamw"] = "adam"
     early_levels: Sequence[float] = ()

@@ -90,8 +90,9 @@ class Trainer:
         self.phases = objective.phases(model)
         self.collect_every = _GPU_STEPS_AHEAD if backend.device.type == "cuda" else 1
         self.pending_losses: dict[int, dict[str, Tensor]] = {}  # by step; on the device
+        optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser]
         self.optimisers = {
-            phase.name: torch.optim.Adam(phase.parameters, betas=phase.betas, weight_decay=settings.weight_decay, fused=True)
+            phase.name: optimiser(phase.parameters, betas=phase.betas, weight_decay=settings.weight_decay, fused=True)
             for phase in self.phases
             if phase.optimiser is None
         }

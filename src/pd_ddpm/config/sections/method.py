@@ -71,6 +71,12 @@ class _Chain(Section):
             "network was trained on: up to 1.8 times its standard deviation. Changes no result by itself."
         )
     )
+    step_spacing: Literal["trailing", "linspace"] = Field(
+        description=(
+            "Timesteps of a chain that skips some. trailing: all reverse steps are equally long. linspace: the last one leads "
+            "from timestep 1 to 0 and the others are equally long, as in PatchDDM."
+        )
+    )
     eta: Share = Field(description="Randomness of ddim: 0 is deterministic, 1 is as random as ancestral with variance small.")
     checkpoint: Checkpoint
     weights: WeightsOfCheckpoint

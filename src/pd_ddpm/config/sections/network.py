@@ -50,9 +50,17 @@ class TrainingSettings(Section):
             "at the last, as in PatchDDM. Patches hold the values of their place."
         )
     )
-    learning_rate: Positive = Field(description="Step size of Adam.")
+    optimiser: Literal["adam", "adamw"] = Field(
+        description=(
+            "adam: the weight decay is part of the gradient; adamw: it shrinks the weights apart from it (Loshchilov & Hutter "
+            "2019). Without weight decay both are the same."
+        )
+    )
+    learning_rate: Positive = Field(description="Step size of the optimiser.")
     learning_rate_decay: Literal["none", "cosine"] = Field(description="cosine: falls to 0 at the last step.")
-    weight_decay: NonNegative = Field(description="L2 penalty of Adam.")
+    weight_decay: NonNegative = Field(
+        description="L2 penalty of adam; with adamw, the share of a weight, times the step size, that each step takes away."
+    )
     gradient_clip: Positive | None = Field(description="Largest norm of the gradient; null does not clip.")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="Decay of the exponential moving average of the weights, per step."
