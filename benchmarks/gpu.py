@@ -127,7 +127,7 @@ def measure_precision(
     optimisation = build_training_settings(network)
     trainer = Trainer(untrained, build_objective(network), slices, optimisation, seed=0, backend=Backend(device, chosen))
     steps = iter(range(1, network["steps"] + 1))
-    step_calls, step_seconds, training_gb = time_calls(lambda: trainer.run_step(next(steps)), device, seconds)
+    step_calls, step_seconds, training_gb = time_calls(lambda: trainer.train_step(next(steps)), device, seconds)
     chain_calls, chain_seconds, sampling_gb = time_calls(
         _sample_chains(trainer.eval_model, network, method, device, chosen, batch), device, seconds
     )

@@ -348,7 +348,7 @@ def test_tdpm_phases_follow_warm_up_penalty_rate_and_learning_rates():
 
     job._run_phase = watched
     for step in range(1, 21):
-        job.run_step(step)
+        job.train_step(step)
     expected = []
     for step in range(1, 21):
         expected += [(step, "denoising")] + [(step, name) for name in ("generator", "discriminator") if step > 5]

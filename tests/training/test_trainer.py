@@ -272,8 +272,7 @@ def test_run_step_never_waits_for_device(make, objective, precision):
     job = folder_trainer(make(), objective, precision=PRECISIONS[precision], patches=patches)
     with DeviceReads() as reads:
         for step in (1, 2, 3):
-            job.pending_losses[step] = job.run_step(step)
-            job._update_ema(step)
+            job.pending_losses[step] = job.train_step(step)
         assert reads.count == 0
         job._collect_losses()
     assert len(job.progress.losses["loss"]) == 3

@@ -5,6 +5,7 @@ optimisers and its step. On the same machine a run that was killed and resumed e
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models import weights
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.files import lock_folder, remove_partial_files, write_json
@@ -25,6 +25,8 @@ from pd_ddpm.runtime.memory import explain_memory_shortage
 from pd_ddpm.runtime.precision import move_model
 from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
+from pd_ddpm.training.batches import make_batches, step_generator
+from pd_ddpm.training.captured_step import RecordingError, make_captured_step, read_rate_from_tensor
 from pd_ddpm.training.early_checkpoints import load_early_checkpoints, save_record
 from pd_ddpm.training.errors import NonFiniteError, TrainingError
 from pd_ddpm.training.interruption import Interrupted, handle_sigterm
@@ -33,6 +35,7 @@ from pd_ddpm.training.patches import Batch, TrainingSlices
 from pd_ddpm.training.result import EarlyCheckpoint, TrainingResult
 from pd_ddpm.training.resume import ChangedTraining, TrainingStates
 from pd_ddpm.training.settings import TrainingSettings
+from pd_ddpm.training.step_random import ChangingStepError, ReplayedRandom
 from pd_ddpm.training.validator import SCORE, Validator
 
 _MAX_LISTED = 12  # slices of a batch in an error message
@@ -96,7 +99,9 @@ class Trainer:
             for phase in self.phases
             if phase.optimiser is None
         }
+        self.batches = make_batches(slices, settings, seed, backend.device)
         self.scaler = torch.amp.GradScaler(backend.device.type, enabled=backend.precision.dtype == torch.float16)
+        self.captured = make_captured_step(self._static_step, self.phases, backend)
         self.progress = _Progress()
 
     @property
@@ -149,22 +154,64 @@ class Trainer:
             return TrainingResult(self.progress.best, records[-1][0], history, early)
         return TrainingResult(self._copy_checkpoint(), self.progress.step, history, early)
 
-    def run_step(self, step: int) -> dict[str, Tensor]:
-        """Run all phases of one step on one batch; return the first phase's loss as "loss", and the other values by name.
+    def train_step(self, step: int) -> dict[str, Tensor]:
+        """Run a whole step, including the moving average; on a GPU as one graph, if possible, while the next batch is made.
 
         Nothing here reads a number from the device, which would wait for it: the losses stay there until they are collected.
+
+        Returns:
+            The first phase's loss as "loss", and the other values by name.
         """
-        torch_seed, rng = self._step_rng(step)
-        torch.manual_seed(torch_seed)
-        batch = self.slices.sample_batch(rng, self.settings.batch, self.settings.patches).to(self.backend.device)
+        values = self._run_captured(step)
+        if values is None:
+            values = self.run_step(step)
+            self._update_ema(step)
+        if step < self.settings.steps:
+            self.batches.prepare(step + 1)
+        return values
+
+    def run_step(self, step: int) -> dict[str, Tensor]:
+        """Run all phases of one step on one batch, kernel by kernel. The values are those of `train_step`."""
+        inputs = self.batches.take(step)
+        torch.manual_seed(inputs.torch_seed)
         self.model.train()
         values = {}
         for phase in self.phases:
             if phase.is_due(step, self.settings.steps):
-                phase_values = self._run_phase(phase, batch, rng, step)
+                phase_values = self._run_phase(phase, inputs.batch, inputs.rng, step)
                 if phase is not self.phases[0]:
                     phase_values[_loss_column(phase)] = phase_values.pop("loss")
                 values |= phase_values
+        return values
+
+    def _run_captured(self, step: int) -> dict[str, Tensor] | None:
+        """Run a step as a recorded one; return None if it cannot be. The log says why, once."""
+        if self.captured is None:
+            return None
+        inputs = self.batches.take(step)
+        torch.manual_seed(inputs.torch_seed)
+        self.model.train()
+        try:
+            return self.captured.run(inputs, learning_rate(self.settings, step), 1 - self._ema_decay(step))
+        except (ChangingStepError, RecordingError) as error:
+            self.captured = None
+            level = logging.WARNING if isinstance(error, RecordingError) else logging.INFO
+            log.log(level, "the training step is not recorded as a CUDA graph: %s. Its kernels are launched one by one.", error)
+            return None
+
+    def _static_step(self, batch: Batch, rng: ReplayedRandom, rate: Tensor, ema_weight: Tensor) -> dict[str, Tensor]:
+        """Run the only phase and update the moving average, with all that changes between steps in tensors."""
+        (phase,) = self.phases
+        optimiser = self.optimisers[phase.name]
+
+        def loss(*arguments: Any) -> dict[str, Tensor]:
+            values = phase.loss(*arguments)
+            rng.check_complete()
+            return values
+
+        with read_rate_from_tensor(optimiser, rate):
+            values = self._minimise(phase, loss, batch, rng)
+        self._move_average(ema_weight)
         return values
 
     def _run_steps(
@@ -176,8 +223,7 @@ class Trainer:
         saved = time.monotonic()
         for step in progress(range(state.step + 1, last + 1), title, total=last, done=state.step):
             with self._explain_memory_shortage(title, step), self._explain_non_finite(states.folder):
-                self.pending_losses[step] = self.run_step(step)
-                self._update_ema(step)
+                self.pending_losses[step] = self.train_step(step)
                 is_validation = step % self.settings.validate_every == 0 or step == last
                 if not is_validation and step % self.collect_every:
                     continue
@@ -192,21 +238,23 @@ class Trainer:
             if interrupted:
                 raise Interrupted(f"{title}: received SIGTERM. Step {step} of {last} is saved in {states.path}.")
 
-    def _step_rng(self, step: int) -> tuple[int, np.random.Generator]:
-        """Return the seed of PyTorch's global generator (used by dropout), and the generator of all else in this step."""
-        rng = stream("train", self.seed, step)
-        return int(rng.integers(2**31)), rng
-
     def _run_phase(self, phase: Phase, batch: Batch, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """Do one optimiser step. Return the loss and the other values of the phase."""
-        optimiser, trained = self.optimisers[phase.optimiser or phase.name], set(phase.parameters)
-        for group in optimiser.param_groups:
+        trained = set(phase.parameters)
+        for group in self.optimisers[phase.optimiser or phase.name].param_groups:
             group["lr"] = learning_rate(self.settings, step) * phase.learning_rate_factor
         if len(self.phases) > 1:
             for parameter in self.model.parameters():
                 parameter.requires_grad_(parameter in trained)
+        return self._minimise(phase, phase.loss_at(step, self.settings.steps), batch, rng)
+
+    def _minimise(
+        self, phase: Phase, loss: Callable[..., dict[str, Tensor]], batch: Batch, rng: np.random.Generator | ReplayedRandom
+    ) -> dict[str, Tensor]:
+        """Do one optimiser step with the present learning rate. Return the loss and the other values of the phase."""
+        optimiser = self.optimisers[phase.optimiser or phase.name]
         with self.backend.autocast():
-            values = phase.loss_at(step, self.settings.steps)(self.model, batch, rng)
+            values = loss(self.model, batch, rng)
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(values["loss"]).backward()
         if self.settings.gradient_clip is not None:
@@ -218,11 +266,25 @@ class Trainer:
         self.scaler.update()
         return {name: value.detach() for name, value in values.items()}
 
+    def _ema_decay(self, step: int) -> float:
+        """Return the decay of the EMA with warm-up, min(ema_decay, (1 + step) / (10 + step))."""
+        return min(self.settings.ema_decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
-        """Update the EMA weights, with warm-up: decay = min(ema_decay, (1 + step) / (10 + step))."""
-        decay = min(self.settings.ema_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        """Update the EMA weights."""
+        self._move_average(1 - self._ema_decay(step))
+
+    @torch.no_grad()
+    def _move_average(self, weight: float | Tensor) -> None:
+        """Move the EMA weights towards the model's by this share of the difference, and copy the buffers."""
+        averages, parameters = list(self.average.parameters()), list(self.model.parameters())
+        if isinstance(weight, Tensor):  # lerp takes one tensor of weights per parameter, which would be a kernel for each
+            differences = torch._foreach_sub(parameters, averages)
+            torch._foreach_mul_(differences, weight)
+            torch._foreach_add_(averages, differences)
+        else:
+            torch._foreach_lerp_(averages, parameters, weight)
         if buffers := list(self.average.buffers()):
             torch._foreach_copy_(buffers, list(self.model.buffers()))
 
@@ -308,7 +370,7 @@ class Trainer:
         try:
             yield
         except NonFiniteError as error:
-            rng = self._step_rng(error.step)[1]
+            rng = step_generator(self.seed, error.step)[1]
             sources = self.slices.sample_sources(rng, self.settings.batch, self.settings.patches)
             batch = [{"case": self.slices.cases[c].case, "slice": self.slices.cases[c].slice_numbers[z]} for c, z in sources]
             path = folder / "not-a-number.json"
