@@ -5,9 +5,12 @@ that a graph would read.
 """
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from training_examples import CASES, SETTINGS, Scale, denoiser, folder_trainer
 
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
@@ -21,8 +24,10 @@ from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
 from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
-from pd_ddpm.training.patches import PatchSettings, TrainingSlices
+from pd_ddpm.training.patches import Batch, PatchSettings, TrainingSlices
 from pd_ddpm.training.settings import TrainingSettings
+from pd_ddpm.training.step_random import ReplayedRandom
+from pd_ddpm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SLICES = TrainingSlices(CASES)
@@ -120,6 +125,48 @@ def test_step_whose_random_numbers_vary_is_launched_kernel_by_kernel(tmp_path, c
         "the training step is not recorded as a CUDA graph: its loss draws `random`, which may differ between steps. "
         "Its kernels are launched one by one."
     ]
+
+
+class WithoutHostTensors(TorchDispatchMode):
+    """Fails if an operation reads or makes a tensor outside of the device, which a CUDA graph could not replay."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for value in tree_leaves((arguments, keywords, result)):
+            assert not isinstance(value, torch.Tensor) or value.device.type == "meta", function
+        return result
+
+
+@pytest.mark.parametrize(
+    ("make", "objective"),
+    [
+        (lambda: denoiser("noise", dropout=0.2), Denoising(1000, "squared_error")),
+        (lambda: denoiser("mask"), Denoising(1000, "cross_entropy_dice")),
+        (Scale, CrossEntropy(1.0)),
+        (probabilistic_unet, EvidenceLowerBound(1.0, free_bits=0.1)),
+    ],
+    ids=["noise, dropout", "mask", "segmentation", "probabilistic_unet"],
+)
+def test_step_needs_no_value_and_no_tensor_of_the_host(make, objective):
+    """Tensors on the device meta have no values, so that any request for one fails."""
+    meta = torch.device("meta")
+    settings = TrainingSettings(**SETTINGS)
+    trainer = Trainer(make(), objective, SLICES, settings, 0, Backend(meta, PRECISIONS["float32"]))
+    trainer.optimisers["training"].step = lambda: None  # fused Adam refuses the device
+    random = ReplayedRandom()
+    random.renew(
+        SimpleNamespace(
+            device=meta,
+            integers=lambda low, high, size: torch.zeros(size, dtype=torch.int64, device=meta),
+            standard_normal=lambda size: torch.zeros(size, device=meta),
+        )
+    )
+    batch = Batch(torch.zeros(2, 2, 8, 16, device=meta), *torch.zeros(2, 2, 1, 8, 16, device=meta))
+    numbers = torch.zeros(2, device=meta)
+    trainer._static_step(batch, random, *numbers)
+    random.rewind()
+    with WithoutHostTensors():
+        trainer._static_step(batch, random, *numbers)
 
 
 def loss_with(*shapes):

@@ -61,7 +61,7 @@ def test_from_snakemake_reads_files_parameters_and_configuration():
             input={"cases": "c.csv", "splits": "s.csv", "first_weights": "w.safetensors", "first_metadata": "w.json"},
             output={"weights": "m.safetensors", "early": "e.safetensors", "metadata": "m.json", "history": "t.csv"},
             params={"state": "work", "name": "unet", "split": 1, "seed": 2, "settings": settings, "grid": {}, "code": "abc"},
-            config={"device": "cpu", "save_every_seconds": 60, "changed_training": "stop"},
+            config={"device": "cpu", "save_every_seconds": 60, "changed_training": "stop", "compile": False},
             threads=4,
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -13,10 +14,11 @@ from pd_ddpm.runtime.precision import Precision, autocast, choose_device, choose
 
 @dataclass(frozen=True)
 class Backend:
-    """A device that exists and a precision that it supports."""
+    """A device that exists, a precision that it supports, and the key `compile`."""
 
     device: torch.device
     precision: Precision
+    compile: Literal["auto", True, False] = False
 
     @classmethod
     def from_compute(cls, compute: Compute) -> Backend:
@@ -27,7 +29,7 @@ class Backend:
         """
         torch.set_num_threads(compute.threads)
         device = choose_device(compute.device)
-        return cls(device, choose_precision(compute.precision, device))
+        return cls(device, choose_precision(compute.precision, device), compute.compile)
 
     def autocast(self) -> AbstractContextManager:
         """Return a context in which networks compute in this precision; their weights stay float32."""

@@ -53,7 +53,7 @@ class TrainJob:
         settings: the network's settings, complete.
         grid: settings of the working grid.
         code: code version of the script.
-        compute: device, precision, threads and batch.
+        compute: device, precision, threads, batch, and whether the network is compiled.
         save_every_seconds: time between two saved states.
         changed_training: what to do with an unfinished training with other settings, data or code.
         config: the active configuration, for the run record.
@@ -101,7 +101,7 @@ class TrainJob:
         return cls(
             **files,
             **params | {"state": Path(params["state"])},
-            compute=Compute(config["device"], settings["precision"], snakemake.threads, settings["batch"]),
+            compute=Compute(config["device"], settings["precision"], snakemake.threads, settings["batch"], config["compile"]),
             save_every_seconds=config["save_every_seconds"],
             changed_training=config["changed_training"],
             config=config,

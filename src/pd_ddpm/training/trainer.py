@@ -27,6 +27,7 @@ from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
 from pd_ddpm.training.batches import make_batches, step_generator
 from pd_ddpm.training.captured_step import RecordingError, make_captured_step, read_rate_from_tensor
+from pd_ddpm.training.compiled_network import compile_network, uncompiled
 from pd_ddpm.training.early_checkpoints import load_early_checkpoints, save_record
 from pd_ddpm.training.errors import NonFiniteError, TrainingError
 from pd_ddpm.training.interruption import Interrupted, handle_sigterm
@@ -147,12 +148,21 @@ class Trainer:
             remove_partial_files(states.folder / "early")
             if not self._resume(states, changed):
                 states.begin()
+            self.compile(self.settings.steps - self.progress.step)
             self._run_steps(states, title, save_every_seconds, is_interrupted)
             early = self._load_early_checkpoints(states.folder, title)
         history, records = self.progress.history, self.progress.records
         if self.settings.select == "best" and records:
             return TrainingResult(self.progress.best, records[-1][0], history, early)
         return TrainingResult(self._copy_checkpoint(), self.progress.step, history, early)
+
+    def compile(self, num_steps: int) -> None:
+        """Compile the network if the key `compile` allows it for this number of steps, and the step has one phase only.
+
+        Phases that train several parts call the network in too many ways.
+        """
+        if len(self.phases) == 1:
+            compile_network(self.model, self.backend.compile, self.backend.device, num_steps)
 
     def train_step(self, step: int) -> dict[str, Tensor]:
         """Run a whole step, including the moving average; on a GPU as one graph, if possible, while the next batch is made.
@@ -306,7 +316,8 @@ class Trainer:
         """
         state, scores = self.progress, {SCORE: math.nan}
         if self.validator:
-            scores = self.validator.scores(self.eval_model)
+            with uncompiled():
+                scores = self.validator.scores(self.eval_model)
             dice = scores[SCORE]
             all_phases_begun = all(phase.has_begun(state.step, self.settings.steps) for phase in self.phases)
             if all_phases_begun and (not state.records or dice > state.records[-1][1]):
