@@ -206,10 +206,10 @@ FAULTS = [
         "config",
     ),
     Fault(
-        "recycling: the network learns its own estimate",
+        "recycling: the network learns what x_t is made from",
         "training/objectives/denoising.py",
         "segmentation_losses(output, batch, dice",
-        "segmentation_losses(output, batch._replace(mask=diffused), dice",
+        "segmentation_losses(output, batch._replace(mask=model.coding.decode(inputs.x_t)), dice",
         "training/test_recycling.py",
     ),
     Fault(
@@ -221,14 +221,14 @@ FAULTS = [
     ),
     Fault(
         "pre-segmentations: the network learns them",
-        "training/objectives/recycling.py",
-        "masks = masks.index_copy(0, rows, batch.presegmentation[rows])",
-        "masks = batch.mask.copy_(masks.index_copy(0, rows, batch.presegmentation[rows]))",
+        "training/objectives/strategies.py",
+        "masks = masks.index_copy(0, presegmented, batch.presegmentation[presegmented])",
+        "masks = batch.mask.copy_(masks.index_copy(0, presegmented, batch.presegmentation[presegmented]))",
         "training/test_recycling.py",
     ),
     Fault(
         "recycling: gradients flow through the first pass",
-        "training/objectives/recycling.py",
+        "training/objectives/strategies.py",
         "with torch.no_grad():",
         "with torch.enable_grad():",
         "training/test_recycling.py",

@@ -31,14 +31,14 @@ def leak_section(**changes: Any) -> dict[str, Any]:
 def test_shipped_configuration_has_five_shares_with_and_without_skip_on_thirty_cases(config: Config) -> None:
     denoisers = [network(config, name) for name in config["exhibits"]["leak"]["denoisers"]]
     presegmented = [settings for settings in denoisers if settings["presegmented_share"]]
-    shares = {(settings["recycled_share"], settings["presegmented_share"]) for settings in presegmented}
+    shares = {(leak.recycled_share(settings), settings["presegmented_share"]) for settings in presegmented}
     assert shares == {(0.0, 0.5), (0.0, 1.0), (0.5, 0.5)}
     random = [settings for settings in denoisers if settings["raters"] == "random"]
-    assert [(settings["recycled_share"], settings["likelihood_skip"]) for settings in random] == [(0.0, True), (0.75, True)]
+    assert [(leak.recycled_share(settings), settings["likelihood_skip"]) for settings in random] == [(0.0, True), (0.75, True)]
     denoisers = [settings for settings in denoisers if settings not in (*presegmented, *random)]
-    pairs = {(settings["recycled_share"], settings["likelihood_skip"]) for settings in denoisers}
+    pairs = {(leak.recycled_share(settings), settings["likelihood_skip"]) for settings in denoisers}
     assert pairs == {(share, skip) for share in (0.0, 0.5, 0.75, 0.9, 1.0) for skip in (True, False)}
-    varied = {"recycled_share", "likelihood_skip"}
+    varied = {"strategy", "strategy_share", "likelihood_skip"}
     assert len({repr({key: settings[key] for key in settings.keys() - varied}) for settings in denoisers}) == 1
     dataset = config["datasets"][config["dataset"]]
     assert dataset["folder"] != config["datasets"]["phantom"]["folder"]
@@ -175,7 +175,7 @@ def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) ->
         ),
         (
             {"denoisers": ["denoiser", "denoiser-0-skip"]},
-            ["share 0, likelihood_skip true stands for two denoisers", "differ in recycling, pre-segmentations or raters"],
+            ["share 0, likelihood_skip true stands for two denoisers", "differ in strategy, pre-segmentations or raters"],
         ),
         ({"presegmenter": "atunet"}, ["`exhibits.leak.presegmenter`", "Did you mean 'attunet'"]),
         ({"from_noise": "pd-ddpm"}, ["`exhibits.leak.from_noise`: 'pd-ddpm' does not start from noise"]),

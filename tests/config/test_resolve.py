@@ -49,7 +49,7 @@ def test_paper_configuration_has_nine_methods_that_share_denoisers(paper: dict) 
     assert {resolve.method(paper, name)["network"] for name in ("ddpm", "es-ddpm", "pd-ddpm")} == {"denoiser"}
     truncated, whole = resolve.network(paper, "truncated-denoiser"), resolve.network(paper, "denoiser")
     assert {key for key in whole if truncated[key] != whole[key]} == {*("architecture", "t_max", "validation_presegmenter")}
-    assert whole["recycled_share"] == 0  # the paper diffuses the ground truth
+    assert whole["strategy"] == "diffusion"  # the paper diffuses the ground truth
     assert resolve.method(paper, "es-ddpm")["t_start"] == resolve.method(paper, "pd-ddpm")["t_start"]
 
 

@@ -43,7 +43,7 @@ def test_validate_accepts_jumps_without_large_variance_or_with_permission(paper:
 def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None:
     validate(overlay(paper, {"networks": {"truncated-denoiser": {"initialise_from": "denoiser"}}}))
     validate(overlay(paper, {"networks": {"bayesian-unet": {"initialise_from": "unet"}}}))
-    recycled = {"predicts": "mask", "recycled_share": 0.75}
+    recycled = {"predicts": "mask", "strategy": "recycling_noise"}
     validate(overlay(paper, {"networks": {"denoiser": recycled, "truncated-denoiser": {"initialise_from": "denoiser"}}}))
 
 
@@ -97,24 +97,24 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             ["likelihood_skip", "Set `predicts: mask`"],
         ),
         (
-            {"networks": {"denoiser": {"recycled_share": 0.75}}},
-            ["`networks.denoiser.recycled_share`: the target must be the ground truth", "Set `predicts: mask`"],
+            {"networks": {"denoiser": {"strategy": "recycling_noise"}}},
+            ["`networks.denoiser.strategy`: the target must be the ground truth", "Set `predicts: mask`"],
         ),
         (
-            {"networks": {"denoiser": {"recycled_share": 0.75, "predicts": "mask", "t_max": 300}}},
-            ["recycled_from", "needs t = T = 1000, but t_max = 300", "Set `recycled_from: next` or raise `t_max`"],
+            {"networks": {"denoiser": {"strategy": "recycling_noise", "predicts": "mask", "t_max": 300}}},
+            ["strategy", "needs t = T = 1000, but t_max = 300", "Set `strategy: recycling_next` or raise `t_max`"],
         ),
         (
-            {"networks": {"truncated-denoiser": {"recycled_share": 0.75, "predicts": "mask"}}},
-            ["recycled_from", "needs t = T = 1000, but t_max = 300", "Set `recycled_from: next` or raise `t_max`"],
+            {"networks": {"truncated-denoiser": {"strategy": "recycling_noise", "predicts": "mask"}}},
+            ["strategy", "needs t = T = 1000, but t_max = 300", "Set `strategy: recycling_next` or raise `t_max`"],
         ),
         (
             {"networks": {"denoiser": {"presegmented_share": 0.5}}},
             ["`networks.denoiser.presegmented_share`: the target must be", "`presegmented_share: 0`"],
         ),
         (
-            {"networks": {"denoiser": PRESEGMENTED | {"recycled_share": 0.75}}},
-            ["`networks.denoiser.presegmented_share`: 0.5 and recycled_share 0.75 are more than all", "Set 0.25 or less"],
+            {"networks": {"denoiser": PRESEGMENTED | {"strategy": "recycling_noise", "strategy_share": 0.75}}},
+            ["`networks.denoiser.presegmented_share`: 0.5 and strategy_share 0.75 are more than all", "Set 0.25 or less"],
         ),
         (
             {"networks": {"denoiser": PRESEGMENTED | {"presegmented_by": "atunet"}}},
@@ -137,8 +137,8 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ({"networks": {"unet": {"inner_fold": "4-of-3"}}}, ["`networks.unet.inner_fold`: 4-of-3 is no part of several"]),
         ({"networks": {"unet": {"inner_fold": "1-of-1"}}}, ["`networks.unet.inner_fold`: 1-of-1 is no part of several"]),
         ({"networks": {"unet": {"inner_fold": "1/3"}}}, ["`networks.unet.inner_fold`", "Set text such as '1-of-3'"]),
-        ({"networks": {"denoiser": {"recycled_share": 1.5}}}, ["`networks.denoiser.recycled_share`", "at most 1"]),
-        ({"networks": {"denoiser": {"recycled_from": "T"}}}, ["`networks.denoiser.recycled_from`", "noise", "next"]),
+        ({"networks": {"denoiser": {"strategy_share": 1.5}}}, ["`networks.denoiser.strategy_share`", "at most 1"]),
+        ({"networks": {"denoiser": {"strategy": "recycling"}}}, ["`networks.denoiser.strategy`", "recycling_noise"]),
         ({"sampling": {"reverse_steps": 4000}}, ["`methods.pd-ddpm.reverse_steps`: 4000"]),
         (
             {"sampling": {"reverse_steps": 20}},

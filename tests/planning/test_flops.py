@@ -87,12 +87,12 @@ def test_coordinates_add_two_inputs_to_the_first_convolution(demo: resolve.Confi
         assert count(with_coordinates, 2, quantity, ()) > count(chosen, 2, quantity, ())
 
 
-@pytest.mark.parametrize(("share", "source"), [(0.0, "noise"), (0.3, "noise"), (0.75, "next"), (1.0, "noise")])
+@pytest.mark.parametrize(("share", "source"), [(0.3, "noise"), (0.75, "next"), (1.0, "last")])
 def test_recycling_adds_forward_pass_of_expected_share(demo: resolve.Config, share: float, source: str) -> None:
     chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3}
     (_, each) = count(chosen, 2, "evaluation", chosen["crop"])
     (plain,) = count(chosen, 2, "steps", ())
-    (recycled,) = count(chosen | {"recycled_share": share, "recycled_from": source}, 2, "steps", ())
+    (recycled,) = count(chosen | {"strategy": f"recycling_{source}", "strategy_share": share}, 2, "steps", ())
     assert recycled - plain == round(share * 10 * 3 * each)
 
 

@@ -22,8 +22,8 @@ from pd_ddpm.training.device_slices import DeviceSlices
 from pd_ddpm.training.objectives.base import Phase
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
-from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
+from pd_ddpm.training.objectives.strategies import Recycling
 from pd_ddpm.training.patches import Batch, PatchSettings, TrainingSlices
 from pd_ddpm.training.settings import TrainingSettings
 from pd_ddpm.training.step_random import ReplayedRandom
@@ -112,7 +112,7 @@ def test_device_batches_have_patches_and_timesteps_of_the_cpu():
 
 def test_step_whose_random_numbers_vary_is_launched_kernel_by_kernel(tmp_path, caplog):
     """Recycled rows differ in number between steps. The result is the same, and the log says why, once."""
-    objective = Denoising(1000, "cross_entropy_dice", recycling=Recycling(0.5))
+    objective = Denoising(1000, "cross_entropy_dice", strategy=Recycling(0.5))
     results = []
     with caplog.at_level(logging.INFO):
         for recorded in (False, True):

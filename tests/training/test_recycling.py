@@ -22,8 +22,8 @@ from pd_ddpm.training.factory import build_objective
 from pd_ddpm.training.interruption import Interrupted
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.noise import sample_normal
-from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import segmentation_losses
+from pd_ddpm.training.objectives.strategies import Noising, PlainDiffusion, Recycling
 from pd_ddpm.training.patches import Batch
 
 SCHEDULE = Schedule.cosine()
@@ -67,9 +67,16 @@ def times_and_noise(examples, t_max=1000):
     return t, sample_normal(rng, count, examples.mask.shape[1:], torch.device("cpu")), rng
 
 
+def made_masks(recycling, model, examples, rng):
+    """Return the masks that x_t is made from: x_0 itself, since no noise is added at t = 0."""
+    t = torch.zeros(len(examples.mask), dtype=torch.long)
+    inputs = recycling.inputs(model, examples, Noising(t, torch.zeros_like(examples.mask), 1000, rng))
+    return model.coding.decode(inputs.x_t)
+
+
 def run_loss(model, examples, recycling, t_max=1000):
     """Return the loss of a step, and all inputs of the network in it."""
-    loss = Denoising(t_max, "cross_entropy_dice", recycling=recycling).loss(model, examples, stream("test"))["loss"]
+    loss = Denoising(t_max, "cross_entropy_dice", strategy=recycling).loss(model, examples, stream("test"))["loss"]
     inputs, model.network.inputs = model.network.inputs, []
     return loss, inputs
 
@@ -108,7 +115,7 @@ def test_target_of_recycled_rows_is_ground_truth():
     expected = segmentation_losses(examples.image[:, 1:], examples, dice_weight=1.0)["loss"]
     for value in values:
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
-    squared = Denoising(1000, "squared_error", recycling=Recycling(1.0)).loss(oracle(), examples, stream("test"))["loss"]
+    squared = Denoising(1000, "squared_error", strategy=Recycling(1.0)).loss(oracle(), examples, stream("test"))["loss"]
     kept = examples.loss_mask > 0
     error = 2 * (examples.image[:, 1:].sigmoid() - examples.mask)[kept]
     torch.testing.assert_close(squared, error.square().mean())
@@ -117,7 +124,7 @@ def test_target_of_recycled_rows_is_ground_truth():
 def test_estimate_at_exactly_one_half_is_lesion():
     examples = batch()
     examples.image[:, 1] = 0
-    replaced = Recycling(1.0, "hard").replace_masks(oracle(), examples, torch.ones(12, dtype=torch.long), 1000, stream("test"))
+    replaced = made_masks(Recycling(1.0, "hard"), oracle(), examples, stream("test"))
     assert (replaced == 1).all()
 
 
@@ -125,7 +132,7 @@ def test_sampled_estimate_has_probability_of_estimate_in_independent_pixels():
     examples = batch(2, (200, 200))
     logits = torch.tensor([-1.5, 0.5])
     examples.image[:, 1] = logits[:, None, None]
-    drawn = Recycling(1.0, "sampled").replace_masks(oracle(), examples, torch.ones(2, dtype=torch.long), 1000, stream("test"))
+    drawn = made_masks(Recycling(1.0, "sampled"), oracle(), examples, stream("test"))
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     p = logits.sigmoid()
     deviation = (p * (1 - p) / 200**2).sqrt()
@@ -163,7 +170,7 @@ def test_number_of_recycled_rows_is_binomial_and_all_rows_are_alike():
     examples, model, rng = batch(count, (1, 1)), oracle(), stream("test")
     rows = np.zeros((repeats, count), dtype=bool)
     for row in rows:
-        Recycling(share).replace_masks(model, examples, torch.ones(count, dtype=torch.long), 1000, rng)
+        made_masks(Recycling(share), model, examples, rng)
         for x, _, _ in model.network.inputs:
             row[x[:, 0, 0, 0].long().numpy()] = True
         model.network.inputs = []
@@ -179,7 +186,7 @@ def test_batch_without_a_recycled_row_needs_no_estimate():
     rng = stream("test")
     while rng.random() < 1e-3:
         pass
-    assert Recycling(1e-3).replace_masks(model, examples, torch.tensor([5]), 1000, rng) is examples.mask
+    assert torch.equal(made_masks(Recycling(1e-3), model, examples, rng), examples.mask)
     assert model.network.inputs == []
 
 
@@ -221,7 +228,7 @@ def test_gradient_is_that_of_a_constant_x_t(precision, estimate):
     hook = model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     half = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
     with half:
-        loss = Denoising(1000, "cross_entropy_dice", recycling=Recycling(1.0, estimate)).loss(model, examples, stream("test"))
+        loss = Denoising(1000, "cross_entropy_dice", strategy=Recycling(1.0, estimate)).loss(model, examples, stream("test"))
     recycled = gradients(model, loss["loss"])
     hook.remove()
     _, (x, t) = seen
@@ -238,7 +245,7 @@ def test_first_pass_has_no_gradient_and_is_in_training_mode():
     model, examples = small_denoiser(), batch(4, (16, 24))
     modes = []
     model.network.register_forward_pre_hook(lambda network, _: modes.append((network.training, torch.is_grad_enabled())))
-    Denoising(1000, "squared_error", recycling=Recycling(1.0)).loss(model, examples, stream("test"))
+    Denoising(1000, "squared_error", strategy=Recycling(1.0)).loss(model, examples, stream("test"))
     assert modes == [(True, False), (True, True)]
 
 
@@ -246,21 +253,20 @@ def test_first_pass_has_no_gradient_and_is_in_training_mode():
 def test_likelihood_skip_adds_nothing_to_estimate_from_noise(coding):
     """At T the log-likelihood ratio of pure noise is at most 1e-4 times the noise."""
     examples = batch(4)
-    t = torch.ones(4, dtype=torch.long)
     plain, skipped = (
-        Recycling(1.0, "soft").replace_masks(oracle(coding, likelihood_skip=skip), examples, t, 1000, stream("test"))
+        made_masks(Recycling(1.0, "soft"), oracle(coding, likelihood_skip=skip), examples, stream("test"))
         for skip in (False, True)
     )
     assert not torch.equal(plain, skipped)
     torch.testing.assert_close(plain, skipped, rtol=0, atol=5e-4 / 4)
 
 
-@pytest.mark.parametrize("key", ["recycled_share", "presegmented_share"])
-def test_noise_prediction_is_refused(key):
+@pytest.mark.parametrize(("key", "share"), [("strategy", "share"), ("presegmented_share", "presegmented_share")])
+def test_noise_prediction_is_refused(key, share):
     model = Denoiser(Oracle(), SCHEDULE, CODINGS["signed"], "noise")
-    recycling = Recycling(**{key.removeprefix("recycled_"): 0.5})
+    recycling = Recycling(**{share: 0.5})
     with pytest.raises(ValueError, match=rf"`{key}` needs `predicts: mask`"):
-        Denoising(1000, "squared_error", recycling=recycling).loss(model, presegmented(batch()), stream("test"))
+        Denoising(1000, "squared_error", strategy=recycling).loss(model, presegmented(batch()), stream("test"))
 
 
 def presegmented(examples):
@@ -294,8 +300,7 @@ def test_x_t_is_diffused_from_estimate_presegmentation_or_truth_by_the_number_of
 def test_share_0_leaves_a_batch_with_presegmentations_as_it_is():
     examples, rng = presegmented(batch()), stream("test")
     before = rng.bit_generator.state
-    masks = Recycling().replace_masks(oracle(), examples, torch.ones(12, dtype=torch.long), 1000, rng)
-    assert masks is examples.mask
+    assert torch.equal(made_masks(PlainDiffusion(), oracle(), examples, rng), examples.mask)
     assert rng.bit_generator.state == before
 
 
@@ -313,8 +318,8 @@ def test_numbers_of_recycled_and_presegmented_rows_are_multinomial():
     shares, count, repeats = (0.3, 0.5), 50, 400
     examples, rng = presegmented(batch(count, (1, 1))), stream("test")
     examples.mask[:], examples.presegmentation[:], examples.image[:, 1] = 0.0, 0.25, 9.0
-    recycling, t = Recycling(shares[0], presegmented_share=shares[1]), torch.ones(count, dtype=torch.long)
-    masks = torch.cat([recycling.replace_masks(oracle(), examples, t, 1000, rng) for _ in range(repeats)]).flatten()
+    recycling = Recycling(shares[0], presegmented_share=shares[1])
+    masks = torch.cat([made_masks(recycling, oracle(), examples, rng) for _ in range(repeats)]).flatten()
     observed = [int((masks == value).sum()) for value in (1.0, 0.25, 0.0)]
     expected = np.array([*shares, 1 - sum(shares)]) * count * repeats
     assert sum(observed) == count * repeats
@@ -326,7 +331,7 @@ RESUMED = [Recycling(0.5), Recycling(0.5, "sampled", "next"), Recycling(0.3, pre
 
 @pytest.mark.parametrize("recycling", RESUMED, ids=["noise", "next", "presegmented"])
 def test_interrupted_and_resumed_training_equals_unbroken_one(tmp_path, recycling):
-    objective = Denoising(1000, "cross_entropy_dice", recycling=recycling)
+    objective = Denoising(1000, "cross_entropy_dice", strategy=recycling)
     cases = [case._replace(presegmentation=case.label_fractions[:, :1].roll(2, dims=3)) for case in CASES]
 
     def trainer(objective):
@@ -339,7 +344,7 @@ def test_interrupted_and_resumed_training_equals_unbroken_one(tmp_path, recyclin
 
 
 def test_training_in_bfloat16_changes_every_weight():
-    objective, model = Denoising(1000, "cross_entropy_dice", recycling=Recycling(1.0)), small_denoiser()
+    objective, model = Denoising(1000, "cross_entropy_dice", strategy=Recycling(1.0)), small_denoiser()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     job = folder_trainer(model, objective, precision=PRECISIONS["bfloat16"])
     assert math.isfinite(job.run_step(1)["loss"])
@@ -349,16 +354,17 @@ def test_training_in_bfloat16_changes_every_weight():
 
 def test_build_objective_passes_recycling_to_both_denoisers():
     config = load.read(None, {"scale": "demo"})
-    keys = {"recycled_share": 0.75, "recycled_estimate": "soft", "recycled_from": "next", "presegmented_share": 0.25}
+    keys = {"strategy": "recycling_next", "strategy_share": 0.75, "recycled_estimate": "soft", "presegmented_share": 0.25}
     for name in ("denoiser", "truncated-denoiser"):
-        assert build_objective(resolve.network(config, name) | keys).recycling == Recycling(0.75, "soft", "next", 0.25)
+        assert build_objective(resolve.network(config, name) | keys).strategy == Recycling(0.75, "soft", "next", 0.25)
     truncated = build_objective(resolve.network(config, "truncated-denoiser") | keys)
-    assert truncated.denoising.recycling == truncated.recycling
+    assert truncated.denoising.strategy == truncated.strategy
 
 
 def test_recycled_denoiser_leaves_tdpm_as_it_is():
-    shares = {"recycled_share": 0.75, "presegmented_share": 0.25}
+    shares = {"strategy": "recycling_noise", "strategy_share": 0.75, "presegmented_share": 0.25}
     config = load.read(None, {"scale": "demo", "networks": {"denoiser": shares}})
     validate(config)
     assert {key: resolve.network(config, "denoiser")[key] for key in shares} == shares
-    assert {key: resolve.network(config, "truncated-denoiser")[key] for key in shares} == dict.fromkeys(shares, 0)
+    truncated = resolve.network(config, "truncated-denoiser")
+    assert (truncated["strategy"], truncated["presegmented_share"]) == ("diffusion", 0)

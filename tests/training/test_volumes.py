@@ -40,8 +40,8 @@ DENOISER = {
     "predicts": "mask",
     "mask_loss": "cross_entropy_dice",
     "validation_chain_steps": 2,
-    "recycled_share": 0.5,
-    "recycled_from": "next",
+    "strategy": "recycling_next",
+    "strategy_share": 0.5,
 }
 NETWORKS = {
     "unet": {"channels": [2, 2, 2, 2, 2]},
@@ -93,7 +93,7 @@ def test_every_architecture_trains_on_patches_and_validates_on_volumes(name, tmp
 def test_denoiser_learns_to_segment_volumes_from_patches(tmp_path):
     """Chains over whole volumes, whose size no patch had, find the bright ball."""
     _, trainer = model_and_trainer(
-        settings_of("denoiser", recycled_share=0.0), steps=60, validate_every=60, learning_rate=2e-2, ema_decay=0.5
+        settings_of("denoiser", strategy="diffusion"), steps=60, validate_every=60, learning_rate=2e-2, ema_decay=0.5
     )
     assert trainer.fit(tmp_path).history[-1]["validation_dice"] > 0.6
 

@@ -58,7 +58,7 @@ def test_additional_method_requires_configuration_only(finished: Path, tmp_path:
 
 LEAK = """
 networks:
-  recycled: {like: denoiser, recycled_share: 0.5}
+  recycled: {like: denoiser, strategy: recycling_noise, strategy_share: 0.5}
   masks: {like: denoiser, presegmented_share: 0.5, inner_folds: 2}
 methods:
   mean: {label: Mean of both, segmenter: mean, mean_of: [ddpm, attunet], denoiser: null}

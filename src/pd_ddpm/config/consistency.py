@@ -25,7 +25,15 @@ from pd_ddpm.config.methods import (
     training_grid,
     uses_reliability,
 )
-from pd_ddpm.config.resolve import ARCHITECTURES, NO_PRESEGMENTATION, Config, canonical, method, network
+from pd_ddpm.config.resolve import (
+    ARCHITECTURES,
+    NO_PRESEGMENTATION,
+    SELF_CONDITIONING,
+    Config,
+    canonical,
+    method,
+    network,
+)
 from pd_ddpm.config.sections.method import Method
 from pd_ddpm.config.sections.network import Network
 from pd_ddpm.config.translation import problems_from
@@ -33,7 +41,8 @@ from pd_ddpm.config.translation import problems_from
 # What a network may differ in from the one whose trained weights it begins with, in addition to how it is trained.
 FREE_AT_THE_START = {
     *("architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"),
-    *("grid", "recycled_share", "recycled_estimate", "recycled_from"),
+    *("grid", "strategy", "strategy_share", "recycled_estimate", "self_conditioned_state"),
+    *("focal_weight", "time_sampling", "importance_weights"),
     *("presegmented_share", "presegmented_by", "inner_folds"),
     *("validation_chain_steps", "validation_presegmenter", "validation_t_start"),
 }
@@ -132,6 +141,8 @@ def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:
         return
     shared = (source.keys() & settings.keys()) - set(config["training"]) - FREE_AT_THE_START
     differing = sorted(key for key in shared if source[key] != settings[key])
+    if (source.get("strategy") in SELF_CONDITIONING) != (settings.get("strategy") in SELF_CONDITIONING):
+        differing.append("strategy")
     if differing:
         finding = f"'{name}' and '{first}' differ in {', '.join(differing)}"
         yield KeyProblem(path, finding, "Set the same values for both")
@@ -297,7 +308,7 @@ def _leak_method_problems(config: Config) -> Iterator[KeyProblem]:
     if repeated := sorted({row for row in rows if rows.count(row) > 1}):
         finding = f"{' and '.join(repeated)} stands for two denoisers"
         yield KeyProblem(
-            (*path, "denoisers"), finding, "List one of them, or let them differ in recycling, pre-segmentations or raters"
+            (*path, "denoisers"), finding, "List one of them, or let them differ in strategy, pre-segmentations or raters"
         )
         return
     for name in leak_methods(config):

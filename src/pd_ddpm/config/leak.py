@@ -9,7 +9,12 @@ from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method
 # Settings of recycling that distinguish denoisers with the same share, and how a label names their values.
 VARIANTS = {
     "recycled_estimate": {"hard": "hard estimate", "soft": "soft estimate", "sampled": "sampled estimate"},
-    "recycled_from": {"noise": "from noise", "next": "from t + 1"},
+    "strategy": {"recycling_noise": "from noise", "recycling_next": "from t + 1", "recycling_last": "from t_max"},
+}
+
+SELF_CONDITIONED_LABELS = {
+    "self_conditioning_same": "self-conditioned on x_t",
+    "self_conditioning_next": "self-conditioned on x_t+1",
 }
 
 
@@ -46,7 +51,7 @@ def leak_rows(config: Config) -> list[dict[str, Any]]:
                     "method": sampled,
                     "network": name,
                     "denoiser": label,
-                    "share": settings["recycled_share"],
+                    "share": recycled_share(settings),
                     "likelihood_skip": settings["likelihood_skip"],
                     "start": start,
                     "t_start": t_start,
@@ -94,32 +99,41 @@ def _label(row: dict[str, Any]) -> str:
 def denoiser_labels(config: Config, names: Sequence[str]) -> dict[str, str]:
     """Return the label of each denoiser, such as "share 0.75", without its likelihood skip.
 
-    It also names the settings of recycling in which the denoisers with a share above 0 differ, the share of patches from
-    pre-segmentations, and random raters.
+    It also names the settings of recycling in which the denoisers with a share above 0 differ, self-conditioning, the share of
+    patches from pre-segmentations, and random raters.
     """
-    recycled = [network(config, name) for name in names if network(config, name)["recycled_share"]]
+    recycled = [network(config, name) for name in names if recycled_share(network(config, name))]
     differing = [key for key in VARIANTS if len({settings[key] for settings in recycled}) > 1]
     labels = {}
     for name in names:
         settings = network(config, name)
-        variants = [VARIANTS[key][settings[key]] for key in differing if settings["recycled_share"]]
+        share = recycled_share(settings)
+        variants = [VARIANTS[key][settings[key]] for key in differing if share]
+        if settings["strategy"] in SELF_CONDITIONED_LABELS:
+            variants.append(f"{SELF_CONDITIONED_LABELS[settings['strategy']]} in {settings['strategy_share']:g}")
         if settings["presegmented_share"]:
             variants.append(f"pre-segmentations {settings['presegmented_share']:g}")
         if settings["raters"] == "random":
             variants.append("random raters")
-        labels[name] = ", ".join([f"share {settings['recycled_share']:g}", *variants])
+        labels[name] = ", ".join([f"share {share:g}", *variants])
     return labels
 
 
+def recycled_share(settings: dict[str, Any]) -> float:
+    """Return the share of the patches of a network's training whose x_t is made from its own estimate."""
+    return settings["strategy_share"] if settings["strategy"].startswith("recycling") else 0.0
+
+
 def _reference(config: Config, names: Sequence[str], name: str) -> str | None:
-    """Return the denoiser with both shares 0 and the same likelihood skip; None for that denoiser itself, or without one.
+    """Return the denoiser of plain diffusion with the same likelihood skip; None for that denoiser itself, or without one.
 
     One that is trained on the ground truth precedes one that is trained on random raters.
     """
     skip = network(config, name)["likelihood_skip"]
     settings = {other: network(config, other) for other in names}
     plain = [other for other in names if settings[other]["likelihood_skip"] == skip]
-    plain = [other for other in plain if not settings[other]["recycled_share"] + settings[other]["presegmented_share"]]
+    plain = [other for other in plain if settings[other]["strategy"] == "diffusion"]
+    plain = [other for other in plain if not settings[other]["presegmented_share"]]
     plain.sort(key=lambda other: settings[other]["raters"] != "first")
     return plain[0] if plain and plain[0] != name else None
 

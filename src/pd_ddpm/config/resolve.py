@@ -26,6 +26,9 @@ NO_PRESEGMENTATION = "zero"  # the pre-segmentation that finds no lesion anywher
 # Settings that methods share, but not those that average other methods or come from files.
 SAMPLING_KEYS = CHAIN_KEYS | {"samples", "checkpoint", "weights", "precision"}
 
+# Training strategies whose networks also see the estimate of the step before.
+SELF_CONDITIONING = {"self_conditioning_same", "self_conditioning_next"}
+
 # Architectures that each segmenter can use.
 ARCHITECTURES = {
     "deterministic": {"unet", "attention_unet", "unet_plus_plus"},

@@ -1,6 +1,7 @@
 """Denoiser: predicts x_0 from x_t, conditioned on the image and the timestep."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,16 +19,20 @@ class Denoiser(nn.Module):
     """A conditional denoiser, which hides whether its network predicts the noise or the mask.
 
     Attributes:
-        network: (B, M + C, *S), t (B,) -> (B, C, *S); the image channels come first, the noisy mask last.
+        network: (B, M + C, *S), t (B,) -> (B, C, *S); the image channels come first, then the noisy mask, then the C channels
+            of the previous estimate if the network is self-conditioned.
         schedule: the forward process.
         coding: the values of background and lesion in x_0.
         predicts: "noise" if the network's output is the noise in x_t, "mask" if it is the logit of the mask.
         likelihood_skip: whether the log-likelihood ratio of x_t is added to the mask logits; see `log_likelihood_ratio`.
+        self_conditioned: whether the network also sees the estimate of the step before.
+        clip_input: whether the network sees x_t clipped to the two values of the mask coding.
 
     Raises:
         ValueError: for a likelihood skip to a network that predicts the noise.
 
-    Reference: PD-DDPM, Fig. 1 (the image is concatenated to x_t); Ho et al. 2020 (DDPM), Eqs. 11 and 14 (noise prediction).
+    Reference: PD-DDPM, Fig. 1 (the image is concatenated to x_t); Ho et al. 2020 (DDPM), Eqs. 11 and 14 (noise prediction);
+    Chen et al. 2023 (Analog Bits), Sec. 2.2 (self-conditioning); the released code of Fu et al. 2024 (clipped input).
     """
 
     def __init__(
@@ -38,6 +43,8 @@ class Denoiser(nn.Module):
         predicts: Literal["noise", "mask"],
         *,
         likelihood_skip: bool = False,
+        self_conditioned: bool = False,
+        clip_input: bool = False,
     ):
         super().__init__()
         if likelihood_skip and predicts != "mask":
@@ -47,13 +54,22 @@ class Denoiser(nn.Module):
         self.coding = coding
         self.predicts = predicts
         self.likelihood_skip = likelihood_skip
+        self.self_conditioned = self_conditioned
+        self.clip_input = clip_input
 
     @property
     def divisor(self) -> int:
         """Number that every spatial size must be a multiple of."""
         return self.network.divisor
 
-    def output(self, x_t: Tensor, image: Tensor, t: Tensor, reliability: Reliability | None = None) -> Tensor:
+    def output(
+        self,
+        x_t: Tensor,
+        image: Tensor,
+        t: Tensor,
+        reliability: Reliability | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
         """Return the predicted noise or mask logits, in float32.
 
         Args:
@@ -61,12 +77,14 @@ class Denoiser(nn.Module):
             image: (B, M, *S), z-scored.
             t: (B,), timesteps in 1..T; each row has its own.
             reliability: that of the pre-segmentation from which x_t was diffused; None: it was diffused from the ground truth.
+            previous: (B, C, *S) in mask coding, the estimate that a self-conditioned network sees; None: there is none yet.
 
         Returns:
             (B, C, *S): predicted noise or mask logits, as `predicts` says. With `likelihood_skip`, the network's output is
             the prior log-odds of lesion given image and neighbourhood, and the log-likelihood ratio is added to it.
         """
-        output = self._network_output(x_t, image, t)
+        shown = x_t.clamp(self.coding.low, self.coding.high) if self.clip_input else x_t
+        output = self._network_output(shown, image, t, previous)
         return output + self.log_likelihood_ratio(x_t, t, reliability) if self.likelihood_skip else output
 
     def log_likelihood_ratio(self, x_t: Tensor, t: Tensor, reliability: Reliability | None = None) -> Tensor:
@@ -100,9 +118,12 @@ class Denoiser(nn.Module):
         ratio = ratio if reliability is None else reliability.log_likelihood_ratio(ratio)
         return ratio.clamp_(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
-    def _network_output(self, x_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
+    def _network_output(self, x_t: Tensor, image: Tensor, t: Tensor, previous: Tensor | None = None) -> Tensor:
         """Return the network's own output, converted to float32. The arguments are those of `output`."""
-        return self.network(cast_to_weights(torch.cat([image, x_t], dim=1), self.network), t).float()
+        parts = [image, x_t]
+        if self.self_conditioned:
+            parts.append(torch.full_like(x_t, self.coding.midpoint) if previous is None else previous)
+        return self.network(cast_to_weights(torch.cat(parts, dim=1), self.network), t).float()
 
     def expected_mask(self, logits: Tensor) -> Tensor:
         """Return the expected mask of these logits, in mask coding and in the same shape."""
@@ -128,15 +149,35 @@ class Denoiser(nn.Module):
         amplification = 1 / math.sqrt(max(signal, math.ulp(1.0)))
         return self.coding.clip_(output.mul_(-amplification * math.sqrt(1 - signal)).add_(x_t, alpha=amplification))
 
-    def forward(self, x_t: Tensor, image: Tensor, t: int) -> Tensor:
+    def chain(self, image: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """Return the function of a chain from x_t and t to the estimate of x_0.
+
+        A self-conditioned network gets the estimate of the call before. Each chain therefore needs its own function.
+
+        Args:
+            image: (B, M, *S), z-scored.
+        """
+        previous: Tensor | None = None
+
+        def estimate(x_t: Tensor, t: int) -> Tensor:
+            nonlocal previous
+            x0 = self(x_t, image, t, previous)
+            previous = x0 if self.self_conditioned else None
+            return x0
+
+        return estimate
+
+    def forward(self, x_t: Tensor, image: Tensor, t: int, previous: Tensor | None = None) -> Tensor:
         """Return the estimate of x_0.
 
         Args:
             x_t: (B, C, *S), the noisy mask.
             image: (B, M, *S), z-scored.
             t: timestep in 1..T, the same for all rows.
+            previous: (B, C, *S) in mask coding, see `output`.
 
         Returns:
             (B, C, *S) float32 in mask coding.
         """
-        return self.estimate_x0_(self.output(x_t, image, torch.full((len(x_t),), t, device=x_t.device)), x_t, t)
+        timesteps = torch.full((len(x_t),), t, device=x_t.device)
+        return self.estimate_x0_(self.output(x_t, image, timesteps, previous=previous), x_t, t)

@@ -21,6 +21,11 @@ class MaskCoding:
     low: float
     high: float
 
+    @property
+    def midpoint(self) -> float:
+        """The value of x_0 that stands for neither background nor lesion."""
+        return (self.low + self.high) / 2
+
     def encode(self, probability: Tensor) -> Tensor:
         """Return x_0 of a lesion probability or binary mask in [0, 1], in the same shape."""
         return self.low + (self.high - self.low) * probability

@@ -127,6 +127,26 @@ class Schedule:
         x_t_weight = math.sqrt(signal_ratio) * (1 - signal_s) / (1 - signal_t)
         return x0_weight, x_t_weight, (1 - signal_ratio) * (1 - signal_s) / (1 - signal_t)
 
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Return the mean of q(x_s | x_t, x_0) for rows with timesteps of their own.
+
+        Args:
+            x0: (B, C, *S), the clean masks or estimates of them.
+            x_t: (B, C, *S), the noisy masks.
+            t: (B,), their timesteps.
+            s: (B,), timesteps 0 <= s <= t to jump to; where s = t, the mean is x_t.
+
+        Returns:
+            (B, C, *S).
+
+        Reference: see `posterior`.
+        """
+        alpha_bar = self.alpha_bar.to(t.device)
+        signal_t, signal_s = (alpha_bar[times].reshape(-1, *[1] * (x0.ndim - 1)) for times in (t, s))
+        x0_weight = signal_s.sqrt() * (1 - signal_t / signal_s) / (1 - signal_t)
+        x_t_weight = (signal_t / signal_s).sqrt() * (1 - signal_s) / (1 - signal_t)
+        return x0_weight.to(x0.dtype) * x0 + x_t_weight.to(x0.dtype) * x_t
+
     def jump_variance(self, t: int, s: int) -> float:
         """Return the variance of q(x_t | x_s) for 0 <= s < t, which is beta_t if s = t - 1."""
         return 1 - self.signal(t) / self.signal(s)

@@ -157,5 +157,5 @@ class DiffusionSegmenter:
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         x = self.start(image, presegmentation, noise).to(image.device)
         times = reverse_times(self.start.t_start, self.steps, self.spacing)
-        x0 = self.sampler(lambda x_t, t: self.denoiser(x_t, image, t), x, times, noise=noise)
+        x0 = self.sampler(self.denoiser.chain(image), x, times, noise=noise)
         return self.denoiser.coding.decode(x0)

@@ -1,5 +1,6 @@
 """Build models from a network's settings in the configuration, and load trained ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
         return network_type(spatial_dims=settings["spatial_dims"], in_channels=image_inputs, **arguments)
     network_settings = DenoisingUNetSettings(
         spatial_dims=settings["spatial_dims"],
-        in_channels=image_inputs + 1,
+        in_channels=image_inputs + 1 + is_self_conditioned(settings),
         out_channels=1,
         channels=settings["channels"],
         multipliers=settings["multipliers"],
@@ -69,19 +70,32 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
     )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
     denoiser_arguments = (DenoisingUNet(network_settings), schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
-    skip = settings.get("likelihood_skip", False)  # bundles of earlier versions lack it
+    # Bundles of earlier versions lack these.
+    skip, clips_input = settings.get("likelihood_skip", False), settings.get("clip_input", False)
     if settings["architecture"] == "denoising_unet":
-        return Denoiser(*denoiser_arguments, likelihood_skip=skip)
+        return Denoiser(
+            *denoiser_arguments,
+            likelihood_skip=skip,
+            self_conditioned=is_self_conditioned(settings),
+            clip_input=clips_input,
+        )
     discriminator = PatchDiscriminator(
         spatial_dims=settings["spatial_dims"], in_channels=image_inputs + 1, channels=settings["discriminator_channels"]
     )
-    return TruncatedDenoiser(
+    truncated = TruncatedDenoiser(
         *denoiser_arguments,
         t_max=settings["t_max"],
         head=settings["head"],
         discriminator=discriminator,
         likelihood_skip=skip,
     )
+    truncated.clip_input = clips_input
+    return truncated
+
+
+def is_self_conditioned(settings: Mapping[str, Any]) -> bool:
+    """Return whether a network with these settings also sees the estimate of the step before."""
+    return settings.get("strategy", "").startswith("self_conditioning")  # bundles of earlier versions lack it
 
 
 def load_model(

@@ -56,19 +56,23 @@ def count(settings: Settings, channels: int, quantity: Quantity, size: Sequence[
 
 
 def _all_steps(network: nn.Module, settings: Settings, channels: int) -> int:
-    """Return the FLOPs of all training steps. The number of recycled rows is random; the expected one is counted."""
-    without, share = _steps_at_share(network, settings, channels, 0.0), settings.get("recycled_share", 0.0)
-    if not share:
+    """Return the FLOPs of all training steps. The number of rows with an estimate is random; the expected one is counted."""
+    without = _steps_of_strategy(network, settings, channels, "diffusion")
+    strategy = settings.get("strategy", "diffusion")
+    if strategy == "diffusion":
         return without
-    return without + round(share * (_steps_at_share(network, settings, channels, 1.0) - without))
+    share = settings["strategy_share"]
+    if strategy == "self_conditioning_next" and settings["self_conditioned_state"] == "fixed":
+        share = 1.0  # x_t of every row is made from an estimate
+    return without + round(share * (_steps_of_strategy(network, settings, channels, strategy) - without))
 
 
-def _steps_at_share(network: nn.Module, settings: Settings, channels: int, share: float) -> int:
-    """Return the FLOPs of all training steps if no row (share 0) or every row (share 1) is recycled.
+def _steps_of_strategy(network: nn.Module, settings: Settings, channels: int, strategy: str) -> int:
+    """Return the FLOPs of all training steps if every row has the estimate of this strategy.
 
     Pre-segmentations are made before the first step. Their FLOPs, less than a thousandth of a training, are not counted.
     """
-    objective = build_objective({**settings, "recycled_share": share, "presegmented_share": 0.0})
+    objective = build_objective({**settings, "strategy": strategy, "strategy_share": 1.0, "presegmented_share": 0.0})
     phases = flops.training_phases(network, objective, channels, settings["batch"], tuple(settings["crop"]))
     steps = range(1, settings["steps"] + 1)
     return sum(per_step * sum(phase.is_due(step, settings["steps"]) for step in steps) for phase, per_step in phases)
@@ -92,7 +96,7 @@ def local_device(name: str, training: str, sampling: str) -> tuple[torch.device,
 def measure(
     settings: Settings, channels: int, batch: int, threads: int, device: torch.device, precisions: Sequence[Precision]
 ) -> tuple[float, float]:
-    """Measure the speed of a network on a device, without recycled rows, whose number is random.
+    """Measure the speed of a network on a device, without rows that have an estimate, whose number is random.
 
     If a CPU needs a second or more for one patch, training is taken to be as fast as sampling.
 
@@ -110,7 +114,7 @@ def measure(
     torch.set_num_threads(threads)
     training_precision, sampling_precision = precisions
     size = tuple(settings["crop"])
-    minimised = build_objective({**settings, "recycled_share": 0.0, "presegmented_share": 0.0})
+    minimised = build_objective({**settings, "strategy": "diffusion", "presegmented_share": 0.0})
     with torch.device("meta"):
         counted = build_model(settings, channels)
     inputs = num_image_inputs(settings, channels)

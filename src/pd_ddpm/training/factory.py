@@ -6,9 +6,10 @@ from pd_ddpm.training.objectives.base import Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
-from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
+from pd_ddpm.training.objectives.strategies import PlainDiffusion, Recycling, SelfConditioning, Strategy
 from pd_ddpm.training.objectives.tdpm import TruncatedDiffusion
+from pd_ddpm.training.objectives.times import ImportanceTimes
 from pd_ddpm.training.patches import PatchSettings
 from pd_ddpm.training.settings import TrainingSettings
 
@@ -16,7 +17,11 @@ from pd_ddpm.training.settings import TrainingSettings
 def build_objective(settings: dict[str, Any]) -> Objective:
     """Build the objective of these network settings (one entry of `networks` in the configuration)."""
     if settings["architecture"] == "denoising_unet":
-        return Denoising(settings["t_max"], settings["mask_loss"], _chains(settings), _recycling(settings))
+        times = None
+        if settings["time_sampling"] == "importance":
+            times = ImportanceTimes(settings["t_max"], settings["importance_weights"])
+        arguments = settings["t_max"], settings["mask_loss"], _chains(settings), build_strategy(settings)
+        return Denoising(*arguments, times, settings["focal_weight"])
     if settings["architecture"] == "truncated_denoising_unet":
         return TruncatedDiffusion(
             settings["t_max"],
@@ -27,7 +32,8 @@ def build_objective(settings: dict[str, Any]) -> Objective:
             penalty_every=settings["penalty_every"],
             warm_up=settings["warm_up"],
             chains=_chains(settings),
-            recycling=_recycling(settings),
+            strategy=build_strategy(settings),
+            focal_weight=settings["focal_weight"],
         )
     if settings["architecture"] == "probabilistic_unet":
         return EvidenceLowerBound(settings["kl_weight"], settings["free_bits"], settings["kl_warm_up"])
@@ -38,9 +44,15 @@ def _chains(settings: dict[str, Any]) -> ValidationChains:
     return ValidationChains(settings["validation_chain_steps"], settings["validation_t_start"])
 
 
-def _recycling(settings: dict[str, Any]) -> Recycling:
-    values = (settings[key] for key in ("recycled_share", "recycled_estimate", "recycled_from", "presegmented_share"))
-    return Recycling(*values)
+def build_strategy(settings: dict[str, Any]) -> Strategy:
+    """Build the training strategy of these network settings (one entry of `networks` in the configuration)."""
+    kind, _, source = settings["strategy"].rpartition("_")
+    share, presegmented_share = settings["strategy_share"], settings["presegmented_share"]
+    if kind == "recycling":
+        return Recycling(share, settings["recycled_estimate"], source, presegmented_share)
+    if kind == "self_conditioning":
+        return SelfConditioning(share, source, settings["self_conditioned_state"], presegmented_share)
+    return PlainDiffusion(presegmented_share)
 
 
 def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:

@@ -92,6 +92,7 @@ class Trainer:
         self.backend = backend
         self.validator = validator
         self.phases = objective.phases(model)
+        self.objective_parts = objective.saved_parts()
         self.collect_every = _GPU_STEPS_AHEAD if backend.device.type == "cuda" else 1
         self.pending_losses: dict[int, dict[str, Tensor]] = {}  # by step; on the device
         optimiser = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser]
@@ -349,7 +350,8 @@ class Trainer:
     def _state_modules(self) -> dict[str, Any]:
         """All objects with a state to save, by their names in the file."""
         optimisers = {f"{name} optimiser": optimiser for name, optimiser in self.optimisers.items()}
-        return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers
+        parts = {f"objective {name}": part for name, part in self.objective_parts.items()}
+        return {"model": self.model, "average": self.average, "scaler": self.scaler} | optimisers | parts
 
     def _resume(self, states: TrainingStates, changed: ChangedTraining) -> bool:
         """Load the saved state; return whether there was one."""

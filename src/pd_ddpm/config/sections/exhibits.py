@@ -140,7 +140,7 @@ class LeakTable(Section):
     denoisers: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(
         description=(
             "Denoisers of networks, as entries of their own. Each is compared with the one that has the same likelihood_skip, "
-            "and recycled_share and presegmented_share 0."
+            "strategy diffusion, and presegmented_share 0."
         )
     )
     presegmenter: str = Field(description="Method whose masks the chains start from, and that the table compares with.")

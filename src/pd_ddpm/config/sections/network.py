@@ -238,31 +238,70 @@ class _Denoiser(_Network):
             "network's logit (Bayes' rule), so that the network learns only what image and neighbours add."
         )
     )
-    mask_loss: Literal["squared_error", "cross_entropy_dice"] = Field(
-        description="Loss of a network that predicts the mask; unused if it predicts the noise."
-    )
-    recycled_share: Share = Field(
+    clip_input: bool = Field(
         description=(
-            "Probability of each patch of a batch that its x_t is made from the network's own estimate of the mask instead of "
-            "the ground truth. The target stays the ground truth. 0: always from the ground truth; needs predicts: mask."
+            "true: the network sees x_t clipped to the two values of the mask coding, as in the code of Fu et al. 2024. The "
+            "chain's own state is not clipped."
+        )
+    )
+    mask_loss: Literal["squared_error", "cross_entropy_dice", "dice_focal"] = Field(
+        description=(
+            "Loss of a network that predicts the mask; unused if it predicts the noise. dice_focal: Dice of each patch, "
+            "without smoothing and over the classes that it contains, plus focal_weight times the focal loss."
+        )
+    )
+    focal_weight: NonNegative = Field(description="Weight of the focal loss in dice_focal; that of the Dice loss is 1.")
+    time_sampling: Literal["uniform", "importance"] = Field(
+        description=(
+            "Timesteps of training. uniform: all equally often; importance: with a probability proportional to the root of "
+            "their mean squared loss, so that the loss varies less between steps. importance needs one loss per patch, which "
+            "cross_entropy_dice is not."
+        )
+    )
+    importance_weights: Literal["fixed", "as_released"] = Field(
+        description=(
+            "Weight of a loss with time_sampling importance, at a timestep of probability p. fixed: 1 / (t_max p), with which "
+            "the expected loss is that of uniform timesteps; as_released: t_max p, as in the code of Fu et al. 2024."
+        )
+    )
+    strategy: Literal[
+        "diffusion",
+        "self_conditioning_same",
+        "self_conditioning_next",
+        "recycling_next",
+        "recycling_last",
+        "recycling_noise",
+    ] = Field(
+        description=(
+            "What the network sees of the mask in training. diffusion: x_t of the ground truth. self_conditioning: in addition "
+            "its own estimate, which it gets in chains from the step before. recycling: x_t of its own estimate. The estimate "
+            "comes from a pass without gradient: same: from x_t; next: from x at t + 1, at most t_max; last: from x at t_max; "
+            "noise: from pure noise at T, with which a chain begins. The target is always the ground truth. All but diffusion "
+            "need predicts: mask."
+        )
+    )
+    strategy_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        description=(
+            "Probability of each patch of a batch that the strategy uses the network's own estimate. In all other patches x_t "
+            "is made from the ground truth, without an estimate. Unused by diffusion."
         )
     )
     recycled_estimate: Literal["hard", "soft", "sampled"] = Field(
         description=(
-            "hard: the estimate is thresholded at one half; soft: its probabilities are diffused; sampled: each pixel is drawn "
-            "with its probability."
+            "How recycling uses the estimate. hard: thresholded at one half; soft: its probabilities are diffused; sampled: "
+            "each pixel is drawn with its probability."
         )
     )
-    recycled_from: Literal["noise", "next"] = Field(
+    self_conditioned_state: Literal["fixed", "as_released"] = Field(
         description=(
-            "What the estimate is made from, in a pass without gradient. noise: pure noise at T, with which a chain begins; "
-            "next: the ground truth diffused to t + 1, at most t_max."
+            "What x_t is in the second pass of self_conditioning_next. fixed: the mean of the reverse step from t + 1, as in a "
+            "chain; as_released: x at t + 1, although the timestep is t, as in the code of Fu et al. 2024."
         )
     )
     presegmented_share: Share = Field(
         description=(
             "Probability of each patch of a batch that its x_t is made from a pre-segmentation instead of the ground truth, "
-            "which stays the target. 0: none; needs predicts: mask. With recycled_share at most 1."
+            "which stays the target. 0: none; needs predicts: mask. With strategy_share at most 1."
         )
     )
     presegmented_by: str = Field(
@@ -304,16 +343,20 @@ class _Denoiser(_Network):
         if self.likelihood_skip and self.predicts != "mask":
             finding = "it adds to the logits of a mask, but the network predicts the noise"
             yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")
-        for key in ("recycled_share", "presegmented_share"):
-            if getattr(self, key) and self.predicts != "mask":
+        share = 0.0 if self.strategy == "diffusion" else self.strategy_share
+        for key, value, off in (("strategy", share, "diffusion"), ("presegmented_share", self.presegmented_share, "0")):
+            if value and self.predicts != "mask":
                 finding = "the target must be the ground truth, but a network that predicts the noise learns the noise in x_t"
-                yield Contradiction(key, finding, f"Set `predicts: mask` or `{key}: 0`")
-        if self.recycled_share + self.presegmented_share > 1 + 1e-9:
-            finding = f"{self.presegmented_share:g} and recycled_share {self.recycled_share:g} are more than all patches"
-            yield Contradiction("presegmented_share", finding, f"Set {1 - self.recycled_share:g} or less")
-        if self.recycled_share and self.recycled_from == "noise" and self.t_max < self.T:
+                yield Contradiction(key, finding, f"Set `predicts: mask` or `{key}: {off}`")
+        if share + self.presegmented_share > 1 + 1e-9:
+            finding = f"{self.presegmented_share:g} and strategy_share {share:g} are more than all patches"
+            yield Contradiction("presegmented_share", finding, f"Set {1 - share:g} or less")
+        if self.strategy == "recycling_noise" and self.t_max < self.T:
             finding = f"an estimate from noise needs t = T = {self.T}, but t_max = {self.t_max} is the last that is trained"
-            yield Contradiction("recycled_from", finding, "Set `recycled_from: next` or raise `t_max`")
+            yield Contradiction("strategy", finding, "Set `strategy: recycling_next` or raise `t_max`")
+        if self.time_sampling == "importance" and (self.predicts, self.mask_loss) == ("mask", "cross_entropy_dice"):
+            finding = "it needs one loss per patch, but the Dice loss of cross_entropy_dice is that of a whole batch"
+            yield Contradiction("time_sampling", finding, "Set `mask_loss: dice_focal`, or `time_sampling: uniform`")
 
 
 class DenoisingUNet(_Denoiser):
@@ -345,6 +388,16 @@ class TruncatedDenoisingUNet(_Denoiser):
     gradient_penalty: NonNegative = Field(description="Weight gamma of the discriminator's R1 penalty, gamma/2 |grad D|^2.")
     penalty_every: Count = Field(description="Steps between R1 penalties; each is weighted by this number.")
     warm_up: Share = Field(description="Share of the steps that train the denoising only.")
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield those of all denoisers, and what only the denoiser without a learned prior can do."""
+        yield from super().contradictions()
+        if self.strategy.startswith("self_conditioning"):
+            finding = f"{self.strategy} is not available for a network that also generates x at T'"
+            yield Contradiction("strategy", finding, "Set `strategy: diffusion` or `recycling_next`")
+        if self.time_sampling != "uniform":
+            finding = "a network that also generates x at T' is trained at uniform timesteps"
+            yield Contradiction("time_sampling", finding, "Set `time_sampling: uniform`")
 
 
 Network = Annotated[

@@ -6,7 +6,7 @@ An objective has a `loss` and `estimates`. One that trains several parts against
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -91,6 +91,10 @@ class Objective(Protocol):
             rng: generator of the case, the same in every validation.
         """
         ...
+
+    def saved_parts(self) -> dict[str, Any]:
+        """Return what the objective learns in a training, by names. Each part has `state_dict` and `load_state_dict`."""
+        return {}
 
     def phases(self, model: nn.Module) -> list[Phase]:
         """Return the phases of a step, in order. All use the same batch; the first one's loss is the training loss."""

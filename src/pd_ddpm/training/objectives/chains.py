@@ -41,7 +41,7 @@ class ValidationChains:
             noise = MemberNoise([("validation", name, seed) for seed in seeds])
             x = start(batch.image, batch.presegmentation, noise).to(batch.image.device)
             times = reverse_times(start.t_start, chain_steps(self.steps, start.t_start, model.schedule.T))
-            x0 = ancestral(lambda x_t, t: model(x_t, batch.image, t), x, times, model.schedule, noise, "small")
+            x0 = ancestral(model.chain(batch.image), x, times, model.schedule, noise, "small")
             estimates.append(Estimate(model.coding.decode(x0), name))
         return estimates
 

@@ -13,50 +13,82 @@ from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Estimate, Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
-from pd_ddpm.training.objectives.recycling import Recycling
 from pd_ddpm.training.objectives.segmentation import segmentation_losses
+from pd_ddpm.training.objectives.strategies import Noising, PlainDiffusion, Strategy
+from pd_ddpm.training.objectives.times import ImportanceTimes, TimeSampler, UniformTimes
 from pd_ddpm.training.patches import Batch, to_device
 
 # Noise levels of the diffused ground truth in validation, as fractions of t_max.
 _VALIDATED_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
+MaskLoss = Literal["squared_error", "cross_entropy_dice", "dice_focal"]
+
 
 @dataclass(frozen=True)
 class Denoising(Objective):
-    """Denoising at timesteps t ~ uniform {1..t_max}.
+    """Denoising at random timesteps t in {1..t_max}.
 
     A denoiser that predicts noise is trained on the squared error of the noise. One that predicts the mask is trained on the
-    squared error of the mask, or as a segmentation network (cross-entropy + Dice). The target is always the ground
-    truth, while x_t may be made from the network's own estimate or from a pre-segmentation.
+    squared error of the mask, or as a segmentation network (cross-entropy + Dice, or Dice + focal loss). The target is always
+    the ground truth, while x_t may be made from the network's own estimate or from a pre-segmentation.
 
     Attributes:
         t_max: largest timestep that is trained.
         mask_loss: loss of a denoiser that predicts the mask.
         chains: how reverse chains are run in validation.
-        recycling: which rows of a batch are diffused from the network's own estimate or from their pre-segmentation.
+        strategy: what the network sees of the masks.
+        times: source of the timesteps; None: all equally often.
+        focal_weight: weight of the focal loss, for the mask loss "dice_focal".
 
     Reference: Ho et al. 2020 (DDPM), Algorithm 1 and Eq. 14; PD-DDPM, Sec. 2.2.
     """
 
     t_max: int
-    mask_loss: Literal["squared_error", "cross_entropy_dice"]
+    mask_loss: MaskLoss
     chains: ValidationChains = field(default_factory=ValidationChains)
-    recycling: Recycling = field(default_factory=Recycling)
+    strategy: Strategy = field(default_factory=PlainDiffusion)
+    times: TimeSampler | None = None
+    focal_weight: float = 1.0
 
     def loss(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return the loss at one random timestep per patch. See `Objective.loss`."""
-        t = to_device(rng.integers(1, self.t_max + 1, len(batch.mask)), batch.mask.device)
+        """Return the loss at one random timestep per patch. See `Objective.loss`.
+
+        Raises:
+            ValueError: timesteps with weights and the loss "cross_entropy_dice", which is one number for a whole batch.
+        """
+        times = self.times or UniformTimes(self.t_max)
+        timesteps, weights = times.sample(rng, len(batch.mask))
+        t = to_device(timesteps, batch.mask.device)
         noise = sample_normal(rng, len(batch.mask), batch.mask.shape[1:], batch.mask.device)
-        # Recycling draws its numbers last, so that trainings with other shares have the same timesteps and noise.
-        diffused = self.recycling.replace_masks(model, batch, t, self.t_max, rng)
-        x_t = model.schedule.diffuse(model.coding.encode(diffused), t, noise)
-        output = model.output(x_t, batch.image, t)
-        if model.predicts == "noise":
-            return {"loss": losses.squared_error(output, noise, batch.loss_mask)}
-        if self.mask_loss == "squared_error":
-            target = model.coding.encode(batch.mask)
-            return {"loss": losses.squared_error(model.expected_mask(output), target, batch.loss_mask)}
-        return segmentation_losses(output, batch, dice_weight=1.0)
+        # Strategies draw their numbers last, so that trainings with other shares have the same timesteps and noise.
+        inputs = self.strategy.inputs(model, batch, Noising(t, noise, self.t_max, rng))
+        output = model.output(inputs.x_t, batch.image, t, previous=inputs.previous)
+        if model.predicts == "mask" and self.mask_loss == "cross_entropy_dice":
+            if weights is not None:
+                raise ValueError("`time_sampling: importance` needs one loss per patch, which cross_entropy_dice is not.")
+            return segmentation_losses(output, batch, dice_weight=1.0)
+        if model.predicts == "mask" and self.mask_loss == "dice_focal":
+            rows = losses.dice_focal_rows(output, batch.mask, batch.loss_mask, self.focal_weight)
+            return self._mean_losses(rows, timesteps, weights)
+        prediction, target = output, noise
+        if model.predicts == "mask":
+            prediction, target = model.expected_mask(output), model.coding.encode(batch.mask)
+        if weights is None:
+            return {"loss": losses.squared_error(prediction, target, batch.loss_mask)}
+        return self._mean_losses({"loss": losses.squared_error_rows(prediction, target, batch.loss_mask)}, timesteps, weights)
+
+    def _mean_losses(self, rows: dict[str, Tensor], timesteps: np.ndarray, weights: np.ndarray | None) -> dict[str, Tensor]:
+        """Return the means over rows (B,), that of "loss" with the weights. The time sampler learns from the losses."""
+        means = {name: values.mean() for name, values in rows.items()}
+        if weights is None:
+            return means
+        self.times.update(timesteps.tolist(), rows["loss"].tolist())
+        factors = to_device(weights.astype(np.float32), rows["loss"].device)
+        return means | {"loss": (factors * rows["loss"]).mean(), "unweighted_loss": means["loss"]}
+
+    def saved_parts(self) -> dict[str, ImportanceTimes]:
+        """Return the time sampler, if it learns from the losses. See `Objective.saved_parts`."""
+        return {"times": self.times} if isinstance(self.times, ImportanceTimes) else {}
 
     def estimates(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
         """Return the results of reverse chains, and of single steps from the diffused ground truth. See `Objective.estimates`.

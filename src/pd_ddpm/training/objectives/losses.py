@@ -1,8 +1,12 @@
 """Losses over the pixels that are not to be ignored.
 
+Those of whole batches are scalars. `squared_error_rows`, `dice_focal_rows` and `masked_mean_rows` return one value per row, so
+that the rows can have weights.
+
 All arguments are (B, C, *S); `loss_mask` is 1, or 0 where the label is to be ignored.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,6 +48,51 @@ def squared_error(prediction: Tensor, target: Tensor, loss_mask: Tensor) -> Tens
         loss_mask: 1, or 0 for ignored pixels.
     """
     return masked_mean((prediction - target) ** 2, loss_mask)
+
+
+def squared_error_rows(prediction: Tensor, target: Tensor, loss_mask: Tensor) -> Tensor:
+    """Return the mean squared error of each row, (B,). The arguments are those of `squared_error`."""
+    return masked_mean_rows((prediction - target) ** 2, loss_mask)
+
+
+def dice_focal_rows(logits: Tensor, mask: Tensor, loss_mask: Tensor, focal_weight: float) -> dict[str, Tensor]:
+    """Return Dice loss plus weighted focal loss of each row as "loss", and both parts.
+
+    The Dice loss has no smoothing. It is the mean over the classes that the row contains, without background; 0 if the row
+    contains none. The focal loss has the exponent 2, all classes have the same weight, and it is the mean over pixels.
+
+    Args:
+        logits: one channel of lesion logits, or C > 1 channels of class logits with the background first.
+        mask: fraction of each class in [0, 1].
+        loss_mask: (B, 1, *S), 1, or 0 for ignored pixels.
+        focal_weight: weight of the focal loss; that of the Dice loss is 1.
+
+    Returns:
+        "loss", "dice_loss" and "focal_loss", (B,) each.
+
+    Reference: Fu et al. 2024, whose weight is 20 or 1; Lin et al. 2017 (focal loss), Eq. 4.
+    """
+    if logits.shape[1] == 1:
+        log_probability, log_rest = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+        focal = -(log_rest.exp() ** 2 * log_probability * mask + log_probability.exp() ** 2 * log_rest * (1 - mask))
+        foreground, truth = log_probability.exp(), mask
+    else:
+        log_probability = logits.log_softmax(dim=1)
+        focal = -((1 - log_probability.exp()) ** 2 * log_probability * mask).sum(dim=1, keepdim=True)
+        foreground, truth = log_probability.exp()[:, 1:], mask[:, 1:]
+    foreground, truth = foreground * loss_mask, truth * loss_mask
+    overlap, volumes = ((part.flatten(2)).sum(dim=2) for part in (foreground * truth, foreground + truth))
+    is_present = truth.flatten(2).sum(dim=2) > 0
+    per_class = torch.where(is_present, 1 - 2 * overlap / volumes.clamp(min=torch.finfo(volumes.dtype).tiny), 0.0)
+    dice = per_class.sum(dim=1) / is_present.sum(dim=1).clamp(min=1)
+    focal = masked_mean_rows(focal, loss_mask)
+    return {"loss": dice + focal_weight * focal, "dice_loss": dice, "focal_loss": focal}
+
+
+def masked_mean_rows(values: Tensor, loss_mask: Tensor) -> Tensor:
+    """Return the mean of each row's values where the loss mask is 1, (B,); 0 if it is nowhere 1."""
+    weights = loss_mask.expand_as(values).flatten(1)
+    return (values.flatten(1) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def masked_mean(values: Tensor, loss_mask: Tensor) -> Tensor:

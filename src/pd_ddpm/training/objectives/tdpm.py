@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from pd_ddpm.runtime.precision import PRECISIONS, autocast
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Estimate, Objective, Phase
 from pd_ddpm.training.objectives.chains import ValidationChains
-from pd_ddpm.training.objectives.denoising import Denoising
+from pd_ddpm.training.objectives.denoising import Denoising, MaskLoss
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
-from pd_ddpm.training.objectives.recycling import Recycling
+from pd_ddpm.training.objectives.strategies import PlainDiffusion, Strategy
 from pd_ddpm.training.patches import Batch
 
 # No momentum, since the gradients of an adversarial game keep changing direction (Karras et al. 2019; Zheng et al. 2022).
@@ -41,25 +40,27 @@ class TruncatedDiffusion(Objective):
         penalty_every: number of steps between two gradient penalties.
         warm_up: fraction of the steps that train denoising alone, before the game begins.
         chains: how reverse chains are run in validation.
-        recycling: as in `Denoising`.
+        strategy: as in `Denoising`.
+        focal_weight: as in `Denoising`.
 
     Reference: Zheng et al. 2022 (TDPM).
     """
 
     t_max: int
-    mask_loss: Literal["squared_error", "cross_entropy_dice"]
+    mask_loss: MaskLoss
     generator_factor: float
     discriminator_factor: float
     gradient_penalty: float
     penalty_every: int
     warm_up: float
     chains: ValidationChains = field(default_factory=ValidationChains)
-    recycling: Recycling = field(default_factory=Recycling)
+    strategy: Strategy = field(default_factory=PlainDiffusion)
+    focal_weight: float = 1.0
 
     @property
     def denoising(self) -> Denoising:
         """The objective of the denoising phase."""
-        return Denoising(self.t_max, self.mask_loss, self.chains, self.recycling)
+        return Denoising(self.t_max, self.mask_loss, self.chains, self.strategy, focal_weight=self.focal_weight)
 
     def phases(self, model: TruncatedDenoiser) -> list[Phase]:
         """Return denoising, generator, discriminator and gradient penalty. See `Objective.phases`."""
