@@ -45,7 +45,7 @@ for name, made in config["datasets"].items():
                 "../envs/scans-and-tables.yaml"
             params:
                 dataset=name,
-                published={key: made["download"][key] for key in ("doi", "version", "files")},
+                published={key: made["download"].get(key) for key in ("doi", "version", "files")},
                 part=made.get("part", "training"),
             script:
                 "../workflow/scripts/download.py"

@@ -8,13 +8,14 @@ from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.job import run
 
 
-def main(record: str, dataset: str, download: dict, part: str) -> None:
+def main(record: str, dataset: str, download: dict, selection: dict[str, str]) -> None:
     settings = DownloadSettings(**download)
-    write_json(Path(record), obtain(Path(record).parent, settings, key=f"datasets.{dataset}", part=part))
+    write_json(Path(record), obtain(Path(record).parent, settings, key=f"datasets.{dataset}", **selection))
 
 
 if __name__ == "__main__":
     name = snakemake.params.dataset
     # Read from the configuration instead of parameters, so that accepting the licence or setting `source` re-runs nothing.
-    settings = snakemake.config["datasets"][name]["download"]
-    run(main, snakemake.log[0], **snakemake.output, dataset=name, download=settings, part=snakemake.params.part)
+    source = snakemake.config["datasets"][name]
+    selection = {"layout": source["layout"], "part": snakemake.params.part}
+    run(main, snakemake.log[0], **snakemake.output, dataset=name, download=source["download"], selection=selection)

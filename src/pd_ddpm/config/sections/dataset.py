@@ -1,5 +1,6 @@
 """Section `datasets`: where scans come from."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"
 TumourLabel = Annotated[int, Field(ge=1, le=4), WHOLE]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
 
+_DOIS = {"zenodo": r"10\.5281/zenodo\.\d+", "mendeley": r"10\.17632/[a-z0-9]+\.\d+"}
 _ROLES = {  # layout -> values of `roles`
     "brats": ("folds", "patch_ddm", "imgx"),
     **dict.fromkeys(("muscle_us", "amos", "male_pelvic"), ("folds", "imgx")),
@@ -24,25 +26,29 @@ def _sorted(patterns: dict[str, str]) -> dict[str, str]:
 
 
 class Download(Section):
-    """Where the files of the WMH challenge are downloaded from, and which."""
+    """Where the files of a dataset are downloaded from, and which."""
 
     accept_licence: bool = Field(
         description="true: I have read the licence and agree to it. Nothing is downloaded while it is false."
     )
     licence: str = Field(description="The licence and where it can be read.")
+    repository: Literal["dataverse", "zenodo", "mendeley"] = Field(
+        "dataverse", description="Kind of repository, whose API lists the files with their checksums."
+    )
     server: Annotated[str, Field(pattern="^https?://", examples=["https://dataverse.nl"])] = Field(
-        description="A Dataverse server."
+        description="Address of the repository."
     )
     doi: Annotated[str, Field(pattern=r"^10\.[0-9]+/", examples=["10.34894/AECRSD"])] = Field(
         description="DOI of the dataset, without doi: before it."
     )
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", examples=["1.0"])] = Field(
-        description="Published version, which never changes. Put it in quotes."
+        None,
+        description="Published version on Dataverse, which never changes. Put it in quotes. Other DOIs name their version.",
     )
     files: Literal["needed", "all"] = Field(
         description=(
-            "needed: what the layout wmh_challenge reads of the cases of this part, with the masks of observers O3 and O4 if "
-            "there are any; all: everything that is published, of both parts."
+            "needed: what the layout reads, of the WMH challenge the cases of this part, with the masks of observers O3 and O4 "
+            "if there are any; all: everything that is published. Zip archives are unpacked."
         )
     )
     connections: Annotated[int, Field(ge=1, le=4), WHOLE] = Field(description="Files that are downloaded at a time.")
@@ -53,6 +59,16 @@ class Download(Section):
             "the server's listing if the folder has one (dataverse.json); otherwise each is read to its end."
         ),
     )
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield a DOI or a version that does not belong to the repository."""
+        if self.repository == "dataverse" and self.version is None:
+            yield Contradiction("version", "it is missing", "Name the published version, such as '1.0'")
+        if self.repository != "dataverse" and self.version is not None:
+            yield Contradiction("version", "the DOI names the version", "Remove it")
+        if not re.fullmatch(_DOIS.get(self.repository, ".*"), self.doi):
+            example = {"zenodo": "10.5281/zenodo.7262581", "mendeley": "10.17632/3jykz7wz8d.1"}[self.repository]
+            yield Contradiction("doi", f"'{self.doi}' is no DOI of the repository", f"Use the form of {example}")
 
 
 class Simulation(Section):
@@ -154,8 +170,9 @@ class Dataset(Section):
     download: Download | None = Field(
         None,
         description=(
-            "Download of the WMH challenge, which runs only while the folder holds no scans. Each file is verified, and files "
-            "that are present are not downloaded again. null: the scans are in the folder."
+            "Download of the WMH challenge, muscle ultrasound, AMOS or male pelvic MR, which runs only while the folder holds "
+            "no scans. Each file is verified, and files that are present are not downloaded again. null: the scans are in the "
+            "folder."
         ),
     )
     simulate: Simulation = Field(None, description="The phantom generator makes the scans in the folder.")
@@ -163,10 +180,16 @@ class Dataset(Section):
     def contradictions(self) -> Iterator[Contradiction]:
         """Yield keys that do not belong to the layout."""
         published = self.layout == "wmh_challenge" and self.simulate is None
+        downloadable = self.simulate is None and self.layout in ("wmh_challenge", "muscle_us", "amos", "male_pelvic")
         if "part" in self.model_fields_set and not published:
             yield Contradiction("part", "it requires layout 'wmh_challenge' and no `simulate`", "Remove it")
-        if self.download is not None and not published:
-            yield Contradiction("download", "it requires layout 'wmh_challenge' and no `simulate`", "Set it to null")
+        if self.download is not None and self.layout == "brats":
+            problem = "BraTS needs an account and the consent to its terms, so it cannot be downloaded without you"
+            source = "synapse.org (syn25829067) or www.med.upenn.edu/cbica/brats2020"
+            yield Contradiction("download", problem, f"Set it to null, get the data from {source}, and unpack them")
+        elif self.download is not None and not downloadable:
+            problem = "it requires layout 'wmh_challenge', 'muscle_us', 'amos' or 'male_pelvic', and no `simulate`"
+            yield Contradiction("download", problem, "Set it to null")
         if self.layout == "table" and self.table is None:
             yield Contradiction("table", "it is missing, but layout 'table' reads it", "Set it to the csv file of the cases")
         if self.layout != "table" and self.table is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_ddpm.data.cases.find import case_files
-from pd_ddpm.data.cases.wmh import wmh_masks
+from pd_ddpm.data.download.published import LISTING_NAMES, RECORD_NAME
 
 
 def is_downloaded(source: Mapping[str, Any]) -> bool:
@@ -16,8 +16,8 @@ def is_downloaded(source: Mapping[str, Any]) -> bool:
     if not source.get("download"):
         return False
     folder = Path(source["folder"])
-    has_begun = any((folder / name).is_file() for name in ("dataverse.json", "downloaded.json"))
-    return has_begun or next(wmh_masks(folder, source.get("part", "training")), None) is None
+    has_begun = any((folder / name).is_file() for name in (*LISTING_NAMES.values(), RECORD_NAME))
+    return has_begun or not case_files(source)
 
 
 def completion_files(source: Mapping[str, Any]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Download of the WMH challenge from Dataverse."""
+"""Download of published datasets."""

@@ -1,6 +1,7 @@
 """HTTP requests with retries."""
 
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +17,13 @@ import urllib3
 
 from pd_ddpm.data.download.published import PublishedFile
 from pd_ddpm.data.download.settings import RetryPolicy
-from pd_ddpm.data.download.verify import CHUNK_BYTES, TransientError, store_verified
+from pd_ddpm.data.download.verify import CHUNK_BYTES, TransientError, find_mismatch, store_verified
+from pd_ddpm.runtime.files import PARTIAL
 
 Result = TypeVar("Result")
+
+# Files of this size resume where they were interrupted. Smaller ones begin again, which costs little.
+RESUMED_BYTES = 32 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +77,7 @@ def with_retries(attempt: Callable[[], Result], retry: RetryPolicy, stop: thread
 
 
 def download_file(session: requests.Session, url: str, target: Path, file: PublishedFile, retry: RetryPolicy) -> None:
-    """Download and verify one file.
+    """Download and verify one file. A large file continues after the part that an interrupted download has left.
 
     Args:
         session: from `open_session`.
@@ -85,9 +90,39 @@ def download_file(session: requests.Session, url: str, target: Path, file: Publi
         TransientError: if another attempt may succeed.
         ValueError: if not.
     """
-    with open_response(session, url, retry, expects_html=file.path.endswith((".html", ".htm"))) as response:
+    expects_html = file.path.endswith((".html", ".htm"))
+    if file.size >= RESUMED_BYTES:
+        _download_rest(session, url, target, file, retry)
+        return
+    with open_response(session, url, retry, expects_html=expects_html) as response:
         # Not decoded: some servers declare .nii.gz as a compressed transfer, which would be unpacked here.
         store_verified(response.raw.stream(CHUNK_BYTES, decode_content=False), target, file)
+
+
+def _download_rest(session: requests.Session, url: str, target: Path, file: PublishedFile, retry: RetryPolicy) -> None:
+    """Download what is missing of a file, and verify it; see `download_file`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{PARTIAL}{target.name}")
+    received = partial.stat().st_size if partial.is_file() else 0
+    if received < file.size:
+        with open_response(session, url, retry, offset=received) as response:
+            # Some servers ignore the offset and send everything.
+            is_rest = response.status_code == requests.codes.partial_content
+            if is_rest and not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):
+                raise ValueError(f"the server sent another part than requested ({response.headers.get('Content-Range')}).")
+            with partial.open("ab" if is_rest else "wb") as output:
+                for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+                    output.write(chunk)
+                    if output.tell() > file.size:
+                        break
+                os.fsync(output.fileno())
+    size = partial.stat().st_size
+    if size < file.size:
+        raise TransientError(f"the connection was lost after {size} of {file.size} bytes, which are kept")
+    if mismatch := find_mismatch(partial, file):
+        partial.unlink()
+        raise TransientError(f"the content differs from the published file: {mismatch}")
+    partial.replace(target)
 
 
 @contextmanager
@@ -97,8 +132,9 @@ def open_response(
     retry: RetryPolicy,
     parameters: dict[str, str] | None = None,
     expects_html: bool = False,
+    offset: int = 0,
 ) -> Iterator[requests.Response]:
-    """Yield the server's response with status 200.
+    """Yield the server's response with status 200, or 206 if only the rest of a file is requested.
 
     Args:
         session: from `open_session`.
@@ -106,6 +142,7 @@ def open_response(
         retry: timeouts.
         parameters: query parameters.
         expects_html: whether a web page is a valid response.
+        offset: number of bytes that are not requested again; servers may ignore it.
 
     Raises:
         TransientError: on timeouts, lost connections and server errors, also while the body is read.
@@ -114,8 +151,9 @@ def open_response(
     timeout = (retry.connect_timeout, retry.read_timeout)
     timeout_message = f"timeout: no data from the server for {retry.read_timeout:g} s"
     try:
-        with session.get(url, params=parameters, stream=True, timeout=timeout) as response:
-            _check_response(response, expects_html)
+        headers = {"Range": f"bytes={offset}-"} if offset else None
+        with session.get(url, params=parameters, headers=headers, stream=True, timeout=timeout) as response:
+            _check_response(response, expects_html, offset)
             yield response
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise TransientError(timeout_message) from error
@@ -128,12 +166,12 @@ def open_response(
         raise TransientError(f"no connection to {url} ({error})") from error
 
 
-def _check_response(response: requests.Response, expects_html: bool) -> None:
+def _check_response(response: requests.Response, expects_html: bool, offset: int) -> None:
     status = response.status_code
     summary = f"the server answered {status} {response.reason}"
     if status in (408, 429) or status >= 500:
         raise TransientError(summary, _retry_after_seconds(response.headers.get("Retry-After", "")))
-    if status != 200:
+    if status != 200 and not (offset and status == requests.codes.partial_content):
         try:
             message = f" ({str(response.json()['message'])[:200]})"
         except (ValueError, KeyError, TypeError):

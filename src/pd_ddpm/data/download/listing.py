@@ -3,20 +3,20 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import requests
 
 from pd_ddpm.data.download.http import log, open_response
 from pd_ddpm.data.download.local_copy import LocalCopy
-from pd_ddpm.data.download.published import CHECKSUMS, LISTING_NAME, Listing, PublishedFile, check_path
+from pd_ddpm.data.download.published import LISTING_NAMES, Listing, PublishedFile, check_path
+from pd_ddpm.data.download.repositories import REPOSITORIES
 from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 
 def file_url(server: str, file: PublishedFile) -> str:
     """Return the address of a published file on the server."""
-    return f"{server.rstrip('/')}/api/access/datafile/{file.number}"
+    return file.url or f"{server.rstrip('/')}/api/access/datafile/{file.number}"
 
 
 def stored_listing(folder: Path, settings: DownloadSettings, copy: LocalCopy | None) -> Listing | None:
@@ -32,7 +32,7 @@ def stored_listing(folder: Path, settings: DownloadSettings, copy: LocalCopy | N
     """
     for candidate in [folder, *([copy.path] if copy and copy.path.is_dir() else [])]:
         try:
-            content = json.loads((candidate / LISTING_NAME).read_text(encoding="utf-8"))
+            content = json.loads((candidate / LISTING_NAMES[settings.repository]).read_text(encoding="utf-8"))
             files = tuple(PublishedFile(**{**file, "path": check_path(file["path"])}) for file in content.pop("files"))
             listing = Listing(**content, files=files)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -55,35 +55,21 @@ def request_listing(session: requests.Session, settings: DownloadSettings, retry
         TransientError: if another attempt may succeed.
         ValueError: if the response is not a listing that can be stored safely.
     """
-    url = f"{settings.server.rstrip('/')}/api/datasets/:persistentId/versions/{settings.version}"
-    with open_response(session, url, retry, {"persistentId": f"doi:{settings.doi}"}) as response:
+    repository = REPOSITORIES[settings.repository]
+    url, parameters = repository.request(settings)
+    with open_response(session, url, retry, parameters) as response:
         body = response.content
     try:
-        data = json.loads(body)["data"]
-        files = tuple(_published_file(entry) for entry in data["files"])
-        licence = data.get("license") or "not stated"
+        licence, files = repository.parse(json.loads(body), settings)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"the response is not a listing of a Dataverse dataset ({type(error).__name__}: {error})"
+        problem = f"the response is not a listing of a {repository.title} dataset ({type(error).__name__}: {error})"
         remedy = "Check `server`, `doi` and `version` in the configuration, or set `source` to a copy of the data"
         raise ProblemError(Problem(url, problem, remedy)) from error
     paths = [file.path for file in files]
     if repeated := sorted({path for path in paths if paths.count(path) > 1}):
         problem = f"the listing has {', '.join(repeated)} more than once, which cannot be stored"
         raise ProblemError(Problem(url, problem, "Set `source` to a copy of the data"))
-    if isinstance(licence, dict):
-        licence = ", ".join(str(licence[name]) for name in ("name", "uri") if licence.get(name))
-    return Listing(settings.doi, settings.version, str(licence), files)
-
-
-def _published_file(entry: dict[str, Any]) -> PublishedFile:
-    file = entry["dataFile"]
-    algorithm = file["checksum"]["type"]
-    if algorithm not in CHECKSUMS:
-        raise ValueError(f"{file['filename']} has a checksum of the unknown kind {algorithm}")
-    folder = entry.get("directoryLabel") or ""
-    path = check_path(f"{folder}/{file['filename']}" if folder else file["filename"])
-    checksum = f"{CHECKSUMS[algorithm]}:{file['checksum']['value'].lower()}"
-    return PublishedFile(path, int(file["filesize"]), checksum, file["id"])
+    return Listing(settings.doi, settings.version, licence or "not stated", files)
 
 
 def check_licence(listing: Listing, accepted: str, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Obtain a published Dataverse dataset: list its files, download or copy them, verify size and checksum.
+"""Obtain a published dataset: list its files, download or copy them, verify size and checksum, unpack archives.
 
 pooch is not used. It repeats a download after every response, including 403 and 404, and ignores Retry-After. Its Dataverse
 mode fails on servers that publish SHA-1, and drops the folders of files with equal names.
@@ -7,19 +7,19 @@ mode fails on servers that publish SHA-1, and drops the folders of files with eq
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pd_ddpm.data.cases.table import OBSERVERS
-from pd_ddpm.data.cases.wmh import PARTS, t1_version
 from pd_ddpm.data.download.http import download_file, log, open_session, with_retries
 from pd_ddpm.data.download.listing import check_licence, file_url, request_listing, stored_listing
 from pd_ddpm.data.download.local_copy import open_copy
-from pd_ddpm.data.download.published import LISTING_NAME, Listing, PublishedFile
+from pd_ddpm.data.download.needed import ARCHIVED, marker_of, members_of_archives, select_files
+from pd_ddpm.data.download.published import LISTING_NAMES, Listing, PublishedFile
 from pd_ddpm.data.download.settings import DownloadSettings, RetryPolicy, licence_problem
+from pd_ddpm.data.download.unpack import unpack
 from pd_ddpm.data.download.verify import find_mismatch, store_verified
 from pd_ddpm.runtime.files import lock_folder, write_json
 from pd_ddpm.runtime.problem import Problem, ProblemError
@@ -38,33 +38,37 @@ def obtain(
     settings: DownloadSettings,
     *,
     key: str,
+    layout: str = "wmh_challenge",
     part: str = "training",
     retry: RetryPolicy = DEFAULT_RETRY,
 ) -> dict[str, Any]:
     """Download a dataset's files into a folder, or copy them from a local copy, and verify them.
 
-    Files that are in the folder and equal the published ones are kept.
+    Files that are in the folder and equal the published ones are kept. Zip archives are unpacked next to them.
 
     Args:
         folder: folder of the dataset; made if it does not exist.
         settings: server, version, files and source of the dataset.
         key: the dataset's key in the configuration, for messages.
+        layout: layout of the dataset, which decides what is needed.
         part: part of the WMH challenge whose cases are needed, "training" or "held_out" (its folder `test/`).
         retry: attempts, waits and timeouts.
 
     Returns:
-        The record of the download: DOI, version, licence, origin, number and bytes of the files, kind of verification.
+        The record of the download: DOI, version, licence, origin, number and bytes of the files, kind of verification, and the
+        number of unpacked files if there are archives.
 
     Raises:
-        ProblemError: if the licence is not accepted or has changed, `source` is not a copy, or the listing is invalid.
-        ValueError: if the listing cannot be requested, or has no case of the part.
+        ProblemError: if the licence is not accepted or has changed, `source` is not a copy, the listing is invalid, or an
+            archive cannot be unpacked safely.
+        ValueError: if the listing cannot be requested, or has none of the needed files.
         BusyError: if another run uses the folder.
         DownloadError: if files could not be obtained; all others have been obtained by then.
     """
     if problem := licence_problem(settings, folder, key):
         raise ProblemError(problem)
     with (
-        open_copy(settings.source, f"{key}.download.source", PARTS[part]) as copy,
+        open_copy(settings.source, f"{key}.download.source", marker_of(layout, part), layout in ARCHIVED) as copy,
         lock_folder(folder),
         open_session() as session,
     ):
@@ -77,10 +81,10 @@ def obtain(
             listing = Listing(settings.doi, settings.version, settings.licence, copied_files)
         log.info("%s: %d published files, licence %s", key, len(listing.files), listing.licence)
         check_licence(listing, settings.licence, key)
-        files = _select_files(listing, settings.files, PARTS[part])
+        files = select_files(listing, settings.files, layout, part)
         _check_free_space(folder, files)
         # Written before the first scan: it marks the folder as an unfinished download, which a later run continues.
-        write_json(folder / LISTING_NAME, asdict(listing))
+        write_json(folder / LISTING_NAMES[settings.repository], asdict(listing))
 
         def obtain_file(file: PublishedFile) -> None:
             target = folder / file.path
@@ -96,9 +100,11 @@ def obtain(
             with_retries(lambda: download_file(session, url, target, file, retry), retry, stop, file.path)
 
         failures = _obtain_all(obtain_file, files, settings.connections, stop, key)
-    if failures:
-        raise DownloadError(_failure_message(folder, settings.server, failures, len(files)))
-    return {
+        if failures:
+            raise DownloadError(_failure_message(folder, settings.server, failures, len(files)))
+        archives, members = members_of_archives(files, settings.files, layout)
+        num_unpacked = unpack([folder / archive for archive in archives], folder, members)
+    record = {
         "doi": settings.doi,
         "version": settings.version,
         "licence": listing.licence,
@@ -107,39 +113,7 @@ def obtain(
         "bytes": sum(file.size for file in files),
         "verified_by": "size and checksum" if all(file.checksum for file in files) else "size and gzip",
     }
-
-
-def _select_files(listing: Listing, selection: str, part: str) -> list[PublishedFile]:
-    by_path = {file.path: file for file in listing.files}
-    files = list(listing.files) if selection == "all" else [by_path[path] for path in _paths_needed_for_wmh(by_path, part)]
-    if not files:
-        raise ProblemError(
-            Problem(
-                f"doi:{listing.doi}, version {listing.version}",
-                f"none of its {len(listing.files)} files is a case of the WMH challenge's {part}/ ({part}/.../wmh.nii.gz)",
-                "Check `doi` and `version` in the configuration, or set `files` to all",
-            )
-        )
-    return files
-
-
-def _paths_needed_for_wmh(paths: Collection[str], part: str) -> list[str]:
-    """Return the paths that the layout `wmh_challenge` reads, see `pd_ddpm.data.cases.wmh.find_wmh_cases`.
-
-    These are neither cases of the other part, nor further versions of a scan.
-
-    Args:
-        paths: all published paths.
-        part: "training" or "test".
-    """
-    published = set(paths)
-    needed = []
-    for mask in sorted(path for path in published if path.startswith(f"{part}/") and path.endswith("/wmh.nii.gz")):
-        case = mask.removesuffix("/wmh.nii.gz")
-        t1 = [f"{case}/{name}" for name in t1_version(lambda name, case=case: f"{case}/{name}" in published) if name]
-        observers = [f"additional_annotations/observer_{name}/{case}/result.nii.gz" for name in OBSERVERS.values()]
-        needed += [f"{case}/pre/FLAIR.nii.gz", *t1, mask, *observers]
-    return [path for path in needed if path in published]
+    return record | ({"unpacked": num_unpacked} if archives else {})
 
 
 def _check_free_space(folder: Path, files: Sequence[PublishedFile]) -> None:
@@ -206,7 +180,7 @@ def _failure_message(folder: Path, server: str, failures: dict[PublishedFile, st
     ]
     for file, reason in sorted(failures.items(), key=lambda item: item[0].path):
         lines.append(f"  {file.path}: {reason}")
-        if file.number is not None:
+        if file.url or file.number is not None:
             target = shlex.quote(str(folder / file.path))
             url = shlex.quote(file_url(server, file))
             lines.append(f"    curl --fail --location --create-dirs --output {target} {url}")

@@ -11,24 +11,26 @@ class DownloadSettings:
     """The keys of `datasets.<name>.download` in the configuration.
 
     Attributes:
-        server: address of the Dataverse server.
+        server: address of the repository.
         doi: DOI of the dataset, without "doi:".
-        version: published version, such as "1.0".
         licence: name of the accepted licence, and where it can be read.
         accept_licence: whether the user agrees to the licence.
-        files: "needed" for the files that the layout `wmh_challenge` reads, or "all".
+        files: "needed" for the files that the layout reads, or "all".
         connections: number of files downloaded at the same time.
+        version: published version, such as "1.0"; None if the DOI names it.
         source: folder or zip file with the data, used instead of the server; None to download.
+        repository: kind of repository, see `REPOSITORIES`.
     """
 
     server: str
     doi: str
-    version: str
     licence: str
     accept_licence: bool
     files: str
     connections: int
+    version: str | None = None
     source: str | None = None
+    repository: str = "dataverse"
 
 
 def licence_problem(settings: DownloadSettings, folder: Path, key: str) -> Problem | None:
