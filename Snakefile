@@ -30,32 +30,39 @@ results/{dataset}/exhibits/                               tables and figures, ea
 results/logs/, results/benchmarks/                        log, time and memory of every job
 work/                                                     checkpoints of unfinished trainings, and the cache of `make plan`
 
+results/patchddm/                                         exhibits of the study PatchDDM (docs/studies.md), whose datasets have names
+                                                          of their own; index.html is the page of all of them
+
 The exhibits, here in results/ and results/{dataset}/exhibits/, go to the folder that the config key `results` names.
 {method} and {network} are names in the configuration, or variations such as pd-ddpm@t_start=50.
 """
 
+import copy
+
+from pd_ddpm.config import load, studies
+from pd_ddpm.config.errors import ConfigError
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.20")
 
+USER_CONFIG = copy.deepcopy(config)
+CONFIG_FOLDER = f"{workflow.current_basedir.get_path_or_uri(secret_free=True)}/config"
 
-# Folder of this file, which may differ from that of the results, and from that of a workflow that uses this one as a module.
-BASE = workflow.current_basedir.get_path_or_uri(secret_free=True)
 
-
-configfile: f"{BASE}/config/config.yaml"
+configfile: f"{CONFIG_FOLDER}/config.yaml"
 
 
 if config["scale"] == "demo":
 
-    configfile: f"{BASE}/config/demo.yaml"
+    configfile: f"{CONFIG_FOLDER}/demo.yaml"
+
+
+for study in studies.FURTHER:
+    config.pop(study, None)
 
 
 report: "workflow/report/workflow.rst"
-
-
-# Used by `snakemake --sdm apptainer` only. Built from envs/pd-ddpm.def, see docs/environments.md.
-container: "pd-ddpm.sif"
 
 
 # The limit on jobs with GPUs holds on this machine only; on a cluster the scheduler assigns GPUs.
@@ -63,27 +70,49 @@ resource_scopes:
     gpu_jobs="local",
 
 
-include: "rules/common.smk"
-include: "rules/data.smk"
-include: "rules/train.smk"
-include: "rules/predict.smk"
-include: "rules/evaluate.smk"
-include: "rules/cost.smk"
-include: "rules/report.smk"
+include: "rules/study.smk"
+
+
+# Each further study is the same rules with a configuration of its own. Its name precedes those of its rules.
+CONFIGS = {studies.FIRST: config}
+for study in studies.FURTHER:
+    try:
+        CONFIGS[study] = load.read_study(study, USER_CONFIG, lambda file: workflow_file(f"config/{file}"))
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+    rule_prefix = f"{study}_"
+
+    module:
+        name: study
+        snakefile:
+            "rules/study.smk"
+        config:
+            CONFIGS[study]
+
+    use rule * from study as rule_prefix*
+
+
+try:
+    studies.check_studies(CONFIGS)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+
+include: "rules/start.smk"
 
 
 onstart:
     require_device()
     require_past()
     require_licences()
-    print_plan()
+    print_plans()
     logger.info(f"Log: {' '.join(log)}")
 
 
 # Snakemake writes the benchmarks, which the table of costs reads.
 onsuccess:
     sealed.seal_foreign_files(Path("results", "benchmarks"), "*.tsv")
-    name_start_page()
+    name_start_pages()
 
 
 onerror:

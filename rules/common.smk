@@ -1,17 +1,12 @@
 # Settings, constants and input functions that several rules share. What needs no Snakemake is in the package.
 
-import atexit
-import json
 import os
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 from jinja2 import Template
 
-from pd_ddpm.config import exhibits, inputs, leak, methods, resolve
+from pd_ddpm.config import exhibits, inputs, leak, methods, resolve, studies
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
 from pd_ddpm.config.sections.resources import Job
@@ -19,7 +14,7 @@ from pd_ddpm.config.validate import validate
 from pd_ddpm.data.cases import find, mask_files, origin, scan_versions
 from pd_ddpm.data.download.settings import DownloadSettings, licence_problem
 from pd_ddpm.exhibits.pages.template import templates_version
-from pd_ddpm.runtime import clock, sealed
+from pd_ddpm.runtime import sealed
 from pd_ddpm.runtime.code_version import code_version
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -39,7 +34,7 @@ if workflow.remote_exec:
 if workflow.is_main_process:
     try:
         lists = [Path("results", name, "scans.json") for name in config["datasets"]]
-        lists += sorted(Path("results").glob("*/masks/*/*.json"))
+        lists += [file for name in config["datasets"] for file in sorted(Path("results", name).glob("masks/*/*.json"))]
         for versions in lists:
             for file in scan_versions.update_scan_versions(versions):
                 logger.warning(f"{file}: it has changed, so all that depends on it is computed again.")
@@ -54,9 +49,7 @@ def workflow_file(path):
     return os.path.relpath(f"{BASE}/{path}")
 
 
-PLAN_SCRIPT = workflow_file("workflow/plan.py")
 PRINTED_VALUES = workflow_file("config/printed_values.csv")
-START_SECONDS = 5  # longest time that the start of a run waits for its plan
 
 # Snakemake runs each cluster job in a Snakemake of its own, which would repeat a rule's retries.
 RETRIES = config["retries"] if workflow.is_main_process else 0
@@ -84,11 +77,11 @@ SAMPLED_METHOD = rf"(?!({NOT_SAMPLED})[@/])[^/]+" if NOT_SAMPLED else "[^/]+"
 HELD_OUT = methods.held_out(config)
 EXHIBITS = exhibits.available_exhibits(config)
 PUBLISHED = [f"{FOLDER}/{file}" for exhibit in exhibits.default_exhibits(config).values() for file in exhibit.files]
-START_PAGE = f"{FOLDER}/index.html"  # what a reader opens first
 
-# The logger plugin names the nearest of these for a target that no rule makes.
+# The logger plugin names the nearest of these for a target that no rule makes, and leaves the study out of the names of jobs.
 if workflow.is_main_process:
-    logger.info(None, extra={"targets": [*PUBLISHED, f"{FOLDER}/provenance.html"]})
+    extra = {"targets": [*PUBLISHED, f"{FOLDER}/provenance.html", f"{FOLDER}/index.html"], "prefix": f"{config['study']}_"}
+    logger.info(None, extra=extra)
 
 
 wildcard_constraints:
@@ -102,48 +95,10 @@ wildcard_constraints:
     weights="raw|ema",
 
 
-def require_device():
-    """Stop before anything runs if networks will run on this machine and it lacks the GPU that `device` names.
-
-    The head node of a cluster needs no GPU. PyTorch may be missing outside the jobs' environments; then the jobs check.
-    """
-    rules = ("train", "gate", "probe", "reliability", "sample", "sample_shard")
-    networks = any(job.rule.name in rules for job in workflow.dag.needrun_jobs())
-    if config["device"].startswith("cuda") and workflow.local_exec and networks:
-        with suppress(ImportError):
-            from pd_ddpm.runtime.precision import choose_device
-
-            try:
-                choose_device(config["device"])
-            except ValueError as problem:
-                raise WorkflowError(str(problem)) from None
-
-
-def future_inputs():
-    """Return a problem for each input of a planned job that is dated in the future."""
-    # After a dry run, all jobs count as finished.
-    planned = workflow.dag.needrun_jobs(exclude_finished=False)
-    return clock.future_problems(str(file) for job in planned for file in job.input)
-
-
-def require_past():
-    """Stop before anything runs if an input of a job is dated in the future."""
-    if problems := future_inputs():
-        raise WorkflowError("\n".join(map(str, problems)))
-
-
-@atexit.register
-def name_future_inputs():
-    """Name inputs that are dated in the future after a dry run, in which Snakemake calls no handler."""
-    if workflow.is_main_process and workflow.output_settings.dryrun and workflow.dag is not None:
-        for problem in future_inputs():
-            print(f"This run would stop: {problem}", file=sys.stderr)
-
-
-def unaccepted_licence(name):
-    """Return why a dataset may not be downloaded, or None if its licence is accepted."""
-    source = config["datasets"][name]
-    return licence_problem(DownloadSettings(**source["download"]), Path(source["folder"]), f"datasets.{name}")
+def unaccepted_licence(settings, name):
+    """Return why a dataset of a study may not be downloaded, or None if its licence is accepted."""
+    source, key = settings["datasets"][name], studies.dataset_key(settings, name)
+    return licence_problem(DownloadSettings(**source["download"]), Path(source["folder"]), key)
 
 
 def licence_check(name):
@@ -151,52 +106,11 @@ def licence_check(name):
 
     def check_licence(wildcards):
         is_there = Path(config["datasets"][name]["folder"], "downloaded.json").exists()
-        if workflow.output_settings.dryrun and not is_there and (problem := unaccepted_licence(name)):
+        if workflow.output_settings.dryrun and not is_there and (problem := unaccepted_licence(config, name)):
             logger.warning(f"This run would stop: {problem}")
         return []
 
     return check_licence
-
-
-def require_licences():
-    """Stop before anything runs if a licence has not been accepted."""
-    names = [
-        job.rule.name.removeprefix("download_") for job in workflow.dag.needrun_jobs() if job.rule.name.startswith("download_")
-    ]
-    if problems := [problem for name in names if (problem := unaccepted_licence(name))]:
-        raise WorkflowError("\n".join(map(str, problems)))
-
-
-def print_plan():
-    """Print what will run and what is known of its cost within some seconds; no failure here stops a run.
-
-    The cost is computed in a process of its own, since it may load PyTorch.
-    """
-    from pd_ddpm.planning import jobs as planning, report
-
-    jobs = [planning.Job(job.rule.name, dict(job.wildcards), list(map(str, job.input))) for job in workflow.dag.needrun_jobs()]
-    work = planning.planned_work(config, jobs)
-    logger.info(f"Plan: {report.jobs_line(jobs, work)}")
-    for line in report.doubt_lines(config, jobs):
-        logger.info(f"Plan: {line}")
-    if not (work.trainings or work.samplings):
-        return
-    request = {"config": config, "jobs": jobs, "cores": workflow.cores or 1, "is_local": workflow.local_exec}
-    command = [sys.executable, PLAN_SCRIPT, "--start"]
-    try:
-        output = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=START_SECONDS).stdout
-    except subprocess.TimeoutExpired as timeout:
-        output = (timeout.stdout or b"") + b"Plan: the rest takes longer to compute; `make plan` prints it.\n"
-    except OSError:
-        output = b""
-    for line in output.decode().splitlines():
-        logger.info(line)
-
-
-def name_start_page():
-    """Name the page to open after a run of all tables and figures."""
-    if any(START_PAGE in job.input for job in workflow.dag.jobs):
-        logger.info(f"Done. Open {START_PAGE} in a browser.")
 
 
 def escalating(amount):

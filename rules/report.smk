@@ -198,7 +198,7 @@ rule pareto:
         "../envs/scans-and-tables.yaml"
     params:
         points=exhibits.pareto_points(config),
-        members=config["exhibits"]["pareto"]["members"],
+        members=config["exhibits"]["pareto"] and config["exhibits"]["pareto"]["members"],
         caption_note=figure_note,
         title=EXHIBITS["pareto"].title,
         code=script_code("pareto"),
@@ -330,7 +330,7 @@ for name, exhibit in EXHIBITS.items():
             ),
             *copies[1:],
         log:
-            f"results/logs/publish/{name}.log",
+            f"results/logs/publish_{name}/{dataset}.log",
         localrule: True
         conda:
             "../envs/scans-and-tables.yaml"
@@ -353,7 +353,7 @@ rule provenance:
         table=f"{FOLDER}/provenance.csv",
         markdown=f"{FOLDER}/provenance.md",
     log:
-        "results/logs/provenance.log",
+        f"results/logs/provenance/{config['dataset']}.log",
     localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
@@ -375,9 +375,9 @@ rule index:
         page=f"{FOLDER}/index.html",
         images=directory(f"{FOLDER}/index_files"),
     log:
-        "results/logs/index.log",
+        f"results/logs/index/{config['dataset']}.log",
     benchmark:
-        "results/benchmarks/index.tsv"
+        f"results/benchmarks/index/{config['dataset']}.tsv"
     localrule: True
     conda:
         "../envs/scans-and-tables.yaml"

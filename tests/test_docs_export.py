@@ -23,7 +23,7 @@ def test_script_for_nnunet_writes_a_raw_dataset(prepared: Path, tmp_path: Path, 
     exec(script, {})
     raw = tmp_path / "nnUNet_raw" / "Dataset501_WMH"
     settings = {"layout": "nnunet", "folder": str(raw), "channels": ["FLAIR", "T1"]}
-    table = find_cases("raw", settings)
+    table = find_cases("datasets.raw", settings)
     assert sorted(table["case"]) == sorted(pd.read_csv(prepared / "splits.csv")["case"])
     expected = nibabel.load(prepared / "four_image.nii.gz").get_fdata()
     for number in (0, 1):

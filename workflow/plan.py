@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pd_ddpm.config import load
+from pd_ddpm.config import load, studies
 from pd_ddpm.config.exhibits import measured_network
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.validate import validate
@@ -44,13 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jobs = [Job(*job) for job in request["jobs"]]
         print_startup_plan(request["config"], jobs, request["cores"], request["is_local"])
     else:
-        print_plan(*planned_jobs(options.scale, options.configfile, options.targets))
+        for number, plan in enumerate(planned_jobs(options.scale, options.configfile, options.targets).values()):
+            print(end="\n" if number else "")
+            print_plan(*plan)
 
 
-def planned_jobs(
-    scale: str | None, config_files: Sequence[Path], targets: Sequence[str] = ()
-) -> tuple[Config, list[Job], list[Job]]:
-    """Return the configuration, all jobs of the workflow, and the jobs that are not up to date.
+class Plan(NamedTuple):
+    """Work of one study.
+
+    Attributes:
+        config: a canonical configuration.
+        jobs: all jobs of the study.
+        pending: the jobs that are not up to date.
+    """
+
+    config: Config
+    jobs: list[Job]
+    pending: list[Job]
+
+
+def planned_jobs(scale: str | None, config_files: Sequence[Path], targets: Sequence[str] = ()) -> dict[str, Plan]:
+    """Return the plan of each study that has jobs.
 
     Args:
         scale: "demo" or "paper"; None takes that of the configuration files, or "paper" if they name none.
@@ -66,10 +80,17 @@ def planned_jobs(
     try:
         named = ConfigSettings(configfiles=config_files).overwrite_config.get("scale", "paper")
         overlay = ConfigSettings(config={"scale": scale or named}, configfiles=config_files)
-        jobs, pending = (_dry_run(overlay, targets, forceall) for forceall in (True, False))
+        jobs, pending = (studies.by_study(_dry_run(overlay, targets, forceall)) for forceall in (True, False))
     except WorkflowError as error:
         raise ValueError(str(error)) from None
-    return validate(load.read(Path("config", "config.yaml"), overlay.overwrite_config)), jobs, pending
+    return {study: Plan(_config(study, overlay.overwrite_config), jobs[study], pending.get(study, [])) for study in jobs}
+
+
+def _config(study: str, user: Config) -> Config:
+    """Return the canonical configuration of a study of the clone in this folder."""
+    files = Path("config", "config.yaml")
+    is_first = study == studies.FIRST
+    return validate(load.read(files, user) if is_first else load.read_study(study, user, files.with_name))
 
 
 def _dry_run(overlay: "ConfigSettings", targets: Sequence[str], forceall: bool) -> list[Job]:
@@ -105,7 +126,7 @@ def print_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> N
     """
     work, cohorts = planned_work(config, jobs), sampled_cohorts(config, jobs)
     runs = f"splits {config['splits']}, seeds {config['seeds']}"
-    print(f"Plan of the {config['scale']} scale, dataset {config['dataset']}, {runs}")
+    print(f"Plan of the study {config['study']}, {config['scale']} scale, dataset {config['dataset']}, {runs}")
     print(f"  {report.jobs_line(jobs, work)}\n  {report.rules_line(jobs)}")
     for cohort in cohorts.values():
         if cohort.assumed:
@@ -126,8 +147,9 @@ def print_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> N
     naive = naive_work(config, jobs)
     naive_samplings = [planned_flops.sampling(sampling) for sampling in naive.samplings]
     naive_flops = report.Flops(sum(map(planned_flops.training, naive.trainings)), sum(naive_samplings))
-    by_exhibit = report.exhibit_flops(naive.samplings, naive_samplings)
-    print_lines("Without sharing", report.naive_lines(flops, naive_flops, by_exhibit))
+    if naive_flops.total:
+        by_exhibit = report.exhibit_flops(naive.samplings, naive_samplings)
+        print_lines("Without sharing", report.naive_lines(flops, naive_flops, by_exhibit))
     parameters = {training: planned_flops.parameters(training) for training in work.trainings}
     print_lines("Disk", report.disk_lines(config, work, cohorts, parameters))
 

@@ -61,6 +61,7 @@ class LogHandler(LogHandlerBase):
         self._start = self._last_line = time.monotonic()
         self._has_failed = False
         self._targets: list[str] = []
+        self._prefixes: list[str] = []
         self._dry_run = DryRun()
         self._is_closed = threading.Event()
         if not self._is_full and not options.dryrun:
@@ -109,7 +110,8 @@ class LogHandler(LogHandlerBase):
     def _handle(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
         if hasattr(record, "targets"):
-            self._targets = record.targets
+            self._targets += record.targets
+            self._prefixes.append(record.prefix)
         elif event == LogEvent.JOB_INFO:
             self._begin(record)
         elif event == LogEvent.JOB_FINISHED:
@@ -130,7 +132,10 @@ class LogHandler(LogHandlerBase):
         if self.common_settings.dryrun:
             self._dry_run.add(record.jobid, record.rule_name, record.reason)
         else:
-            job = Job.from_record(record.rule_name, record.wildcards, record.log, time.monotonic())
+            rule = record.rule_name
+            for prefix in self._prefixes:
+                rule = rule.removeprefix(prefix)
+            job = Job.from_record(rule, record.wildcards, record.log, time.monotonic())
             self._running[record.jobid] = job
 
     def _finish(self, jobid: int) -> None:

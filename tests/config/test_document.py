@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from pd_ddpm.config import document
 
 CONFIG = Path(__file__).parents[2] / "config"
-FILES = ["config.yaml", "demo.yaml", "leak.yaml", "open_ms.example.yaml"]
+FILES = ["config.yaml", "demo.yaml", "leak.yaml", "open_ms.example.yaml", "patchddm.yaml", "patchddm.demo.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def test_schema_accepts_the_shipped_files(schema: dict[str, Any], name: str) -> 
     [
         {"trainin": {}},
         {"training": {"stepz": 3}},
+        {"patchddm": {"training": {"stepz": 3}}},
         {"training": {"batch": 8.5}},
         {"networks": {"unet": {"like": "attunet", "multipliers": [1], "dice_weight": 1}}},
         {"networks": {"unet": {"architecture": "unet", "T": 1000}}},

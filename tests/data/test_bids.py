@@ -67,7 +67,7 @@ def test_find_bids_cases_makes_a_case_per_session(bids: Path) -> None:
 
 def test_find_cases_uses_the_layout_of_the_dataset(bids: Path) -> None:
     settings = {"layout": "bids", "folder": str(bids), "channels": ["FLAIR"], "masks": "manual/**/*_mask.nii.gz"}
-    assert find_cases("own", settings)["case"].tolist() == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
+    assert find_cases("datasets.own", settings)["case"].tolist() == ["sub-01", "sub-02_ses-a", "sub-02_ses-b"]
     # Every image may be a candidate, so that each is listed; sidecars and AppleDouble files are not.
     assert len(bids_files(bids)) == 3 * 3 + 3
 

@@ -87,7 +87,7 @@ def test_find_brats_cases_finds_cases_of_2020_and_2021_at_any_depth(brats: Path)
 
 def test_brats_is_a_layout_of_the_configuration(brats: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"layout": "brats", "folder": str(brats), "channels": ["FLAIR", "T1ce"]}
-    table = find_cases("tumours", settings | {"lesion_labels": [3, 4]})
+    table = find_cases("datasets.tumours", settings | {"lesion_labels": [3, 4]})
     assert set(table["lesion_labels"]) == {"3 4"}
     assert layout_of(brats) == "brats"
     assert case_files(settings) == brats_files(brats)
@@ -200,7 +200,7 @@ def test_find_brats_cases_assigns_roles_of_patch_ddm(tmp_path: Path) -> None:
     for number in range(1, 370):
         add_case(tmp_path, f"BraTS20_Training_{number:03d}", names=("flair", "seg"))
     settings = {"layout": "brats", "folder": str(tmp_path), "channels": ["FLAIR"], "roles": "patch_ddm"}
-    roles = find_cases("brats", settings).set_index("case")["role"]
+    roles = find_cases("datasets.brats", settings).set_index("case")["role"]
     assert roles["BraTS20_Training_029"] == roles["BraTS20_Training_032"] == "validation"
     assert roles["BraTS20_Training_010"] == "test"
     assert roles.value_counts().to_dict() == {"train": 295, "validation": 37, "test": 37}

@@ -65,7 +65,7 @@ def test_find_wmh_cases_finds_held_out_cases_on_request_only(challenge):
     assert table["observer_3"][1].endswith("additional_annotations/observer_o4/test/Utrecht/3/result.nii.gz")
     settings = {"layout": "wmh_challenge", "folder": str(challenge), "channels": ["FLAIR"], "part": "held_out"}
     assert case_files(settings) == sorted(table["mask"])
-    assert list(find_cases("own", settings)["case"]) == list(table["case"])
+    assert list(find_cases("datasets.own", settings)["case"]) == list(table["case"])
     shutil.rmtree(challenge / "test")
     with pytest.raises(ValueError, match=r"no wmh\.nii\.gz lies below its test/\. .*unpack `test/`"):
         find_wmh_cases(challenge, part="held_out")
@@ -263,7 +263,7 @@ def test_find_cases_refuses_a_site_that_is_a_formula(tmp_path, site):
     (tmp_path / "cases.csv").write_text(f"case,site,FLAIR,mask\np1,{site},flair.nii.gz,mask.nii.gz\n", encoding="utf-8")
     settings = {"layout": "table", "table": tmp_path / "cases.csv", "folder": tmp_path, "channels": ["FLAIR"]}
     with pytest.raises(CohortError, match=r"spreadsheets would execute it as a formula\. Begin the name") as caught:
-        find_cases("own", settings)
+        find_cases("datasets.own", settings)
     assert caught.value.table["case"].tolist() == ["p1"]
 
 

@@ -80,7 +80,7 @@ def write_pelvic(folder: Path, sizes: dict[str, int]) -> list[list[str]]:
 
 
 def test_muscle_images_have_the_roles_of_their_folders(muscle: Path) -> None:
-    table = find_cases("muscle", settings("muscle_us", muscle, roles="imgx"))
+    table = find_cases("datasets.muscle", settings("muscle_us", muscle, roles="imgx"))
     assert dict(zip(table["case"], table["role"], strict=True)) == {
         "BB_anon_1_1": "train",
         "TA_anon_1_2": "train",
@@ -98,7 +98,7 @@ def test_muscle_images_have_the_roles_of_their_folders(muscle: Path) -> None:
 def test_muscle_images_of_a_subject_are_one_patient_if_folds_are_made(muscle: Path) -> None:
     touch(muscle / "x/train/other.png")
     touch(muscle / "x/trainannot/other.png")
-    table = find_cases("muscle", settings("muscle_us", muscle))
+    table = find_cases("datasets.muscle", settings("muscle_us", muscle))
     assert (table["role"] == "").all()
     patients = dict(zip(table["case"], table["patient"], strict=True))
     assert patients["BB_anon_1_1"] == patients["TA_anon_1_2"] == "anon_1"
@@ -109,13 +109,13 @@ def test_amos_drops_mr_and_splits_its_validation_cases(tmp_path: Path) -> None:
     """The counts of the release: 200 and 100 CT scans, and 40 and 20 MR scans with numbers above 500."""
     training, validation = list(range(1, 201)), [*range(301, 400), 500]
     write_amos(tmp_path / "amos22", [*training, *range(501, 541)], [*validation, *range(541, 561)])
-    table = find_cases("amos", settings("amos", tmp_path, roles="imgx"))
+    table = find_cases("datasets.amos", settings("amos", tmp_path, roles="imgx"))
     assert Counter(table["role"]) == {"train": 200, "validation": 10, "test": 90}
     assert table.loc[table["role"] == "validation", "case"].tolist() == [f"amos_{n:04d}" for n in range(301, 311)]
     first = table.iloc[0]
     assert Path(first["US"]).resolve() == (tmp_path / "amos22/imagesTr/amos_0001.nii.gz").resolve()
     assert Path(first["mask"]).resolve() == (tmp_path / "amos22/labelsTr/amos_0001.nii.gz").resolve()
-    assert (find_cases("amos", settings("amos", tmp_path))["role"] == "").all()
+    assert (find_cases("datasets.amos", settings("amos", tmp_path))["role"] == "").all()
     assert layout_of(tmp_path) == layout_of(tmp_path / "amos22") == "amos"
     assert tables_of_cases(settings("amos", tmp_path)) == [str(tmp_path / "amos22/dataset.json")]
 
@@ -123,7 +123,7 @@ def test_amos_drops_mr_and_splits_its_validation_cases(tmp_path: Path) -> None:
 def test_pelvic_roles_equal_slices_of_each_institution(tmp_path: Path) -> None:
     sizes = {"UCL": 41, "bergen": 23, "Rutgers": 6}
     lines = write_pelvic(tmp_path, sizes)
-    table = find_cases("pelvic", settings("male_pelvic", tmp_path, roles="imgx"))
+    table = find_cases("datasets.pelvic", settings("male_pelvic", tmp_path, roles="imgx"))
     roles = dict(zip(table["case"], table["role"], strict=True))
     for name, size in sizes.items():
         cases = [case for case, institution in lines if institution == name]
@@ -140,8 +140,8 @@ def test_pelvic_roles_equal_slices_of_each_institution(tmp_path: Path) -> None:
 def test_pelvic_institution_with_few_cases_has_no_roles(tmp_path: Path) -> None:
     write_pelvic(tmp_path, {"UCL": 8, "Rutgers": 5})
     with pytest.raises(CohortError, match=r"institution Rutgers: has 5 cases, but the roles need 6 or more"):
-        find_cases("pelvic", settings("male_pelvic", tmp_path, roles="imgx"))
-    assert len(find_cases("pelvic", settings("male_pelvic", tmp_path))) == 13
+        find_cases("datasets.pelvic", settings("male_pelvic", tmp_path, roles="imgx"))
+    assert len(find_cases("datasets.pelvic", settings("male_pelvic", tmp_path))) == 13
 
 
 def test_brats_roles_of_imgx_follow_sorted_names(tmp_path: Path) -> None:
@@ -162,21 +162,21 @@ def test_brats_roles_of_imgx_follow_sorted_names(tmp_path: Path) -> None:
 )
 def test_missing_data_name_the_download(layout: str, missing: str, tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=rf"{missing}.*Let the workflow download the data \(`datasets\.x\.download`\)"):
-        find_cases("x", settings(layout, tmp_path))
+        find_cases("datasets.x", settings(layout, tmp_path))
     with pytest.raises(CohortError, match="the folder does not exist"):
-        find_cases("x", settings(layout, tmp_path / "nowhere"))
+        find_cases("datasets.x", settings(layout, tmp_path / "nowhere"))
     with pytest.raises(CohortError, match=r"datasets\.x\.channels: it names A, B, but this data set has one channel"):
-        find_cases("x", settings(layout, tmp_path, channels=["A", "B"]))
+        find_cases("datasets.x", settings(layout, tmp_path, channels=["A", "B"]))
 
 
 def test_missing_and_damaged_files_of_a_list_are_named(tmp_path: Path) -> None:
     root = write_amos(tmp_path / "amos22", [1, 2], [301, 302])
     (root / "labelsVa/amos_0302.nii.gz").unlink()
     with pytest.raises(CohortError, match=r"case amos_0302, .*labelsVa/amos_0302\.nii\.gz: the file does not exist"):
-        find_cases("amos", settings("amos", tmp_path))
+        find_cases("datasets.amos", settings("amos", tmp_path))
     (root / "dataset.json").write_text('{"training": [{"image": "./imagesTr/x.nii.gz", "label": "y"}], "validation": []}')
     with pytest.raises(CohortError, match=r"imagesTr/x\.nii\.gz is not named as amos_0001\.nii\.gz"):
-        find_cases("amos", settings("amos", tmp_path))
+        find_cases("datasets.amos", settings("amos", tmp_path))
     (tmp_path / "institution.txt").write_text("000001 UCL\n000002\n")
     with pytest.raises(CohortError, match="line 2 is no case and its institution"):
         imgx.find_pelvic_cases(tmp_path, ["T2"])

@@ -52,7 +52,7 @@ def test_find_nnunet_cases_finds_channels_by_name(raw: Path) -> None:
     assert set(table["site"]) == {"unknown"}
     assert (table[["patient", "role", "T1_transform"]] == "").all(axis=None)
     settings = {"layout": "nnunet", "folder": str(raw), "channels": ["flair"]}
-    assert find_cases("own", settings)["flair"].tolist() == table["FLAIR"].tolist()
+    assert find_cases("datasets.own", settings)["flair"].tolist() == table["FLAIR"].tolist()
     assert len(case_files(settings)) == 7  # without imagesTs
     assert tables_of_cases(settings) == [str(raw / "dataset.json")]
 

@@ -114,6 +114,19 @@ def test_dry_run_prints_one_line_per_rule_with_its_reasons(monkeypatch: pytest.M
     ]
 
 
+def test_jobs_of_another_study_are_named_without_it_and_its_targets_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch)
+    run.send(targets=["results/table1.csv"], prefix="pd_ddpm_")
+    run.send(targets=["results/patchddm/table1.csv"], prefix="patchddm_")
+    run.begin(1, "patchddm_train", None, network="full-resolution", **RUN)
+    failure = {"jobid": 1, "rule_name": "patchddm_train", "rule_msg": None, "aux": {}, "log": []}
+    run.send(LogEvent.JOB_ERROR, "Error", logging.ERROR, **failure)
+    message = "No rule to produce results/patchddm/tabel1.csv (if you use input functions ...)"
+    run.send(LogEvent.ERROR, message, logging.ERROR)
+    assert run.lines[0] == "FAILED: train full-resolution (split 0)"
+    assert "Did you mean results/patchddm/table1.csv?" in run.lines[-1]
+
+
 def test_silent_run_reports_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = Run(monkeypatch)
     log = tmp_path / "unet.log"

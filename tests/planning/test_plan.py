@@ -27,7 +27,7 @@ from pd_ddpm.planning.planned_flops import PlannedFlops, network_evaluations
 ROOT = Path(__file__).parents[2]
 JOBS = (
     "import json, sys; sys.path.insert(0, 'workflow'); import plan as command; "
-    "config, jobs, pending = command.planned_jobs('paper', []); print(json.dumps([config, jobs, len(pending)]))"
+    "config, jobs, pending = command.planned_jobs('paper', [])['pd_ddpm']; print(json.dumps([config, jobs, len(pending)]))"
 )
 
 
@@ -75,7 +75,7 @@ def test_plan_takes_scale_and_targets(repository: Path, tmp_path: Path) -> None:
     code = (
         "import json, sys, pathlib; sys.path.insert(0, 'workflow'); import plan as command; "
         f"arguments = [pathlib.Path({str(tmp_path / 'own.yaml')!r})], ['results/phantom/splits.csv']; "
-        "config, jobs, pending = command.planned_jobs(None, *arguments); "
+        "config, jobs, pending = command.planned_jobs(None, *arguments)['pd_ddpm']; "
         "print(json.dumps([config['scale'], config['seeds'], sorted(job.rule for job in jobs), len(pending)]))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)

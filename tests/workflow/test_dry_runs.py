@@ -203,12 +203,39 @@ def test_leak_table_without_its_configuration_names_the_file(fresh: Path) -> Non
     assert "Add `--configfile config/leak.yaml` after the file to make" in message
 
 
+def test_study_is_planned_with_its_own_datasets_and_networks(fresh: Path) -> None:
+    run = snakemake(fresh, "-n", "results/patchddm/index.html", FULL)
+    planned = jobs(run)
+    assert all(rule.startswith("patchddm_") for rule in planned)
+    assert planned["patchddm_simulate_volumes"] == planned["patchddm_index"] == planned["patchddm_publish_table1"] == 1
+    text = run.stdout + run.stderr
+    assert "output: results/volumes/networks/patchddm/split-0_seed-0/model.safetensors" in text
+    assert "output: results/patchddm/volumes/exhibits/table1.csv" in text
+    assert "results/phantom" not in text
+
+
+@pytest.mark.workflow  # two dry runs and a run
+def test_study_at_the_papers_scale_is_planned_without_its_scans(fresh: Path) -> None:
+    target = "results/patchddm/table1.csv"
+    planned = jobs(snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", target))
+    assert planned["patchddm_train"] >= 3
+    assert not any(rule.startswith(("patchddm_simulate", "patchddm_download")) for rule in planned)
+    both = jobs(snakemake(fresh, "-n", target, "results/wmh/splits.csv", "--config", "scale=paper"))
+    assert planned.items() < both.items()
+    assert both["download_wmh"] == both["split"] == both["patchddm_split"] == 1
+    message = error(snakemake(fresh, "results/brats/splits.csv", "--config", "scale=paper"))
+    assert "patchddm.datasets.brats.folder: data/brats: the folder does not exist. Get the training data of BraTS" in message
+    assert "each of which needs an account" in message
+    assert "FAILED: list_cases brats" in message
+
+
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [
         ("trainin: {steps: 3}", ["`trainin`: unknown key", "Did you mean 'training'"]),
         ("methods: {pd-ddpm: {t_start: 3000}}", ["`methods.pd-ddpm.t_start`: T' = 3000", "T = 1000"]),
         ("scale: papers", ["`scale`"]),
+        ("patchddm: {training: {stepz: 3}}", ["`patchddm.training.stepz`: unknown key", "Did you mean 'steps'"]),
         ("exhibits: {table1: [ddpm@variance=larg]}", ["ddpm@variance=larg", "'larg' is not valid"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pd_ddpm.config.studies import dataset_key
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.cases.scan_versions import write_scan_versions
 from pd_ddpm.data.cases.table import CohortError, write_table
@@ -11,7 +12,7 @@ from pd_ddpm.runtime.job import run
 
 def main(table: str, versions: str, dataset: str, settings: dict, config: dict, processes: int) -> None:
     try:
-        cases = find_cases(dataset, settings)
+        cases = find_cases(dataset_key(config, dataset), settings)
     except CohortError as error:
         if error.table is None:
             raise

@@ -1,11 +1,13 @@
 """Read configuration files and lay them over each other as the Snakefile does."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import Config, overlay
+from pd_ddpm.config.studies import StudyFiles, study_config, without_studies
 from pd_ddpm.runtime.problem import Problem
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
@@ -18,16 +20,34 @@ def read(path: Path | None, changes: Config) -> Config:
         path: a file that is laid over config/config.yaml. A config.yaml next to a demo.yaml replaces it instead.
         changes: keys that are laid over all files.
 
+    Returns:
+        The configuration of the first study, without the keys that stand below the name of another one.
+
     Raises:
         ConfigError: the file does not exist or is not a yaml file with keys.
     """
     whole = path is not None and path.name == "config.yaml" and path.with_name("demo.yaml").is_file()
     first = path if whole else CONFIG
-    over = overlay({} if path is None or whole else _yaml(path), changes)
-    config = overlay(_yaml(first), over)
+    over = without_studies(overlay({} if path is None or whole else _yaml(path), changes))
+    config = overlay(without_studies(_yaml(first)), over)
     if config.get("scale") == "demo":
         config = overlay(overlay(config, _yaml(first.with_name("demo.yaml"))), over)
     return config
+
+
+def read_study(name: str, user: Config, locate: Callable[[str], Path | str] = CONFIG.with_name) -> Config:
+    """Read the configuration of a study other than the first, see `study_config`.
+
+    Args:
+        name: name of the study.
+        user: keys that the user has set, those of a study below its name.
+        locate: returns the path of a file of the folder config/.
+
+    Raises:
+        ConfigError: a file is missing, or the user's keys of the study are no section.
+    """
+    names = ("config.yaml", f"{name}.yaml", f"{name}.demo.yaml")
+    return study_config(name, StudyFiles(*(_yaml(Path(locate(file))) for file in names)), user)
 
 
 def _yaml(path: Path) -> Config:

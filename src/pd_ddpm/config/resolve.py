@@ -5,7 +5,9 @@ names serve in the configuration, in file names and on the command line. An entr
 `like: other` inherits every setting that it does not override. Pure Python: Snakemake imports this at every start.
 """
 
+import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import yaml
@@ -123,8 +125,14 @@ def _parse(config: Config, section: str, name: str) -> tuple[str, dict[str, Any]
         if key not in plain:
             finding = f"'{name}' sets '{key}', which '{base}' does not have"
             raise ConfigError(KeyProblem((section, name), finding, suggestion(key, sorted(plain))))
-        overrides[key] = _as_type_of(plain[key], yaml.safe_load(text))
+        overrides[key] = _as_type_of(plain[key], copy.deepcopy(_parse_value(text)))
     return base, overrides
+
+
+@cache
+def _parse_value(text: str) -> Any:
+    """Return the value of an override. The parser is slow, and each start of a run resolves thousands of names."""
+    return yaml.safe_load(text)
 
 
 def _as_type_of(reference: Any, value: Any) -> Any:

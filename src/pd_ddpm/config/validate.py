@@ -9,6 +9,7 @@ from pd_ddpm.config.consistency import find_contradictions
 from pd_ddpm.config.errors import ConfigError, KeyProblem
 from pd_ddpm.config.resolve import COMMON, Config, plain_settings
 from pd_ddpm.config.sections.root import Configuration
+from pd_ddpm.config.studies import key_path
 from pd_ddpm.config.translation import problems_from
 
 ENTRIES = ("datasets", "networks", "methods")
@@ -21,7 +22,7 @@ def validate(config: Config) -> Config:
     have the type of their key (8 for 8.0 steps), and keys have the order of the sections' types.
 
     Raises:
-        ConfigError: names every problem, each with its key and a remedy.
+        ConfigError: names every problem, each with the key that the user sets and a remedy.
     """
     whole, problems = _resolve_entries(config)
     try:
@@ -32,7 +33,7 @@ def validate(config: Config) -> Config:
     if not problems:
         problems += find_contradictions(canonical)
     if problems:
-        raise ConfigError(*_without_inherited(problems, config))
+        raise ConfigError(*(problem.at(key_path(config, *problem.path)) for problem in _without_inherited(problems, config)))
     return canonical
 
 

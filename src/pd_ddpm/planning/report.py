@@ -45,7 +45,7 @@ def rules_line(jobs: Sequence[Job]) -> str:
     counts = Counter(job.rule for job in jobs)
     repeated = ", ".join(f"{rule} {count}" for rule, count in counts.most_common() if count > 1)
     single = ", ".join(rule for rule, count in counts.items() if count == 1)
-    return f"{repeated}; once each: {single}"
+    return "; ".join(filter(None, [repeated, single and f"once each: {single}"]))
 
 
 def doubt_lines(config: Config, jobs: Sequence[Job]) -> list[str]:

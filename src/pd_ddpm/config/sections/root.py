@@ -14,9 +14,12 @@ from pd_ddpm.config.sections.method import Method, SamplingSettings
 from pd_ddpm.config.sections.network import Network, TrainingSettings
 from pd_ddpm.config.sections.preparation import Folds, Grid, Preparation
 from pd_ddpm.config.sections.resources import Resources
+from pd_ddpm.config.studies import FIRST, FURTHER
 
 # Names become parts of paths, of patterns and of cells. Pydantic would turn a positive pattern of keys into another keyword.
 _UNSAFE_NAME = "^$|^[^A-Za-z0-9]|[^A-Za-z0-9_.-]"
+
+_RESULTS = f"^results[A-Za-z0-9_.-]*(/({'|'.join(FURTHER)}))?$"
 
 
 def _safe_name(name: str) -> str:
@@ -48,10 +51,14 @@ class Configuration(Section):
     """A configuration whose networks, methods and datasets are resolved: `like` and common settings are written out."""
 
     scale: Literal["demo", "paper"] = Field(description="demo lays config/demo.yaml over config/config.yaml; paper does not.")
-    results: Annotated[str, Field(pattern="^results[A-Za-z0-9_.-]*$", examples=["results", "results-t25"])] = Field(
+    study: Literal[FIRST, *FURTHER] = Field(
+        description="The paper whose experiments these are. The workflow sets it; keys of another study stand below its name."
+    )
+    results: Annotated[str, Field(pattern=_RESULTS, examples=["results", "results-t25"])] = Field(
         description=(
-            "Folder of tables and figures. Another folder keeps those of an earlier experiment. All experiments share cases, "
-            "networks, predictions and scores, so a method with other settings needs another name."
+            "Folder of tables and figures; another study has a folder of its name in it. Another folder keeps those of an "
+            "earlier experiment. All experiments share cases, networks, predictions and scores, so a method with other "
+            "settings needs another name."
         )
     )
     dataset: str = Field(description="The dataset whose exhibits lie at the top of the results folder.")

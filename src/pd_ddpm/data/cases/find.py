@@ -30,19 +30,23 @@ _IMGX_FINDERS = {"muscle_us": find_muscle_cases, "amos": find_amos_cases, "male_
 _IMGX_FILES = {"muscle_us": muscle_files, "amos": amos_files, "male_pelvic": pelvic_files}
 
 
-def find_cases(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
+def find_cases(key: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Find the cases of an entry of the configuration's `datasets` and return their case table.
+
+    Args:
+        key: key of the entry, for messages.
+        settings: its settings.
 
     Raises:
         CohortError: cases are missing or incomplete, or spreadsheets would execute a site's name.
     """
-    table = _find_in_layout(dataset, settings)
-    raise_problems(f"datasets.{dataset}", site_problems(table["site"]), table)
+    table = _find_in_layout(key, settings)
+    raise_problems(key, site_problems(table["site"]), table)
     return table
 
 
-def _find_in_layout(dataset: str, settings: Mapping[str, Any]) -> pd.DataFrame:
-    key, folder, channels = f"datasets.{dataset}", settings["folder"], settings["channels"]
+def _find_in_layout(key: str, settings: Mapping[str, Any]) -> pd.DataFrame:
+    folder, channels = settings["folder"], settings["channels"]
     if settings["layout"] == "wmh_challenge":
         return find_wmh_cases(folder, channels, f"{key}.folder", settings.get("part", "training"))
     if settings["layout"] == "bids":

@@ -33,6 +33,9 @@ NOTES = (
     "measurement. GPU hours are hours times the number of GPUs of a job, for jobs whose network ran on a GPU.",
 )
 
+# Rules that have rows of their own, and those that run after the table.
+COUNTED_OTHERWISE = ("train", "sample", "average", "cost", "index")
+
 OTHER_PROGRAM = "other program"  # stands for the rule that made masks which are read from files
 
 TRAINING_NOTES = (
@@ -197,7 +200,7 @@ def other_jobs(folder: Path, dataset: str, runs: Iterable[Run]) -> list[JobCost]
         runs: runs whose jobs are counted. Benchmarks of other runs are left from earlier configurations.
     """
     costs, runs = [], sorted(set(runs), key=lambda run: (run.name, run.slug))
-    for rule in sorted(path.name for path in folder.iterdir() if path.name not in ("train", "sample", "average", "cost")):
+    for rule in sorted(path.name for path in folder.iterdir() if path.name not in COUNTED_OTHERWISE):
         files = [folder / rule / f"{dataset}.tsv", *(file for run in runs for file in benchmark_files(folder, rule, run))]
         for file in files:
             if file.exists():
