@@ -53,9 +53,9 @@ CONFIG_FOLDER = f"{workflow.current_basedir.get_path_or_uri(secret_free=True)}/c
 configfile: f"{CONFIG_FOLDER}/config.yaml"
 
 
-if config["scale"] == "demo":
+if config["scale"] in ("demo", "gpu"):
 
-    configfile: f"{CONFIG_FOLDER}/demo.yaml"
+    configfile: f"{CONFIG_FOLDER}/{config['scale']}.yaml"
 
 
 for study in studies.FURTHER:

@@ -32,7 +32,7 @@ CACHE = Path("work", "plan")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the plan of the workflow, or of the jobs that a run is about to start."""
     parser = argparse.ArgumentParser(description="Print the work of the workflow and its cost. No job is run.")
-    parser.add_argument("--scale", choices=("demo", "paper"), help="(that of the configuration files, otherwise paper)")
+    parser.add_argument("--scale", choices=("demo", "gpu", "paper"), help="(that of the configuration files, otherwise paper)")
     parser.add_argument(
         "--configfile", type=Path, nargs="*", default=[], help="files laid over the configuration, as by snakemake"
     )
@@ -67,7 +67,7 @@ def planned_jobs(scale: str | None, config_files: Sequence[Path], targets: Seque
     """Return the plan of each study that has jobs.
 
     Args:
-        scale: "demo" or "paper"; None takes that of the configuration files, or "paper" if they name none.
+        scale: "demo", "gpu" or "paper"; None takes that of the configuration files, or "paper" if they name none.
         config_files: files laid over the configuration.
         targets: files to make; none stands for every table and figure.
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from workflow_runs import ROOT
 
-from pd_ddpm.config import resolve
+from pd_ddpm.config import load, resolve
 from pd_ddpm.config.consistency import find_doubts
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.resolve import overlay
@@ -25,6 +25,22 @@ def test_validate_accepts_all_shipped_configurations(paper: dict, demo: dict) ->
 def test_validate_accepts_claims_without_a_method(paper: dict) -> None:
     rows = {"table1": ["attunet", "ddpm", "pd-ddpm"], "claims": {"tdpm": None, "es_ddpm": None}}
     validate(overlay(paper, {"exhibits": rows}))
+
+
+def test_gpu_scale_has_the_papers_networks_patch_and_reverse_steps(paper: dict) -> None:
+    gpu = validate(load.read(None, {"scale": "gpu"}))
+    free = {"steps", "validate_every", "validation_slices"}
+    only_tdpm = {"initialise_from", "warm_up", "head"}
+    for name in paper["networks"]:
+        free_here = free | (only_tdpm if name == "truncated-denoiser" else set())
+        settings = resolve.network(paper, name)
+        differing = {key for key, value in settings.items() if resolve.network(gpu, name)[key] != value}
+        assert differing <= free_here, name
+    for key in ("reverse_steps", "sampler", "variance"):
+        assert gpu["sampling"][key] == paper["sampling"][key]
+    assert gpu["exhibits"]["fig3_tprime"] == paper["exhibits"]["fig3_tprime"]
+    assert gpu["device"] == "auto"
+    assert gpu["resources"]["sample"]["gpu"] == 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pd_ddpm.config import load, resolve
 from pd_ddpm.config.resolve import Config, overlay
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
-from pd_ddpm.planning import report
+from pd_ddpm.planning import case_sizes, report
 from pd_ddpm.planning.case_sizes import CaseSize, CohortSizes, cohort_sizes
 from pd_ddpm.planning.device_rates import ASSUMED, Rate
 from pd_ddpm.planning.flop_counts import count
@@ -196,6 +196,12 @@ def test_sizes_of_the_challenge_are_published(tmp_path: Path) -> None:
     assert len(held_out.with_role(3, "test")) == 110
 
 
+@pytest.mark.parametrize(("minimum_cm2", "share"), [(0, 0.76), (1, 0.758), (130, 0.4356), (500, 0.0)])
+def test_share_with_brain_is_that_of_an_ellipsoid(minimum_cm2: float, share: float) -> None:
+    """Its largest section is pi / 4 x 14.5 x 17 = 193.6 cm2; a section at height z of h has the share 1 - (z / h)^2 of it."""
+    assert case_sizes.share_with_brain(minimum_cm2) == pytest.approx(share, abs=5e-4)
+
+
 def test_phantom_that_does_not_exist_yet_has_the_size_of_its_scanners(tmp_path: Path) -> None:
     config = fifteen_phantoms(grid={"spacing_mm": 2.25})
     cohort = cohort_sizes(config, "phantom", tmp_path)
@@ -329,7 +335,7 @@ def test_start_of_a_run_prints_the_cost_of_its_networks(tmp_path: Path) -> None:
     unet = Job("sample", {"dataset": "phantom", "method": "probabilistic-unet", "split": "0", "seed": "0"}, [])
     run = run_startup_plan(tmp_path, [unet])
     first, second, third = run.stdout.splitlines()
-    assert first == "Plan: 66 network evaluations of a slice or volume in sampling"  # three cases, 22 of 29 slices
+    assert first == "Plan: 45 network evaluations of a slice or volume in sampling"  # three cases, 15 of 29 slices
     assert second.startswith("Plan: 0 GFLOP in training and ")
     assert third.startswith("Plan: hours of network time, estimated: ")
 

@@ -41,6 +41,15 @@ def test_dry_run_of_the_paper_is_a_short_table_and_names_the_licence(fresh: Path
     assert not (fresh / "results" / "logs").exists()
 
 
+@pytest.mark.workflow
+def test_dry_run_of_the_gpu_scale_plans_all_networks_and_exhibits(fresh: Path) -> None:
+    planned = jobs(snakemake(fresh, "-n", "--config", "scale=gpu"))
+    assert planned["simulate_phantom-fine"] == 1
+    assert (planned["train"], planned["gate"], planned["probe"]) == (7, 7, 2)
+    for name in ("table1", "table2", "fig2_uncertainty", "fig3_tprime", "fig4_ensemble", "pareto", "uncertainty", "claims"):
+        assert planned[name] == 1
+
+
 @pytest.mark.workflow  # four runs of Snakemake
 def test_mistakes_in_the_command_line_are_named_in_one_sentence(fresh: Path) -> None:
     mistakes = {

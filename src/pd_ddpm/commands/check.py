@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
     check = add_command(commands, "check", "report all problems of a dataset", DESCRIPTION, EXAMPLE)
     check.add_argument("data", type=user_path, metavar="DATASET", help="a configuration (yaml), a case table (csv) or a folder")
     check.add_argument("--dataset", metavar="NAME", help="yaml: another dataset of the configuration")
-    check.add_argument("--scale", choices=("demo", "paper"), help="the scale; default: the configuration's")
+    check.add_argument("--scale", choices=("demo", "gpu", "paper"), help="the scale; default: the configuration's")
     check.add_argument(
         "--channels", nargs="+", metavar="NAME", help="csv, folder: the channels; default: all that it names, or FLAIR T1"
     )

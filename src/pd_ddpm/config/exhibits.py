@@ -318,9 +318,13 @@ def probed_networks(config: Config) -> dict[str, str]:
 
 def caption_note(config: Config, dataset: str) -> str:
     """Return what a table's caption says about scale, simulation and held-out cases."""
-    demo = "Demo scale: small networks and few steps, too few for TDPM's discriminator to learn."
+    scales = {
+        "demo": "Demo scale: small networks and few steps, too few for TDPM's discriminator to learn.",
+        "gpu": "GPU scale: the paper's networks, trained for minutes, too short for TDPM's discriminator to learn.",
+        "paper": "The configuration's paper scale.",
+    }
     source = config["datasets"][dataset]
-    text = demo if config["scale"] == "demo" else "The configuration's paper scale."
+    text = scales[config["scale"]]
     if "simulate" in source:
         text += " The scans are simulated: nothing here is a result on patients."
     text += _grid_sentence(config["grid"]) + _own_grid_sentences(config) + _files_sentences(config)

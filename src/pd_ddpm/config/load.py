@@ -10,11 +10,14 @@ from pd_ddpm.config.resolve import Config, overlay
 from pd_ddpm.config.studies import StudyFiles, study_config, without_studies
 from pd_ddpm.runtime.problem import Problem
 
+# File of the folder config/ that is laid over config.yaml at a scale.
+SCALE_FILES = {"demo": "demo.yaml", "gpu": "gpu.yaml"}
+
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
 
 def read(path: Path | None, changes: Config) -> Config:
-    """Read a configuration as the Snakefile does: config.yaml, demo.yaml at demo scale, the file, then the changes.
+    """Read a configuration as the Snakefile does: config.yaml, the scale's file, the given file, then the changes.
 
     Args:
         path: a file that is laid over config/config.yaml. A config.yaml next to a demo.yaml replaces it instead.
@@ -30,8 +33,8 @@ def read(path: Path | None, changes: Config) -> Config:
     first = path if whole else CONFIG
     over = without_studies(overlay({} if path is None or whole else _yaml(path), changes))
     config = overlay(without_studies(_yaml(first)), over)
-    if config.get("scale") == "demo":
-        config = overlay(overlay(config, _yaml(first.with_name("demo.yaml"))), over)
+    if (scale := config.get("scale")) in SCALE_FILES:
+        config = overlay(overlay(config, _yaml(first.with_name(SCALE_FILES[scale]))), over)
     return config
 
 

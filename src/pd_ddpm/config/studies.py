@@ -14,7 +14,7 @@ FIRST = "pd_ddpm"
 FURTHER = ("patchddm",)
 
 # Keys about the machine. A user sets them once for all studies.
-MACHINE_KEYS = ("scale", "device", "resources", "save_every_seconds", "changed_training", "retries")
+MACHINE_KEYS = ("scale", "device", "compile", "resources", "save_every_seconds", "changed_training", "retries")
 
 # Keys of a study that follow from its name and from `results`.
 DERIVED_KEYS = ("study", "results")
@@ -58,8 +58,11 @@ def study_config(name: str, files: StudyFiles, user: Config) -> Config:
         raise ConfigError(*(KeyProblem((name, key), finding, "Remove it") for key in derived))
     over = overlay({key: user[key] for key in MACHINE_KEYS if key in user}, own or {})
     base = overlay(files.defaults | {"datasets": {}}, files.study)
-    if overlay(base, over)["scale"] == "demo":
+    scale = overlay(base, over)["scale"]
+    if scale == "demo":
         base = overlay(base, files.demo)
+    elif scale == "gpu":  # only the first study has this scale
+        over = overlay(over, {"scale": "paper"})
     results = user.get("results", files.defaults["results"])
     return overlay(base, over) | {"study": name, "results": f"{results}/{name}"}
 

@@ -1,5 +1,6 @@
 """Sizes of a dataset's cases: exact if they are prepared, otherwise from the scans' headers or from published numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -172,7 +173,8 @@ def _case_sizes(
         origin = "published numbers and sizes of cases"
     is_whole = all(grid["region"] == "slice" for grid in grids)
     box = "" if is_whole else f", a brain of {BRAIN_BOX_MM[0]:g} x {BRAIN_BOX_MM[1]:g} mm"
-    assumed = f"{dataset}: {origin}, {SHARE_WITH_BRAIN:.0%} of the slices with brain{box}"
+    share = share_with_brain(grids[0]["minimum_brain_cm2"])
+    assumed = f"{dataset}: {origin}, {share:.0%} of the slices with brain{box}"
     return cases, [[assumed_size(scan, grid) for scan in scans] for grid in grids], assumed
 
 
@@ -237,7 +239,14 @@ def assumed_size(scan: KnownScan, grid: Mapping[str, Any]) -> CaseSize:
         size = size * scan.spacing_mm / grid["spacing_mm"]
     volume = tuple(np.maximum(1, size.round()).astype(int).tolist())
     slices, volume = _padded_size(grid, 2) or volume[:2], _padded_size(grid, 3) or volume
-    return CaseSize(scan.case, scan.site, tuple(scan.shape), slices, round(SHARE_WITH_BRAIN * scan.shape[2]), volume)
+    with_brain = round(share_with_brain(grid["minimum_brain_cm2"]) * scan.shape[2])
+    return CaseSize(scan.case, scan.site, tuple(scan.shape), slices, with_brain, volume)
+
+
+def share_with_brain(minimum_brain_cm2: float) -> float:
+    """Return the assumed share of a scan's slices that hold this much brain: the brain is taken to be an ellipsoid."""
+    largest_cm2 = math.pi / 4 * BRAIN_BOX_MM[0] * BRAIN_BOX_MM[1] / 100
+    return SHARE_WITH_BRAIN * math.sqrt(max(0.0, 1 - minimum_brain_cm2 / largest_cm2))
 
 
 def _padded_size(grid: Mapping[str, Any], spatial_dims: int) -> tuple[int, ...] | None:

@@ -50,7 +50,9 @@ MethodName = Annotated[
 class Configuration(Section):
     """A configuration whose networks, methods and datasets are resolved: `like` and common settings are written out."""
 
-    scale: Literal["demo", "paper"] = Field(description="demo lays config/demo.yaml over config/config.yaml; paper does not.")
+    scale: Literal["demo", "gpu", "paper"] = Field(
+        description="demo and gpu lay config/demo.yaml or config/gpu.yaml over config/config.yaml; paper does not."
+    )
     study: Literal[FIRST, *FURTHER] = Field(
         description="The paper whose experiments these are. The workflow sets it; keys of another study stand below its name."
     )
