@@ -33,7 +33,7 @@ SELF_CONDITIONING = {"self_conditioning_same", "self_conditioning_next"}
 
 # Architectures that each segmenter can use.
 ARCHITECTURES = {
-    "deterministic": {"unet", "attention_unet", "unet_plus_plus"},
+    "deterministic": {"unet", "attention_unet", "unet_plus_plus", "imgx_unet"},
     "dropout": {"unet"},
     "latent": {"probabilistic_unet"},
     "diffusion": {"denoising_unet", "truncated_denoising_unet"},

@@ -205,7 +205,8 @@ class NetworkSettings(_Open):
     """Settings of a network that determine how much memory it needs."""
 
     architecture: Literal[
-        "unet", "attention_unet", "unet_plus_plus", "probabilistic_unet", "denoising_unet", "truncated_denoising_unet"
+        *("unet", "attention_unet", "unet_plus_plus", "imgx_unet", "probabilistic_unet"),
+        *("denoising_unet", "truncated_denoising_unet"),
     ]
     spatial_dims: Annotated[Literal[2, 3], WHOLE]
     coordinates: bool = False
@@ -216,6 +217,8 @@ class NetworkSettings(_Open):
     attention_at: Annotated[list[Width], Field(max_length=12)] = None
     middle_attention: bool = True
     heads: Few = None
+    backbone: Literal["guided", "imgx"] = "guided"
+    first_downsampling: Annotated[list[Literal[1, 2, 4]], Field(min_length=2, max_length=3)] | None = None
     groups: Width | None = None
     time_injection: Literal["fixed", "as_released"] = "fixed"
     discriminator_channels: Width = None

@@ -14,6 +14,7 @@ from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.models.coordinates import num_image_inputs
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
+from pd_ddpm.models.networks.imgx_unet import ImgXUNet, ImgXUNetSettings, imgx_unet
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.models.networks.supervised import attention_unet, unet, unet_plus_plus
 from pd_ddpm.models.weights import WeightsKind, assign_weights, check_fit, load_weights
@@ -23,6 +24,10 @@ SEGMENTATION_NETWORKS = {
     "unet": (unet, ["channels", "dropout"]),
     "attention_unet": (attention_unet, ["channels"]),
     "unet_plus_plus": (unet_plus_plus, ["channels"]),
+    "imgx_unet": (
+        imgx_unet,
+        ["channels", "residual_blocks", "heads", "first_downsampling", "dropout", "activation_checkpointing"],
+    ),
     "probabilistic_unet": (ProbabilisticUNet, ["channels", "latent"]),
 }
 
@@ -50,26 +55,13 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
         network_type, keys = SEGMENTATION_NETWORKS[settings["architecture"]]
         arguments = {key: settings[key] for key in keys}
         return network_type(spatial_dims=settings["spatial_dims"], in_channels=image_inputs, **arguments)
-    network_settings = DenoisingUNetSettings(
-        spatial_dims=settings["spatial_dims"],
-        in_channels=image_inputs + 1 + is_self_conditioned(settings),
-        out_channels=1,
-        channels=settings["channels"],
-        multipliers=settings["multipliers"],
-        residual_blocks=settings["residual_blocks"],
-        attention_at=settings["attention_at"],
-        heads=settings["heads"],
-        skip=settings["skip"],
-        scale_shift=settings["scale_shift"],
-        dropout=settings["dropout"],
-        # Bundles of earlier versions lack these.
-        groups=settings.get("groups"),
-        middle_attention=settings.get("middle_attention", True),
-        time_injection=settings.get("time_injection", "fixed"),
-        activation_checkpointing=settings.get("activation_checkpointing", False),
-    )
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
-    denoiser_arguments = (DenoisingUNet(network_settings), schedule, CODINGS[settings["mask_coding"]], settings["predicts"])
+    denoiser_arguments = (
+        _denoising_network(settings, image_inputs),
+        schedule,
+        CODINGS[settings["mask_coding"]],
+        settings["predicts"],
+    )
     # Bundles of earlier versions lack these.
     skip, clips_input = settings.get("likelihood_skip", False), settings.get("clip_input", False)
     if settings["architecture"] == "denoising_unet":
@@ -91,6 +83,37 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
     )
     truncated.clip_input = clips_input
     return truncated
+
+
+def _denoising_network(settings: dict[str, Any], image_inputs: int) -> nn.Module:
+    """Return the network of a denoiser for images with this number of channels."""
+    common = {
+        "spatial_dims": settings["spatial_dims"],
+        "in_channels": image_inputs + 1 + is_self_conditioned(settings),
+        "out_channels": 1,
+        "residual_blocks": settings["residual_blocks"],
+        "heads": settings["heads"],
+        "dropout": settings["dropout"],
+        # Bundles of earlier versions lack these.
+        "time_injection": settings.get("time_injection", "fixed"),
+        "activation_checkpointing": settings.get("activation_checkpointing", False),
+    }
+    if settings.get("backbone", "guided") == "imgx":
+        widths = [settings["channels"] * multiplier for multiplier in settings["multipliers"]]
+        imgx = {"first_downsampling": settings["first_downsampling"], "num_timesteps": settings["T"]}
+        return ImgXUNet(ImgXUNetSettings(**common, **imgx, channels=widths))
+    network_settings = DenoisingUNetSettings(
+        **common,
+        channels=settings["channels"],
+        multipliers=settings["multipliers"],
+        attention_at=settings["attention_at"],
+        skip=settings["skip"],
+        scale_shift=settings["scale_shift"],
+        # Bundles of earlier versions lack these.
+        groups=settings.get("groups"),
+        middle_attention=settings.get("middle_attention", True),
+    )
+    return DenoisingUNet(network_settings)
 
 
 def is_self_conditioned(settings: Mapping[str, Any]) -> bool:

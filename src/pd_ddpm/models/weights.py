@@ -22,7 +22,8 @@ from pd_ddpm.runtime.sealed import read_sealed_json
 # Settings that decide names and shapes of the tensors. Weights fit another network only if all of these are equal.
 ARCHITECTURE_KEYS = (
     *("architecture", "spatial_dims", "channels", "latent", "multipliers", "residual_blocks", "attention_at", "heads"),
-    *("middle_attention", "skip", "scale_shift", "discriminator_channels", "image_channels", "coordinates"),
+    *("backbone", "first_downsampling", "middle_attention", "skip", "scale_shift"),
+    *("discriminator_channels", "image_channels", "coordinates"),
 )
 WeightsKind = Literal["raw", "ema"]
 MAX_LISTED_TENSORS = 3  # of the tensors that do not fit, in an error

@@ -6,7 +6,7 @@ from pd_ddpm.training.objectives.base import Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
-from pd_ddpm.training.objectives.segmentation import CrossEntropy
+from pd_ddpm.training.objectives.segmentation import CrossEntropy, DiceFocal
 from pd_ddpm.training.objectives.strategies import PlainDiffusion, Recycling, SelfConditioning, Strategy
 from pd_ddpm.training.objectives.tdpm import TruncatedDiffusion
 from pd_ddpm.training.objectives.times import ImportanceTimes
@@ -37,6 +37,8 @@ def build_objective(settings: dict[str, Any]) -> Objective:
         )
     if settings["architecture"] == "probabilistic_unet":
         return EvidenceLowerBound(settings["kl_weight"], settings["free_bits"], settings["kl_warm_up"])
+    if settings.get("mask_loss") == "dice_focal":
+        return DiceFocal(settings.get("focal_weight", 1.0))
     return CrossEntropy(settings["dice_weight"])
 
 

@@ -20,6 +20,24 @@ Precision = Annotated[
         )
     ),
 ]
+FirstDownsampling = Annotated[
+    Annotated[list[Literal[1, 2, 4]], Field(min_length=2, max_length=3)] | None,
+    Field(
+        description=(
+            "Factor of the first down-sampling along each axis, in the U-Net of Fu et al. 2024 only. All others are 2. null: 2 "
+            "along every axis."
+        )
+    ),
+]
+ActivationCheckpointing = Annotated[
+    bool,
+    Field(
+        description=(
+            "true: the backward pass computes the activations of each residual block again, which takes about a third more "
+            "time and a fraction of the memory. Gradients are the same."
+        )
+    ),
+]
 Level = Annotated[float, Field(gt=0, lt=1)]
 Axis = Annotated[int, Field(ge=0, le=2), WHOLE]
 InnerFold = Annotated[str, Field(pattern="^[1-9][0-9]*-of-[1-9][0-9]*$", examples=["1-of-3"])]
@@ -152,6 +170,14 @@ class _SupervisedNetwork(_Network):
 
     channels: Widths = Field(description="Width of each level, finest first.")
     dice_weight: NonNegative = Field(description="Weight of the soft Dice loss; that of the cross-entropy is 1.")
+    mask_loss: Literal["cross_entropy_dice", "dice_focal"] = Field(
+        "cross_entropy_dice",
+        description=(
+            "cross_entropy_dice: cross-entropy plus dice_weight times the Dice loss of the whole batch. dice_focal: as for "
+            "denoisers; dice_weight is then unused."
+        ),
+    )
+    focal_weight: NonNegative = Field(1.0, description="Weight of the focal loss in dice_focal; that of the Dice loss is 1.")
 
 
 class UNet(_SupervisedNetwork):
@@ -167,6 +193,22 @@ class SegmentationNetwork(_SupervisedNetwork):
     """Attention U-Net or U-Net++."""
 
     architecture: Literal["attention_unet", "unet_plus_plus"] = Field(description="Attention U-Net or U-Net++.")
+
+
+class ImgXUNet(_SupervisedNetwork):
+    """U-Net of Fu et al. 2024 (recycling) without a timestep, for a fair comparison with their denoisers."""
+
+    architecture: Literal["imgx_unet"]
+    residual_blocks: Count = Field(description="Residual blocks per level of the encoder; the decoder has one more.")
+    heads: Count = Field(description="Attention heads of the transformer layer.")
+    first_downsampling: FirstDownsampling
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="Dropout probability in residual blocks.")
+    activation_checkpointing: ActivationCheckpointing
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield those of all networks, and a down-sampling that does not have their dimensions."""
+        yield from super().contradictions()
+        yield from _downsampling_problems(self.first_downsampling, self.spatial_dims)
 
 
 class ProbabilisticUNet(_Network):
@@ -192,9 +234,23 @@ class ProbabilisticUNet(_Network):
     )
 
 
+def _downsampling_problems(factors: list[int] | None, spatial_dims: int) -> Iterator[Contradiction]:
+    if factors is not None and len(factors) != spatial_dims:
+        finding = f"it has {len(factors)} factors, but the network has {spatial_dims} spatial dimensions"
+        yield Contradiction("first_downsampling", finding, "Set one factor per dimension, or null")
+
+
 class _Denoiser(_Network):
     """What every denoising network has."""
 
+    backbone: Literal["guided", "imgx"] = Field(
+        description=(
+            "The network behind the denoiser. guided: the U-Net of guided diffusion. imgx: that of Fu et al. 2024, with added "
+            "skips, instance normalisation and a transformer layer at the bottom. imgx has no use for attention_at, "
+            "middle_attention, skip, groups and scale_shift."
+        )
+    )
+    first_downsampling: FirstDownsampling
     channels: Count = Field(description="Width at full resolution.")
     multipliers: Annotated[list[Count], Field(min_length=1)] = Field(
         description="Width of each level as a multiple of channels, finest first."
@@ -216,17 +272,12 @@ class _Denoiser(_Network):
     time_injection: Literal["fixed", "as_released"] = Field(
         description=(
             "Where an added timestep embedding enters a residual block if the groups of its second normalisation have one "
-            "channel. as_released: before this normalisation, which removes it again, as PatchDDM's code does; fixed: after "
-            "it. Unused with scale_shift."
+            "channel, as all of the backbone imgx do. as_released: before this normalisation, which removes it again, as in "
+            "the code of PatchDDM and of Fu et al. 2024; fixed: after it. Unused with scale_shift."
         )
     )
     dropout: Share = Field(description="Dropout probability in residual blocks.")
-    activation_checkpointing: bool = Field(
-        description=(
-            "true: the backward pass computes the activations of each residual block again, which takes about a third more "
-            "time and a fraction of the memory. Gradients are the same."
-        )
-    )
+    activation_checkpointing: ActivationCheckpointing
     schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
     T: Count = Field(description="Steps of the whole diffusion process.")
     t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")
@@ -340,6 +391,14 @@ class _Denoiser(_Network):
         if indivisible := [width for width in widths if width % (self.groups or 1)]:
             finding = f"{self.groups} does not divide a width of {', '.join(map(str, indivisible))}"
             yield Contradiction("groups", finding, "Set a divisor of `channels`, or null")
+        if self.backbone == "imgx":
+            yield from _downsampling_problems(self.first_downsampling, self.spatial_dims)
+            if len(self.multipliers) < 2 or self.channels * self.multipliers[-1] % 4:
+                finding = "the backbone imgx needs two levels, and a multiple of 4 as the width of the coarsest one"
+                yield Contradiction("multipliers", finding, "Change `channels` or `multipliers`")
+        elif self.first_downsampling is not None:
+            finding = f"{self.first_downsampling} has no effect with the backbone guided"
+            yield Contradiction("first_downsampling", finding, "Set it to null, or `backbone: imgx`")
         if self.likelihood_skip and self.predicts != "mask":
             finding = "it adds to the logits of a mask, but the network predicts the noise"
             yield Contradiction("likelihood_skip", finding, "Set `predicts: mask` or `likelihood_skip: false`")
@@ -401,6 +460,6 @@ class TruncatedDenoisingUNet(_Denoiser):
 
 
 Network = Annotated[
-    UNet | SegmentationNetwork | ProbabilisticUNet | DenoisingUNet | TruncatedDenoisingUNet,
+    UNet | SegmentationNetwork | ImgXUNet | ProbabilisticUNet | DenoisingUNet | TruncatedDenoisingUNet,
     Field(discriminator="architecture"),
 ]

@@ -10,8 +10,16 @@ from pd_ddpm.training.objectives.base import Estimate, Objective
 from pd_ddpm.training.patches import Batch
 
 
+class Segmentation(Objective):
+    """Base of the objectives of deterministic networks."""
+
+    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
+        """Return the network's lesion probabilities. See `Objective.estimates`."""
+        return [Estimate(model(batch.image).float().sigmoid())]
+
+
 @dataclass(frozen=True)
-class CrossEntropy(Objective):
+class CrossEntropy(Segmentation):
     """Binary cross-entropy of a segmentation network's logits, plus `dice_weight` times the soft Dice loss."""
 
     dice_weight: float
@@ -20,9 +28,17 @@ class CrossEntropy(Objective):
         """Return "loss" and its two parts. See `Objective.loss`; no random numbers are used."""
         return segmentation_losses(model(batch.image).float(), batch, self.dice_weight)
 
-    def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
-        """Return the network's lesion probabilities. See `Objective.estimates`."""
-        return [Estimate(model(batch.image).float().sigmoid())]
+
+@dataclass(frozen=True)
+class DiceFocal(Segmentation):
+    """Dice loss of each patch, plus `focal_weight` times the focal loss. Reference: see `losses.dice_focal_rows`."""
+
+    focal_weight: float
+
+    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return "loss" and its two parts, means over the patches. See `Objective.loss`; no random numbers are used."""
+        rows = losses.dice_focal_rows(model(batch.image).float(), batch.mask, batch.loss_mask, self.focal_weight)
+        return {name: values.mean() for name, values in rows.items()}
 
 
 def segmentation_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dict[str, Tensor]:
