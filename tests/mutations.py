@@ -108,9 +108,23 @@ FAULTS = [
     Fault(
         "raters: always the first",
         "training/patches.py",
-        "rng.integers(len(raters)) if len(raters) > 1 else 0",
+        "int(rng.integers(raters)) if raters > 1 else 0",
         "0",
         "training",
+    ),
+    Fault(
+        "GPU: patches have the first rater's masks",
+        "training/device_slices.py",
+        "self.first_raters[window.case] + window.rater",
+        "self.first_raters[window.case]",
+        "training/test_device_slices.py",
+    ),
+    Fault(
+        "GPU: a recorded step keeps its first random numbers",
+        "training/step_random.py",
+        "            draw.sample(source)",
+        "            pass",
+        "training/test_captured_step.py",
     ),
     Fault("mask coding: decoded without the offset", "diffusion/mask_coding.py", "(x - self.low) /", "x /", "diffusion"),
     Fault(
@@ -173,9 +187,9 @@ FAULTS = [
     ),
     Fault(
         "resume: the random stream of a step ignores the step",
-        "training/trainer.py",
-        'stream("train", self.seed, step)',
-        'stream("train", self.seed)',
+        "training/batches.py",
+        'stream("train", seed, step)',
+        'stream("train", seed)',
         "training",
     ),
     Fault("code version: imports are not followed", "runtime/code_version.py", "pending.extend(imported)", "pass", "runtime"),
