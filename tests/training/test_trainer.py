@@ -134,6 +134,16 @@ def test_learning_rate_follows_cosine_or_stays_constant(step):
     assert learning_rate(constant, step) == 0.5
 
 
+def test_learning_rate_warms_up_linearly_and_falls_to_the_last_rate():
+    """The schedule of Fu et al. 2024: 100 steps from 1e-5 to 8e-4, then a cosine to 5e-5."""
+    rates = {"learning_rate": 8e-4, "learning_rate_warm_up": 100, "first_learning_rate": 1e-5, "last_learning_rate": 5e-5}
+    settings = TrainingSettings(**SETTINGS | rates | {"steps": 10_000})
+    expected = {1: 1e-5, 51: 1e-5 + 7.9e-4 / 2, 101: 8e-4, 5051: (8e-4 + 5e-5) / 2, 10_001: 5e-5}
+    assert {step: pytest.approx(learning_rate(settings, step), rel=1e-12) for step in expected} == expected
+    constant = TrainingSettings(**SETTINGS | rates | {"learning_rate_decay": "none"})
+    assert learning_rate(constant, 101) == learning_rate(constant, 5000) == 8e-4
+
+
 @pytest.mark.parametrize(
     ("optimiser", "weight_decay", "factor"),
     [("adam", 0.0, 1.01), ("adamw", 0.0, 1.01), ("adam", 0.5, 0.99), ("adamw", 0.5, 1.005)],

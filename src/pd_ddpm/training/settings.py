@@ -24,4 +24,7 @@ class TrainingSettings:
     validation_slices: int
     patches: PatchSettings
     optimiser: Literal["adam", "adamw"] = "adam"
+    learning_rate_warm_up: int = 0
+    first_learning_rate: float = 0.0
+    last_learning_rate: float = 0.0
     early_levels: Sequence[float] = ()

@@ -399,10 +399,18 @@ class Trainer:
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """Return the learning rate of a step in 1..steps; "cosine" falls from the full rate towards 0 after the last step."""
+    """Return the learning rate of a step in 1..steps.
+
+    It rises linearly over the steps of the warm-up. "cosine" then falls towards the last rate, which follows the last step.
+    """
+    full, warm_up = settings.learning_rate, settings.learning_rate_warm_up
+    if step <= warm_up:
+        first = settings.first_learning_rate
+        return first + (full - first) * (step - 1) / warm_up
     if settings.learning_rate_decay == "none":
-        return settings.learning_rate
-    return settings.learning_rate * (1 + math.cos(math.pi * (step - 1) / settings.steps)) / 2
+        return full
+    last, progress = settings.last_learning_rate, (step - 1 - warm_up) / (settings.steps - warm_up)
+    return last + (full - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -75,7 +75,14 @@ class TrainingSettings(Section):
         )
     )
     learning_rate: Positive = Field(description="Step size of the optimiser.")
-    learning_rate_decay: Literal["none", "cosine"] = Field(description="cosine: falls to 0 at the last step.")
+    learning_rate_decay: Literal["none", "cosine"] = Field(
+        description="cosine: falls to last_learning_rate from the end of the warm-up to the last step."
+    )
+    learning_rate_warm_up: Annotated[int, Field(ge=0), WHOLE] = Field(
+        description="Steps in which the step size rises linearly from first_learning_rate; 0: no warm-up."
+    )
+    first_learning_rate: NonNegative = Field(description="Step size of the first step, if there is a warm-up.")
+    last_learning_rate: NonNegative = Field(description="Step size that learning_rate_decay cosine ends with.")
     weight_decay: NonNegative = Field(
         description="L2 penalty of adam; with adamw, the share of a weight, times the step size, that each step takes away."
     )
@@ -130,11 +137,14 @@ class TrainingSettings(Section):
     )
 
     def contradictions(self) -> Iterator[Contradiction]:
-        """Yield an inner fold that does not exist, or that is all of the training cases."""
+        """Yield an inner fold that does not exist or is all of the training cases, and a warm-up without an end."""
         if self.inner_fold is not None:
             index, count = map(int, self.inner_fold.split("-of-"))
             if count < 2 or index > count:
                 yield Contradiction("inner_fold", f"{self.inner_fold} is no part of several", "Set a part such as 1-of-3")
+        if self.learning_rate_warm_up >= self.steps:
+            finding = f"{self.learning_rate_warm_up} leaves no step of {self.steps} after it"
+            yield Contradiction("learning_rate_warm_up", finding, "Lower it, or raise `steps`")
 
 
 class _Network(TrainingSettings):
