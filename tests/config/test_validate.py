@@ -113,6 +113,10 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             ["likelihood_skip", "Set `predicts: mask`"],
         ),
         (
+            {"methods": {"ddpm": {"stop_after": 6, "reverse_steps": 5, "variance": "small"}}},
+            ["`methods.ddpm.stop_after`: 6 is more than the 5 steps of the chain", "Lower it, or set it to null"],
+        ),
+        (
             {"networks": {"denoiser": {"strategy": "recycling_noise"}}},
             ["`networks.denoiser.strategy`: the target must be the ground truth", "Set `predicts: mask`"],
         ),

@@ -415,3 +415,14 @@ def test_pd_ddpm_at_T_equals_vanilla_ddpm_per_member(sampler):
     vanilla = sample_masks(SAMPLERS[sampler], 1000, normal(1, 1, count), steps=200)
     at_T = sample_masks(SAMPLERS[sampler], 1000, diffused(1.0, 1000, count), steps=200)
     assert ((vanilla > 0) == (at_T > 0)).float().mean() > 0.999
+
+
+def test_linspace_with_1001_timesteps_and_5_steps_is_the_chain_of_the_code_of_fu_et_al():
+    """They keep every 250th of the indices 0..1000 of their 1001 timesteps, which count from 0; ours count from 1."""
+    times = reverse_times(1001, 5, "linspace")
+    assert times == [1001, 751, 501, 251, 1, 0]
+    released = Schedule.from_betas(torch.linspace(1e-4, 0.02, 1001, dtype=torch.float64))
+    signals = [released.signal(t) for t in times[4::-1]]
+    assert signals == pytest.approx([0.9999, 0.5218, 0.0780, 0.00332, 4.0e-5], rel=0.01)
+    # The betas of ours are scaled by 1000 / 1001.
+    assert [Schedule.linear(1001).signal(t) for t in times[4::-1]] == pytest.approx(signals, rel=0.011)

@@ -117,6 +117,41 @@ def test_respaced_chain_keeps_its_fraction_of_the_steps(t_start, reverse_steps, 
     assert segmenter.evaluations_per_member == steps
 
 
+class Conditioned(nn.Module):
+    """A smooth function of image, noisy mask, previous estimate and time at each pixel; it keeps the times."""
+
+    divisor = 1
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def forward(self, x, t):
+        self.times.append(int(t[0]))
+        return 3 * torch.tanh(x.sum(dim=1, keepdim=True)) - t.reshape(-1, 1, 1, 1) / 1000
+
+
+@pytest.mark.parametrize("self_conditioned", [False, True])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_chain_that_stops_early_returns_the_estimate_of_that_step_of_the_whole_chain(sampler, self_conditioned):
+    model = Denoiser(Conditioned(), SCHEDULE, CODINGS["signed"], "mask", self_conditioned=self_conditioned)
+    chain = {"start": "noise", "t_start": 1000, "reverse_steps": 5, "variance": "small", "step_spacing": "linspace"}
+    settings = METHOD | chain | {"sampler": sampler}
+    image, estimates = torch.linspace(-1, 1, 96).reshape(2, 1, 6, 8), []
+    handle = model.register_forward_hook(lambda _, __, x0: estimates.append((x0 + 1) / 2))
+    whole = build_segmenter(settings, model)
+    with torch.no_grad():
+        result = whole(image, None, MemberNoise(NAMES[:2]))
+    handle.remove()
+    assert model.network.times == [1000, 750, 501, 251, 1]
+    torch.testing.assert_close(result, estimates[-1])
+    for steps in range(1, 6):
+        stopped = build_segmenter(settings | {"stop_after": steps}, model)
+        assert stopped.evaluations_per_member == steps
+        with torch.no_grad():
+            torch.testing.assert_close(stopped(image, None, MemberNoise(NAMES[:2])), estimates[steps - 1], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("predicts", ["noise", "mask"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize("presegmented", [True, False])

@@ -478,6 +478,12 @@ def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained
     if settings["reverse_steps"] > T:
         finding = f"{settings['reverse_steps']} is more than the T = {T} steps of '{model}'"
         yield KeyProblem(("methods", name, "reverse_steps"), finding, f"Set {T} or fewer")
+    elif settings["stop_after"] is not None and settings["stop_after"] > steps_of_chain(config, name):
+        finding = f"{settings['stop_after']} is more than the {steps_of_chain(config, name)} steps of the chain"
+        yield KeyProblem(("methods", name, "stop_after"), finding, "Lower it, or set it to null")
+    elif settings["stop_after"] is not None and uses_reliability(config, name):
+        finding = "the first step of a chain with `start_reliability: validation` is part of its start"
+        yield KeyProblem(("methods", name, "stop_after"), finding, "Set it to null, or `start_reliability: none`")
     elif (settings["sampler"], settings["variance"], settings["large_variance_over_jumps"]) == ("ancestral", "large", False):
         yield from _jump_problems(config, name)
     if settings["start"] == "presegmentation":

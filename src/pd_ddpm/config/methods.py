@@ -172,6 +172,11 @@ def steps_of_chain(config: Config, name: str) -> int:
     return chain_steps(settings["reverse_steps"], settings["t_start"], network(config, settings["network"])["T"])
 
 
+def evaluated_steps(config: Config, name: str) -> int:
+    """Return the number of reverse steps that a diffusion method takes, which may end before its chain does."""
+    return method(config, name)["stop_after"] or steps_of_chain(config, name)
+
+
 def adds_noise_over_jumps(config: Config, name: str) -> bool:
     """Return whether a diffusion method skips timesteps in a step that adds noise, as all steps but the last do."""
     return 1 < steps_of_chain(config, name) < method(config, name)["t_start"]

@@ -17,7 +17,7 @@ from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
 Config = dict[str, Any]
 
 # Used by methods with a chain of reverse steps only.
-CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "large_variance_over_jumps", "step_spacing", "eta"}
+CHAIN_KEYS = {"reverse_steps", "sampler", "variance", "large_variance_over_jumps", "step_spacing", "stop_after", "eta"}
 
 COMMON = {"networks": "training", "methods": "sampling"}  # the settings that the entries of a section share
 

@@ -58,6 +58,7 @@ class StageSettings(_Open):
     sampler: Literal["ancestral", "ddim"] = None
     variance: Literal["large", "small"] = None
     step_spacing: Literal["trailing", "linspace"] = "trailing"
+    stop_after: Steps | None = None
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def contradictions(self) -> Iterator[Contradiction]:

@@ -47,4 +47,5 @@ def build_segmenter(settings: dict[str, Any], model: nn.Module, reliability: Rel
         "ddim": partial(ddim, eta=settings.get("eta", 0.0)),
     }[settings["sampler"]]
     sampler = partial(sampler, schedule=model.schedule)
-    return DiffusionSegmenter(model, start, sampler, steps, num_members=settings["pool"], spacing=spacing)
+    stop_after = settings.get("stop_after")
+    return DiffusionSegmenter(model, start, sampler, steps, settings["pool"], spacing, stop_after)

@@ -127,6 +127,7 @@ class DiffusionSegmenter:
         steps: reverse steps; each is one evaluation of the denoiser.
         num_members: ensemble members sampled for each slice.
         spacing: which timesteps the chain takes, see `reverse_times`.
+        stop_after: number of steps after which the chain ends early with its estimate of the mask; None: it takes all.
 
     Reference: PD-DDPM, Eq. 4.
     """
@@ -137,11 +138,12 @@ class DiffusionSegmenter:
     steps: int
     num_members: int
     spacing: StepSpacing = "trailing"
+    stop_after: int | None = None
     evaluations_shared: int = 0
 
     @property
     def evaluations_per_member(self) -> int:
-        return self.steps + self.start.evaluations
+        return (self.stop_after or self.steps) + self.start.evaluations
 
     @property
     def divisor(self) -> int:
@@ -152,10 +154,13 @@ class DiffusionSegmenter:
         return has_coordinates(self.denoiser)
 
     def shortened(self) -> Self:
-        return replace(self, steps=1)
+        return replace(self, steps=1, stop_after=None)
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         x = self.start(image, presegmentation, noise).to(image.device)
         times = reverse_times(self.start.t_start, self.steps, self.spacing)
+        if self.stop_after is not None:
+            # A step to 0 returns the estimate of x_0, without noise. All steps before it are those of the whole chain.
+            times = [*times[: self.stop_after], 0]
         x0 = self.sampler(self.denoiser.chain(image), x, times, noise=noise)
         return self.denoiser.coding.decode(x0)

@@ -107,7 +107,7 @@ def evaluations_per_slice(config: Config, method: str) -> tuple[int, int]:
     if settings["segmenter"] in ("mean", "files"):
         return 0, 0
     if settings["segmenter"] == "diffusion":
-        return 0, methods.steps_of_chain(config, method) + (settings["start"] == "learned_prior")
+        return 0, methods.evaluated_steps(config, method) + (settings["start"] == "learned_prior")
     return (1, 0) if settings["segmenter"] == "latent" else (0, 1)
 
 

@@ -77,6 +77,12 @@ class _Chain(Section):
             "from timestep 1 to 0 and the others are equally long, as in PatchDDM."
         )
     )
+    stop_after: Count | None = Field(
+        description=(
+            "Number of reverse steps after which a chain ends early, with the estimate of the mask of that step. null: it "
+            "takes all. method@stop_after=2 has the states and the noise of the whole chain up to its second step."
+        )
+    )
     eta: Share = Field(description="Randomness of ddim: 0 is deterministic, 1 is as random as ancestral with variance small.")
     checkpoint: Checkpoint
     weights: WeightsOfCheckpoint
