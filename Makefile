@@ -1,10 +1,11 @@
 # make demo: install the environment and make all tables and figures of the demo.
-# make test: run the fast tests.   Both work on a fresh clone.
+# make demo-patchddm: the same for PatchDDM's experiments on volumes.
+# make test: run the fast tests.   All work on a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo gpu leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
+.PHONY: plan demo demo-patchddm gpu leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
 
 # Most jobs wait for the denoiser. Its training is the longest, and a core would be idle meanwhile if it came last.
 DENOISER := results/phantom/networks/denoiser/split-0_seed-0/model.safetensors
@@ -17,6 +18,11 @@ demo: .venv/installed
 GPU_DENOISER := results/phantom-fine/networks/denoiser/split-0_seed-0/model.safetensors
 gpu: .venv/installed
 	@snakemake --config scale=gpu --resources gpu_jobs=4 --prioritize $(GPU_DENOISER)
+
+# results/patchddm/index.html: all tables and figures of the study PatchDDM on simulated volumes (docs/studies.md)
+PATCHDDM := results/volumes/networks/patchddm/split-0_seed-0/model.safetensors
+demo-patchddm: .venv/installed
+	@snakemake results/patchddm/index.html --config scale=demo --prioritize $(PATCHDDM) --scheduler greedy
 
 # results/report.html: one page with all tables and figures, their captions and the workflow
 report: demo

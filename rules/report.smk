@@ -383,7 +383,7 @@ rule index:
         "../envs/scans-and-tables.yaml"
     params:
         text={
-            "title": f"PD-DDPM on {config['dataset']}, {config['scale']} scale",
+            "title": f"{config['exhibits']['index']['title']} on {config['dataset']}, {config['scale']} scale",
             "introduction": report_text("workflow"),
             "caption_note": exhibits.caption_note(config, config["dataset"]),
         },

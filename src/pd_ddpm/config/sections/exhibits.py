@@ -162,6 +162,8 @@ class LeakTable(Section):
 class IndexPage(Section):
     """Page of all results, index.html."""
 
+    title: str = Field(description="Name of the method that the paper introduces, in the page's title.")
+    paper: str = Field(description="Title and authors of the paper, in the page's introduction.")
     slices: Count = Field(
         description="Largest number of slices of a test case in the page's browser; more are thinned out evenly."
     )
