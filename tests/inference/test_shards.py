@@ -131,6 +131,26 @@ def test_find_batch_size_on_a_gpu_uses_the_peaks_of_two_batches(monkeypatch, fre
     assert len(taken) == 2
 
 
+@pytest.mark.parametrize(("largest_that_fits", "rows"), [(1, 1), (2, 3), (6, 4)])
+def test_find_batch_size_on_a_gpu_that_cannot_hold_the_probes(monkeypatch, largest_that_fits, rows):
+    """Volumes of 17 bytes each, and 10 bytes for any batch, in 80 of 115 free bytes. One probe counts 22 bytes for each."""
+    taken, emptied = [], []
+
+    def evaluate(size):
+        taken.append(size)
+        if size > largest_that_fits:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + 10 + 17 * taken[-1])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (115, 10**9))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(taken[-1]))
+    assert find_batch_size(evaluate, torch.device("cuda")) == rows
+    assert emptied == [size for size in (2, 6) if size > largest_that_fits]
+
+
 @pytest.mark.parametrize(
     ("group", "files_of_the_group", "expected"),
     [

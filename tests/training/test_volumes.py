@@ -1,6 +1,8 @@
 """Training on patches of volumes: every architecture, with coordinates and validation of whole volumes (about 15 s)."""
 
 import math
+from contextlib import contextmanager
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,13 +14,16 @@ from training_examples import folder_trainer
 
 from pd_ddpm.config import load, resolve
 from pd_ddpm.config.run import Run
+from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.gate_network import gate_network
 from pd_ddpm.inference.job import GateJob, ProbeJob
+from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.inference.probe import probe_network
 from pd_ddpm.inference.sample_cases import sample_cases
+from pd_ddpm.inference.shards import sample_all
 from pd_ddpm.models.coordinates import add_coordinates
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.runtime.backend import Backend
@@ -98,24 +103,41 @@ def test_denoiser_learns_to_segment_volumes_from_patches(tmp_path):
     assert trainer.fit(tmp_path).history[-1]["validation_dice"] > 0.6
 
 
-@pytest.mark.parametrize("kind", ["deterministic", "dropout", "latent", "diffusion"])
-def test_every_segmenter_samples_a_whole_volume(kind):
-    names = {"deterministic": "unet", "dropout": "bayesian-unet", "latent": "probabilistic-unet", "diffusion": "denoiser"}
+@pytest.mark.parametrize(
+    ("name", "kind", "start"),
+    [
+        ("unet", "deterministic", {}),
+        ("attunet", "deterministic", {}),
+        ("unet-plus-plus", "deterministic", {}),
+        ("bayesian-unet", "dropout", {}),
+        ("probabilistic-unet", "latent", {}),
+        ("denoiser", "diffusion", {"start": "noise", "t_start": 1000}),
+        ("denoiser", "diffusion", {"start": "presegmentation", "t_start": 300}),
+        ("truncated-denoiser", "diffusion", {"start": "learned_prior", "t_start": 300}),
+    ],
+)
+def test_every_segmenter_samples_a_whole_volume(name, kind, start):
     torch.manual_seed(0)
-    model = build_model(settings_of(names[kind]), image_channels=2).eval()
+    model = build_model(settings_of(name), image_channels=2).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    chain = {"start": "presegmentation", "t_start": 300, "sampler": "ancestral", "variance": "large", "reverse_steps": 10}
+    chain = start | {"sampler": "ancestral", "variance": "large", "reverse_steps": 10}
     segmenter = build_segmenter({"segmenter": kind, "pool": 2} | chain, model)
     assert segmenter.coordinates
     image = add_coordinates(torch.randn(1, 2, 32, 16, 16)).expand(segmenter.num_members, -1, -1, -1, -1)
-    noise = MethodNoise("method", 0).for_members("case", [(0, member) for member in range(segmenter.num_members)])
-    with torch.inference_mode():
-        samples = segmenter(image, torch.zeros(len(image), 1, 32, 16, 16), noise)
+
+    def sample(presegmentation):
+        numbers = [(0, member) for member in range(segmenter.num_members)]
+        with torch.inference_mode():
+            return segmenter(image, presegmentation, MethodNoise("method", 0).for_members("case", numbers))
+
+    samples = sample(torch.zeros(len(image), 1, 32, 16, 16))
     assert samples.shape == (len(image), 1, 32, 16, 16)
     assert ((samples >= 0) & (samples <= 1)).all()
     if len(samples) > 1:
         assert not torch.equal(samples[0], samples[1])
+    is_equal = torch.equal(samples, sample(torch.ones(len(image), 1, 32, 16, 16)))
+    assert is_equal == (start.get("start") != "presegmentation")
 
 
 def test_jobs_train_test_and_sample_a_network_of_volumes(tmp_path, prepared, train_job, sample_job, configured):
@@ -149,3 +171,93 @@ def test_jobs_train_test_and_sample_a_network_of_volumes(tmp_path, prepared, tra
     outside = np.ones(brain.shape, bool)
     outside[tuple(map(slice, grid.box[::2], grid.box[1::2]))] = False
     assert not samples[outside].any()
+
+
+def test_pd_ddpm_of_volumes_starts_from_the_masks_of_a_network_at_half_resolution(
+    tmp_path, train_job, sample_job, random_network, configured
+):
+    """The pre-segmenter has a grid of its own. Its masks are averaged over the voxels of the denoiser's grid."""
+    coarse = GRID | {"spacing_mm": 2 * GRID["spacing_mm"]}
+    changes = {"steps": 1, "validate_every": 1, "batch": 1, "crop": [16, 16, 16], "lesion_share": None, "precision": "float32"}
+    folder = Run("dataset", "attunet", 0, 0).folder(tmp_path, "networks")
+    folder.mkdir(parents=True)
+    job = replace(train_job(folder, settings_of("attunet", early_levels=[], **changes)), grid=coarse)
+    backend, data = Backend.from_compute(job.compute), read_data(job)
+    write_result(job, data, backend, train(job, data, backend, open_states(job, data, backend)))
+    files = {"weights": job.weights, "network_metadata": job.metadata}
+    settings = configured("method", "attunet", pool=1, weights="raw") | {"grid_members": "soft"}
+    before = sample_job(Run("dataset", "attunet", 0, 0).folder(tmp_path, "predictions"), "attunet", settings, batch=1, **files)
+    sample_all(before)
+
+    files = random_network(settings_of("denoiser"), "denoiser")
+    chain = configured("method", "pd-ddpm", reverse_steps=10, variance="small", samples=2, pool=2, harden=False)
+    chain |= {"grid_members": "binary"}
+    members = {}
+    for is_same in (True, False):
+        settings = chain | {"start_from_same_grid": is_same}
+        after = sample_job(tmp_path / str(is_same), "pd-ddpm", settings, batch=1, presegmentation=before.predictions, **files)
+        sample_all(after)
+        case = read_predictions(after.predictions).index[0]
+        members[is_same] = read_samples(after.folder, case)
+    size = read_scan(before.cases.parent, case).brain.shape
+    assert members[False].shape == (*size, 2)
+    assert len(np.unique(read_samples(before.folder, case))) > 2
+    assert not np.array_equal(members[True], members[False])
+
+
+@contextmanager
+def statistics_of_the_first_pass(network):
+    """Within this context, group normalisations keep the statistics of the first pass, as batch normalisations would."""
+    kept = {}
+
+    def normalise(norm, inputs, _output):
+        grouped = inputs[0].unflatten(1, (norm.num_groups, -1))
+        if norm not in kept:
+            axes = tuple(range(2, grouped.ndim))
+            fixed = grouped.detach()
+            kept[norm] = fixed.mean(axes, keepdim=True), fixed.var(axes, correction=0, keepdim=True)
+        mean, variance = kept[norm]
+        normalised = ((grouped - mean) / (variance + norm.eps).sqrt()).flatten(1, 2)
+        weight, bias = (parameter.reshape(1, -1, 1, 1, 1) for parameter in (norm.weight, norm.bias))
+        return normalised * weight + bias
+
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    handles = [norm.register_forward_hook(normalise) for norm in norms]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_volume_in_one_pass_equals_windows_wider_than_the_receptive_field_with_the_same_statistics():
+    """Group normalisation is the only part of the network that sees more than its receptive field.
+
+    With the statistics of the whole volume, windows give the same output. With statistics of their own they do not.
+    """
+    torch.manual_seed(0)
+    network = build_model(settings_of("denoiser"), image_channels=2).network.eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    t, length, step, divisor = torch.tensor([300]), 96, 16, network.divisor
+    volume = torch.randn(1, 6, length, 4, 4) + torch.linspace(-1, 1, length).reshape(1, 1, -1, 1, 1)
+
+    def in_windows(radius):
+        parts = []
+        for first in range(0, length, step):
+            begin, end = max(0, first - radius), min(length, first + step + radius)
+            parts.append(network(volume[:, :, begin:end], t)[:, :, first - begin : first - begin + step])
+        return torch.cat(parts, dim=2)
+
+    with statistics_of_the_first_pass(network):
+        whole = network(volume.requires_grad_(), t)
+        middle = length // 2
+        (seen,) = torch.autograd.grad(whole[0, 0, middle, 2, 2], volume)
+        reached = seen.abs().amax(dim=(0, 1, 3, 4)).nonzero().flatten()
+        radius = max(middle - reached.min().item(), reached.max().item() - middle)
+        assert 8 < radius < middle
+        with torch.no_grad():
+            windows, narrow = in_windows(-(-radius // divisor) * divisor), in_windows(divisor)
+    with torch.no_grad():
+        torch.testing.assert_close(network(volume, t), whole.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(windows, whole.detach(), rtol=1e-4, atol=1e-5)
+        assert (narrow - whole).abs().max() > 0.01
+        assert (in_windows(middle) - whole).abs().max() > 0.01

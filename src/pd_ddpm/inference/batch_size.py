@@ -1,6 +1,7 @@
 """Find the largest batch that fits into the free memory."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +48,9 @@ def shortest_evaluation(segmenter: Segmenter, image_shape: Sequence[int], device
 def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> int:
     """Return the largest batch that fits into the free memory, from 1 to LARGEST of the device type.
 
-    On a GPU, the memory per image is the slope between the peaks of two batch sizes. A CPU does not report peaks, so the
-    outputs of all layers are added up, as if all were kept at the same time.
+    On a GPU, the memory per image is the slope between the peaks of two batch sizes. Volumes may be so large that the larger of
+    them, or both, do not fit. The memory per image is then the smaller one's peak divided by its size, or the batch is 1. A CPU
+    does not report peaks, so the outputs of all layers are added up, as if all were kept at the same time.
 
     Args:
         evaluate: evaluates the network on a batch of this size.
@@ -58,9 +60,11 @@ def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> 
         The number of images.
     """
     if device.type == "cuda":
-        small, large = (_peak_bytes(evaluate, size, device) for size in _PROBED)
-        per_image = max((large - small) / (_PROBED[1] - _PROBED[0]), 1)
-        fixed = max(small - _PROBED[0] * per_image, 0)
+        peaks = [peak for size in _PROBED if (peak := _peak_bytes(evaluate, size, device)) is not None]
+        if not peaks:
+            log.info("batch auto: 1 image, since %d do not fit into the memory", _PROBED[0])
+            return 1
+        per_image, fixed = _linear_memory(peaks)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + cached
     else:
@@ -71,12 +75,26 @@ def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> 
     return batch
 
 
-def _peak_bytes(evaluate: Callable[[int], object], size: int, device: torch.device) -> int:
-    """Return the peak of the memory that PyTorch allocates during an evaluation, in addition to what it held before."""
+def _linear_memory(peaks: Sequence[int]) -> tuple[float, float]:
+    """Return the bytes per image and those that do not depend on their number, from the peaks of one or both probes."""
+    if len(peaks) == 1:
+        return max(peaks[0] / _PROBED[0], 1), 0
+    per_image = max((peaks[1] - peaks[0]) / (_PROBED[1] - _PROBED[0]), 1)
+    return per_image, max(peaks[0] - _PROBED[0] * per_image, 0)
+
+
+def _peak_bytes(evaluate: Callable[[int], object], size: int, device: torch.device) -> int | None:
+    """Return the peak of the memory that PyTorch allocates during an evaluation, in addition to what it held before.
+
+    It is None if the memory does not suffice.
+    """
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    evaluate(size)
-    return torch.cuda.max_memory_allocated(device) - before
+    with suppress(torch.OutOfMemoryError):
+        evaluate(size)
+        return torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()  # not earlier: the traceback of the error holds the tensors of the evaluation
+    return None
 
 
 def _activation_bytes(evaluate: Callable[[int], object]) -> int:
