@@ -72,7 +72,7 @@ rule list_cases:
         settings=lambda wildcards: {
             key: value
             for key, value in config["datasets"][wildcards.dataset].items()
-            if key not in ("simulate", "download", "networks_of")
+            if key not in ("simulate", "download", "networks_of", "preparation")
         },
         sources=lambda wildcards: origin.user_files(config["datasets"][wildcards.dataset]),
         code=code_version(find.__file__),
@@ -103,8 +103,8 @@ rule check:
         mem_mb=escalating(3000),
         runtime=escalating(60),
     params:
-        orientation=config["preparation"]["orientation"],
-        grid_tolerance_voxels=config["preparation"]["grid_tolerance_voxels"],
+        orientation=lambda wildcards: methods.preparation(config, wildcards.dataset)["orientation"],
+        grid_tolerance_voxels=lambda wildcards: methods.preparation(config, wildcards.dataset)["grid_tolerance_voxels"],
     script:
         "../workflow/scripts/check.py"
 
@@ -131,7 +131,7 @@ rule prepare:
         runtime=escalating(120),
     params:
         channels=lambda wildcards: config["datasets"][wildcards.dataset]["channels"],
-        settings=config["preparation"],
+        settings=lambda wildcards: methods.preparation(config, wildcards.dataset),
         code=script_code("prepare"),
     script:
         "../workflow/scripts/prepare.py"

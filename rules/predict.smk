@@ -222,7 +222,7 @@ rule import_masks:
         "../envs/scans-and-tables.yaml"
     params:
         settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
-        grid_tolerance_voxels=config["preparation"]["grid_tolerance_voxels"],
+        grid_tolerance_voxels=lambda wildcards: methods.preparation(config, wildcards.dataset)["grid_tolerance_voxels"],
         code=script_code("import_masks"),
     script:
         "../workflow/scripts/import_masks.py"

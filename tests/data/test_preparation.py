@@ -17,6 +17,7 @@ from pd_ddpm.data.nifti.geometry import ImageError, reorient_back
 from pd_ddpm.data.preparation import case as preparation_case
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 from pd_ddpm.data.preparation.case import prepare_case, prepare_cohort
+from pd_ddpm.data.preparation.frame import Frame
 from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.preparation.resample import resample_to
 from pd_ddpm.data.preparation.transforms import read_elastix_transform, read_transform
@@ -473,7 +474,7 @@ def test_prepare_case_normalises_as_configured(tmp_path, head, normalisation):
         slope, offset = np.polyfit(raw[..., channel].ravel(), image[..., channel].ravel().astype(np.float64), 1)
         np.testing.assert_allclose(image[..., channel], slope * raw[..., channel] + offset, atol=1e-4)
         assert slope > 0
-    with pytest.raises(ValueError, match=r"'minmax' is unknown\. Use zscore_brain, percentile or none"):
+    with pytest.raises(ValueError, match=r"'minmax' is unknown\. Use zscore_brain, percentile, unit_range or none"):
         prepare_case(row, CHANNELS, tmp_path / "out", normalisation="minmax")
 
 
@@ -496,8 +497,8 @@ def test_prepare_case_is_independent_of_the_storage_order(tmp_path, head):
     row = case_row(tmp_path, head)
     other = row | {name: turned(row[name], "RAS", tmp_path / "ras") for name in ("FLAIR", "T1", "mask", "observer_2")}
     for orientation, back in ((None, (slice(None, None, -1), slice(None, None, -1))), ("LPS", ())):
-        one = prepare_case(row, CHANNELS, tmp_path / "one", orientation=orientation)
-        two = prepare_case(other, CHANNELS, tmp_path / "two", orientation=orientation)
+        one = prepare_case(row, CHANNELS, tmp_path / "one", frame=Frame(orientation=orientation))
+        two = prepare_case(other, CHANNELS, tmp_path / "two", frame=Frame(orientation=orientation))
         assert (one["orientation"], two["orientation"]) == ("LPS", orientation or "RAS")
         assert one["lesion_ml"] == two["lesion_ml"]
         assert one["brain_ml"] == two["brain_ml"]
@@ -509,7 +510,7 @@ def test_prepare_case_is_independent_of_the_storage_order(tmp_path, head):
             assert (int(second.header["qform_code"]), int(second.header["sform_code"])) == (1, 1)
     for wrong in ("XYZ", "LP", "LRS"):
         with pytest.raises(ValueError, match=rf"`orientation`: '{wrong}' is not valid\. Use three letters"):
-            prepare_case(row, CHANNELS, tmp_path / "wrong", orientation=wrong)
+            prepare_case(row, CHANNELS, tmp_path / "wrong", frame=Frame(orientation=wrong))
 
 
 ORDERS = ["".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)]
@@ -606,7 +607,7 @@ def test_prepare_case_accepts_voxels_of_64_bits(tmp_path, head):
     row = case_row(tmp_path, head)
     image = nib.Nifti1Image(np.round(head["FLAIR"]).astype(np.int64), head_affine(), dtype=np.int64)
     nib.save(image, row["FLAIR"])
-    prepare_case(row, CHANNELS, tmp_path / "out", orientation="RAS")
+    prepare_case(row, CHANNELS, tmp_path / "out", frame=Frame(orientation="RAS"))
     assert nib.aff2axcodes(nib.load(tmp_path / "out/Utrecht-0_image.nii.gz").affine) == ("R", "A", "S")
 
 

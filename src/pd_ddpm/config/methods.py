@@ -262,6 +262,11 @@ def presegmentation_of(config: Config, name: str) -> str | None:
     return None if start in (None, NO_PRESEGMENTATION) else canonical(config, start)
 
 
+def preparation(config: Config, dataset: str) -> dict[str, Any]:
+    """Return how a dataset is preprocessed: the section `preparation` with the keys that the dataset overrides."""
+    return config["datasets"][dataset].get("preparation") or config["preparation"]
+
+
 def training_settings(config: Config, name: str) -> dict[str, Any]:
     """Return the settings of a network without its working grid, see `training_grid`."""
     return {key: value for key, value in network(config, name).items() if key != "grid"}

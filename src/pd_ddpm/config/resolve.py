@@ -81,6 +81,8 @@ def _resolved(config: Config, section: str, name: str) -> dict[str, Any]:
 def plain_settings(config: Config, section: str, base: str) -> Any:
     """Return a named dataset, network or method with its inherited and common settings, or what stands in place of keys."""
     own = _own(config, section, base)
+    if section == "datasets" and isinstance(own, dict) and isinstance(own.get("preparation"), dict):
+        return own | {"preparation": overlay(config["preparation"], own["preparation"])}
     common = config.get(COMMON.get(section))
     if not isinstance(own, dict) or not isinstance(common, dict):
         return own

@@ -81,15 +81,23 @@ class StageContent(Section):
     presegmentation: Name | None
 
 
+_PAIR, _TRIPLE = Field(min_length=2, max_length=2), Field(min_length=3, max_length=3)
+
+
 class PreparationContent(_Open):
     """Preprocessing of the scans."""
 
     channels: Annotated[
         list[Annotated[str, Field(pattern="^[A-Za-z0-9]+$", max_length=100)]], Field(min_length=1, max_length=16)
     ]
-    normalisation: Literal["zscore_brain", "percentile", "none"]
+    normalisation: Literal["zscore_brain", "percentile", "unit_range", "none"]
     interpolator: Literal["linear", "bspline"]
     bias_correction: Literal["none", "n4"] = "none"
+    region: Literal["brain", "scan"] = "brain"
+    clip: dict[Literal["values", "percentiles"], Annotated[list[float], _PAIR]] | None = None
+    margins_voxels: Annotated[list[Annotated[list[Index], _PAIR]], _TRIPLE] | None = None
+    spacing_mm: Annotated[list[Annotated[float, Field(gt=0, le=100)]], _TRIPLE] | None = None
+    size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], _TRIPLE] | None = None
     images: dict[str, dict[str, Any] | list[Text]] = Field({}, max_length=16)
 
 

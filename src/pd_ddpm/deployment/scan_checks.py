@@ -23,7 +23,8 @@ def check_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
 
     Its column `presegmentation`, if there is one, names a mask that must lie on the grid of the first channel.
     """
-    requirements = Requirements(tuple(bundle.channels), bundle.description["orientation"], None, (1, 1), {})
+    is_head = bundle.description["preparation"].get("region", "brain") == "brain"
+    requirements = Requirements(tuple(bundle.channels), bundle.description["orientation"], None, (1, 1), {}, is_head=is_head)
     examination = examine_case(case, requirements)
     if examination.row is None:
         return examination.findings

@@ -18,6 +18,7 @@ from pd_ddpm.data.cases.table import clean_name, table_columns
 from pd_ddpm.data.check.report import Finding
 from pd_ddpm.data.foreign_masks import read_foreign_mask
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
+from pd_ddpm.data.preparation.frame import Frame
 from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.deployment.bundle import Bundle, Stage
@@ -143,15 +144,26 @@ class ScanFolder:
         return check_scan(self.case, bundle)
 
     def read(self, bundle: Bundle) -> Scan:
-        """Read the scan with the bundle's preprocessing. Bundles without `bias_correction` are older than this key."""
+        """Read the scan with the bundle's preprocessing, on the grid of its prepared cases.
+
+        Bundles without some of the keys are older than these. A new scan has no label, so it is cropped around its centre.
+        """
         preparation = bundle.description["preparation"]
-        return read_normalised(
+        frame = Frame(
+            **{key: preparation.get(key) for key in ("margins_voxels", "spacing_mm", "size")},
+            orientation=bundle.description["orientation"],
+        )
+        scan = read_normalised(
             self.case,
             bundle.channels,
             preparation["normalisation"],
             preparation["interpolator"],
             preparation.get("bias_correction", "none"),
+            preparation.get("region", "brain"),
+            preparation.get("clip"),
+            frame,
         )
+        return frame.fit(scan)[0]
 
     def read_presegmentation(self, scan: Scan) -> np.ndarray | None:
         """Read the mask (X, Y, Z) in [0, 1] that the chain starts from, if it is given as a file."""

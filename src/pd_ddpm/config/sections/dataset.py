@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from pd_ddpm.config.errors import suggestion
 from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section, UserPath
+from pd_ddpm.config.sections.preparation import Preparation
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
 TumourLabel = Annotated[int, Field(ge=1, le=4), WHOLE]
@@ -174,6 +175,10 @@ class Dataset(Section):
             "no scans. Each file is verified, and files that are present are not downloaded again. null: the scans are in the "
             "folder."
         ),
+    )
+    preparation: Preparation | None = Field(
+        None,
+        description="Keys of the section `preparation` that this dataset overrides. Unset: the section as it is.",
     )
     simulate: Simulation = Field(None, description="The phantom generator makes the scans in the folder.")
 

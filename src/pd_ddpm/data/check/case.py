@@ -112,9 +112,11 @@ class _Examiner:
             if not self.attempt(column, _is_on_grid, self.first, image, names, tolerance):
                 del self.masks[column]
         labels = self.masks["mask"][0] if "mask" in self.masks else None
-        self._check_geometry()
-        self._check_intensities()
-        brain = self._find_brain()
+        brain = None
+        if self.requirements.is_head:
+            self._check_geometry()
+            self._check_intensities()
+            brain = self._find_brain()
         if brain is not None:
             self._check_channels(brain)
         if labels is not None:

@@ -69,7 +69,7 @@ def _file_findings(
         scan = read_image(first)
     except ImageError:
         return  # a finding of its own
-    tolerance = config["preparation"]["grid_tolerance_voxels"]
+    tolerance = methods.preparation(config, dataset)["grid_tolerance_voxels"]
     try:
         mask = read_foreign_mask(path, scan, first, settings.get("lesion_label"), tolerance)
     # Unforeseen errors of damaged files must not hide what is wrong with the other files.

@@ -65,6 +65,7 @@ class Requirements:
         folds: settings of the folds; None if all cases are only tested.
         source: the dataset's entry in the configuration; empty for a single scan.
         grid_tolerance_voxels: see `check_same_grid`.
+        is_head: whether the scans should show a head. Other scans are not compared with what is known of heads.
     """
 
     channels: tuple[str, ...]
@@ -74,20 +75,23 @@ class Requirements:
     folds: Mapping[str, Any] | None
     source: Mapping[str, Any] = field(default_factory=dict)
     grid_tolerance_voxels: float = GRID_TOLERANCE_VOXELS
+    is_head: bool = True
 
     @classmethod
     def from_config(cls, config: resolve.Config, dataset: str) -> Requirements:
         """Return the requirements for one dataset of the configuration."""
+        preparation = methods.preparation(config, dataset)
         names = [name for name in config["networks"] if methods.grid_owner(config, name) is None]
         crops = [(1, 1), *(resolve.network(config, name)["crop"] for name in names)]
         return cls(
             channels=tuple(config["datasets"][dataset]["channels"]),
-            orientation=config["preparation"]["orientation"],
+            orientation=preparation["orientation"],
             grid_spacing_mm=config["grid"]["spacing_mm"],
             crop=(max(crop[0] for crop in crops), max(crop[1] for crop in crops)),
             folds=config["folds"] if methods.networks_from(config, dataset) == dataset else None,
             source=config["datasets"][dataset],
-            grid_tolerance_voxels=config["preparation"]["grid_tolerance_voxels"],
+            grid_tolerance_voxels=preparation["grid_tolerance_voxels"],
+            is_head=preparation["region"] == "brain",
         )
 
 

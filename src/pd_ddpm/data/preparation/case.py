@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from scipy import ndimage
 from pd_ddpm.data.cases.brats import label_recoding
 from pd_ddpm.data.cases.table import OBSERVERS
 from pd_ddpm.data.nifti.geometry import GRID_TOLERANCE_VOXELS, ImageError, check_same_grid, reorient, spacing_mm
-from pd_ddpm.data.nifti.read import read_labels
+from pd_ddpm.data.nifti.read import read_image, read_labels
 from pd_ddpm.data.nifti.write import write_image
-from pd_ddpm.data.preparation.normalise import BiasCorrection, Normalisation, read_normalised
-from pd_ddpm.data.preparation.resample import Interpolator
+from pd_ddpm.data.preparation.frame import OWN_GRID, Frame
+from pd_ddpm.data.preparation.normalise import read_normalised
 from pd_ddpm.runtime.code_version import code_version
 from pd_ddpm.runtime.files import (
     file_sha256,
@@ -33,6 +34,8 @@ from pd_ddpm.runtime.memory import is_shortage
 from pd_ddpm.runtime.missing_file import missing_file_problem
 from pd_ddpm.runtime.problem import Problem, ProblemError, problems_of
 from pd_ddpm.runtime.process_pool import in_processes
+
+_FRAME_KEYS = {field.name for field in fields(Frame)}
 
 
 def voxel_hash(volume: np.ndarray, affine: np.ndarray) -> str:
@@ -50,15 +53,14 @@ def prepare_case(
     case: Mapping,
     channels: Sequence[str],
     output_folder: str | Path,
-    normalisation: Normalisation = "zscore_brain",
-    interpolator: Interpolator = "linear",
-    orientation: str | None = None,
-    bias_correction: BiasCorrection = "none",
+    *,
+    frame: Frame = OWN_GRID,
     grid_tolerance_voxels: float = GRID_TOLERANCE_VOXELS,
+    **reading: Any,
 ) -> dict:
     """Preprocess one case and return its row of the manifest. A case that is complete and up to date is skipped.
 
-    Writes these files, all on the grid of the first channel:
+    Writes these files, all on the grid of the first channel, or on that of `frame`:
 
     * `{case}_image.nii.gz`: (X, Y, Z, M) float32, see `read_normalised`
     * `{case}_mask.nii.gz`: (X, Y, Z) uint8, labels 0, 1, 2
@@ -70,11 +72,9 @@ def prepare_case(
         case: row of the case table.
         channels: names of the channels; the first defines the grid.
         output_folder: folder of the prepared cases.
-        normalisation: see `read_normalised`.
-        interpolator: see `resample_to`.
-        orientation: axis codes, such as "LPS", to which the grid is reoriented; None keeps the scan's own axes.
-        bias_correction: see `read_normalised`.
+        frame: grid and axes of the prepared case.
         grid_tolerance_voxels: how far masks may lie from the grid of the first channel, see `check_same_grid`.
+        reading: further keywords of `read_normalised`.
 
     Raises:
         ImageError: a file cannot be used, a mask is not on the grid of the first channel, or a channel does not cover the
@@ -84,11 +84,9 @@ def prepare_case(
     output_folder = Path(output_folder)
     settings = {
         "channels": list(channels),
-        "normalisation": normalisation,
-        "interpolator": interpolator,
-        "orientation": orientation,
-        "bias_correction": bias_correction,
+        "frame": asdict(frame),
         "grid_tolerance_voxels": grid_tolerance_voxels,
+        **reading,
     }
     case_fingerprint = _case_fingerprint(case, channels, settings)
     record_path = output_folder / f"{name}.json"
@@ -97,20 +95,22 @@ def prepare_case(
     record_path.unlink(missing_ok=True)
     output_folder.mkdir(parents=True, exist_ok=True)
 
-    scan = read_normalised(case, channels, normalisation, interpolator, bias_correction)
+    scan = read_normalised(case, channels, frame=frame, **reading)
+    # Masks lie on the grid of the channel as stored, whose voxels were read already if this is the grid of the result.
+    first = scan.reference if frame.is_own_grid else read_image(case[channels[0]])
+    observers = [observer for observer in OBSERVERS if case.get(observer)]
+    labels = [_read_labels(case, column, first, channels[0], grid_tolerance_voxels) for column in ("mask", *observers)]
+    scan, (mask, *observed) = frame.fit(scan, [np.asarray(frame.regrid(image, is_label=True).dataobj) for image in labels])
     first = scan.reference
-    mask = _labels_on_grid(case, "mask", first, channels[0], grid_tolerance_voxels)
     files = {
         f"{name}_image.nii.gz": scan.image,
         f"{name}_mask.nii.gz": mask,
         f"{name}_brain.nii.gz": scan.brain.astype(np.uint8),
     }
-    for observer in OBSERVERS:
-        file = f"{name}_{observer.replace('_', '-')}.nii.gz"
-        if case.get(observer):
-            files[file] = _labels_on_grid(case, observer, first, channels[0], grid_tolerance_voxels)
-        else:
-            (output_folder / file).unlink(missing_ok=True)
+    files |= {_observer_file(name, observer): array for observer, array in zip(observers, observed, strict=True)}
+    for observer in set(OBSERVERS) - set(observers):
+        (output_folder / _observer_file(name, observer)).unlink(missing_ok=True)
+    orientation = frame.orientation
     grid = first if orientation is None else reorient(np.asarray(first.dataobj), first, orientation)
     for file, array in files.items():
         if orientation is not None:
@@ -123,13 +123,17 @@ def prepare_case(
     return row
 
 
-def _labels_on_grid(
+def _observer_file(name: str, observer: str) -> str:
+    return f"{name}_{observer.replace('_', '-')}.nii.gz"
+
+
+def _read_labels(
     case: Mapping, column: str, first: nib.Nifti1Image, first_channel: str, tolerance_voxels: float
-) -> np.ndarray:
+) -> nib.Nifti1Image:
     """Read the labels of the mask in a column of the case table, which must lie on the grid of the first channel."""
     labels, image = read_labels(case[column], label_recoding(case))
     check_same_grid(first, image, (case[first_channel], case[column]), tolerance_voxels)
-    return labels
+    return nib.Nifti1Image(labels, first.affine, first.header, dtype=labels.dtype)
 
 
 def prepare_cohort(
@@ -146,7 +150,7 @@ def prepare_cohort(
         channels: names of the channels; the first defines the grid.
         output_folder: folder of the prepared cases.
         processes: number of cases at the same time.
-        settings: keys of the section `preparation`, see `prepare_case`.
+        settings: keys of the section `preparation`, see `prepare_case` and `Frame`.
 
     Returns:
         The manifest, one row per case, in the order of the table.
@@ -157,7 +161,8 @@ def prepare_cohort(
     """
     cases = table.to_dict("records")
     remove_partial_files(Path(output_folder))
-    attempt = partial(_attempt, channels=list(channels), output_folder=str(output_folder), **settings)
+    frame = Frame(**{key: settings.pop(key) for key in list(settings) if key in _FRAME_KEYS})
+    attempt = partial(_attempt, channels=list(channels), output_folder=str(output_folder), frame=frame, **settings)
     outcomes = in_processes(attempt, cases, processes, "preparing")
     problems = [problem for outcome in outcomes if isinstance(outcome, tuple) for problem in outcome]
     manifest = pd.DataFrame([outcome for outcome in outcomes if isinstance(outcome, dict)])

@@ -14,12 +14,14 @@ from pd_ddpm.data.nifti.geometry import ImageError, reorient, reorient_back, spa
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.preparation.bias_field import correct_bias
 from pd_ddpm.data.preparation.brain_mask import brain_mask
+from pd_ddpm.data.preparation.frame import OWN_GRID, Frame
 from pd_ddpm.data.preparation.intensities import outlier_limits, regularise
 from pd_ddpm.data.preparation.resample import Interpolator, resample_to
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
-Normalisation = Literal["zscore_brain", "percentile", "none"]
+Normalisation = Literal["zscore_brain", "percentile", "unit_range", "none"]
+Region = Literal["brain", "scan"]
 BiasCorrection = Literal["none", "n4"]
 
 _RAS = "RAS"
@@ -34,6 +36,9 @@ def read_normalised(
     normalisation: Normalisation = "zscore_brain",
     interpolator: Interpolator = "linear",
     bias_correction: BiasCorrection = "none",
+    region: Region = "brain",
+    clip: Mapping[str, Sequence[float]] | None = None,
+    frame: Frame = OWN_GRID,
 ) -> Scan:
     """Read the channels of a case on the grid of its first channel, mask the brain, and normalise the intensities.
 
@@ -45,13 +50,17 @@ def read_normalised(
         case: row of the case table: its name, a path per channel and, as `{channel}_transform`, a path or "".
         channels: names of the channels. The first must be a FLAIR scan or have its contrast.
         normalisation: "zscore_brain" (mean 0 and standard deviation 1 over the brain), "percentile" (linear, the 1st
-            percentile of the brain to 0 and the 99th to 1, not clipped, since lesions are among the brightest voxels), or
-            "none".
+            percentile of the brain to 0 and the 99th to 1, not clipped, since lesions are among the brightest voxels),
+            "unit_range" (linear, the least value of the brain to 0 and the largest to 1), or "none".
         interpolator: see `resample_to`.
         bias_correction: "n4" corrects the bias field of each channel before it is normalised, see `correct_bias`; "none".
+        region: "scan" takes all voxels in place of the brain, for other organs. Background and outliers then stay as they are.
+        clip: range to which channels are limited before they are normalised: {"values": (low, high)} or, of all voxels of a
+            channel, {"percentiles": (low, high)}; None limits outliers only.
+        frame: grid of the result, without its size, see `Frame.fit`.
 
     Returns:
-        The scan, whose `reference` is the first channel as read.
+        The scan, whose `reference` is the first channel as read, on the grid of `frame`.
 
     Raises:
         ImageError: a file cannot be used, or a channel does not cover the brain.
@@ -59,19 +68,25 @@ def read_normalised(
     """
     if bias_correction not in ("none", "n4"):
         raise ProblemError(Problem("`bias_correction`", f"{bias_correction!r} is unknown", "Use none or n4"))
-    stored = read_image(case[channels[0]])
+    stored = frame.regrid(read_image(case[channels[0]]))
     first = _in_ras(stored)
-    with _located(case[channels[0]]):
-        brain = brain_mask(np.asarray(first.dataobj), first.affine)
-        volumes = [regularise(np.asarray(first.dataobj)).values]
+    is_head = region == "brain"
+    if is_head:
+        with _located(case[channels[0]]):
+            brain = brain_mask(np.asarray(first.dataobj), first.affine)
+            volumes = [regularise(np.asarray(first.dataobj)).values]
+    else:
+        brain, volumes = np.ones(first.shape, dtype=bool), [np.asarray(first.dataobj).astype(np.float32)]
     for channel in channels[1:]:
-        volumes.append(_read_on_grid(first, case[channel], case[f"{channel}_transform"] or None, interpolator))
-    for channel, volume in zip(channels, volumes, strict=True):
+        volumes.append(_read_on_grid(first, case[channel], case[f"{channel}_transform"] or None, interpolator, is_head))
+    for channel, volume in zip(channels, volumes, strict=True) if is_head else ():
         check_coverage(case, channel, volume, brain)
     if bias_correction == "n4":
         for channel, volume in zip(channels, volumes, strict=True):
             _check_positive(case[channel], volume[brain])
         volumes = [correct_bias(volume, brain, spacing_mm(first)) for volume in volumes]
+    if clip is not None:
+        volumes = [_clipped(volume, clip) for volume in volumes]
     image = np.stack([_normalise(volume, brain, normalisation) for volume in volumes], axis=-1)
     image, brain = (np.ascontiguousarray(reorient_back(array, stored, _RAS)) for array in (image, brain))
     return Scan(case["case"], image, brain, stored)
@@ -82,9 +97,13 @@ def _in_ras(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return reorient(np.asarray(image.dataobj), image, _RAS)
 
 
-def _read_on_grid(first: nib.Nifti1Image, path: str | Path, transform: str | None, interpolator: Interpolator) -> np.ndarray:
-    """Read a channel and resample it onto the grid of the first, with its air outside of its field of view."""
+def _read_on_grid(
+    first: nib.Nifti1Image, path: str | Path, transform: str | None, interpolator: Interpolator, is_head: bool
+) -> np.ndarray:
+    """Read a channel and resample it onto the grid of the first, with its air, or else 0, outside of its field of view."""
     image = _in_ras(read_image(path))
+    if not is_head:
+        return resample_to(first, image, transform, interpolator)
     with _located(path):
         scan = regularise(np.asarray(image.dataobj))
     regular = nib.Nifti1Image(scan.values, image.affine, image.header, dtype=np.float32)
@@ -107,10 +126,20 @@ def _check_positive(path: str, inside: np.ndarray) -> None:
         raise ImageError(Problem(path, problem, "Use the scan as acquired, or set `preparation.bias_correction` to none"))
 
 
+def _clipped(volume: np.ndarray, clip: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Return a channel limited to a range of values or of percentiles."""
+    limits = clip["values"] if "values" in clip else np.percentile(volume, clip["percentiles"])
+    return np.clip(volume, *limits).astype(np.float32)
+
+
 def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisation) -> np.ndarray:
     if normalisation == "none":
         return volume
     inside = volume[brain].astype(np.float64)
+    if normalisation == "unit_range":
+        low, high = inside.min(), inside.max()
+        # A constant channel holds no information. It becomes 0, not NaN.
+        return ((volume - low) / (high - low if high > low else 1)).astype(np.float32)
     limits = outlier_limits(inside)
     volume = volume.copy()
     volume[brain] = np.clip(inside, *limits)
@@ -122,7 +151,7 @@ def _normalise(volume: np.ndarray, brain: np.ndarray, normalisation: Normalisati
         width = high - low
     else:
         problem = f"{normalisation!r} is unknown"
-        raise ProblemError(Problem("`normalisation`", problem, "Use zscore_brain, percentile or none"))
+        raise ProblemError(Problem("`normalisation`", problem, "Use zscore_brain, percentile, unit_range or none"))
     return ((volume - low) / width).astype(np.float32)
 
 

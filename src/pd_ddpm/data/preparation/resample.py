@@ -49,16 +49,17 @@ def resample_to(
     if transform is None and _same_grid(reference, moving):
         return np.asarray(moving.dataobj).astype(np.float32)
     resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(_as_sitk(np.zeros(reference.shape, np.uint8), reference.affine))
+    resampler.SetReferenceImage(as_sitk(np.zeros(reference.shape, np.uint8), reference.affine))
     resampler.SetInterpolator(_INTERPOLATORS[interpolator])
     resampler.SetTransform(sitk.Transform(3, sitk.sitkIdentity) if transform is None else read_transform(transform))
     resampler.SetOutputPixelType(sitk.sitkFloat32)
     resampler.SetDefaultPixelValue(outside)
-    resampled = resampler.Execute(_as_sitk(np.asarray(moving.dataobj).astype(np.float32), moving.affine))
+    resampled = resampler.Execute(as_sitk(np.asarray(moving.dataobj).astype(np.float32), moving.affine))
     return np.ascontiguousarray(sitk.GetArrayViewFromImage(resampled).T)
 
 
-def _as_sitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+def as_sitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """Return an array (X, Y, Z) with an affine of NIfTI as an image of ITK."""
     # ITK reads no file here, since only `read_image` checks files. NIfTI's RAS frame becomes ITK's LPS frame.
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
