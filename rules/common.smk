@@ -203,6 +203,21 @@ def ensembles_of(names, exhibit):
     return ensembles
 
 
+def required_exhibit(name):
+    """Return an input function without files, which stops if the configuration does not have an exhibit."""
+
+    def no_files(wildcards):
+        exhibits.require_exhibit(config, name)
+        return []
+
+    return no_files
+
+
+def claims_files(wildcards):
+    """Inputs of `claims` in addition to scores: the memory table, for claims of PatchDDM."""
+    return inputs.claims_inputs(config, wildcards.dataset)
+
+
 def figure2_files(wildcards):
     """Inputs of `fig2_uncertainty` in addition to the cases: scores and predictions of one run of each method."""
     runs = exhibits.first_runs(config, wildcards.dataset)

@@ -1,4 +1,4 @@
-# Tables and figures. Inputs are score CSVs; Figure 2 also needs masks and scans. Only rule `leak` may import PyTorch.
+# Tables and figures. Inputs are score CSVs; Figure 2 also needs masks and scans. Only the rules `leak` and `memory` may import PyTorch.
 
 
 rule table1:
@@ -81,6 +81,7 @@ rule uncertainty:
 
 rule claims:
     input:
+        unpack(claims_files),
         scores=scores_of(exhibits.claims_methods(config), "claims"),
         ensembles=ensembles_of(exhibits.claims_ensembles(config), "claims"),
         printed=PRINTED_VALUES,
@@ -179,6 +180,88 @@ rule fig4_ensemble:
         code=script_code("fig4_ensemble"),
     script:
         "../workflow/scripts/fig4_ensemble.py"
+
+
+rule fig4:
+    input:
+        ensembles=ensembles_of(methods.figure4_methods(config), "fig4"),
+    output:
+        pdf=f"{EXHIBITS_FOLDER}/fig4.pdf",
+        png=f"{EXHIBITS_FOLDER}/fig4.png",
+        numbers=f"{EXHIBITS_FOLDER}/fig4.csv",
+        record=f"{EXHIBITS_FOLDER}/fig4.json",
+    log:
+        "results/logs/fig4/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig4/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        labels=exhibits.labels(config, methods.figure4_methods(config)),
+        samples=exhibits.figure_samples(config, methods.figure4_methods(config)),
+        caption_note=figure_note,
+        title=EXHIBITS["fig4"].title,
+        code=script_code("fig4"),
+    script:
+        "../workflow/scripts/fig4.py"
+
+
+rule fig5:
+    input:
+        ensembles=ensembles_of(methods.figure5_chains(config), "fig5"),
+    output:
+        pdf=f"{EXHIBITS_FOLDER}/fig5.pdf",
+        png=f"{EXHIBITS_FOLDER}/fig5.png",
+        numbers=f"{EXHIBITS_FOLDER}/fig5.csv",
+        record=f"{EXHIBITS_FOLDER}/fig5.json",
+    log:
+        "results/logs/fig5/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fig5/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        points=exhibits.figure5_points(config),
+        members=(config["exhibits"]["fig5"] or {}).get("members"),
+        caption_note=figure_note,
+        title=EXHIBITS["fig5"].title,
+        code=script_code("fig5"),
+    script:
+        "../workflow/scripts/fig5.py"
+
+
+# It measures on the device where networks are sampled, so it is a job of the cluster.
+rule memory:
+    input:
+        required_exhibit("memory"),
+    output:
+        table=f"{EXHIBITS_FOLDER}/memory.csv",
+        page=f"{EXHIBITS_FOLDER}/memory.html",
+        markdown=f"{EXHIBITS_FOLDER}/memory.md",
+        record=f"{EXHIBITS_FOLDER}/memory.json",
+    log:
+        "results/logs/memory/{dataset}.log",
+    benchmark:
+        "results/benchmarks/memory/{dataset}.tsv"
+    retries: RETRIES
+    conda:
+        "../envs/networks.yaml"
+    threads: config["resources"]["sample"]["threads"]
+    resources:
+        gpu=config["resources"]["sample"]["gpu"],
+        gpu_jobs=int(config["resources"]["sample"]["gpu"] > 0),
+        mem_mb=memory("sample"),
+        runtime=escalating(30),
+    params:
+        table=config["exhibits"]["memory"],
+        networks=exhibits.memory_networks(config),
+        device=config["device"],
+        caption_note=exhibits.memory_note(config),
+        code=script_code("memory"),
+    script:
+        "../workflow/scripts/memory.py"
 
 
 rule pareto:

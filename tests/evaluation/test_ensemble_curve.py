@@ -84,6 +84,19 @@ def test_curve_equals_the_score_of_each_subset_exactly(dtype: type) -> None:
     assert len(expected) == 63
 
 
+def test_curve_with_hd95_equals_the_score_of_each_subset_exactly() -> None:
+    samples = pool_of(4)
+    truth = reference(np.random.default_rng(2).choice(3, samples.shape[:3], p=(0.6, 0.3, 0.1)))
+    chosen = subsets(4, 100, stream())
+    rows = curve(samples, truth, chosen, hd95=True)
+    members = [list(subset) for of_size in chosen.values() for subset in of_size]
+    expected = [score(truth, ensemble_mask(samples[..., subset]))["hd95_mm"] for subset in members]
+    assert rows["hd95_mm"].tolist() == expected
+    assert len(set(expected)) > 3
+    empty = curve(np.zeros_like(samples), truth, {1: [(0,)]}, hd95=True)
+    assert math.isnan(empty["hd95_mm"].item())
+
+
 def test_curve_counts_a_tie_as_lesion() -> None:
     samples = pool_of(2)[:3, :3, :2]
     truth = reference(np.ones(samples.shape[:3]))

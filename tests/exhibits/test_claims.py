@@ -1,5 +1,6 @@
 """Verdicts on synthetic scores in which each effect is planted, absent or reversed (about 2 s)."""
 
+import math
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Roles
+from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, PatchRoles, Roles, roles_from_params
 from pd_ddpm.exhibits.claims.table import claims_document, claims_table
 from pd_ddpm.exhibits.tables.table2 import Table2Row
 
@@ -79,7 +80,7 @@ def members(quality: np.ndarray, gain: float) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame, ensembles: pd.DataFrame = NO_ENSEMBLES, roles: Roles = ROLES) -> pd.DataFrame:
-    return claims_table(frame, ensembles, roles, PRINTED).set_index("claim")
+    return claims_table(frame, ensembles, roles, PRINTED, pd.DataFrame()).set_index("claim")
 
 
 DICE_CLAIMS = [
@@ -379,3 +380,50 @@ def test_claims_document_counts_the_verdicts() -> None:
     page = claims_document(verdicts(world(0.02)).reset_index(), "Demo scale.").markdown()
     assert "Of 14 claims — holds: 12, does not hold: 0, undecided at this scale: 0, not run: 2." in page
     assert "| PD-DDPM has a higher Dice than TDPM | Table 1, Sec. 4 | holds | 0.020 (0.016" in page
+
+
+PATCH_ROLES = PatchRoles("patch", "full", "half", chains={5: "patch@5", 50: "patch"}, few_steps=5)
+MEMORY = pd.DataFrame(
+    {"phase": ["training"] * 4 + ["sampling"], "label": ["Patches", "Whole"] * 2 + ["Patches"], "edge": [64, 64, 256, 256, 256]}
+).assign(counted_gb=[1.0, 2.0, 12.0, 90.0, 4.0])
+
+
+def patch_verdicts(shift: float, memory: pd.DataFrame = MEMORY) -> pd.DataFrame:
+    """Test PatchDDM's claims where it is better than its rivals, and few steps than many, by `shift`."""
+    rivals = [scores("patch", BASE), *(scores(name, BASE - shift + NOISE) for name in ("full", "half"))]
+    frame = pd.concat([table.assign(hd95_mm=10 * (1 - table["dice"])) for table in rivals])
+    quality = BASE[:, None] + np.outer(NOISE, [1, -1, 2, -2, 0, 1])
+    several = members(quality, gain=shift).assign(method="patch")
+    few = members(quality + shift, gain=shift).assign(method="patch@5")
+    return claims_table(frame, pd.concat([several, few]), PATCH_ROLES, PRINTED, memory).set_index("claim")
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.03, HOLDS), (-0.03, FAILS)])
+def test_patch_claims_follow_planted_and_reversed_effects(shift: float, verdict: str) -> None:
+    table = patch_verdicts(shift).drop("training_needs_less_memory")
+    assert table["verdict"].to_dict() == dict.fromkeys(table.index, verdict)
+    dice = table.drop("lower_hd95_than_half_resolution")["effect"]
+    assert dice.to_numpy(float) == pytest.approx(shift, abs=0.004)
+    assert table.loc["lower_hd95_than_half_resolution", "effect"] == pytest.approx(-10 * shift, abs=0.04)
+    assert table["effect_paper"].isna().all()
+
+
+def test_patch_claims_of_equal_methods_hold_within_their_margin_only() -> None:
+    table = patch_verdicts(0.0)["verdict"]
+    assert table[["not_worse_than_full_resolution", "few_steps_suffice"]].tolist() == [HOLDS, HOLDS]
+    assert table[["better_than_half_resolution", "lower_hd95_than_half_resolution"]].tolist() == [UNDECIDED, UNDECIDED]
+
+
+def test_claim_on_memory_is_a_ratio_without_interval() -> None:
+    row = patch_verdicts(0.0).loc["training_needs_less_memory"]
+    assert (row["effect"], row["verdict"], row["cases"]) == (7.5, HOLDS, 0)
+    assert math.isnan(row["effect_low"])
+    assert "256³: 90.0 GB (Whole), 12.0 GB (Patches)" in row["detail"]
+    assert patch_verdicts(0.0, MEMORY.assign(counted_gb=1.0)).loc["training_needs_less_memory", "verdict"] == UNDECIDED
+    assert patch_verdicts(0.0, pd.DataFrame()).loc["training_needs_less_memory", "verdict"] == NOT_RUN
+
+
+def test_patch_claims_document_says_that_no_printed_value_is_known() -> None:
+    document = claims_document(patch_verdicts(0.03).reset_index(), "synthetic").markdown()
+    assert "The values that the paper prints are not known here." in document
+    assert roles_from_params(asdict(PATCH_ROLES)) == PATCH_ROLES

@@ -22,7 +22,10 @@ from pd_ddpm.exhibits.figures import fig2_uncertainty as fig2
 from pd_ddpm.exhibits.figures.fig2_cases import FigureCase, MethodResult, choose_cases, fig2_numbers, read_figure_cases
 from pd_ddpm.exhibits.figures.fig2_uncertainty import fig2_uncertainty
 from pd_ddpm.exhibits.figures.fig3_tprime import fig3_numbers, fig3_tprime, paper_best_t_start
+from pd_ddpm.exhibits.figures.fig4 import fig4
+from pd_ddpm.exhibits.figures.fig4 import fig4_numbers as patch_fig4_numbers
 from pd_ddpm.exhibits.figures.fig4_ensemble import fig4_ensemble, fig4_numbers
+from pd_ddpm.exhibits.figures.fig5 import fig5, fig5_numbers
 from pd_ddpm.exhibits.figures.log_axis import log_ticks
 from pd_ddpm.exhibits.figures.pareto import pareto, pareto_front, pareto_numbers
 from pd_ddpm.exhibits.figures.style import METHODS, SPARE, looks
@@ -510,6 +513,55 @@ def test_fig4_draws_one_subset_of_each_size() -> None:
     assert numbers.loc[[1, 2], "dice_sd_raw"].isna().all()
     assert numbers.loc[3, "dice_sd_raw"] == 0
     render(fig4_ensemble(numbers.reset_index(), NOTE, 5))
+
+
+def with_hd95(rows: pd.DataFrame, undefined: str) -> pd.DataFrame:
+    """Return the rows with an HD95 of 10 mm per missing Dice, and none for one case."""
+    return rows.assign(hd95_mm=(10 * (1 - rows["dice"])).where(rows["case"] != undefined))
+
+
+def test_patch_fig4_numbers_equal_plain_computation_and_leave_out_undefined_hd95() -> None:
+    values = {(0, 0): [np.array([0.5, 0.6, 0.7, 0.8]), np.array([0.7, 0.7, 0.9, 0.9])]}
+    numbers = patch_fig4_numbers(with_hd95(ensembles(values, 4), "0-1"), FOUR).set_index("size")
+    assert numbers.loc[1, ["dice", "hd95_mm"]].tolist() == pytest.approx([0.725, 3.5])
+    assert (numbers["cases"] == 2).all()
+    assert (numbers["cases_without_hd95"] == 1).all()
+    means = np.mean(values[0, 0], axis=0)
+    pairs = [(first - second) ** 2 / 2 for first, second in combinations(means, 2)]
+    assert numbers.loc[1, "dice_sd_independent"] == pytest.approx(math.sqrt(np.mean(pairs)))
+    pairs = [(10 * (first - second)) ** 2 / 2 for first, second in combinations(values[0, 0][0], 2)]
+    assert numbers.loc[1, "hd95_mm_sd_independent"] == pytest.approx(math.sqrt(np.mean(pairs)))
+    assert math.isnan(numbers.loc[3, "dice_sd_independent"])
+    with pytest.raises(ValueError, match="tdpm has no ensembles"):
+        patch_fig4_numbers(with_hd95(ensembles(values, 4), "0-1"), {"tdpm": "TDPM"})
+
+
+def test_patch_fig4_draws_its_numbers() -> None:
+    numbers = patch_fig4_numbers(with_hd95(ensembles({(0, 0): [np.linspace(0.5, 0.9, 4)] * 2}, 4), "0-1"), FOUR)
+    figure = fig4(through_csv(numbers), NOTE, [3])
+    drawn = [list(axis.containers[0].lines[0].get_ydata()) for axis in figure.axes]
+    assert drawn == [pytest.approx(numbers[score].tolist(), rel=1e-5) for score in ("dice", "hd95_mm")]
+    assert "Cases without HD95: PD-DDPM 1" in figure.get_suptitle()
+    render(figure)
+
+
+def test_fig5_has_a_cell_for_each_ensemble_that_was_run_and_leaves_the_others_white() -> None:
+    short = with_hd95(ensembles({(0, 0): [np.array([0.5, 0.6, 0.7, 0.8])] * 2}, 4), "0-1").assign(method="short")
+    long = with_hd95(ensembles({(0, 0): [np.array([0.8, 0.9])] * 2}, 2), "").assign(method="long")
+    points = [{"method": "short", "reverse_steps": 5, "pool": 4}, {"method": "long", "reverse_steps": 50, "pool": 2}]
+    numbers = fig5_numbers(pd.concat([short, long]), points, [1, 2, 4])
+    cells = {(row.reverse_steps, row.members): (row.dice, row.hd95_mm) for row in numbers.itertuples()}
+    expected = {(5, size): (0.65, 3.5) for size in (1, 2, 4)} | {(50, size): (0.85, 1.5) for size in (1, 2)}
+    assert cells == {key: pytest.approx(value) for key, value in expected.items()}
+    assert numbers["cases_without_hd95"].tolist() == [1, 1, 1, 0, 0]
+    figure = fig5(through_csv(numbers), [1, 2, 4], NOTE)
+    images = [axis.images[0].get_array() for axis in figure.axes[:2]]
+    assert [image.mask.tolist() for image in images] == [[[False] * 3, [False, False, True]]] * 2
+    texts = [[text.get_text() for text in axis.texts] for axis in figure.axes[:2]]
+    assert texts == [["0.650"] * 3 + ["0.850"] * 2, ["3.5"] * 3 + ["1.5"] * 2]
+    render(figure)
+    with pytest.raises(ValueError, match="long has no ensembles"):
+        fig5_numbers(short, points, [1])
 
 
 # Cost against quality

@@ -12,7 +12,7 @@ from pd_ddpm.runtime import code_version
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 
 # The last two count the FLOPs of the networks.
-NETWORKS = {"train", "gate", "probe", "reliability", "sample", "cost", "leak"}
+NETWORKS = {"train", "gate", "probe", "reliability", "sample", "cost", "leak", "memory"}
 FIGURES = {
     "leak",
     "leak_probe",
@@ -20,11 +20,13 @@ FIGURES = {
     "fig2_uncertainty",
     "fig3_tprime",
     "fig4_ensemble",
+    "fig4",
+    "fig5",
     "pareto",
     "probe_figure",
 }
 SCORES = {"score", "resample_ensemble", "grid_dice"}
-METRICS = SCORES | {"index", "leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble"}
+METRICS = SCORES | {"index", "leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble", "fig4"}
 WRITERS = SCORES | {
     "index",
     "sample",
@@ -57,12 +59,12 @@ CONSTANTS = [
     ("data/nifti/write.py", "np.float32(1 / 255)", "np.float32(1 / 256)", WRITERS),
     ("data/phantom/lesions.py", "0.5", "0.6", {"simulate"}),
     ("data/download/http.py", "403", "404", {"download"}),
-    ("diffusion/samplers.py", "if s > 0 and", "if s > 1 and", {"train", "sample", "gate", "reliability", "cost", "leak"}),
+    ("diffusion/samplers.py", "if s > 0 and", "if s > 1 and", NETWORKS - {"probe"}),
     ("diffusion/reliability.py", "(lesion + 2)", "(lesion + 3)", NETWORKS),
     ("diffusion/schedule.py", "0.008", "0.009", NETWORKS),
     ("models/networks/blocks.py", "channels // 4", "channels // 5", NETWORKS),
     ("training/trainer.py", "_GPU_STEPS_AHEAD = 10", "_GPU_STEPS_AHEAD = 20", {"train"}),
-    ("training/objectives/denoising.py", "0.9", "0.8", {"train", "cost", "leak"}),
+    ("training/objectives/denoising.py", "0.9", "0.8", {"train", "cost", "leak", "memory"}),
     (
         "inference/ensemble.py",
         "0.5 - 1e-6",

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from pd_ddpm.evaluation.scores import read_scores
-from pd_ddpm.exhibits.claims.claim import Roles
+from pd_ddpm.exhibits.claims.claim import roles_from_params
 from pd_ddpm.exhibits.claims.table import claims_document, claims_table
 from pd_ddpm.exhibits.grid_note import table_caption
 from pd_ddpm.exhibits.score_remarks import collapse_remarks
@@ -13,7 +13,9 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 def main(job) -> None:
     scores, ensembles = read_scores(job.input.scores), read_scores(job.input.ensembles)
-    table = claims_table(scores, ensembles, Roles.from_params(job.params.roles), pd.read_csv(job.input.printed))
+    memory = read_scores(job.input.get("memory", []))
+    roles, printed = roles_from_params(job.params.roles), pd.read_csv(job.input.printed)
+    table = claims_table(scores, ensembles, roles, printed, memory)
     write_sealed_csv(table, job.output.table, float_format="%.6g")
     document = claims_document(table, table_caption(job.params.caption_note, scores))
     document = document.with_remarks(collapse_remarks(scores, job.params.labels))
@@ -21,4 +23,5 @@ def main(job) -> None:
 
 
 if __name__ == "__main__":
-    run_with_record(main, snakemake, [*snakemake.input.scores, *snakemake.input.ensembles])
+    made_from = [*snakemake.input.scores, *snakemake.input.ensembles, *snakemake.input.get("memory", [])]
+    run_with_record(main, snakemake, made_from)

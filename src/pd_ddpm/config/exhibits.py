@@ -203,6 +203,20 @@ def figure5_points(config: Config) -> list[dict[str, Any]]:
     return [{"method": name, **chain} for name, chain in methods.figure5_chains(config).items()]
 
 
+def memory_networks(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the settings of the memory table's networks that its numbers depend on: all but how long they are trained."""
+    table = config["exhibits"]["memory"]
+    names = [] if table is None else [row["network"] for row in table["rows"]]
+    left_out = config["training"].keys() - {"coordinates"} | {"grid"}
+    return {name: {key: value for key, value in network(config, name).items() if key not in left_out} for name in names}
+
+
+def memory_note(config: Config) -> str:
+    """Return what the caption of the memory table says about its networks."""
+    table = config["exhibits"]["memory"] or {}
+    return f"Networks of the {config['scale']} scale's configuration, {table.get('image_channels')} image channels"
+
+
 def claims_roles(config: Config) -> dict[str, Any]:
     """Return what the claims of the configuration's paper compare, as the fields of `Roles` or `PatchRoles`."""
     exhibits = config["exhibits"]

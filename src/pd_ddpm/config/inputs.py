@@ -189,6 +189,13 @@ def leak_probe_inputs(config: Config, dataset: str, root: str) -> list[str]:
     return [f"{run.folder(root, 'networks')}/probe.csv" for run in networks]
 
 
+def claims_inputs(config: Config, dataset: str) -> dict[str, list[str]]:
+    """Return the memory table of a dataset's exhibits, if PatchDDM's claims are tested and there is one."""
+    shown = config["exhibits"]
+    has_memory = shown["patch_claims"] is not None and shown["memory"] is not None
+    return {"memory": [f"{config['results']}/{dataset}/exhibits/memory.csv"]} if has_memory else {}
+
+
 def grid_dice_inputs(config: Config, dataset: str, name: str, root: str) -> dict[str, str]:
     """Return the table of the ground truth's Dice through a method's working grid; empty if that has the scan's own pixels.
 

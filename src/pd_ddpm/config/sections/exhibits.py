@@ -88,7 +88,9 @@ class MemoryRow(Section):
     label: str = Field(description="Name of the row.")
     network: str = Field(description="Denoiser of networks, or a variation of one. It need not be trained.")
     trained_share: EdgeShare = Field(description="Edge of a training patch, as a share of the edge of the full volume.")
-    sampled_share: EdgeShare = Field(description="Edge of what is sampled in one pass, as such a share.")
+    sampled_share: EdgeShare | None = Field(
+        description="Edge of what is sampled in one pass, as such a share; null: the row is about training only."
+    )
 
 
 class MemoryTable(Section):

@@ -1,4 +1,4 @@
-"""A claim of the PD-DDPM paper, and how its verdict follows from our own scores.
+"""A claim of a paper, and how its verdict follows from our own scores.
 
 A claim predicts on which side of a bound the mean of an effect lies. The effect is one number per training and case. The
 verdict comes from the 95 % interval of the mean effect (see `statistics.mean_interval`):
@@ -7,6 +7,8 @@ verdict comes from the 95 % interval of the mean effect (see `statistics.mean_in
 * does not hold: the whole interval lies on the other side;
 * undecided at this scale: anything else, including a single case;
 * not run: no method has one of the roles in the claim, or that method has no scores.
+
+An effect without chance, such as a ratio of counted memory, has no interval. Its own side of the bound decides.
 
 With one training, the interval covers other cases only, and a verdict is about the trained networks. With several, it covers
 other trainings as well. Claims are not corrected for their number. The statement of a claim names what is compared, and its
@@ -33,6 +35,9 @@ ROLE_NAMES = {
     "presegmentation": "The pre-segmentation",
     "tdpm": "TDPM",
     "es_ddpm": "ES-DDPM",
+    "patch": "PatchDDM",
+    "full_resolution": "Training at full resolution",
+    "half_resolution": "Training at half resolution",
 }
 
 
@@ -68,6 +73,30 @@ class Roles:
         return cls(**{**params, "table2": [Table2Row(**row) for row in params["table2"]]})
 
 
+@dataclass(frozen=True)
+class PatchRoles:
+    """Methods that the claims of PatchDDM compare. A claim is not run if one of its roles is None or empty.
+
+    Attributes:
+        patch: PatchDDM.
+        full_resolution: trained on whole volumes.
+        half_resolution: trained on whole volumes of half the resolution.
+        chains: reverse steps -> PatchDDM with so many.
+        few_steps: the number of reverse steps that is compared with the largest one.
+    """
+
+    patch: str
+    full_resolution: str | None = None
+    half_resolution: str | None = None
+    chains: Mapping[int, str] = field(default_factory=dict)
+    few_steps: int | None = None
+
+
+def roles_from_params(params: Mapping[str, Any]) -> Roles | PatchRoles:
+    """Return the roles of the claims of PatchDDM, if the plain values name it, or else of PD-DDPM."""
+    return PatchRoles(**params) if "patch" in params else Roles.from_params(params)
+
+
 class NotRun(Exception):
     """Raised when a method or a score is missing that the claim needs; the message names it."""
 
@@ -80,11 +109,13 @@ class Effect:
         values: one number per training and case (index); NaN if undefined.
         detail: what was compared, in words.
         condition: whether the second condition of the claim is true, if the claim has one.
+        is_exact: whether `values` is a single number that has no chance in it, and therefore no interval.
     """
 
     values: pd.Series
     detail: str
     condition: bool = True
+    is_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,11 +126,13 @@ class Evidence:
         cases: scores by method, training and case (see `scores.by_training`).
         ensembles: ensemble rows; an empty frame if there are none.
         roles: methods that the claims compare.
+        memory: rows of the memory table; an empty frame if there are none.
     """
 
     cases: pd.DataFrame
     ensembles: pd.DataFrame
-    roles: Roles
+    roles: Roles | PatchRoles
+    memory: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def scores_of(self, method: str | None, name: str) -> pd.DataFrame:
         """Return the scores of a method by training and case.
@@ -174,10 +207,16 @@ class Claim:
             outcome = {"cases": 0, "trainings": 0, "verdict": NOT_RUN, "detail": f"{reason}."}
         else:
             values = effect.values.dropna()
-            mean, (low, high) = mean_over_cases(values), mean_interval(values)
+            if effect.is_exact:
+                mean = low = high = float(values.iloc[0])
+                counts = {"cases": 0, "trainings": 0}
+            else:
+                mean, (low, high) = mean_over_cases(values), mean_interval(values)
+                counts = {"cases": values.index.get_level_values(CASE).nunique(), "trainings": num_trainings(values)}
             numbers = {"effect": self.scale(mean), "effect_low": self.scale(low), "effect_high": self.scale(high)}
-            counts = {"cases": values.index.get_level_values(CASE).nunique(), "trainings": num_trainings(values)}
             outcome = counts | {"verdict": self.verdict(low, high, effect.condition), "detail": effect.detail}
+            if effect.is_exact:
+                numbers |= {"effect_low": math.nan, "effect_high": math.nan}
         return identity | numbers | {"effect_paper": self.printed, "unit": self.unit} | outcome
 
     def verdict(self, low: float, high: float, condition: bool) -> str:

@@ -1,4 +1,4 @@
-"""Effects of the claims: each function returns one number per training and case."""
+"""Effects of PD-DDPM's claims: each function returns one number per training and case."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,21 +18,22 @@ FAR_WORSE_DICE = 0.1
 
 RUN_AND_CASE = (TRAINING, "split", "seed", CASE)
 
-METRIC_NAMES = {"dice": "Dice", "lesion_f1": "Lesion F1"}
+METRIC_NAMES = {"dice": "Dice", "lesion_f1": "Lesion F1", "hd95_mm": "HD95 [mm]"}
 
 
-def paired_difference(evidence: Evidence, role: str, metric: str = "dice") -> Effect:
-    """Return PD-DDPM minus another method, paired by case.
+def paired_difference(evidence: Evidence, role: str, metric: str = "dice", subject: str = "pd_ddpm") -> Effect:
+    """Return PD-DDPM, or another method, minus a method, paired by case.
 
     Args:
         evidence: scores and roles.
-        role: role of the other method.
+        role: role of the method that is subtracted.
         metric: column of the scores.
+        subject: role of the method that it is subtracted from.
 
     Raises:
         NotRun: a method has no scores.
     """
-    ours, baseline = evidence.scores_of_role("pd_ddpm")[metric], evidence.scores_of_role(role)[metric]
+    ours, baseline = evidence.scores_of_role(subject)[metric], evidence.scores_of_role(role)[metric]
     detail = f"{METRIC_NAMES[metric]} {number(ours.mean(), 3)} against {number(baseline.mean(), 3)}."
     return Effect(paired_differences(ours, baseline), detail)
 
@@ -158,9 +159,21 @@ def saturation_of_uncertainty(evidence: Evidence, knee: int) -> Effect:
 
 
 def ensemble_over_member(evidence: Evidence) -> Effect:
-    """Return the mean Dice over subsets of the ensemble's size minus that over single members."""
-    rows = _ensemble_rows(evidence)
+    """Return the mean Dice over subsets of the ensemble's size minus that over single members, for PD-DDPM."""
     samples = int(evidence.scores_of_role("pd_ddpm")["samples"].max())
+    return ensemble_gain(ensemble_rows(evidence, evidence.roles.ensemble), samples)
+
+
+def ensemble_gain(rows: pd.DataFrame, samples: int) -> Effect:
+    """Return the mean Dice over subsets of an ensemble size minus that over single members.
+
+    Args:
+        rows: ensemble rows of one method, see `ensemble_rows`.
+        samples: the largest ensemble size that is compared.
+
+    Raises:
+        NotRun: single members or ensembles of several are missing.
+    """
     sizes = rows.loc[rows["size"] <= samples, "size"]
     largest = sizes.max()
     if sizes.min() != 1 or largest == 1:
@@ -175,7 +188,7 @@ def spread_of_ensembles(evidence: Evidence) -> Effect:
 
     Subsets of one pool share members and are therefore too similar. Only pairs without a common member are compared.
     """
-    rows = _ensemble_rows(evidence)
+    rows = ensemble_rows(evidence, evidence.roles.ensemble)
     pool = int(rows["pool"].min())
     several = rows.loc[rows["size"] <= pool / 2, "size"].max()
     if rows["size"].min() != 1 or not several > 1:
@@ -205,8 +218,8 @@ def _grid_with_equal_steps(roles: Roles) -> tuple[Mapping[int, str], str]:
     return grid, f" Left out, since their steps have another size than the {usual} of T' = {largest}: {sizes}."
 
 
-def _ensemble_rows(evidence: Evidence) -> pd.DataFrame:
-    name = evidence.roles.ensemble
+def ensemble_rows(evidence: Evidence, name: str | None) -> pd.DataFrame:
+    """Return the ensemble rows of a method with their trainings, or raise NotRun if it has none."""
     if name is None or evidence.ensembles.empty or name not in set(evidence.ensembles["method"]):
         raise NotRun("No ensembles were scored")
     return name_trainings(evidence.ensembles[evidence.ensembles["method"] == name])

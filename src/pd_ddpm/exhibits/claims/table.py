@@ -6,27 +6,36 @@ import pandas as pd
 
 from pd_ddpm.evaluation.scores import by_training
 from pd_ddpm.exhibits.claims.catalogue import all_claims
-from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Evidence, Roles, plain_number
+from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Evidence, PatchRoles, Roles, plain_number
+from pd_ddpm.exhibits.claims.patch_catalogue import patch_claims
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import interval, interval_note
 
 
-def claims_table(scores: pd.DataFrame, ensembles: pd.DataFrame, roles: Roles, printed: pd.DataFrame) -> pd.DataFrame:
-    """Test all claims of the paper and return one row per claim.
+def claims_table(
+    scores: pd.DataFrame,
+    ensembles: pd.DataFrame,
+    roles: Roles | PatchRoles,
+    printed: pd.DataFrame,
+    memory: pd.DataFrame,
+) -> pd.DataFrame:
+    """Test all claims of a paper, which the roles decide, and return one row per claim.
 
     Args:
         scores: score rows of all methods.
         ensembles: ensemble rows; an empty frame if there are none.
         roles: methods that the claims compare.
-        printed: values printed in the paper.
+        printed: values printed in the PD-DDPM paper; those of the PatchDDM paper are not known.
+        memory: rows of the memory table; an empty frame if there is none.
 
     Returns:
         Columns `claim`, `statement`, `paper` (sections that make the claim), `effect` (mean over cases), `effect_low` and
         `effect_high` (95 % interval), `effect_paper` (from the printed values, if they give it), `unit`, `cases`, `trainings`,
         `verdict` (see `claim`) and `detail` (what was compared).
     """
-    evidence = Evidence(by_training(scores), ensembles, roles)
-    return pd.DataFrame([claim.row(evidence) for claim in all_claims(printed)])
+    evidence = Evidence(by_training(scores), ensembles, roles, memory)
+    claims = patch_claims() if isinstance(roles, PatchRoles) else all_claims(printed)
+    return pd.DataFrame([claim.row(evidence) for claim in claims])
 
 
 def claims_document(table: pd.DataFrame, caption_note: str) -> Document:
@@ -55,7 +64,9 @@ def claims_document(table: pd.DataFrame, caption_note: str) -> Document:
         "zero (for a ratio: one) unless the claim names another.",
         f"{interval_note(int(table['trainings'].max()))} A verdict covers what its interval covers.",
         "Claims are not corrected for their number: of 40 claims without any effect, one would be found to hold.",
-        "[paper's]: the same effect from the means in the paper, which has neither intervals nor scores of single cases.",
+        "[paper's]: the same effect from the means in the paper, which has neither intervals nor scores of single cases."
+        if table["effect_paper"].notna().any()
+        else "The values that the paper prints are not known here.",
     ]
     left = ("Paper", "Verdict", "Unit", "What was compared")
     return Document("The paper's claims, tested", caption_note, [Part("Claims", cells, notes, left)])
