@@ -1,7 +1,8 @@
 """The training loop: fits any network to any objective, and resumes after a kill.
 
 All random numbers of step n come from generators named (seed, n). The state of a training is therefore its weights, its
-optimisers and its step. On the same machine a run that was killed and resumed equals an unbroken one bit for bit.
+optimisers and its step. On the same CPU a run that was killed and resumed equals an unbroken one bit for bit. On a GPU it sees
+the same batches, timesteps, noise and dropout, but sums may be rounded differently.
 """
 
 import copy
@@ -203,7 +204,7 @@ class Trainer:
         torch.manual_seed(inputs.torch_seed)
         self.model.train()
         try:
-            return self.captured.run(inputs, learning_rate(self.settings, step), 1 - self._ema_decay(step))
+            return self.captured.run(inputs, self._learning_rate(self.phases[0], step), 1 - self._ema_decay(step))
         except (ChangingStepError, RecordingError) as error:
             self.captured = None
             level = logging.WARNING if isinstance(error, RecordingError) else logging.INFO
@@ -253,7 +254,7 @@ class Trainer:
         """Do one optimiser step. Return the loss and the other values of the phase."""
         trained = set(phase.parameters)
         for group in self.optimisers[phase.optimiser or phase.name].param_groups:
-            group["lr"] = learning_rate(self.settings, step) * phase.learning_rate_factor
+            group["lr"] = self._learning_rate(phase, step)
         if len(self.phases) > 1:
             for parameter in self.model.parameters():
                 parameter.requires_grad_(parameter in trained)
@@ -276,6 +277,9 @@ class Trainer:
         self.scaler.step(optimiser)
         self.scaler.update()
         return {name: value.detach() for name, value in values.items()}
+
+    def _learning_rate(self, phase: Phase, step: int) -> float:
+        return learning_rate(self.settings, step) * phase.learning_rate_factor
 
     def _ema_decay(self, step: int) -> float:
         """Return the decay of the EMA with warm-up, min(ema_decay, (1 + step) / (10 + step))."""
