@@ -84,7 +84,7 @@ lint: .venv/installed
 bench: .venv/installed
 	python -m benchmarks.run
 
-# Measure the paper's denoiser on a GPU. Writes benchmarks/gpu.json.
+# Measure the paper's denoiser on a GPU beside MONAI and diffusers. Writes benchmarks/gpu.json and docs/performance.md.
 bench-gpu: .venv/installed
 	python -m benchmarks.gpu
 

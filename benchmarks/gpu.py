@@ -1,213 +1,106 @@
-"""Measure the paper's denoiser on a GPU: `make bench-gpu`.
+"""Measure the paper's denoiser on a GPU beside MONAI and diffusers: `make bench-gpu`.
 
-    python -m benchmarks.gpu [--seconds 60] [--batch 60] [--output benchmarks/gpu.json]
+    python -m benchmarks.gpu [--minutes 4] [--output benchmarks/gpu.json]
 
-For each precision that the device supports, the network of config/config.yaml (113.67 million parameters) is trained for
-`--seconds` on artificial slices of 128 x 192 pixels in batches of twelve, with the step of a training job. Then the segmenter
-of a sampling job samples ensemble members in batches of `--batch` for the same time. The JSON file holds images and
-member-steps per second, the peak memory, and the fraction of the card's peak: FLOPs counted by PyTorch, divided by the dense
-peak in the data sheet of the card. Cards without an entry in PEAK_TFLOPS have no fraction. Without a GPU the command exits with
-an error.
+The command prints a table, writes it to docs/performance.md, and every number to a JSON file. Rows that have not begun when the
+time is over are not measured. Without a GPU it exits with an error. See `gpu_rows` for the measurements.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.table import commit, machine
-from benchmarks.training import artificial_slices
-from pd_ddpm.config import resolve
-from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.inference.factory import build_segmenter
-from pd_ddpm.models.factory import build_model
-from pd_ddpm.runtime.backend import Backend
+from benchmarks.gpu_rows import Bench, GpuRow, Sizes, with_targets
+from benchmarks.table import commit, machine, replace_section
 from pd_ddpm.runtime.files import write_json
-from pd_ddpm.runtime.precision import choose_device, choose_precision, prepare_for_inference
-from pd_ddpm.training.factory import build_objective, build_training_settings
-from pd_ddpm.training.patches import TrainingSlices
-from pd_ddpm.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-CHANNELS = 2  # FLAIR and T1
-REVERSE_STEPS = 10  # per chain
-WARM_UP = 3
-
-# Dense peaks from the data sheets: float32 without tensor cores, TF32, and half precision with float32 accumulation.
-PEAK_TFLOPS = {
-    "V100": {"float32": 15.7, "float16": 125.0},
-    "A100": {"float32": 19.5, "tf32": 156.0, "bfloat16": 312.0, "float16": 312.0},
-    "H100 PCIe": {"float32": 51.0, "tf32": 378.0, "bfloat16": 756.0, "float16": 756.0},
-    "H100": {"float32": 67.0, "tf32": 494.0, "bfloat16": 989.0, "float16": 989.0},
-    "H200": {"float32": 67.0, "tf32": 494.0, "bfloat16": 989.0, "float16": 989.0},
-    "RTX 4090": {"float32": 82.6, "tf32": 82.6, "bfloat16": 165.2, "float16": 165.2},
-}
-
-Settings = dict[str, Any]
+DOCUMENT = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- make bench-gpu: begin -->", "<!-- make bench-gpu: end -->"
+HEAD = (
+    "| what | who | ms | TFLOP/s | kernels | GPU busy | target | remark |",
+    "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
+)
 
 
-def peak_tflops(card: str, precision: str) -> float | None:
-    """Return the peak of a card in this precision, by the first entry whose words all occur in the name of the card."""
-    words = set(card.replace("-", " ").split())
-    peaks = [peak for name, peak in PEAK_TFLOPS.items() if words.issuperset(name.split())]
-    return peaks[0].get(precision) if peaks else None
-
-
-def forward_flops(network: Settings) -> int:
-    """Return the FLOPs of a forward pass of one image, counted without computing. A training step takes three times as many."""
-    with torch.device("meta"):
-        module = build_model(network, CHANNELS).network
-        x, t = torch.empty(1, CHANNELS + 1, *network["crop"]), torch.zeros(1)
-        with FlopCounterMode(display=False) as flops, torch.no_grad():
-            module(x, t)
-    return flops.get_total_flops()
-
-
-def time_calls(call: Callable[[], object], device: torch.device, seconds: float) -> tuple[int, float, float | None]:
-    """Repeat a call for about the given seconds, after a warm-up.
+def measure(bench: Bench, minutes: float) -> list[GpuRow]:
+    """Run the measurements until the time is over, and return their rows.
 
     Args:
-        call: the function to time.
-        device: the device on which it computes.
-        seconds: minimum duration.
-
-    Returns:
-        Number of calls, their seconds, and the peak GPU memory in GB (None on a CPU).
+        bench: the measurements.
+        minutes: time after which no further one begins.
     """
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for _ in range(WARM_UP):
-        call()
-    wait()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    calls, start = 0, time.perf_counter()
-    while calls == 0 or time.perf_counter() - start < seconds:
-        call()
-        wait()
-        calls += 1
-    elapsed = time.perf_counter() - start
-    return calls, elapsed, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
-
-
-def measure_precision(
-    precision: str, network: Settings, method: Settings, device: torch.device, batch: int, seconds: float
-) -> dict[str, Any]:
-    """Measure training and sampling in one precision.
-
-    Args:
-        precision: name of the precision.
-        network: settings of the denoiser.
-        method: settings of the method that samples.
-        device: the device that computes.
-        batch: ensemble members that are sampled together.
-        seconds: duration of training, and again of sampling.
-
-    Returns:
-        A row of the JSON file.
-
-    Raises:
-        ValueError: the device does not support the precision.
-    """
-    chosen = choose_precision(precision, device)
-    torch.manual_seed(0)
-    untrained = build_model(network, CHANNELS)
-    slices = TrainingSlices(artificial_slices(4, 12, network["crop"]))
-    optimisation = build_training_settings(network)
-    trainer = Trainer(untrained, build_objective(network), slices, optimisation, seed=0, backend=Backend(device, chosen))
-    steps = iter(range(1, network["steps"] + 1))
-    step_calls, step_seconds, training_gb = time_calls(lambda: trainer.train_step(next(steps)), device, seconds)
-    chain_calls, chain_seconds, sampling_gb = time_calls(
-        _sample_chains(trainer.eval_model, network, method, device, chosen, batch), device, seconds
-    )
-    images = step_calls * optimisation.batch / step_seconds
-    member_steps = chain_calls * batch * REVERSE_STEPS / chain_seconds
-    flops = forward_flops(network)
-    rates = {"training": 3 * flops * images / 1e12, "sampling": flops * member_steps / 1e12}
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    peak = peak_tflops(card, precision)
-    return {
-        "precision": precision,
-        "training_images_per_second": images,
-        "training_steps": step_calls,
-        "training_peak_memory_gb": training_gb,
-        "member_steps_per_second": member_steps,
-        "sampling_batch": batch,
-        "sampling_peak_memory_gb": sampling_gb,
-        "tflops": rates,
-        "fraction_of_peak": peak and {name: rate / peak for name, rate in rates.items()},
-    }
-
-
-def _sample_chains(
-    trained: nn.Module, network: Settings, method: Settings, device: torch.device, precision: Any, batch: int
-) -> Callable[[], object]:
-    """Return a function that samples one reverse chain of a batch of members, as a sampling job does."""
-    prepared = prepare_for_inference(trained, device, precision)
-    segmenter = build_segmenter(method | {"pool": batch, "reverse_steps": REVERSE_STEPS}, prepared)
-    image = torch.zeros(batch, CHANNELS, *network["crop"], device=device)
-    names = [("benchmark", member) for member in range(batch)]
-
-    def chain() -> None:
-        with torch.inference_mode():
-            segmenter(image, None, MemberNoise(names))
-
-    return chain
-
-
-def measure_precisions(
-    network: Settings, method: Settings, device: torch.device, batch: int, seconds: float, precisions: Sequence[str]
-) -> list[dict]:
-    """Return a row per precision: the measurement, or the reason why the device does not support it.
-
-    Args:
-        network: settings of the denoiser.
-        method: settings of the method that samples.
-        device: the device that computes.
-        batch: ensemble members that are sampled together.
-        seconds: duration of training, and again of sampling, in each precision.
-        precisions: names of the precisions.
-    """
-    rows = []
-    for precision in precisions:
+    rows: list[GpuRow] = []
+    deadline = time.monotonic() + 60 * minutes
+    for name, section in bench.sections().items():
+        if time.monotonic() > deadline:
+            rows.append(GpuRow(name, "", remark=f"not measured: the {minutes:g} minutes are over"))
+            continue
         try:
-            rows.append(measure_precision(precision, network, method, device, batch, seconds))
-        except ValueError as reason:
-            rows.append({"precision": precision, "missing": str(reason)})
-        print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+            for row in section():
+                rows.append(row)
+                print(line(row), file=sys.stderr, flush=True)
+        except (RuntimeError, ValueError) as error:  # such as out of memory; the other measurements go on
+            rows.append(GpuRow(name, "", remark=f"failed: {str(error).splitlines()[0]}"))
+            print(line(rows[-1]), file=sys.stderr, flush=True)
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return with_targets(rows, bench.sizes.batch, bench.sizes.training_batch)
+
+
+def line(row: GpuRow) -> str:
+    """Return a row of the table as Markdown."""
+    timing = row.timing
+    cells = [
+        row.what,
+        row.who,
+        "" if timing is None else f"{timing.milliseconds:.3g}",
+        "" if row.teraflops is None else f"{row.teraflops:.3g}",
+        "" if timing is None or timing.kernels is None else str(timing.kernels),
+        "" if timing is None or timing.busy_share is None else f"{timing.busy_share:.0%}",
+        "" if row.target is None else f"{row.target[0]}: {'yes' if row.target[1] else 'no'}",
+        row.remark,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure on the first GPU and write the JSON file; return the exit code."""
-    parser = argparse.ArgumentParser(description="Measure the paper's denoiser on a GPU in each precision.")
-    parser.add_argument(
-        "--seconds", type=float, default=60.0, help="duration of training, and again of sampling, in each precision"
-    )
-    parser.add_argument("--batch", type=int, default=60, help="ensemble members that are sampled together")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "gpu.json")
+    """Measure on the first GPU, write table and JSON file; return the exit code."""
+    parser = argparse.ArgumentParser(description="Measure the paper's denoiser on a GPU beside MONAI and diffusers.")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time after which no further measurement begins")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "gpu.json", help="JSON file to write")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="document whose table is replaced")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("error: PyTorch sees no CUDA device here; run `make bench-gpu` on a machine that has one.", file=sys.stderr)
         return 1
-    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    device = choose_device("auto")
-    network, method = resolve.network(config, "denoiser"), resolve.method(config, "ddpm")
-    rows = measure_precisions(network, method, device, options.batch, options.seconds, PRECISIONS)
-    card = torch.cuda.get_device_name(device)
-    write_json(options.output, {"card": card, "commit": commit(), "machine": machine(), "rows": rows})
+    write_results(Bench(torch.device("cuda:0"), Sizes()), options.minutes, options.output, options.document)
     return 0
+
+
+def write_results(bench: Bench, minutes: float, output: Path, document: Path) -> None:
+    """Run the measurements, print the table, and write it and the JSON file.
+
+    Args:
+        bench: the measurements.
+        minutes: time after which no further one begins.
+        output: JSON file.
+        document: Markdown document with the two marks of the table.
+    """
+    started, here = time.monotonic(), machine()
+    rows = measure(bench, minutes)
+    card = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else here["cpu"]
+    facts = f"Measured on {time.strftime('%Y-%m-%d')} at commit {commit()}: {card}, torch {torch.__version__}, "
+    facts += f"in {time.monotonic() - started:.0f} s."
+    table = "\n".join([facts, "", *HEAD, *map(line, rows)])
+    print(table)
+    write_json(output, {"card": card, "commit": commit(), "machine": here, "rows": [asdict(row) for row in rows]})
+    replace_section(document, BEGIN, END, table)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
@@ -77,8 +75,10 @@ def our_network(channels: int, in_channels: int = 3) -> DenoisingUNet:
     return DenoisingUNet(settings)
 
 
-def monai_network(channels: int, in_channels: int = 3) -> DiffusionModelUNet:
+def monai_network(channels: int, in_channels: int = 3) -> nn.Module:
     """Return MONAI's network with the same architecture and one attention head."""
+    from monai.networks.nets import DiffusionModelUNet
+
     widths = [channels * multiplier for multiplier in MULTIPLIERS]
     return DiffusionModelUNet(
         spatial_dims=2,
@@ -93,8 +93,10 @@ def monai_network(channels: int, in_channels: int = 3) -> DiffusionModelUNet:
     )
 
 
-def diffusers_network(channels: int, in_channels: int = 3) -> UNet2DModel:
-    """Return the network of diffusers with the same architecture and one attention head."""
+def diffusers_network(channels: int, in_channels: int = 3) -> nn.Module:
+    """Return the network of diffusers with the same architecture and one attention head. Only this needs the package."""
+    from diffusers import UNet2DModel
+
     kinds = ["Attn" if level == ATTENTION_LEVEL else "" for level in range(len(MULTIPLIERS))]
     return UNet2DModel(
         in_channels=in_channels,

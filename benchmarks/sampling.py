@@ -9,10 +9,10 @@ networks have the same architecture (see `peers`) and random weights, on which t
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import DDPMScheduler as DiffusersScheduler
 from monai.inferers import DiffusionInferer
 from monai.networks.schedulers import DDPMScheduler as MonaiScheduler
 from torch import Tensor, nn
@@ -80,12 +80,20 @@ def monai_sampling(network: nn.Module, image: Tensor, members: int, steps: int, 
     def sample() -> Tensor:
         condition = image.expand(batch, -1, -1, -1)
         with torch.inference_mode():
-            noises = [torch.randn(batch, 1, *image.shape[2:]) for _ in range(members // batch)]
+            shape = (batch, 1, *image.shape[2:])
+            noises = [torch.randn(shape, device=image.device) for _ in range(members // batch)]
             return torch.cat(
                 [inferer.sample(noise, network, conditioning=condition, mode="concat", verbose=False) for noise in noises]
             )
 
     return sample
+
+
+def _diffusers_scheduler() -> Any:
+    """Return the scheduler of diffusers. It is imported only where it is used."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(T, beta_schedule="squaredcos_cap_v2", variance_type="fixed_large")
 
 
 def diffusers_sampling(network: nn.Module, image: Tensor, members: int, steps: int, batch: int = 1) -> Sampling:
@@ -98,7 +106,7 @@ def diffusers_sampling(network: nn.Module, image: Tensor, members: int, steps: i
         steps: reverse steps.
         batch: members per batch.
     """
-    scheduler = DiffusersScheduler(T, beta_schedule="squaredcos_cap_v2", variance_type="fixed_large")
+    scheduler = _diffusers_scheduler()
     scheduler.set_timesteps(steps)
     network.eval()
 
@@ -199,7 +207,7 @@ def reverse_steps(shape: tuple[int, ...], rounds: int) -> list[Row]:
 
     denoiser = Denoiser(nn.Identity(), Schedule.cosine(T), CODINGS["signed"], "noise")
     monai = MonaiScheduler(T, schedule="cosine", variance_type="fixed_large")
-    diffusers = DiffusersScheduler(T, beta_schedule="squaredcos_cap_v2", variance_type="fixed_large")
+    diffusers = _diffusers_scheduler()
     noise = MemberNoise([("benchmark", member) for member in range(shape[0])])
 
     def our_step(noise: MemberNoise | FixedNoise) -> Sampling:

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,16 @@ def machine() -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in flags],
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": {package: number for package in PACKAGES if (number := _version(package))},
     }
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:
@@ -126,11 +134,25 @@ def write(recorded: Mapping[str, Any], rows: Sequence[Row], results: Path, docum
     Raises:
         NoMarkError: the document has no marks. Nothing is written.
     """
-    text = document.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise NoMarkError(f"{document}: it has no line {BEGIN} followed by {END}. Add both where the table belongs.")
+    replace_section(document, BEGIN, END, markdown(recorded, rows))
     write_json(results, recorded)
+
+
+def replace_section(document: Path, begin: str, end: str, content: str) -> None:
+    """Replace the text between two marks of a document.
+
+    Args:
+        document: path of the Markdown document.
+        begin: mark before the text.
+        end: mark after it.
+        content: the new text.
+
+    Raises:
+        NoMarkError: the document has no marks. Nothing is written.
+    """
+    before, found_begin, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise NoMarkError(f"{document}: it has no line {begin} followed by {end}. Add both where the table belongs.")
     with atomic_write(document) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{markdown(recorded, rows)}\n{END}{after}", encoding="utf-8")
+        temporary.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")

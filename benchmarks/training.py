@@ -20,7 +20,7 @@ from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.runtime.backend import Backend
-from pd_ddpm.runtime.precision import choose_precision
+from pd_ddpm.runtime.precision import Precision, choose_precision
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
 from pd_ddpm.training.settings import TrainingSettings
@@ -58,7 +58,30 @@ def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -
         batch: patches per step.
         size: (height, width) of a patch in pixels.
     """
-    trainer = Trainer(
+    trainer = our_trainer(CPU, choose_precision(precision, CPU), channels, batch, size)
+    steps = iter(range(1, trainer.settings.steps))
+    return lambda: trainer.run_step(next(steps))
+
+
+def our_trainer(
+    device: torch.device,
+    precision: Precision,
+    channels: int,
+    batch: int,
+    size: tuple[int, int],
+    compile: bool = False,
+) -> Trainer:
+    """Return the trainer of a denoiser on artificial cases.
+
+    Args:
+        device: device of the network.
+        precision: precision of the network.
+        channels: width of the network.
+        batch: patches per step.
+        size: (height, width) of a patch in pixels.
+        compile: whether the network is compiled.
+    """
+    return Trainer(
         Denoiser(peers.our_network(channels), Schedule.cosine(T), CODINGS["signed"], "noise"),
         Denoising(T, "squared_error"),
         TrainingSlices(artificial_slices(2, 8, size)),
@@ -77,28 +100,27 @@ def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -
             patches=PatchSettings(size, None, (), 0.0),
         ),
         seed=0,
-        backend=Backend(CPU, choose_precision(precision, CPU)),
+        backend=Backend(device, precision, compile),
     )
-    steps = iter(range(1, 1_000_000))
-    return lambda: trainer.run_step(next(steps))
 
 
-def monai_step(channels: int, batch: int, size: tuple[int, int]) -> Callable[[], object]:
+def monai_step(channels: int, batch: int, size: tuple[int, int], device: torch.device = CPU) -> Callable[[], object]:
     """Return a function that runs one training step with MONAI's inferer and network and PyTorch's Adam.
 
     Args:
         channels: width of the network.
         batch: patches per step.
         size: (height, width) of a patch in pixels.
+        device: device of the network.
     """
-    network = peers.monai_network(channels).train()
+    network = peers.monai_network(channels).to(device).train()
     inferer = DiffusionInferer(DDPMScheduler(T, schedule="cosine"))
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    image, mask = torch.randn(batch, 2, *size), torch.zeros(batch, 1, *size)
+    image, mask = torch.randn(batch, 2, *size, device=device), torch.zeros(batch, 1, *size, device=device)
 
     def step() -> float:
         optimiser.zero_grad(set_to_none=True)
-        noise, t = torch.randn_like(mask), torch.randint(0, T, (batch,))
+        noise, t = torch.randn_like(mask), torch.randint(0, T, (batch,), device=device)
         predicted = inferer(mask, network, noise, t, condition=image, mode="concat")
         loss = functional.mse_loss(predicted, noise)
         loss.backward()

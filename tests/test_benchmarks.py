@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, masks, patches, peers, run, sampling, table, training, workflow
+from benchmarks import gpu, gpu_rows, masks, patches, peers, run, sampling, table, training, workflow
+from benchmarks.gpu_timing import Timing, union_length
 from benchmarks.rows import Row, comparison
 from benchmarks.timing import Implementation, Spread, noise, ratio, time_in_rounds
+from pd_ddpm.runtime.cpu_info import cpu_has_bfloat16
 
 SMALL = run.Scale(channels=32, size=(32, 32), batch=1, reverse_step=(2, 1, 8, 8), network_rounds=1, rounds=2, random_cases=2)
 ROW = Row("step", "peer", "ms", 2.0, 5.0, Spread(2.0, 2.5, 3.0), Spread(0.9, 1.0, 1.1), 2.5, 0.1)
@@ -316,37 +320,105 @@ def test_main_returns_one_for_missed_target_or_wrong_result(
 
 # -- On a GPU --------------------------------------------------------------------------------------------------------
 
+TINY = gpu_rows.Sizes(
+    channels=32,
+    size=(32, 32),
+    batch=2,
+    further_batches=(1,),
+    training_batch=1,
+    training_steps=1,
+    reverse_steps=2,
+    matrix=64,
+    copied_bytes=2**10,
+    calls=1,
+)
+CPU = torch.device("cpu")
 
-def test_measure_precisions_measures_a_small_network(configured) -> None:
-    network = configured("network", "denoiser", channels=8, multipliers=[1, 2], attention_at=[2], crop=[16, 24], batch=2)
-    method = configured("method", "ddpm")
-    rows = gpu.measure_precisions(network, method, torch.device("cpu"), 3, 0.01, ["float32", "float16"])
-    assert rows[0]["training_images_per_second"] > 0
-    assert rows[0]["member_steps_per_second"] > 0
-    assert rows[0]["fraction_of_peak"] is None
-    images, flops = rows[0]["training_images_per_second"], gpu.forward_flops(network)
-    assert rows[0]["tflops"]["training"] == pytest.approx(3 * flops * images / 1e12)
-    assert rows[1]["precision"] == "float16"
-    assert "float16" in rows[1]["missing"]
+
+@pytest.mark.workflow  # ten networks in each of two libraries
+def test_gpu_benchmark_measures_everything_at_a_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    document = tmp_path / "performance.md"
+    document.write_text(f"# Title\n{gpu.BEGIN}\nold\n{gpu.END}\nbelow\n", encoding="utf-8")
+    gpu.write_results(gpu_rows.Bench(CPU, TINY), 10, tmp_path / "gpu.json", document)
+    rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]
+    # A CPU has no TF32 and no CUDA graphs; some have no bfloat16.
+    missing = [row["remark"] for row in rows if row["timing"] is None]
+    assert all("tf32" in row["what"] or "graph" in row["who"] or "bfloat16" in row["what"] for row in rows if not row["timing"])
+    assert all(remark.startswith("not measured: ") for remark in missing)
+    measured = {(row["what"], row["who"]): row for row in rows if row["timing"]}
+    product = measured["matrix product, bfloat16, 64 x 64", "PyTorch"]
+    assert product["flops"] == 2 * 64**3
+    member_step = measured["member-step, bfloat16, 2 members in a batch", "ours"]
+    assert member_step["flops"] == pytest.approx(gpu_rows.forward_flops(32, (32, 32)))
+    assert member_step["timing"]["milliseconds"] > 0
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith(f"# Title\n{gpu.BEGIN}\nMeasured on 20")
+    assert text.endswith(f"{gpu.END}\nbelow\n")
+    assert {row.count("|") for row in text.splitlines() if row.startswith("|")} == {9}
+    if cpu_has_bfloat16():
+        step = measured["training step, bfloat16, batch 1", "ours"]
+        assert step["flops"] == pytest.approx(3 * gpu_rows.forward_flops(32, (32, 32)))
+        assert sum("part of a training step" in what for what, _ in measured) == 5
 
 
-def test_forward_flops_of_the_papers_denoiser_are_186_gflop(configured) -> None:
-    assert gpu.forward_flops(configured("network", "denoiser")) / 1e9 == pytest.approx(186.1, abs=0.05)
+def test_gpu_benchmark_without_diffusers_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setattr(gpu_rows, "unsupported_reason", lambda *_: None)
+    row = gpu_rows.Bench(CPU, TINY)._peer_forward("diffusers", "bfloat16", 1)
+    assert row.timing is None
+    assert row.remark.startswith("not measured: ")
+    assert "diffusers" in row.remark
+
+
+def test_gpu_measurements_end_with_the_time_and_survive_a_failure() -> None:
+    class Sections(gpu_rows.Bench):
+        def sections(self):
+            def fail():
+                raise RuntimeError("CUDA out of memory.\nTried to allocate")
+                yield
+
+            return {"first": fail, "second": self.ceilings}
+
+    failed, *rest = gpu.measure(Sections(CPU, TINY), 10)
+    assert (failed.what, failed.remark) == ("first", "failed: CUDA out of memory.")
+    assert len(rest) == 2
+    assert [row.remark for row in gpu.measure(Sections(CPU, TINY), -1)] == ["not measured: the -1 minutes are over"] * 2
+
+
+def test_with_targets_judges_rate_ratio_and_busy_share() -> None:
+    """At 186 GFLOP an image, 60 images in 40.5 ms are 276 TFLOP/s: 42 % of 660, 2.1 times 85.2 ms and 2.4 times 95.5 ms."""
+    forward, step = "forward, bfloat16, 60 images", "training step, bfloat16, batch 12"
+    rows = [
+        gpu_rows.GpuRow("matrix product, bfloat16", "PyTorch", Timing(1.0), 660e9),
+        gpu_rows.GpuRow(forward, "ours, compiled", Timing(40.5), 60 * 186.1e9),
+        gpu_rows.GpuRow(forward, "diffusers", Timing(85.2), 60 * 186.1e9),
+        gpu_rows.GpuRow(forward, "MONAI", Timing(95.5), 60 * 186.1e9),
+        gpu_rows.GpuRow(step, "ours", Timing(126.0, 3000, 0.46), 36 * 186.1e9),
+        gpu_rows.GpuRow("training step, tf32, batch 12", "MONAI", Timing(98.0), 36 * 186.1e9),
+        gpu_rows.GpuRow("member-step, bfloat16, 60 members in a batch", "ours", Timing(0.7, 400, 0.96), 186.1e9),
+    ]
+    targets = [row.target for row in gpu_rows.with_targets(rows, 60, 12)]
+    assert targets == [
+        None,
+        ("≥ 40 % of the matrix product (42%); ≥ 1.8 x diffusers (2.10); ≥ 2 x MONAI (2.36)", True),
+        None,
+        None,
+        ("≤ 45 ms; ≥ 2 x MONAI's best (0.78); busy ≥ 85%", False),
+        None,
+        ("busy ≥ 95%", True),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("card", "precision", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.0),
-        ("NVIDIA H100 PCIe", "bfloat16", 756.0),
-        ("Tesla V100-SXM2-32GB", "float16", 125.0),
-        ("Tesla V100-SXM2-32GB", "bfloat16", None),
-        ("NVIDIA A100-SXM4-40GB", "tf32", 156.0),
-        ("NVIDIA A10", "tf32", None),
-    ],
+    ("spans", "length"), [([], 0), ([(0, 2), (1, 3)], 3), ([(5, 6), (0, 1)], 2), ([(0, 10), (2, 3), (9, 12)], 12)]
 )
-def test_peak_tflops_returns_peak_of_the_card(card: str, precision: str, peak: float | None) -> None:
-    assert gpu.peak_tflops(card, precision) == peak
+def test_union_length_counts_overlaps_once(spans: list[tuple[float, float]], length: float) -> None:
+    assert union_length(spans) == length
+
+
+def test_forward_flops_of_the_papers_denoiser_are_186_gflop() -> None:
+    assert gpu_rows.forward_flops(128, (128, 192)) / 1e9 == pytest.approx(186.1, abs=0.05)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -355,3 +427,11 @@ def test_gpu_main_without_gpu_prints_an_error(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == (
         "error: PyTorch sees no CUDA device here; run `make bench-gpu` on a machine that has one.\n"
     )
+
+
+@pytest.mark.workflow  # imports PyTorch in a process of its own
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_session_without_gpu_stops_with_one_sentence(tmp_path: Path) -> None:
+    script = Path(gpu.__file__).with_name("gpu_session.sh")
+    run = subprocess.run(["bash", script, "1", tmp_path], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (1, "error: PyTorch sees no CUDA device here.\n", "")
