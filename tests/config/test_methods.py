@@ -57,6 +57,8 @@ def test_a_network_overrides_single_keys_of_the_grid() -> None:
     for name, keys in changed.items():
         assert methods.sampling_settings(config, name) == methods.sampling_settings(plain, name) | keys
     assert methods.sampling_settings(plain, "pd-ddpm")["start_from_same_grid"]
+    padded = paper_configuration(networks={"attunet": {"grid": {"padded_size": [256, 256]}}})
+    assert methods.sampling_settings(padded, "pd-ddpm") == methods.sampling_settings(paper_configuration(), "pd-ddpm")
 
 
 def test_grids_that_equal_the_section_belong_to_no_network() -> None:

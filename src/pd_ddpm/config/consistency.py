@@ -21,8 +21,8 @@ from pd_ddpm.config.methods import (
     networks_from,
     pareto_methods,
     pool,
+    see_same_pixels,
     steps_of_chain,
-    training_grid,
     uses_reliability,
 )
 from pd_ddpm.config.resolve import (
@@ -172,7 +172,7 @@ def _presegmenter_problems(config: Config, name: str) -> Iterator[KeyProblem]:
         elif source["spatial_dims"] != settings["spatial_dims"]:
             finding = f"'{presegmenter}' has spatial_dims {source['spatial_dims']}, but '{name}' {settings['spatial_dims']}"
             yield KeyProblem(path, finding, "Name a network of as many dimensions, or null")
-        elif training_grid(config, presegmenter) != training_grid(config, name):
+        elif not see_same_pixels(config, presegmenter, name):
             finding = f"'{presegmenter}' sees another `grid` than '{name}', whose images it would segment in training"
             yield KeyProblem(path, finding, "Name a network on the same grid, or null")
         elif key == "presegmented_by" and (first := source["initialise_from"]) is not None:

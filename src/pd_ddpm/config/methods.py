@@ -320,9 +320,20 @@ def starts_from_same_grid(config: Config, name: str) -> bool:
     source = presegmentation_of(config, name)
     if source is None or is_from_files(config, source):
         return True
-    own, other = (method(config, part)["network"] for part in (name, source))
-    grids = [(training_grid(config, part), network(config, part)["spatial_dims"]) for part in (own, other)]
-    return grids[0] == grids[1]
+    return see_same_pixels(config, *(method(config, part)["network"] for part in (name, source)))
+
+
+def see_same_pixels(config: Config, name: str, other: str) -> bool:
+    """Return whether two networks see a scan in the same pixels: their grids differ at most in the padding.
+
+    Args:
+        config: a canonical configuration.
+        name: a network.
+        other: another one.
+    """
+    keys = ("spacing_mm", "region", "margin_mm")
+    grids = [[network_grid(config, part)[key] for key in keys] for part in (name, other)]
+    return grids[0] == grids[1] and network(config, name)["spatial_dims"] == network(config, other)["spatial_dims"]
 
 
 def sampling_settings(config: Config, name: str) -> dict[str, Any]:
