@@ -252,6 +252,11 @@ def result_identity(wildcards):
     }
 
 
+def dataset_classes(wildcards):
+    """Return label -> name of each class of a dataset, as a parameter of rules."""
+    return methods.dataset_classes(config, wildcards.dataset)
+
+
 def caption_note(wildcards):
     return exhibits.caption_note(config, wildcards.dataset)
 

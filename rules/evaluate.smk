@@ -18,6 +18,7 @@ rule grid_dice:
         "../envs/networks.yaml"
     params:
         grid=exhibits.scored_grid(config),
+        classes=dataset_classes,
         code=script_code("grid_dice"),
     script:
         "../workflow/scripts/grid_dice.py"
@@ -54,6 +55,7 @@ rule score:
     params:
         identity=result_identity,
         settings=config["evaluation"],
+        classes=dataset_classes,
         code=script_code("score"),
     script:
         "../workflow/scripts/score.py"
@@ -77,6 +79,7 @@ rule resample_ensemble:
     params:
         identity=result_identity,
         resampling=lambda wildcards: methods.resampling(config, wildcards.method),
+        classes=dataset_classes,
         code=script_code("resample_ensemble"),
     script:
         "../workflow/scripts/resample_ensemble.py"

@@ -223,6 +223,7 @@ rule import_masks:
     params:
         settings=lambda wildcards: methods.sampling_settings(config, wildcards.method),
         grid_tolerance_voxels=lambda wildcards: methods.preparation(config, wildcards.dataset)["grid_tolerance_voxels"],
+        labels=lambda wildcards: list(dataset_classes(wildcards)),
         code=script_code("import_masks"),
     script:
         "../workflow/scripts/import_masks.py"

@@ -125,6 +125,7 @@ rule fig2_uncertainty:
     params:
         labels=exhibits.labels(config, config["exhibits"]["table1"]),
         num_cases=config["exhibits"]["fig2_uncertainty"]["cases"],
+        classes=dataset_classes,
         caption_note=figure_note,
         title=EXHIBITS["fig2_uncertainty"].title,
         code=script_code("fig2_uncertainty"),
@@ -478,6 +479,7 @@ rule index:
             "channel": config["datasets"][config["dataset"]]["channels"][0],
             "labels": exhibits.labels(config, config["exhibits"]["table1"]),
             "max_slices": config["exhibits"]["index"]["slices"],
+            "classes": methods.dataset_classes(config, config["dataset"]),
         },
         templates=templates_version(),
         code=script_code("index"),

@@ -31,7 +31,7 @@ rule train:
         name="{network}",
         split=lambda wildcards: int(wildcards.split),
         seed=lambda wildcards: int(wildcards.seed),
-        settings=lambda wildcards: methods.training_settings(config, wildcards.network),
+        settings=lambda wildcards: methods.training_settings(config, wildcards.network, wildcards.dataset),
         grid=lambda wildcards: methods.training_grid(config, wildcards.network),
         code=script_code("train"),
     script:

@@ -51,7 +51,7 @@ def test_a_network_overrides_single_keys_of_the_grid() -> None:
     config = paper_configuration(networks=networks | {"attunet": {"grid": {"spacing_mm": 2}}})
     assert methods.network_grid(config, "attunet") == plain["grid"] | {"spacing_mm": 2.0}
     assert methods.training_grid(config, "attunet") == methods.training_grid(plain, "unet") | {"spacing_mm": 2.0}
-    assert methods.training_settings(config, "attunet") == methods.training_settings(plain, "attunet")
+    assert methods.training_settings(config, "attunet", "wmh") == methods.training_settings(plain, "attunet", "wmh")
     assert methods.training_grid(config, "unet") == methods.training_grid(plain, "unet")
     changed = {"attunet": {"grid_members": "auto"}, "pd-ddpm": {"start_from_same_grid": False}, "es-ddpm": {}, "unet": {}}
     for name, keys in changed.items():

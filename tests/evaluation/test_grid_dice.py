@@ -34,6 +34,7 @@ class Oracle:
     evaluations_per_member: int = 1
     divisor: int = 8
     coordinates: bool = False
+    mask_channels: int = 1
 
     def __call__(self, image, presegmentation, noise):
         return image[:, :1]

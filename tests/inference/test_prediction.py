@@ -44,6 +44,7 @@ class Recording:
     evaluations_shared: int = 0
     divisor: int = 8
     coordinates: bool = False
+    mask_channels: int = 1
     evaluations_per_member: int = 1
     images: list = field(default_factory=list)
 

@@ -14,11 +14,12 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 def main(job) -> None:
     manifests = dict(zip(job.params.labels, job.input.predictions, strict=True))
     scores = read_scores(job.input.scores)
-    cases = read_figure_cases(scores, Path(job.input.cases).parent, manifests, job.params.labels, job.params.num_cases)
+    prepared, classes = Path(job.input.cases).parent, job.params.classes
+    cases = read_figure_cases(scores, prepared, manifests, job.params.labels, job.params.num_cases, classes)
     numbers = fig2_numbers(cases)
     write_sealed_csv(numbers, job.output.numbers, float_format="%.6g")
     style.save(
-        fig2_uncertainty(numbers, figure_caption(job.params.caption_note, scores)),
+        fig2_uncertainty(numbers, figure_caption(job.params.caption_note, scores), classes),
         job.output.pdf,
         job.output.png,
         job.params.title,

@@ -8,7 +8,7 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
-    write_sealed_csv(grid_dice_table(Path(job.input.cases), job.params.grid), job.output.table)
+    write_sealed_csv(grid_dice_table(Path(job.input.cases), job.params.grid, job.params.classes), job.output.table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 def main(job) -> None:
     files = [Path(path) for path in (job.input.cases, job.input.predictions, job.input.method_metadata)]
-    rows = score_cases(*files, job.params.identity, job.params.settings)
+    rows = score_cases(*files, job.params.identity, job.params.settings, job.params.classes)
     write_sealed_csv(with_grid_dice(rows, job.input.get("grid_dice")), job.output.scores)
 
 

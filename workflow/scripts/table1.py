@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.evaluation.scores import read_class_scores, read_scores
 from pd_ddpm.exhibits.grid_note import table_caption
 from pd_ddpm.exhibits.score_remarks import collapse_remarks
 from pd_ddpm.exhibits.tables.table1 import table1, table1_document, table1_groups
@@ -14,7 +14,7 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 def main(job) -> None:
     scores, labels = read_scores(job.input.scores), job.params.labels
     table = table1(scores, labels, pd.read_csv(job.input.printed), job.params.compared_with)
-    groups = table1_groups(scores, labels)
+    groups = table1_groups(scores, labels, read_class_scores(job.input.scores))
     write_sealed_csv(table, job.output.table, float_format="%.6g")
     write_sealed_csv(groups, job.output.groups, float_format="%.6g")
     caption = table_caption(job.params.caption_note, scores)

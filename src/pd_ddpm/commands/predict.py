@@ -285,7 +285,6 @@ class _Predictor:
         from pd_ddpm.deployment.predict_scan import sample_members
         from pd_ddpm.deployment.scan_checks import appearance_findings
         from pd_ddpm.deployment.scan_result import ScanResult
-        from pd_ddpm.inference.ensemble import Segmentation
         from pd_ddpm.runtime.code_version import code_version
         from pd_ddpm.runtime.memory import explain_memory_shortage
         from pd_ddpm.runtime.precision import device_name
@@ -305,12 +304,12 @@ class _Predictor:
                 batch=options.batch,
                 partial_dir=folder.partial_dir,
                 fingerprint_inputs=folder.fingerprint,
-                presegmentation=folder.read_presegmentation(scan),
+                presegmentation=folder.read_presegmentation(scan, self.bundle.classes),
             )
-        result = ScanResult(scan, Segmentation.from_members(members), findings, cost)
+        result = ScanResult.from_members(scan, members, findings, cost, self.bundle.classes)
         execution = {"seed": last.seed, "device": device_name(self._device), "precision": str(last.precision)}
         details = {"threads": options.threads, "reason of the precision": last.precision_reason}
-        seconds = cost.total(members.shape[-1])["seconds"]
+        seconds = cost.total(members.shape[3])["seconds"]
         record = run_record(folder.fingerprint_inputs, code_version(__file__), **execution, seconds=seconds)
         return folder.write(result, self.bundle, self.stages, execution | details, record)
 

@@ -12,6 +12,7 @@ from pd_ddpm.config.leak import denoiser_labels, leak_methods
 from pd_ddpm.config.methods import (
     adds_noise_over_jumps,
     averaged_methods,
+    dataset_classes,
     figure4_methods,
     figure5_chains,
     file_methods,
@@ -62,6 +63,7 @@ def find_contradictions(config: Config) -> Iterator[KeyProblem]:
     if len(published) > 1:
         finding = f"{' and '.join(published)} would both be shown as held_out.csv"
         yield KeyProblem(("datasets",), finding, f"Let only one of them have `networks_of: {config['dataset']}`")
+    yield from _class_problems(config)
     for name in config["networks"]:
         yield from _padding_problems(config, name)
         yield from _initialisation_problems(config, name)
@@ -102,9 +104,26 @@ def _networks_of_problems(config: Config, name: str, dataset: Config) -> Iterato
     elif dataset["channels"] != trained["channels"]:
         finding = f"'{name}' has the channels {dataset['channels']}, but '{source}' has {trained['channels']}"
         yield KeyProblem(path, finding, "Give both the same channels in the same order")
+    elif dataset_classes(config, name) != dataset_classes(config, source):
+        finding = f"'{name}' and '{source}' do not name the same classes"
+        yield KeyProblem(("datasets", name, "classes"), finding, "Give both the same `classes`")
     elif _case_source(dataset) == _case_source(trained):
         finding = f"'{name}' reads the same cases that the networks of '{source}' are trained on"
         yield KeyProblem(path, finding, "Set another `folder` or `part`")
+
+
+def _class_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield settings that have no meaning if the masks of the active dataset are label maps with several classes."""
+    if config["dataset"] not in config["datasets"] or not dataset_classes(config, config["dataset"]):
+        return
+    has_classes = f"'{config['dataset']}' names classes"
+    for name, settings in config["methods"].items():
+        if settings.get("start_reliability", "none") != "none":
+            finding = f"{has_classes}, but sensitivity and specificity describe masks of one class"
+            yield KeyProblem(("methods", name, "start_reliability"), finding, "Set it to none")
+        if settings.get("lesion_label") is not None:
+            finding = f"{has_classes}, so the files hold these labels"
+            yield KeyProblem(("methods", name, "lesion_label"), finding, "Remove it")
 
 
 def _case_source(dataset: Config) -> tuple:

@@ -13,6 +13,12 @@ def networks_from(config: Config, dataset: str) -> str:
     return config["datasets"][dataset].get("networks_of") or dataset
 
 
+def dataset_classes(config: Config, dataset: str) -> dict[int, str]:
+    """Return label -> name of each class of a dataset; empty if its masks hold lesions."""
+    classes = config["datasets"][dataset].get("classes") or {}
+    return {int(label): name for label, name in classes.items()}  # JSON turns labels into text
+
+
 def networks_before(config: Config, name: str) -> list[str]:
     """Return the networks that are trained before this one.
 
@@ -267,9 +273,17 @@ def preparation(config: Config, dataset: str) -> dict[str, Any]:
     return config["datasets"][dataset].get("preparation") or config["preparation"]
 
 
-def training_settings(config: Config, name: str) -> dict[str, Any]:
-    """Return the settings of a network without its working grid, see `training_grid`."""
-    return {key: value for key, value in network(config, name).items() if key != "grid"}
+def training_settings(config: Config, name: str, dataset: str) -> dict[str, Any]:
+    """Return the settings of a network on a dataset, without its working grid, see `training_grid`.
+
+    Args:
+        config: a canonical configuration.
+        name: the network.
+        dataset: the dataset that it is trained on. If this names classes, their labels are the setting `labels`.
+    """
+    settings = {key: value for key, value in network(config, name).items() if key != "grid"}
+    classes = dataset_classes(config, dataset)
+    return settings | ({"labels": list(classes)} if classes else {})
 
 
 def training_grid(config: Config, name: str) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from pd_ddpm.data.label_maps import class_index, one_hot
 from pd_ddpm.data.nifti.geometry import GRID_TOLERANCE_VOXELS, ImageError, check_same_grid, reorient
-from pd_ddpm.data.nifti.read import read_image
+from pd_ddpm.data.nifti.read import read_image, read_labels
 from pd_ddpm.runtime.problem import Problem
 
 # Interpolation leaves probabilities a little outside of their range, and labels a little off.
@@ -46,6 +48,35 @@ def read_foreign_mask(
     oriented = reorient(values, image, "".join(nib.aff2axcodes(scan.affine)))
     check_same_grid(scan, oriented, (scan_name, str(path)), tolerance_voxels)
     return np.asarray(oriented.dataobj)
+
+
+def read_foreign_classes(
+    path: str | Path,
+    scan: nib.Nifti1Image,
+    scan_name: str,
+    labels: Sequence[int],
+    tolerance_voxels: float = GRID_TOLERANCE_VOXELS,
+) -> np.ndarray:
+    """Read a label map; see `read_foreign_mask`.
+
+    Args:
+        path: the file.
+        scan: image with the grid that the label map must have.
+        scan_name: name of the scan, for messages.
+        labels: labels of the classes, without background.
+        tolerance_voxels: see `check_same_grid`.
+
+    Returns:
+        (X, Y, Z, C) float32, 0 or 1: the masks of all classes, background first.
+
+    Raises:
+        ImageError: the file is damaged, has another grid, or holds other labels.
+    """
+    values, image = read_labels(path, {label: label for label in (0, *labels)})
+    oriented = reorient(values, image, "".join(nib.aff2axcodes(scan.affine)))
+    check_same_grid(scan, oriented, (scan_name, str(path)), tolerance_voxels)
+    index = class_index(np.asarray(oriented.dataobj).astype(np.uint8), labels)
+    return one_hot(index, len(labels) + 1).astype(np.float32)
 
 
 def empty_mask_problem(path: str | Path, mask: np.ndarray) -> Problem | None:

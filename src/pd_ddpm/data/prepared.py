@@ -1,10 +1,11 @@
 """Read prepared cases and their roles. The ground truth has a reader of its own, which no sampler calls."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pd_ddpm.data.nifti.read import read_array, read_image, read_labels
+from pd_ddpm.data.nifti.read import LABELS, read_array, read_image, read_labels
 from pd_ddpm.data.scan import Scan
 from pd_ddpm.runtime.problem import Problem, ProblemError
 from pd_ddpm.runtime.sealed_tables import read_sealed_csv
@@ -18,14 +19,24 @@ def read_scan(folder: Path, case: str) -> Scan:
     return Scan(case, array, read_array(folder / f"{case}_brain.nii.gz", mask=True) > 0, image)
 
 
-def read_ground_truth(folder: Path, case: str) -> np.ndarray:
-    """Read the labels (X, Y, Z) uint8 of a case: 0 background, 1 lesion, 2 other pathology."""
-    return read_labels(folder / f"{case}_mask.nii.gz")[0]
+def read_ground_truth(folder: Path, case: str, labels: Sequence[int] = ()) -> np.ndarray:
+    """Read the label map (X, Y, Z) uint8 of a case.
+
+    Args:
+        folder: folder of the prepared cases.
+        case: name of the case.
+        labels: labels of the classes. Without them, 0 is background, 1 lesion and 2 other pathology.
+    """
+    return _read_label_map(folder / f"{case}_mask.nii.gz", labels)
 
 
-def read_observer_masks(folder: Path, case: str) -> list[np.ndarray]:
-    """Read the labels (X, Y, Z) uint8 of the second and further observers of a case, if there are any."""
-    return [read_labels(path)[0] for path in sorted(folder.glob(f"{case}_observer-*.nii.gz"))]
+def read_observer_masks(folder: Path, case: str, labels: Sequence[int] = ()) -> list[np.ndarray]:
+    """Read the label maps of the second and further observers of a case, if there are any. See `read_ground_truth`."""
+    return [_read_label_map(path, labels) for path in sorted(folder.glob(f"{case}_observer-*.nii.gz"))]
+
+
+def _read_label_map(path: Path, labels: Sequence[int]) -> np.ndarray:
+    return read_labels(path, {label: label for label in (0, *labels)} if labels else LABELS)[0]
 
 
 def cases_by_role(csv_path: str | Path, split: int) -> dict[str, list[str]]:

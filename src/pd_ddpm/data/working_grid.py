@@ -74,15 +74,23 @@ class WorkingGrid:
         """Convert masks as `slices` does; they are empty where the grid is padded."""
         return self._pad(self._resampled(volume))
 
-    def label_fractions(self, labels: np.ndarray) -> Tensor:
-        """Convert labels (X, Y, Z) to the fractions of lesion (1) and other pathology (2) in each pixel, as `slices` does.
+    def label_fractions(self, labels: np.ndarray, values: Sequence[int] = ()) -> Tensor:
+        """Convert labels (X, Y, Z) to the fractions of classes and of what is ignored in each pixel, as `slices` does.
 
         Without resampling, the fractions are binary. Larger pixels hold partial volumes, so the training target is not coarser
-        than the ground truth of the scores. Where the grid is padded, pixels count as other pathology, so that losses and
-        scores ignore them.
+        than the ground truth of the scores. Where the grid is padded, pixels are ignored by losses and scores.
+
+        Args:
+            labels: the label map.
+            values: labels of the classes, of which none is ignored. Without them, 1 is lesion, the only class, and 2 is other
+                pathology, which is ignored.
+
+        Returns:
+            (Z, L, H, W) with one channel for each class and a last one for what is ignored.
         """
-        lesion, other = (self._resampled(labels == label) for label in (1, 2))
-        return torch.cat([self._pad(lesion), self._pad(other, value=1.0)], dim=1)
+        masks = [self._pad(self._resampled(labels == value)) for value in values or (1,)]
+        ignored = np.zeros(labels.shape, dtype=bool) if values else labels == 2
+        return torch.cat([*masks, self._pad(self._resampled(ignored), value=1.0)], dim=1)
 
     def nearest(self, volume: np.ndarray) -> Tensor:
         """Convert a volume (X, Y, Z, N) as `slices` does, but with the voxel that is nearest to each pixel's centre.

@@ -80,6 +80,11 @@ class Bundle:
         """The method whose masks must be given as a file, since another program makes them; None if there is none."""
         return self.description.get("presegmentation_from_file")
 
+    @property
+    def classes(self) -> dict[int, str]:
+        """Label -> name of each class of the label maps; empty if masks hold lesions."""
+        return {entry["label"]: entry["name"] for entry in self.description.get("classes", [])}
+
     def network_files(self, stage: Stage) -> tuple[Path, Path]:
         """Return the paths of the weights and the metadata of a stage's network."""
         return network_files(self.folder, stage.network)
@@ -220,7 +225,8 @@ def read_bundle(folder: str | Path) -> Bundle:
         metadata_file = network_files(folder, stage.network)[1]
         metadata = _read_json(metadata_file)
         _check_content(metadata_file, metadata, NetworkMetadata)
-        if problem := _stage_problem(stage, metadata, description["preparation"]["channels"]):
+        labels = [entry["label"] for entry in description.get("classes", [])]
+        if problem := _stage_problem(stage, metadata, description["preparation"]["channels"], labels):
             raise BundleError(Problem(metadata_file, problem, _EXPORT_AGAIN))
     return Bundle(folder, description, stages)
 
@@ -245,15 +251,18 @@ def _check_content(file: Path, content: Any, expected: type[Section]) -> None:
         raise BundleError(*(Problem(file, problem, _EXPORT_AGAIN) for problem in problems))
 
 
-def _stage_problem(stage: Stage, metadata: Mapping[str, Any], channels: Sequence[str]) -> str | None:
+def _stage_problem(stage: Stage, metadata: Mapping[str, Any], channels: Sequence[str], labels: Sequence[int]) -> str | None:
     """Return why the network of a stage cannot serve its method, or None if it can.
 
     Args:
         stage: the stage.
         metadata: content of its network's metadata file.
         channels: channels of the scans.
+        labels: labels of the classes; empty if masks hold lesions.
     """
     network, settings = metadata["settings"], stage.settings
+    if network.get("labels", []) != labels:
+        return f"`labels` is {network.get('labels', [])}, but the bundle names the classes {labels}"
     if metadata["image_channels"] != len(channels):
         return f"`image_channels` is {metadata['image_channels']}, but the bundle has the channels {', '.join(channels)}"
     if network["architecture"] not in ARCHITECTURES[settings["segmenter"]]:

@@ -31,6 +31,7 @@ Members = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Width = Annotated[int, Field(ge=1, le=4096), WHOLE]
 Few = Annotated[int, Field(ge=1, le=64), WHOLE]
 PaddedLength = Annotated[int, Field(ge=1, le=4096), WHOLE]
+ClassLabels = Annotated[list[Annotated[int, Field(ge=1, le=255), WHOLE]], Field(min_length=1, max_length=255)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Score = float | None
 
@@ -112,9 +113,15 @@ class TrainingContent(_Open):
     seed: Index
     in_plane_mm: Interval
     slice_distance_mm: Interval
-    lesion_ml: Interval
+    lesion_ml: Interval = None
+    foreground_ml: Interval = None
     brain_ml: Interval
     skull_stripped: Index | None = None  # earlier versions did not write it
+
+    def contradictions(self) -> Iterator[Contradiction]:
+        """Yield a missing volume of the masks."""
+        if self.lesion_ml is None and self.foreground_ml is None:
+            yield Contradiction("lesion_ml", "it is missing", "Add it, or foreground_ml of classes")
 
 
 class MetricContent(_Open):
@@ -192,6 +199,13 @@ class RecordContent(Section):
     made_from: UpstreamContent
 
 
+class ClassContent(Section):
+    """A class of the label maps that the bundle makes."""
+
+    label: Annotated[int, Field(ge=1, le=255), WHOLE]
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+
+
 class Description(_Open):
     """bundle.json."""
 
@@ -204,6 +218,7 @@ class Description(_Open):
     orientation: Annotated[str, Field(pattern="^[LRAPIS]{3}$", examples=["LPS"]), AfterValidator(_valid_orientation)]
     stages: Annotated[list[StageContent], Field(min_length=1, max_length=16)]
     presegmentation_from_file: Name | None = None
+    classes: Annotated[tuple[ClassContent, ...], Field(max_length=255)] = ()
     training: TrainingContent
     scores: ScoresContent
     # Without a run record, earlier versions wrote an empty one.
@@ -232,6 +247,7 @@ class NetworkSettings(_Open):
     time_injection: Literal["fixed", "as_released"] = "fixed"
     discriminator_channels: Width = None
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    labels: ClassLabels = None
     T: Steps = None
     t_max: Steps = None
 

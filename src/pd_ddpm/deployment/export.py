@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pd_ddpm.config.run import Run
+from pd_ddpm.data.cases.table import read_table
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, parse_classes
 from pd_ddpm.data.prepared import cases_by_role, read_scan
 from pd_ddpm.data.skull_stripping import is_skull_stripped
 from pd_ddpm.deployment import bundle as bundles
@@ -108,12 +110,20 @@ def _description(results: Path, run: Run, stages: list[Stage], licence: str | No
         # Networks need scans in the orientation of their training scans, whether or not the configuration reoriented those.
         orientation=training_cases["orientation"].iloc[0],
         **_presegmentation_from_file(stages),
+        **_classes(results),
         training=summarise_training(training_cases)
         | {"dataset": source["name"], "simulated": source["simulated"], "split": run.split, "seed": run.seed}
         | {"skull_stripped": _num_skull_stripped(results / "cases", training_cases["case"])},
         scores=summarise_scores(read_scores([scores])),
         record={key: metadata[key] for key in ("provenance", "made_from") if key in metadata},
     )
+
+
+def _classes(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the key of bundle.json that names the classes of the dataset, if it names classes."""
+    table = read_table(results / "cases.csv") if (results / "cases.csv").is_file() else {}
+    classes = parse_classes(next(iter(table.get(CLASSES_COLUMN, [])), ""))
+    return {"classes": [{"label": label, "name": name} for label, name in classes.items()]} if classes else {}
 
 
 def _num_skull_stripped(folder: Path, cases: Iterable[str]) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pd_ddpm.evaluation.class_scores import POLICY
 from pd_ddpm.evaluation.metrics import EMPTY_MASK_POLICY
 from pd_ddpm.evaluation.scores import name_trainings
 from pd_ddpm.evaluation.statistics import CASE, TRAINING
@@ -41,7 +42,8 @@ def summarise_training(training_cases: pd.DataFrame) -> dict[str, Any]:
         "in_plane_mm": extent("spacing_x_mm", "spacing_y_mm"),
         "slice_distance_mm": extent("spacing_z_mm"),
         "brain_ml": extent("brain_ml"),
-        "lesion_ml": extent("lesion_ml"),
+        # A dataset that names classes has the volume of all of them.
+        **{name: extent(name) for name in ("lesion_ml", "foreground_ml") if name in training_cases},
     }
 
 
@@ -84,7 +86,7 @@ def model_card(description: Mapping[str, Any]) -> Document:
         [
             _overview_part(description),
             _training_part(training),
-            _scores_part(scores),
+            _scores_part(scores, bool(description.get("classes"))),
             _sites_part(scores),
             _worst_cases_part(scores),
             *([_provenance_part(**description["record"])] if description.get("record") else []),
@@ -122,7 +124,7 @@ def _overview_part(description: Mapping[str, Any]) -> Part:
     if source := description.get("presegmentation_from_file"):
         methods.insert(0, f"masks of {source}, which another program makes (--presegmentation)")
     rows = {
-        "Task": "Segment white matter hyperintensities (lesions) in brain MR, with uncertainty",
+        "Task": _task(description),
         "Scans": f"{', '.join(preparation['channels'])}, slice by slice, axes reoriented to {description['orientation']}",
         "Method": " → ".join(methods),
         "Members": str(settings.get("samples", 1)),
@@ -140,6 +142,14 @@ def _overview_part(description: Mapping[str, Any]) -> Part:
         "model's uncertainty on scans similar to its training scans. On other scans it may be confident and wrong."
     )
     return facts_part("Overview", rows, [note])
+
+
+def _task(description: Mapping[str, Any]) -> str:
+    """Return what the bundle segments."""
+    if not (classes := description.get("classes")):
+        return "Segment white matter hyperintensities (lesions) in brain MR, with uncertainty"
+    listed = ", ".join(f"{entry['name']} (label {entry['label']})" for entry in classes)
+    return f"Segment {listed}, with uncertainty"
 
 
 def _images_row(preparation: Mapping[str, Any]) -> dict[str, str]:
@@ -160,14 +170,15 @@ def _training_part(training: Mapping[str, Any]) -> Part:
         "Split, seed": f"{training['split']}, {training['seed']}",
         "Pixel size": interval("in_plane_mm", "mm", 2),
         "Slice distance": interval("slice_distance_mm", "mm", 2),
-        "Lesion volume": interval("lesion_ml", "ml", 1),
+        **({"Lesion volume": interval("lesion_ml", "ml", 1)} if training.get("lesion_ml") else {}),
+        **({"Volume of all classes": interval("foreground_ml", "ml", 1)} if training.get("foreground_ml") else {}),
         "Brain volume": interval("brain_ml", "ml", 0),
         **({"Skull-stripped": f"{training['skull_stripped']} of {training['cases']}"} if "skull_stripped" in training else {}),
     }
     return facts_part("Training data", rows)
 
 
-def _scores_part(scores: Mapping[str, Any]) -> Part:
+def _scores_part(scores: Mapping[str, Any], of_classes: bool) -> Part:
     rows = []
     for name, (label, digits) in METRICS.items():
         if name in scores["metrics"]:
@@ -184,7 +195,7 @@ def _scores_part(scores: Mapping[str, Any]) -> Part:
     note = (
         f"Scores on the {scores['cases']} test cases of this split, which no network has seen. Metrics are defined as in the "
         "WMH challenge. "
-        f"{interval_note(1)} {EMPTY_MASK_POLICY}"
+        f"{interval_note(1)} {f'Each is the mean over the classes. {POLICY}' if of_classes else EMPTY_MASK_POLICY}"
     )
     return Part("Performance", pd.DataFrame(rows), [note])
 

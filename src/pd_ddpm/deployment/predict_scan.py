@@ -18,7 +18,7 @@ from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.precision_gate import PrecisionChoice, gated_precision
-from pd_ddpm.inference.prediction_store import as_stored, starting_masks
+from pd_ddpm.inference.prediction_store import as_stored, empty_mask, starting_masks
 from pd_ddpm.inference.segment_case import PartialSamples, segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.models.factory import load_model
@@ -111,7 +111,8 @@ def sample_members(
         presegmentation: (X, Y, Z) in [0, 1] on the scan's own grid, if the only stage starts from a mask that was given.
 
     Returns:
-        The members, (X, Y, Z, K) float32 in steps of 1/255 on the scan's own grid, and the cost of sampling them.
+        The members, (X, Y, Z, K), or (X, Y, Z, K, C) of classes, float32 in steps of 1/255 on the scan's own grid, and the cost
+        of sampling them.
     """
     image, brain = (reorient(part, scan.reference, orientation) for part in (scan.image, _as_bytes(scan.brain)))
     reference = reorient(np.asarray(scan.reference.dataobj), scan.reference, orientation)
@@ -119,7 +120,7 @@ def sample_members(
     members: dict[str, np.ndarray] = {}
     if presegmentation is not None:
         mask = np.asarray(reorient(presegmentation, scan.reference, orientation).dataobj)
-        members[stages[-1].stage.presegmentation] = as_stored(mask[..., None])
+        members[stages[-1].stage.presegmentation] = as_stored(mask[:, :, :, None])
     cost = Cost()
     for loaded in stages:
         started = time.perf_counter()
@@ -139,7 +140,8 @@ def sample_members(
         stage_cost = Cost.from_times(segmenter, samples.seconds, time.perf_counter() - started)
         cost += stage_cost if loaded is stages[-1] else stage_cost.as_shared(segmenter.num_members)
     last = members[stages[-1].stage.method]
-    return np.ascontiguousarray(reorient_back(last, scan.reference, orientation)), cost
+    volumes = reorient_back(last.reshape(*last.shape[:3], -1), scan.reference, orientation)
+    return np.ascontiguousarray(volumes.reshape(*volumes.shape[:3], *last.shape[3:])), cost
 
 
 def _starting_masks(loaded: LoadedStage, members: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -148,10 +150,10 @@ def _starting_masks(loaded: LoadedStage, members: dict[str, np.ndarray], shape: 
     if settings.get("start") != "presegmentation":
         return None
     if presegmentation is None:
-        return np.zeros((*shape, 1), dtype=np.float32)
+        return empty_mask(shape, loaded.segmenter.mask_channels - 1)
     samples, choice = members[presegmentation], settings["presegmentation_members"]
     if choice == "each":
-        samples = samples[..., : loaded.segmenter.num_members]
+        samples = samples[:, :, :, : loaded.segmenter.num_members]
     return starting_masks(samples, choice, settings["harden"])
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from pd_ddpm.deployment.model_card import facts_part, model_card, warning
 from pd_ddpm.deployment.scan_result import ScanResult
 from pd_ddpm.evaluation.lesion_table import num_minority_lesions
+from pd_ddpm.exhibits.class_colours import class_colours, class_keys
 from pd_ddpm.exhibits.document import Part
 from pd_ddpm.exhibits.pages.browser import (
     MASK_COLOUR,
@@ -37,18 +38,18 @@ def review_page(title: str, result: ScanResult, description: Mapping[str, Any], 
         description: content of the bundle's bundle.json.
         facts: how the prediction was made, as labels and values.
     """
-    listed = result.lesions.head(MAX_LISTED_LESIONS)
+    listed = None if result.classes else result.lesions.head(MAX_LISTED_LESIONS)
     return fill_template(
         "review.html.j2",
-        title=f"Lesions of {title}",
+        title=f"Classes of {title}" if result.classes else f"Lesions of {title}",
         warning=warning(description),
-        volume=_volume(result),
-        remarks=_remarks(result),
+        volume=_class_volumes(result) if result.classes else _volume(result),
+        remarks=_class_remarks(result) if result.classes else _remarks(result),
         doubts=result.warnings,
-        browser=_browser(result, description["preparation"]["channels"]),
+        browser=(_class_browser if result.classes else _browser)(result, description["preparation"]["channels"]),
         num_channels=len(description["preparation"]["channels"]),
-        lesions=_lesions_part(result.lesions),
-        voxels=[[row.voxel_i, row.voxel_j, row.voxel_k] for row in listed.itertuples()],
+        lesions=_classes_part(result.class_volumes) if result.classes else _lesions_part(result.lesions),
+        voxels=[] if result.classes else [[row.voxel_i, row.voxel_j, row.voxel_k] for row in listed.itertuples()],
         facts=facts_part("How this prediction was made", facts),
         card=model_card(description),
     )
@@ -77,6 +78,64 @@ def _browser(result: ScanResult, channels: Sequence[str]) -> dict[str, Any]:
     marked = segmentation.mask if segmentation.mask.any() else segmentation.union
     content = BrowserScan(scan, "", keys, masks, maps, {}, marked)
     return browser_data(panels, toggles, [content.content(ORIENTATIONS, MAX_SLICES, embedded)], PANEL_PIXELS)
+
+
+def _class_browser(result: ScanResult, channels: Sequence[str]) -> dict[str, Any]:
+    """Return the data of the browser: all channels, the outlines of the classes, and the uncertainty over all classes."""
+    segmentation, scan, colours = result.segmentation, result.scan, class_colours(result.classes)
+    keys = {f"channel-{index}": index for index in range(len(channels))}
+    panels = [Panel(key, channels[index], key, {"brain": "brain"}) for key, index in keys.items()]
+    kinds = {f"class-{label}": name for label, name in result.classes.items()}
+    masks = {"brain": scan.brain} | {f"class-{label}": result.mask == label for label in result.classes}
+    toggles = [
+        Toggle(kind, name, key, colours[label])
+        for (kind, name), label, key in zip(kinds.items(), result.classes, class_keys(len(kinds)), strict=True)
+    ]
+    panels.insert(1, Panel("masks", f"{channels[0]} with classes", "channel-0", {kind: kind for kind in kinds}))
+    maps = {}
+    if segmentation.num_members > 1:
+        maps["map"] = segmentation.variance
+        toggles.append(Toggle("map", "Uncertainty", "U", None))
+        panels.insert(2, Panel("map", "Uncertainty", "channel-0", {"map": "map"}))
+    toggles.append(Toggle("brain", "Brain", "B", OTHER_COLOUR, is_on=False))
+    content = BrowserScan(scan, "", keys, masks, maps, {}, segmentation.index > 0)
+    return browser_data(panels, toggles, [content.content(ORIENTATIONS, MAX_SLICES, embedded)], PANEL_PIXELS)
+
+
+def _class_volumes(result: ScanResult) -> str:
+    """Return the volume of each class."""
+    volumes = result.class_volumes
+    return ", ".join(f"{name} {volume:.2f} ml" for name, volume in zip(volumes["class"], volumes["volume_ml"], strict=True))
+
+
+def _class_remarks(result: ScanResult) -> list[str]:
+    """Return what the uncertainty of classes means."""
+    if result.segmentation.num_members == 1:
+        return ["One member: no range and no uncertainty map."]
+    return [
+        "The label map shows the class with the largest mean probability over the members. The uncertainty is half the sum of "
+        "the variances of all classes over the members. It measures their disagreement, not their error."
+    ]
+
+
+def _classes_part(volumes: pd.DataFrame) -> Part:
+    """Return a section with a table of the classes."""
+    table = pd.DataFrame(
+        {
+            "Class": volumes["class"],
+            "Label": volumes["label"].astype(str),
+            "Volume [ml]": [f"{value:.3f}" for value in volumes["volume_ml"]],
+            "Over members [ml]": _ranges(volumes, "volume_low_ml", "volume_high_ml", ".3f")
+            if volumes["volume_low_ml"].notna().any()
+            else "",
+            "Probability": ["" if pd.isna(value) else f"{value:.2f}" for value in volumes["mean_probability"]],
+        }
+    )
+    notes = [
+        "Over members: the smallest and the largest volume in the members' own label maps. Probability: mean over the voxels "
+        "of the class. All columns are in classes.csv."
+    ]
+    return Part("Classes", table, notes)
 
 
 def _volume(result: ScanResult) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.report import Finding, Requirements
-from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_mask
+from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_classes, read_foreign_mask
 from pd_ddpm.data.nifti.geometry import ImageError
 from pd_ddpm.data.nifti.read import read_image
 from pd_ddpm.data.scan import Scan
@@ -29,15 +29,19 @@ def check_scan(case: Mapping[str, str], bundle: Bundle) -> list[Finding]:
     if examination.row is None:
         return examination.findings
     differences = _differences(case[bundle.channels[0]], examination.row, bundle.description["training"])
-    return [*examination.findings, *differences, *_presegmentation_findings(case, bundle.channels[0])]
+    return [*examination.findings, *differences, *_presegmentation_findings(case, bundle)]
 
 
-def _presegmentation_findings(case: Mapping[str, str], first: str) -> Iterator[Finding]:
+def _presegmentation_findings(case: Mapping[str, str], bundle: Bundle) -> Iterator[Finding]:
     """Yield what is wrong or doubtful with the mask that the chain starts from."""
     if not (path := case.get("presegmentation")):
         return
+    first = case[bundle.channels[0]]
     try:
-        mask = read_foreign_mask(path, read_image(case[first]), case[first])
+        if bundle.classes:
+            read_foreign_classes(path, read_image(first), first, list(bundle.classes))
+            return
+        mask = read_foreign_mask(path, read_image(first), first)
     except ImageError as error:
         yield from (Finding.from_problem("error", problem, case["case"], path) for problem in error.problems)
         return

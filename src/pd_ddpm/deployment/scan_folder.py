@@ -16,7 +16,7 @@ import numpy as np
 
 from pd_ddpm.data.cases.table import clean_name, table_columns
 from pd_ddpm.data.check.report import Finding
-from pd_ddpm.data.foreign_masks import read_foreign_mask
+from pd_ddpm.data.foreign_masks import read_foreign_classes, read_foreign_mask
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
 from pd_ddpm.data.preparation.frame import Frame
 from pd_ddpm.data.preparation.normalise import read_normalised
@@ -38,7 +38,9 @@ from pd_ddpm.runtime.files import (
 from pd_ddpm.runtime.problem import Problem, ProblemError
 
 RECORD = "prediction.json"
-FILES = ("mask.nii.gz", "probability.nii.gz", "uncertainty.nii.gz", "lesions.csv", "quality.html")
+IMAGES = ("mask.nii.gz", "probability.nii.gz", "uncertainty.nii.gz")
+FILES_OF_LESIONS = (*IMAGES, "lesions.csv", "quality.html")
+FILES_OF_CLASSES = (*IMAGES, "class_uncertainty.nii.gz", "classes.csv", "quality.html")
 OPTIONS = {"FLAIR": "--flair FILE", "T1": "--t1 FILE"}
 
 
@@ -126,7 +128,8 @@ class ScanFolder:
         Raises:
             ScanError: the folder holds files that would be lost, and `overwrite` is not set.
         """
-        existing = [name for name in (RECORD, *FILES) if (self.path / name).exists()]
+        names = dict.fromkeys((RECORD, *FILES_OF_LESIONS, *FILES_OF_CLASSES))
+        existing = [name for name in names if (self.path / name).exists()]
         if self.path.exists() and not self.path.is_dir():
             raise ScanError(Problem(self.path, "it is not a folder", "Choose another `--output`"))
         if existing and not overwrite:
@@ -165,9 +168,19 @@ class ScanFolder:
         )
         return frame.fit(scan)[0]
 
-    def read_presegmentation(self, scan: Scan) -> np.ndarray | None:
-        """Read the mask (X, Y, Z) in [0, 1] that the chain starts from, if it is given as a file."""
+    def read_presegmentation(self, scan: Scan, classes: Mapping[int, str]) -> np.ndarray | None:
+        """Read the mask that the chain starts from, if it is given as a file.
+
+        Args:
+            scan: the scan.
+            classes: label -> name of each class; empty if masks hold lesions.
+
+        Returns:
+            (X, Y, Z) in [0, 1], or (X, Y, Z, C) of classes.
+        """
         path = self.case.get("presegmentation")
+        if path and classes:
+            return read_foreign_classes(path, scan.reference, self.name, list(classes))
         return read_foreign_mask(path, scan.reference, self.name) if path else None
 
     def write(
@@ -192,20 +205,17 @@ class ScanFolder:
         """
         (self.path / RECORD).unlink(missing_ok=True)
         self._write_images(result)
-        with atomic_write(self.path / "lesions.csv") as temporary:
-            result.lesions.round(4).to_csv(temporary, index=False, lineterminator="\n")
+        table, found = ("classes.csv", result.class_volumes) if result.classes else ("lesions.csv", result.lesions)
+        with atomic_write(self.path / table) as temporary:
+            found.round(4).to_csv(temporary, index=False, lineterminator="\n")
         facts = self._facts(result, bundle, stages, execution)
         page = review_page(self.title or self.path.resolve().name, result, bundle.description, facts)
         with atomic_write(self.path / "quality.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
         num_members = result.segmentation.num_members
-        volume, low, high = result.volumes_ml
         row = {
             "name": self.name,
-            "lesions": len(result.lesions),
-            "volume_ml": round(volume, 4),
-            "volume_low_ml": round(low, 4) if num_members > 1 else None,
-            "volume_high_ml": round(high, 4) if num_members > 1 else None,
+            **self._volumes(result),
             "warnings": result.warnings,
             "patient": self.case["patient"],
             "members": num_members,
@@ -216,11 +226,25 @@ class ScanFolder:
             "made": facts,
             **record,
         }
-        write_completion_record(self.path / RECORD, self.fingerprint, FILES, row)
-        volume_range = f" (own masks of the {num_members} members: {low:.2f} to {high:.2f} ml)" if num_members > 1 else ""
+        files = FILES_OF_CLASSES if result.classes else FILES_OF_LESIONS
+        write_completion_record(self.path / RECORD, self.fingerprint, files, row)
         warnings = f", {len(result.findings)} warning(s) about the scan" if result.findings else ""
-        page_path = self.path / "quality.html"
-        return f"{self.path}: {len(result.lesions)} lesions, {volume:.2f} ml{volume_range}{warnings}. Review page: {page_path}"
+        return f"{self.path}: {_summary(result)}{warnings}. Review page: {self.path / 'quality.html'}"
+
+    def _volumes(self, result: ScanResult) -> dict[str, Any]:
+        """Return what the record says about the volumes of lesions or of classes."""
+        if result.classes:
+            volumes = result.class_volumes.round(4)
+            pairs = zip(volumes["label"], volumes["class"], volumes["volume_ml"], strict=True)
+            return {"classes": [{"label": label, "name": name, "volume_ml": volume} for label, name, volume in pairs]}
+        volume, low, high = (round(value, 4) for value in result.volumes_ml)
+        is_range = result.segmentation.num_members > 1
+        return {
+            "lesions": len(result.lesions),
+            "volume_ml": volume,
+            "volume_low_ml": low if is_range else None,
+            "volume_high_ml": high if is_range else None,
+        }
 
     def _inputs(self, bundle: Bundle) -> list[str]:
         """Return the columns of the scan's images and, if it is given as a file, its pre-segmentation."""
@@ -229,9 +253,11 @@ class ScanFolder:
     def _write_images(self, result: ScanResult) -> None:
         segmentation, reference = result.segmentation, result.scan.reference
         mean = np.minimum(segmentation.mean, 255 * PROBABILITY_SLOPE)
-        write_image(self.path / "mask.nii.gz", segmentation.mask, reference, np.uint8)
+        write_image(self.path / "mask.nii.gz", result.mask, reference, np.uint8)
         write_image(self.path / "probability.nii.gz", mean, reference)
         write_image(self.path / "uncertainty.nii.gz", segmentation.variance, reference)
+        if result.classes:
+            write_image(self.path / "class_uncertainty.nii.gz", segmentation.class_variance, reference)
 
     def _facts(
         self, result: ScanResult, bundle: Bundle, stages: Sequence[Stage], execution: Mapping[str, Any]
@@ -256,3 +282,14 @@ class ScanFolder:
         """Return the name of the mask that the chain starts from, if it is given as a file."""
         path = self.case.get("presegmentation")
         return [f"mask of another program ({Path(path).name})"] if path else []
+
+
+def _summary(result: ScanResult) -> str:
+    """Return the volumes of lesions, with their range over members, or of the classes."""
+    if result.classes:
+        volumes = result.class_volumes
+        return ", ".join(f"{name} {volume:.2f} ml" for name, volume in zip(volumes["class"], volumes["volume_ml"], strict=True))
+    volume, low, high = result.volumes_ml
+    num_members = result.segmentation.num_members
+    volume_range = f" (own masks of the {num_members} members: {low:.2f} to {high:.2f} ml)" if num_members > 1 else ""
+    return f"{len(result.lesions)} lesions, {volume:.2f} ml{volume_range}"

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pd_ddpm.diffusion.mask_coding import MaskCoding
+from pd_ddpm.diffusion.mask_coding import MaskCoding, class_probabilities
 from pd_ddpm.diffusion.reliability import Reliability
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.runtime.precision import cast_to_weights
@@ -27,6 +27,7 @@ class Denoiser(nn.Module):
         likelihood_skip: whether the log-likelihood ratio of x_t is added to the mask logits; see `log_likelihood_ratio`.
         self_conditioned: whether the network also sees the estimate of the step before.
         clip_input: whether the network sees x_t clipped to the two values of the mask coding.
+        mask_channels: channels C of the mask: 1, or the number of classes with background.
 
     Raises:
         ValueError: for a likelihood skip to a network that predicts the noise.
@@ -34,6 +35,8 @@ class Denoiser(nn.Module):
     Reference: PD-DDPM, Fig. 1 (the image is concatenated to x_t); Ho et al. 2020 (DDPM), Eqs. 11 and 14 (noise prediction);
     Chen et al. 2023 (Analog Bits), Sec. 2.2 (self-conditioning); the released code of Fu et al. 2024 (clipped input).
     """
+
+    mask_channels = 1
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class Denoiser(nn.Module):
         return output + self.log_likelihood_ratio(x_t, t, reliability) if self.likelihood_skip else output
 
     def log_likelihood_ratio(self, x_t: Tensor, t: Tensor, reliability: Reliability | None = None) -> Tensor:
-        """Return what each pixel's own x_t says about its mask: log p(x_t | lesion) - log p(x_t | background).
+        """Return what each pixel's own x_t says about its mask: log p(x_t | lesion) - log p(x_t | background), or of classes.
 
         Given x_0, x_t is Gaussian in each pixel, with mean sqrt(a) x_0 and variance 1 - a, where a = alpha_bar[t]. With the
         two values low and high of the mask coding, the quadratic terms of the two log densities cancel:
@@ -98,6 +101,16 @@ class Denoiser(nn.Module):
         By Bayes' rule, prior log-odds plus this ratio are the posterior log-odds of lesion. The ratio is exact for binary
         masks; for fractions of lesion on a coarse grid it is an approximation. Beyond +-12 (a probability of 6e-6) it is
         clipped, so that the network can still overrule it and the cross-entropy stays finite.
+
+        With several classes, x_t has a channel for each, and its mean is sqrt(a) high in the channel of the pixel's class and
+        sqrt(a) low in all others. The sum of the squared means is the same for all classes. What is left is linear in x_t, up
+        to a term that all classes share:
+
+            log p(x_t | class k) = (high - low) sqrt(a) / (1 - a) x_t[k] + const
+
+        The constant is chosen so that the most likely class has 0, which changes no softmax. The others are clipped at -12.
+        For two classes, the difference is the sum of the log ratios of the lesion channel and of the mirrored background
+        channel, each as above, because their noise is independent.
 
         Args:
             x_t: (B, C, *S), the noisy mask.
@@ -113,6 +126,9 @@ class Denoiser(nn.Module):
         x_t = x_t.float()
         signal, noise_level = self.schedule.coefficients(t, x_t)
         slope = (self.coding.high - self.coding.low) * signal / noise_level.square()
+        if x_t.shape[1] > 1:
+            evidence = slope * x_t
+            return (evidence - evidence.amax(dim=1, keepdim=True)).clamp_(min=-MAX_LOG_RATIO)
         midpoint = signal * ((self.coding.high + self.coding.low) / 2)
         ratio = slope * (x_t - midpoint)
         ratio = ratio if reliability is None else reliability.log_likelihood_ratio(ratio)
@@ -127,7 +143,7 @@ class Denoiser(nn.Module):
 
     def expected_mask(self, logits: Tensor) -> Tensor:
         """Return the expected mask of these logits, in mask coding and in the same shape."""
-        return self.coding.encode(logits.sigmoid())
+        return self.coding.encode(class_probabilities(logits))
 
     def estimate_x0_(self, output: Tensor, x_t: Tensor, t: int) -> Tensor:
         """Convert the network's output at timestep t to an estimate of x_0; may overwrite `output`.

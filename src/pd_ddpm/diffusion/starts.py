@@ -30,28 +30,29 @@ class Start(Protocol):
 
         Args:
             image: (N, M, *S), z-scored; one row per ensemble member.
-            presegmentation: (N, 1, *S) in [0, 1], or None if the method has none.
+            presegmentation: (N, C, *S) in [0, 1], or None if the method has none.
             noise: noise of the N members.
 
         Returns:
-            x: (N, 1, *S) at timestep t_start.
+            x: (N, C, *S) at timestep t_start, with C channels of the mask.
         """
         ...
 
 
 @dataclass(frozen=True)
 class NoiseStart:
-    """Vanilla DDPM: pure noise at t = T.
+    """Vanilla DDPM: pure noise at t = T, with one channel per channel of the mask.
 
     Reference: PD-DDPM, Sec. 2.1.
     """
 
     t_start: int
     evaluations: int = 0
+    channels: int = 1
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        """Return the members' noise, (N, 1, *S)."""
-        return noise.sample_normal((1, *image.shape[2:]))
+        """Return the members' noise, (N, C, *S)."""
+        return noise.sample_normal((self.channels, *image.shape[2:]))
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class PresegmentationStart:
 
         Args:
             image: (N, M, *S); not used.
-            presegmentation: (N, 1, *S), lesion probability or binary mask in [0, 1].
+            presegmentation: (N, C, *S), lesion probability or mask, or those of C classes, in [0, 1].
             noise: noise of the N members.
 
         Returns:
-            x: (N, 1, *S) on the CPU, at timestep t_start.
+            x: (N, C, *S) on the CPU, at timestep t_start.
 
         Raises:
             ValueError: if there is no pre-segmentation.
@@ -108,7 +109,8 @@ class ReliabilityStart:
         evaluations: the first reverse step is one.
 
     Raises:
-        ValueError: the denoiser has no likelihood skip, so that its output cannot be separated into prior and evidence.
+        ValueError: the masks have several classes, or the denoiser has no likelihood skip, so that its output cannot be
+            separated into prior and evidence.
 
     Reference: ours.
     """
@@ -120,6 +122,8 @@ class ReliabilityStart:
     evaluations: int = 1
 
     def __post_init__(self) -> None:
+        if self.model.mask_channels > 1:
+            raise ValueError("`start_reliability: validation` is defined for masks of lesions, not for several classes.")
         if not self.model.likelihood_skip:
             raise ValueError("`start_reliability: validation` needs a denoiser with `likelihood_skip: true`.")
 
@@ -171,5 +175,5 @@ class LearnedPriorStart:
             )
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        """Return the network's sample of x_T', (N, 1, *S) on the image's device."""
+        """Return the network's sample of x_T', (N, C, *S) on the image's device."""
         return self.model.sample_prior(image, lambda shape: noise.sample_normal(shape, image.device))

@@ -23,7 +23,7 @@ class TruncatedDenoiser(Denoiser):
         head: "direct": the network's output is x_T' itself, as in TDPM. "mean_plus_noise" (ours): the output is the logit
             of a mask, which is then diffused to T'. The noise in x_T' is then correct by construction, and only the mask
             is learnt.
-        discriminator: image (B, M, *S), x (B, 1, *S) -> logits (B, ...) of any shape; used in training only.
+        discriminator: image (B, M, *S), x (B, C, *S) -> logits (B, ...) of any shape; used in training only.
 
     Raises:
         ValueError: for an unknown head, or a T' outside of the schedule.
@@ -59,13 +59,13 @@ class TruncatedDenoiser(Denoiser):
 
         Args:
             image: (N, M, *S), z-scored.
-            sample_normal: shape (1, *S) -> standard normal noise (N, 1, *S) on the image's device. The first call gives
+            sample_normal: shape (C, *S) -> standard normal noise (N, C, *S) on the image's device. The first call gives
                 the network's input. The head "mean_plus_noise" calls again for the noise in x_T'.
 
         Returns:
-            x_T': (N, 1, *S).
+            x_T': (N, C, *S).
         """
-        shape = (1, *image.shape[2:])
+        shape = (self.mask_channels, *image.shape[2:])
         # The network's input is pure noise here, which says nothing about the mask: the likelihood skip is not used.
         t = torch.full((len(image),), self.t_max + 1, device=image.device)
         output = self._network_output(sample_normal(shape), image, t)

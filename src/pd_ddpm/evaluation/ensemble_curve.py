@@ -10,8 +10,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from pd_ddpm.evaluation.class_scores import class_dice
 from pd_ddpm.evaluation.mask_geometry import MaskGeometry
 from pd_ddpm.evaluation.metrics import ReferenceMask, dice, hd95_mm
+from pd_ddpm.inference.class_ensemble import most_probable
 from pd_ddpm.inference.ensemble import ensemble_mask
 
 Subset = tuple[int, ...]
@@ -96,6 +98,48 @@ def curve(
                 predicted[relevant] = mask
                 rows[-1]["hd95_mm"] = hd95_mm(reference.geometry, MaskGeometry(predicted, reference.geometry.spacing_mm))
     return pd.DataFrame(rows)
+
+
+def class_curve(
+    samples: np.ndarray,
+    truth: np.ndarray,
+    subsets: Mapping[int, Sequence[Subset]],
+    hd95_spacing_mm: tuple[float, float, float] | None = None,
+) -> pd.DataFrame:
+    """Compute the mean Dice over the classes of the ensemble of every subset, see `class_scores.class_dice`.
+
+    Args:
+        samples: (X, Y, Z, N, C) the pool of one case.
+        truth: (X, Y, Z) number of the class of each voxel of the ground truth.
+        subsets: subsets from `subsets`.
+        hd95_spacing_mm: voxel size along X, Y, Z, if the mean HD95 over the classes that have one is computed, too.
+
+    Returns:
+        Columns as those of `curve`.
+    """
+    # If background is the most probable class of every member, it is that of every ensemble.
+    relevant = truth > 0
+    for member in range(samples.shape[3]):
+        relevant |= most_probable(samples[..., member, :]) > 0
+    members, index = np.moveaxis(samples[relevant], 1, 0).astype(np.float64), truth[relevant]
+    num_classes, rows = samples.shape[-1], []
+    for size, same_size in subsets.items():
+        for subset in same_size:
+            ensemble = most_probable(members[list(subset)].mean(axis=0))
+            dice_of_classes = class_dice(index, ensemble, num_classes)
+            rows.append({"size": size, "subset": "+".join(map(str, subset)), "dice": dice_of_classes})
+            if hd95_spacing_mm is not None:
+                predicted = np.zeros_like(truth)
+                predicted[relevant] = ensemble
+                rows[-1]["hd95_mm"] = _class_hd95(truth, predicted, num_classes, hd95_spacing_mm)
+    return pd.DataFrame(rows)
+
+
+def _class_hd95(truth: np.ndarray, predicted: np.ndarray, num_classes: int, spacing_mm: tuple[float, float, float]) -> float:
+    """Return the mean HD95 over the classes of two maps of class numbers (X, Y, Z) that have one; NaN if none has."""
+    pairs = ((MaskGeometry(labels == number, spacing_mm) for labels in (truth, predicted)) for number in range(1, num_classes))
+    values = [value for pair in pairs if not math.isnan(value := hd95_mm(*pair))]
+    return float(np.mean(values)) if values else math.nan
 
 
 def variance_of_disjoint(scores: pd.Series) -> float:

@@ -165,6 +165,15 @@ def hd95_medpy_mm(first: MaskGeometry, second: MaskGeometry) -> float:
     return float(np.percentile(np.concatenate(directed), 95)) if directed else math.nan
 
 
+def hd95_largest_mm(first: MaskGeometry, second: MaskGeometry) -> float:
+    """Return HD95 in mm as Fu et al. 2024 and MONAI define it: larger directed percentile; NaN if a mask is empty.
+
+    A surface voxel has background among its six neighbours in space, and outside the image counts as background.
+    """
+    directed = _directed_distances(first.boundary, second.boundary)
+    return max(float(np.percentile(distances, 95)) for distances in directed) if directed else math.nan
+
+
 def lesion_detection(truth: MaskGeometry, predicted: MaskGeometry) -> tuple[float, float, float]:
     """Return lesion-wise recall, precision and F1 by any overlap of 26-connected components; a fraction of none is 1."""
     recall = _fraction(_num_overlapping_lesions(truth, predicted.mask), truth.lesions.count, if_empty=1.0)

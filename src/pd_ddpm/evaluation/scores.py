@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from pd_ddpm.evaluation.class_scores import MEAN
 from pd_ddpm.evaluation.statistics import CASE, TRAINING
 from pd_ddpm.runtime.sealed_tables import read_sealed_csv
+
+CLASS = "class"  # column of the scores of several classes
 
 # Dice of a case's ground truth through a coarser working grid and back; only if a grid is configured.
 GRID_DICE = ("grid_dice_soft", "grid_dice_hard")
@@ -26,7 +29,21 @@ def with_grid_dice(rows: pd.DataFrame, grid_dice: str | Path | None) -> pd.DataF
 
 
 def read_scores(files: Sequence[str | Path]) -> pd.DataFrame:
-    """Read all rows of these CSV files. Names of cases and subsets stay text, also if they consist of digits."""
+    """Read one row per method, run and case of these CSV files; of several classes the row of their mean.
+
+    Names of cases and subsets stay text, also if they consist of digits.
+    """
+    rows = _read_rows(files)
+    return rows[rows[CLASS] == MEAN].drop(columns=CLASS).reset_index(drop=True) if CLASS in rows else rows
+
+
+def read_class_scores(files: Sequence[str | Path]) -> pd.DataFrame:
+    """Read the rows of the single classes, in the order of the classes; empty if the files have no classes."""
+    rows = _read_rows(files)
+    return rows[rows[CLASS] != MEAN].reset_index(drop=True) if CLASS in rows else rows.iloc[:0].assign(**{CLASS: ""})
+
+
+def _read_rows(files: Sequence[str | Path]) -> pd.DataFrame:
     return pd.concat([read_sealed_csv(file) for file in files], ignore_index=True) if files else pd.DataFrame()
 
 

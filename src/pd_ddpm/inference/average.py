@@ -40,8 +40,13 @@ class AveragedPredictions:
         return read_sealed_json(self.manifest.with_name("method.json"))
 
     def read(self, case: str) -> np.ndarray:
-        """Read the members of the method's ensemble, (X, Y, Z, K) float32 in [0, 1]."""
-        return read_samples(self.manifest.parent, case)[..., : self.records.loc[case, "samples"]]
+        """Read the members of the method's ensemble, (X, Y, Z, K) float32 in [0, 1]; of C classes (X, Y, Z, K, C)."""
+        return read_samples(self.manifest.parent, case, len(self.labels))[:, :, :, : self.records.loc[case, "samples"]]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labels of the dataset's classes; empty if masks hold lesions."""
+        return tuple(self.method.get("labels", ()))
 
     def cost(self, case: str, num_members: int) -> Cost:
         """Return the cost of the ensemble of a case; shared unless it has one member for each member of the mean.
@@ -103,7 +108,8 @@ def average_predictions(job: AverageJob) -> None:
     """
     cases = _common_cases(job.parts)
     sources = [part.records[["stamp", "samples"]].to_dict() for part in job.parts]
-    store = PredictionFolder(job.predictions.parent, fingerprint([job.settings, job.code, sources]))
+    labels = job.parts[0].labels
+    store = PredictionFolder(job.predictions.parent, fingerprint([job.settings, job.code, sources]), labels)
     title = f"{job.run.name}, split {job.run.split}, seed {job.run.seed}"
     records = [store.read_record(case) or _average_case(job, store, case) for case in progress(cases, title)]
     method = {
@@ -115,7 +121,7 @@ def average_predictions(job: AverageJob) -> None:
         "generator": {},
         "presegmentation": None,
         "device_type": "cpu",
-    }
+    } | ({"labels": labels} if labels else {})
     method |= run_record(
         job.config,
         job.code,
@@ -137,14 +143,15 @@ def mean_of_ensembles(ensembles: Sequence[np.ndarray]) -> np.ndarray:
     own mean. The mean over the members is thus the mean of the ensembles' probability maps.
 
     Args:
-        ensembles: (X, Y, Z, K) members of each ensemble, in [0, 1]; K may differ.
+        ensembles: (X, Y, Z, K) members of each ensemble, in [0, 1]; of C classes (X, Y, Z, K, C). K may differ.
 
     Returns:
-        (X, Y, Z, K) float64 with the largest K.
+        (X, Y, Z, K) or (X, Y, Z, K, C) float64 with the largest K.
     """
-    largest = max(members.shape[-1] for members in ensembles)
+    axis = 3 if ensembles[0].ndim == 5 else -1
+    largest = max(members.shape[axis] for members in ensembles)
     aligned = [
-        members if members.shape[-1] == largest else members.mean(axis=-1, keepdims=True, dtype=np.float64)
+        members if members.shape[axis] == largest else members.mean(axis=axis, keepdims=True, dtype=np.float64)
         for members in ensembles
     ]
     return sum(members.astype(np.float64) for members in aligned) / len(aligned)
@@ -153,7 +160,7 @@ def mean_of_ensembles(ensembles: Sequence[np.ndarray]) -> np.ndarray:
 def _average_case(job: AverageJob, store: PredictionFolder, case: str) -> dict[str, Any]:
     """Write the mean of the predictions of a case, and return its record."""
     members = mean_of_ensembles([part.read(case) for part in job.parts])
-    num_members = members.shape[-1]
+    num_members = members.shape[3]
     # The cost of a method that starts from another one already contains that of its start.
     starts = {part.method["presegmentation"] for part in job.parts}
     paid = [part.cost(case, num_members) for part in job.parts if part.method["method"] not in starts]

@@ -40,7 +40,7 @@ def shortest_evaluation(segmenter: Segmenter, image_shape: Sequence[int], device
     def evaluate(size: int) -> Tensor:
         images = torch.zeros(size, *image_shape, device=device)
         noise = MemberNoise([("probe", row) for row in range(size)])
-        return short(images, torch.zeros(size, 1, *image_shape[1:]), noise)
+        return short(images, torch.zeros(size, segmenter.mask_channels, *image_shape[1:]), noise)
 
     return evaluate
 

@@ -16,6 +16,7 @@ from pd_ddpm.inference.segmenters import (
     LatentSegmenter,
     Segmenter,
 )
+from pd_ddpm.models.mask_channels import mask_channels
 
 
 def build_segmenter(settings: dict[str, Any], model: nn.Module, reliability: Reliability | None = None) -> Segmenter:
@@ -35,7 +36,7 @@ def build_segmenter(settings: dict[str, Any], model: nn.Module, reliability: Rel
     t_start, spacing = settings["t_start"], settings.get("step_spacing", "trailing")
     steps = chain_steps(settings["reverse_steps"], t_start, model.schedule.T)
     start = {
-        "noise": lambda: NoiseStart(t_start),
+        "noise": lambda: NoiseStart(t_start, channels=mask_channels(model)),
         "presegmentation": lambda: PresegmentationStart(t_start, model.schedule, model.coding),
         "learned_prior": lambda: LearnedPriorStart(t_start, model),
     }[settings["start"]]()

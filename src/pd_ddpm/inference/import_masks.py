@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.cases.mask_files import read_mask_files
-from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_mask
+from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_classes, read_foreign_mask
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.prediction_store import PredictionFolder, write_manifest
@@ -30,6 +30,7 @@ class ImportJob:
         method_metadata: metadata file of the method, to be written.
         code: hash of the code.
         config: the active configuration.
+        labels: labels of the dataset's classes; empty if masks hold lesions.
     """
 
     run: Run
@@ -41,6 +42,7 @@ class ImportJob:
     method_metadata: Path
     code: str
     config: dict[str, Any]
+    labels: tuple[int, ...] = ()
 
     @classmethod
     def from_snakemake(cls, snakemake: Any) -> Self:
@@ -50,6 +52,7 @@ class ImportJob:
             run=Run.from_wildcards(wildcards, "method"),
             settings=params["settings"],
             grid_tolerance_voxels=params["grid_tolerance_voxels"],
+            labels=tuple(params["labels"]),
             files=Path(snakemake.input["table"]),
             cases=Path(snakemake.input["cases"]),
             predictions=Path(snakemake.output["predictions"]),
@@ -68,7 +71,7 @@ def import_masks(job: ImportJob) -> None:
     files, lesion_label = read_mask_files(job.files)
     hashes = {case: file_sha256(path) for case, path in files.items()}
     identity = [lesion_label, job.grid_tolerance_voxels, job.code, file_sha256(job.cases), hashes]
-    store = PredictionFolder(job.predictions.parent, fingerprint(identity))
+    store = PredictionFolder(job.predictions.parent, fingerprint(identity), job.labels)
     title = f"{job.run.name}, split {job.run.split}, seed {job.run.seed}"
     records, problems = [], []
     for case, path in progress(files.items(), title, len(files)):
@@ -89,7 +92,7 @@ def import_masks(job: ImportJob) -> None:
         "device_type": "cpu",
         "lesion_label": lesion_label,
         "files_sha256": hashes,
-    }
+    } | ({"labels": job.labels} if job.labels else {})
     method |= run_record(job.config, job.code, seed=job.run.seed)
     shard = {"stamp": store.fingerprint, "cases": records, "method": method}
     write_manifest(job.predictions, job.method_metadata, list(files), [shard])
@@ -106,6 +109,9 @@ def _import_case(job: ImportJob, store: PredictionFolder, case: str, path: Path,
         lesion_label: see `read_foreign_mask`.
     """
     scan = read_scan(job.cases.parent, case)
+    if job.labels:
+        masks = read_foreign_classes(path, scan.reference, f"case {case}", job.labels, job.grid_tolerance_voxels)
+        return store.write(case, masks[:, :, :, None], 1, scan.reference, Cost.unknown())
     mask = read_foreign_mask(path, scan.reference, f"case {case}", lesion_label, job.grid_tolerance_voxels)
     if doubt := empty_mask_problem(path, mask):
         log.warning("case %s, %s", case, doubt)

@@ -18,8 +18,10 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, slices_with_brain
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MethodNoise
+from pd_ddpm.inference.class_ensemble import most_probable
 from pd_ddpm.inference.compiled_network import Size
 from pd_ddpm.inference.ensemble import threshold
+from pd_ddpm.inference.prediction_store import empty_mask
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
 from pd_ddpm.runtime.precision import (
@@ -122,7 +124,8 @@ class Gate:
                 brain = np.zeros_like(scan.brain)
                 brain[:, :, slices] = scan.brain[:, :, slices]
                 batch = len(slices) * segmenter.num_members or 1
-            empty = np.zeros((*scan.brain.shape, 1), dtype=np.float32)  # for chains that start from a pre-segmentation
+            # For chains that start from a pre-segmentation.
+            empty = empty_mask(scan.brain.shape, segmenter.mask_channels - 1)
             result = segment_case(
                 segmenter,
                 replace(scan, brain=brain),
@@ -132,7 +135,8 @@ class Gate:
                 device=self.device,
                 presegmentation=empty,
             )
-            masks.append(threshold(result.samples))
+            is_binary = segmenter.mask_channels == 1
+            masks.append(threshold(result.samples) if is_binary else most_probable(result.samples))
         return masks
 
     def _result(

@@ -10,8 +10,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from pd_ddpm.data.label_maps import one_hot
 from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
+from pd_ddpm.inference.class_ensemble import ClassSegmentation, class_starting_masks
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation, ensemble_mask, threshold
 from pd_ddpm.runtime.files import (
@@ -31,10 +33,12 @@ class PredictionFolder:
     Attributes:
         folder: the folder.
         fingerprint: hash of everything that the predictions depend on, except the case.
+        labels: labels of the dataset's classes; empty if masks hold lesions.
     """
 
     folder: Path
     fingerprint: str
+    labels: tuple[int, ...] = ()
 
     def read_record(self, case: str) -> dict[str, Any] | None:
         """Return the record of a case, or None unless its files are complete and have the same fingerprint."""
@@ -43,11 +47,13 @@ class PredictionFolder:
     def write(self, case: str, pool: np.ndarray, num_samples: int, template: nib.Nifti1Image, cost: Cost) -> dict[str, Any]:
         """Write a case's members, mask and uncertainty, then its record.
 
-        Members are stored in steps of 1/255. Mask and uncertainty are computed from the stored values.
+        Members are stored in steps of 1/255. Mask and uncertainty are computed from the stored values. With classes, the mask
+        is a label map, and the uncertainty is `ClassSegmentation.variance`. The stored volumes are then the C classes of the
+        first member, background first, then those of the second, and so on.
 
         Args:
             case: name of the case.
-            pool: (X, Y, Z, N) all members that were sampled, in [0, 1].
+            pool: (X, Y, Z, N) all members that were sampled, in [0, 1]; with classes (X, Y, Z, N, C).
             num_samples: the number of members, counted from the first, from which mask and uncertainty are made.
             template: image with the grid of the predictions.
             cost: cost of sampling.
@@ -58,11 +64,17 @@ class PredictionFolder:
         (self.folder / f"{case}.json").unlink(missing_ok=True)
         names = {part: f"{case}_{part}.nii.gz" for part in ("samples", "mask", "uncertainty")}
         stored = as_stored(pool)
-        segmentation = Segmentation.from_members(stored[..., :num_samples])
-        write_image(self.folder / names["samples"], stored, template, np.uint8, PROBABILITY_SLOPE)
-        write_image(self.folder / names["mask"], segmentation.mask, template, np.uint8)
+        if self.labels:
+            segmentation = ClassSegmentation.from_members(stored[..., :num_samples, :])
+            mask = np.array((0, *self.labels), dtype=np.uint8)[segmentation.index]
+        else:
+            segmentation = Segmentation.from_members(stored[..., :num_samples])
+            mask = segmentation.mask
+        volumes = stored.reshape(*stored.shape[:3], -1)
+        write_image(self.folder / names["samples"], volumes, template, np.uint8, PROBABILITY_SLOPE)
+        write_image(self.folder / names["mask"], mask, template, np.uint8)
         write_image(self.folder / names["uncertainty"], segmentation.variance, template)
-        record = {"case": case, "samples": num_samples, "pool": pool.shape[-1], **cost.to_record()}
+        record = {"case": case, "samples": num_samples, "pool": pool.shape[3], **cost.to_record()}
         record["stamp"] = self.fingerprint
         write_completion_record(self.folder / f"{case}.json", self.fingerprint, names.values(), record)
         return record
@@ -121,23 +133,47 @@ def as_stored(samples: np.ndarray) -> np.ndarray:
     return np.round(samples * 255).astype(np.float32) * np.float32(PROBABILITY_SLOPE)
 
 
-def read_samples(folder: Path, case: str) -> np.ndarray:
-    """Read all stored members of a case, (X, Y, Z, N) float32 in [0, 1]."""
+def read_samples(folder: Path, case: str, num_labels: int = 0) -> np.ndarray:
+    """Read all stored members of a case, float32 in [0, 1].
+
+    Args:
+        folder: folder of the predictions.
+        case: name of the case.
+        num_labels: number of classes without background; 0 if members are masks of lesions.
+
+    Returns:
+        (X, Y, Z, N), or (X, Y, Z, N, C) for C = num_labels + 1 classes, background first.
+    """
     samples = read_array(folder / f"{case}_samples.nii.gz", mask=True, allow_4d=True)
-    return samples.reshape(*samples.shape[:3], -1)
+    members = samples.reshape(*samples.shape[:3], -1)
+    return members.reshape(*samples.shape[:3], -1, num_labels + 1) if num_labels else members
+
+
+def empty_mask(shape: tuple[int, ...], num_labels: int = 0) -> np.ndarray:
+    """Return a mask without lesion, (X, Y, Z, 1) float32, or with background alone, (X, Y, Z, 1, C).
+
+    Args:
+        shape: (X, Y, Z).
+        num_labels: number of classes without background; 0 if masks hold lesions.
+    """
+    if not num_labels:
+        return np.zeros((*shape, 1), dtype=np.float32)
+    return one_hot(np.zeros((*shape, 1), dtype=np.uint8), num_labels + 1).astype(np.float32)
 
 
 def starting_masks(samples: np.ndarray, members: Literal["mean", "each"], harden: bool) -> np.ndarray:
     """Return the masks from which the reverse chains of another method start.
 
     Args:
-        samples: (X, Y, Z, K) the stored members that serve as pre-segmentation.
+        samples: (X, Y, Z, K) the stored members that serve as pre-segmentation; with classes (X, Y, Z, K, C).
         members: "mean": all chains start from the mean; "each": chain k starts from member k.
-        harden: whether the masks are thresholded at 0.5.
+        harden: whether the masks are thresholded at 0.5, or one-hot at the most probable class.
 
     Returns:
-        (X, Y, Z, 1) for "mean", (X, Y, Z, K) for "each", float32.
+        (X, Y, Z, 1) for "mean", (X, Y, Z, K) for "each", float32. With classes, C is the last axis.
     """
+    if samples.ndim == 5:
+        return class_starting_masks(samples, members, harden)
     if members == "each":
         return threshold(samples).astype(np.float32) if harden else samples
     mean = ensemble_mask(samples).astype(np.float32) if harden else samples.mean(axis=-1)
@@ -151,19 +187,27 @@ class Presegmentations:
     Attributes:
         manifest: table of the predictions of another method; None for a pre-segmentation without any lesion.
         members: "mean": all chains start from that method's ensemble; "each": chain k starts from its member k.
-        harden: whether the masks are thresholded at 0.5.
+        harden: whether the masks are thresholded at 0.5, or one-hot at the most probable class.
+        num_labels: number of classes without background; 0 if masks hold lesions.
     """
 
     manifest: Path | None
     members: Literal["mean", "each"]
     harden: bool
+    num_labels: int = 0
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], manifest: str | Path | None) -> Self | None:
-        """Return the pre-segmentations of a method with these settings; None if it starts from no mask."""
+    def from_settings(cls, settings: Mapping[str, Any], manifest: str | Path | None, num_labels: int = 0) -> Self | None:
+        """Return the pre-segmentations of a method; None if it starts from no mask.
+
+        Args:
+            settings: settings of the method.
+            manifest: see `Presegmentations`.
+            num_labels: see `Presegmentations`.
+        """
         if settings.get("start") != "presegmentation":
             return None
-        return cls(manifest and Path(manifest), settings["presegmentation_members"], settings["harden"])
+        return cls(manifest and Path(manifest), settings["presegmentation_members"], settings["harden"], num_labels)
 
     def read(self, case: str, shape: tuple[int, ...], num_members: int) -> np.ndarray:
         """Read the pre-segmentation of a case.
@@ -174,13 +218,13 @@ class Presegmentations:
             num_members: the number of chains, N.
 
         Returns:
-            (X, Y, Z, 1), or (X, Y, Z, N) if each chain has a mask of its own; float32.
+            (X, Y, Z, 1), or (X, Y, Z, N) if each chain has a mask of its own; float32. With classes, C is the last axis.
         """
         if self.manifest is None:
-            return np.zeros((*shape, 1), dtype=np.float32)
-        samples = read_samples(self.manifest.parent, case)
+            return empty_mask(shape, self.num_labels)
+        samples = read_samples(self.manifest.parent, case, self.num_labels)
         count = num_members if self.members == "each" else self._records.loc[case, "samples"]
-        return starting_masks(samples[..., :count], self.members, self.harden)
+        return starting_masks(samples[:, :, :, :count], self.members, self.harden)
 
     def version(self) -> str:
         """Return a hash that identifies the masks. The time that sampling them took is not part of it.

@@ -18,6 +18,7 @@ from torch import Tensor
 from pd_ddpm.data.prepared import cases_by_role, read_ground_truth, read_scan
 from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
 from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import foreground_masks, with_background
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.job import ProbeJob
 from pd_ddpm.models.coordinates import add_coordinates, has_coordinates
@@ -39,8 +40,8 @@ class ProbedSlices:
         case: name of the case.
         slice_numbers: position of each slice in the scan, counted from 0; 0 for a volume.
         image: (B, M, *S), z-scored.
-        truth: (B, 1, *S), fraction of lesion in each pixel.
-        other: (B, 1, *S), the fractions of another slice with lesion of the same case.
+        truth: (B, C, *S), fraction of lesion in each pixel (C = 1), or of each class with background first.
+        other: (B, C, *S), the fractions of another slice with lesion of the same case.
         is_scored: (B, 1, *S) bool, false if the pixel's label is to be ignored.
     """
 
@@ -69,7 +70,7 @@ def probe_network(job: ProbeJob) -> tuple[pd.DataFrame, dict[str, Any]]:
     model = prepare_for_inference(model, device, FLOAT32)
     timesteps = probed_timesteps(job.settings["timesteps"], metadata["settings"]["t_max"])
     grid_settings = GridSettings(**metadata["grid"], spatial_dims=metadata["settings"]["spatial_dims"])
-    role, cases = _read_cases(job, grid_settings)
+    role, cases = _read_cases(job, grid_settings, metadata["settings"].get("labels", ()))
     identity = {"network": job.run.name, "split": job.run.split, "seed": job.run.seed, "role": role}
     rows = [identity | row for case in cases for row in probe_case(model, case, timesteps, job.run.seed, device)]
     table = pd.DataFrame(rows)
@@ -93,14 +94,17 @@ def probed_timesteps(timesteps: Sequence[int], t_max: int) -> list[int]:
     return sorted({1, t_max, *(t for t in timesteps if t <= t_max)})
 
 
-def read_probed_slices(folder: Path, case: str, grid_settings: GridSettings, num_slices: int) -> ProbedSlices | None:
-    """Read evenly spaced slices with lesion of a prepared case, or its volume.
+def read_probed_slices(
+    folder: Path, case: str, grid_settings: GridSettings, num_slices: int, labels: Sequence[int] = ()
+) -> ProbedSlices | None:
+    """Read evenly spaced slices with lesion, or with any class, of a prepared case, or its volume.
 
     Args:
         folder: folder of the prepared cases.
         case: name of the case.
         grid_settings: working grid of the network.
         num_slices: largest number of slices; a case has one volume.
+        labels: labels of the dataset's classes; empty if masks hold lesions.
 
     Returns:
         The slices, or None if the case has no slice with lesion. The other mask of a slice is that of the slice which is half
@@ -109,24 +113,25 @@ def read_probed_slices(folder: Path, case: str, grid_settings: GridSettings, num
     """
     scan = read_scan(folder, case)
     grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
-    fractions = grid.label_fractions(read_ground_truth(folder, case))
-    is_scored = fractions[:, 1:] < 0.5
-    is_lesion = (fractions[:, :1] >= 0.5) & is_scored
+    scan_image = grid.slices(scan.image)
+    fractions = grid.label_fractions(read_ground_truth(folder, case, labels), labels)
+    masks, is_scored = fractions[:, :-1], fractions[:, -1:] < 0.5
+    masks = with_background(masks) if labels else masks
+    is_lesion = foreground_masks(masks).any(dim=1, keepdim=True) & is_scored
     if grid_settings.spatial_dims == 3:
         lesion_slices = is_lesion[0, 0].flatten(0, 1).any(dim=0).nonzero().squeeze(1)
         if not with_brain.any() or not len(lesion_slices):
             return None
-        other = fractions[:, :1].clone()
+        other = masks.clone()
         other[..., lesion_slices] = other[..., lesion_slices.roll(-(len(lesion_slices) // 2))]
-        return ProbedSlices(case, [0], grid.slices(scan.image), fractions[:, :1], other, is_scored)
+        return ProbedSlices(case, [0], scan_image, masks, other, is_scored)
     lesion_slices = np.flatnonzero(is_lesion.flatten(1).any(dim=1).numpy() & with_brain)
     if not len(lesion_slices):
         return None
     chosen = np.unique(np.linspace(0, len(lesion_slices) - 1, num_slices).round().astype(int))
     others = lesion_slices[(chosen + len(lesion_slices) // 2) % len(lesion_slices)]
     slices = lesion_slices[chosen]
-    image, truth = grid.slices(scan.image)[slices], fractions[slices, :1]
-    return ProbedSlices(case, slices.tolist(), image, truth, fractions[others, :1], is_scored[slices])
+    return ProbedSlices(case, slices.tolist(), scan_image[slices], masks[slices], masks[others], is_scored[slices])
 
 
 @torch.inference_mode()
@@ -153,31 +158,36 @@ def probe_case(
     noise = MemberNoise([("probe", seed, slices.case, number) for number in slices.slice_numbers])
     noise = noise.sample_normal(truth.shape[1:], device)
     rows = []
-    for start, mask in (("truth", truth), ("empty", torch.zeros_like(truth)), ("other_slice", other)):
+    empty = torch.zeros_like(truth)
+    if truth.shape[1] > 1:
+        empty[:, 0] = 1  # background
+    for start, mask in (("truth", truth), ("empty", empty), ("other_slice", other)):
         x0 = model.coding.encode(mask)
         for t in timesteps:
             x_t = model.schedule.diffuse(x0, torch.full((len(x0),), t, device=device), noise)
             parts = zip(x_t.split(_BATCH), image.split(_BATCH), strict=True)
-            estimate = torch.cat([model.coding.decode(model(*part, t)) for part in parts])[:, :, *inside].cpu()
+            estimate = torch.cat([model.coding.probabilities(model(*part, t)) for part in parts])[:, :, *inside].cpu()
             dice = _dice(estimate, slices)
             rows.append({"case": slices.case, "slices": len(x0), "start": start, "t": t, "dice": dice})
     return rows
 
 
 def _dice(estimate: Tensor, slices: ProbedSlices) -> float:
-    """Return the Dice of an estimate (B, 1, *S) over all slices. The truth is never empty."""
-    predicted = (estimate >= 0.5) & slices.is_scored
-    truth = (slices.truth >= 0.5) & slices.is_scored
-    return float(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
+    """Return the Dice of an estimate (B, C, *S) over all slices, of classes the mean. The truth is never empty."""
+    predicted, truth = (foreground_masks(masks) & slices.is_scored for masks in (estimate, slices.truth))
+    overlap, total = (
+        pixels.transpose(0, 1).flatten(1).sum(dim=1) for pixels in (predicted & truth, predicted.int() + truth.int())
+    )
+    return float((2 * overlap[total > 0] / total[total > 0]).mean())
 
 
-def _read_cases(job: ProbeJob, grid_settings: GridSettings) -> tuple[str, list[ProbedSlices]]:
+def _read_cases(job: ProbeJob, grid_settings: GridSettings, labels: Sequence[int]) -> tuple[str, list[ProbedSlices]]:
     """Return a role of the split and the probed slices of its cases."""
     roles = cases_by_role(job.splits, job.run.split)
     for role in ("validation", "train"):
         names = roles.get(role, [])
         per_case = max(1, round(job.settings["slices"] / max(1, len(names))))
-        cases = [read_probed_slices(job.cases.parent, name, grid_settings, per_case) for name in names]
+        cases = [read_probed_slices(job.cases.parent, name, grid_settings, per_case, labels) for name in names]
         if cases := [case for case in cases if case is not None]:
             return role, cases
     finding = f"no validation or training case of split {job.run.split} has a slice with lesion to probe the denoiser on"

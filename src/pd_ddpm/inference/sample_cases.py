@@ -79,10 +79,11 @@ class CaseSampler:
         if record is None:
             members, cost = self._sample_members(scan, 0)
             return self.store.write(case, members, num_samples, scan.reference, cost)
-        members, cost = read_samples(self.store.folder, case)[..., :num_members], Cost.from_record(record)
+        members = read_samples(self.store.folder, case, len(self.store.labels))[:, :, :, :num_members]
+        cost = Cost.from_record(record)
         if record["pool"] < num_members:
             further, further_cost = self._sample_members(scan, record["pool"])
-            members = np.concatenate([members, further], axis=-1)
+            members = np.concatenate([members, further], axis=3)
             cost = cost.extended(record["pool"], further_cost, num_members - record["pool"])
         return self.store.write(case, members, num_samples, scan.reference, cost)
 
@@ -121,8 +122,8 @@ class CaseSampler:
         starts = self.presegmentations
         with self._explain_memory_shortage(f"case {scan.case}"):
             presegmentation = starts and starts.read(scan.case, scan.brain.shape, self.segmenter.num_members)
-            if presegmentation is not None and presegmentation.shape[-1] > 1:
-                presegmentation = presegmentation[..., first:]
+            if presegmentation is not None and presegmentation.shape[3] > 1:
+                presegmentation = presegmentation[:, :, :, first:]
             result = segment_case(
                 segmenter,
                 scan,
@@ -147,7 +148,8 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
     verdict = read_sealed_json(job.gate) if job.gate else None
     choice = gated_precision(job.compute.precision, device, verdict)
     network, trained = load_model(job.weights, job.network_metadata, job.settings["checkpoint"], job.settings["weights"])
-    presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation)
+    labels = tuple(trained["settings"].get("labels", ()))
+    presegmentations = Presegmentations.from_settings(job.settings, job.presegmentation, len(labels))
     reliability = _read_reliability(job)
 
     fingerprint_inputs = [file_sha256(job.cases), presegmentations and presegmentations.version()]
@@ -166,7 +168,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
             spatial_dims=trained["settings"]["spatial_dims"],
             start_from_same_grid=job.settings.get("start_from_same_grid", True),
         ),
-        store=PredictionFolder(job.folder, version),
+        store=PredictionFolder(job.folder, version, labels),
         presegmentations=presegmentations,
         device=device,
         precision=choice.precision,
@@ -189,6 +191,7 @@ def sample_cases(job: SampleJob) -> dict[str, Any]:
         "device_type": device.type,
         "precision_because": choice.reason,
     }
+    method |= {"labels": labels} if labels else {}
     method |= run_record(
         job.config,
         job.code,

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.data.scan import Scan
-from pd_ddpm.data.working_grid import GridSettings, pad_to_multiple
+from pd_ddpm.data.working_grid import GridSettings, WorkingGrid, pad_to_multiple
+from pd_ddpm.diffusion.mask_coding import harden
+from pd_ddpm.diffusion.mask_coding import with_background as complete
 from pd_ddpm.diffusion.noise import MethodNoise
 from pd_ddpm.inference.batch_size import probe_batch_size
+from pd_ddpm.inference.class_ensemble import with_background
 from pd_ddpm.inference.compiled_network import compiled_batch
 from pd_ddpm.inference.ensemble import threshold
 from pd_ddpm.inference.segmenters import Segmenter
@@ -22,7 +25,10 @@ from pd_ddpm.runtime.progress import log, progress
 
 
 class CaseSamples(NamedTuple):
-    """The sampled members of a case: (X, Y, Z, N) in [0, 1] on the scan's grid, and the seconds spent in the network."""
+    """The sampled members of a case on the scan's grid, and the seconds spent in the network.
+
+    Members are (X, Y, Z, N) in [0, 1], or (X, Y, Z, N, C) for C classes with background first.
+    """
 
     samples: np.ndarray
     seconds: float
@@ -80,7 +86,7 @@ def segment_case(
     presegmentation: np.ndarray | None = None,
     partial: PartialSamples | None = None,
 ) -> CaseSamples:
-    """Sample the lesion probabilities of all members of a segmenter.
+    """Sample the probabilities of all members of a segmenter.
 
     Every member has its own random stream, see `diffusion/noise.py`. Batch size and order of computation therefore do not
     change the result.
@@ -94,23 +100,24 @@ def segment_case(
         noise: noise of the method.
         batch: images per evaluation of the network; "auto" takes as many as fit into the free memory.
         device: device of the network.
-        presegmentation: (X, Y, Z, N) in [0, 1], one mask per member, or (X, Y, Z, 1) for all members.
+        presegmentation: (X, Y, Z, N) in [0, 1], one mask per member, or (X, Y, Z, 1) for all members; for classes with a
+            last axis C, see `CaseSamples`.
         partial: file for resuming within the case; with it, progress is logged.
 
     Returns:
-        The members, (X, Y, Z, N) float32 in [0, 1], and the seconds spent in the network.
+        The members, float32, and the seconds spent in the network.
     """
     grid, has_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
     slices = np.flatnonzero(has_brain)
-    num_members = segmenter.num_members
+    num_members, num_channels = segmenter.num_members, segmenter.mask_channels
     images = grid.slices(scan.image)[slices]
     images = pad_to_multiple(add_coordinates(images) if segmenter.coordinates else images, segmenter.divisor)
     is_binary = grid_settings.has_binary_members(grid)
     starts = None
     if presegmentation is not None:
-        masks = grid_settings.starts(presegmentation, grid)
-        starts = pad_to_multiple(masks[slices], segmenter.divisor).expand(-1, num_members, *images.shape[2:])
-    results = torch.zeros((len(has_brain), num_members, *grid.size))
+        starts = pad_to_multiple(_starts(presegmentation, grid_settings, grid, num_channels)[slices], segmenter.divisor)
+        starts = starts.unflatten(1, (-1, num_channels)).expand(-1, num_members, -1, *images.shape[2:])
+    results = torch.zeros((len(has_brain), num_members, num_channels, *grid.size))
     started = time.perf_counter()
     pairs = [(row, member) for row in range(len(slices)) for member in range(num_members)]
     done = partial.load(results) if partial else 0
@@ -122,12 +129,37 @@ def segment_case(
         rows = torch.tensor([row for row, _ in pairs[offset : offset + batch]])
         members = torch.tensor([member for _, member in pairs[offset : offset + batch]])
         numbers = [(int(slices[row]), member) for row, member in pairs[offset : offset + batch]]
-        presegmentations = None if starts is None else starts[rows, members, None]
+        presegmentations = None if starts is None else starts[rows, members]
         samples = segmenter(images[rows].to(device), presegmentations, noise.for_members(scan.case, numbers))
-        results[slices[rows], members] = samples[:, 0][:, *map(slice, grid.size)].cpu()
+        results[slices[rows], members] = samples[:, :, *map(slice, grid.size)].cpu()
         if partial:
             partial.save(results, offset + len(rows))
     seconds = time.perf_counter() - started
-    if is_binary:
+    if is_binary and num_channels == 1:
         results = torch.from_numpy(threshold(results.numpy()).astype(np.float32))
-    return CaseSamples(grid.volume(results), seconds)
+    elif is_binary:
+        results = harden(results.flatten(0, 1)).unflatten(0, results.shape[:2])
+    members = grid.volume(results.flatten(1, 2))
+    if num_channels > 1:
+        members = with_background(members.reshape(*scan.brain.shape, num_members, num_channels))
+    return CaseSamples(members, seconds)
+
+
+def _starts(presegmentation: np.ndarray, grid_settings: GridSettings, grid: WorkingGrid, num_channels: int) -> Tensor:
+    """Return the masks that chains start from on the working grid, the channels of a member next to each other.
+
+    Args:
+        presegmentation: see `segment_case`.
+        grid_settings: whether masks are made binary on the grid, and were sampled on it.
+        grid: the working grid of the case.
+        num_channels: channels C of a mask.
+    """
+    masks = presegmentation.reshape(*presegmentation.shape[:3], -1)
+    if num_channels == 1:
+        return grid_settings.starts(masks, grid)
+    is_binary = grid_settings.has_binary_members(grid)
+    starts = grid.nearest(masks) if is_binary and grid_settings.start_from_same_grid else grid.masks(masks)
+    # Where the grid is padded, no class has a probability.
+    members = starts.unflatten(1, (-1, num_channels))
+    completed = complete(members.flatten(0, 1)[:, 1:])
+    return (harden(completed) if is_binary else completed).unflatten(0, members.shape[:2]).flatten(1, 2)

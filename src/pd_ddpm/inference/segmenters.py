@@ -1,4 +1,4 @@
-"""Segmenters map an image to K lesion probability maps, one per ensemble member."""
+"""Segmenters map an image to the probabilities of K ensemble members: of lesion, or of each class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,10 +7,12 @@ from typing import Protocol, Self
 from torch import Tensor, nn
 
 from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import class_probabilities
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.samplers import StepSpacing, reverse_times
 from pd_ddpm.diffusion.starts import Start
 from pd_ddpm.models.coordinates import has_coordinates
+from pd_ddpm.models.mask_channels import mask_channels
 from pd_ddpm.models.networks.dropout import monte_carlo_dropout
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.runtime.precision import cast_to_weights
@@ -25,6 +27,7 @@ class Segmenter(Protocol):
         evaluations_per_member: further network evaluations per slice for each member.
         divisor: spatial sizes must be multiples of it.
         coordinates: whether images have coordinate channels after those of the scan.
+        mask_channels: channels C of masks: 1 for lesions, or the number of classes with background.
     """
 
     num_members: int
@@ -32,9 +35,10 @@ class Segmenter(Protocol):
     evaluations_per_member: int
     divisor: int
     coordinates: bool
+    mask_channels: int
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        """Return the lesion probabilities of a batch of N members.
+        """Return the probabilities of a batch of N members.
 
         Row n belongs to member n of the noise. A slice with K members is repeated in K consecutive rows.
 
@@ -70,6 +74,10 @@ class _SinglePass:
     def coordinates(self) -> bool:
         return has_coordinates(self.network)
 
+    @property
+    def mask_channels(self) -> int:
+        return mask_channels(self.network)
+
     def shortened(self) -> Self:
         return self
 
@@ -81,7 +89,7 @@ class DeterministicSegmenter(_SinglePass):
     num_members: int = 1
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
-        return self.network(cast_to_weights(image, self.network)).float().sigmoid()
+        return class_probabilities(self.network(cast_to_weights(image, self.network)).float())
 
 
 class DropoutSegmenter(_SinglePass):
@@ -94,7 +102,7 @@ class DropoutSegmenter(_SinglePass):
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         with monte_carlo_dropout(self.network, noise.sample_uniform):
-            return self.network(cast_to_weights(image, self.network)).float().sigmoid()
+            return class_probabilities(self.network(cast_to_weights(image, self.network)).float())
 
 
 @dataclass
@@ -113,7 +121,7 @@ class LatentSegmenter(_SinglePass):
 
     def __call__(self, image: Tensor, presegmentation: Tensor | None, noise: MemberNoise) -> Tensor:
         z = noise.sample_normal((self.network.latent,), image.device)
-        return self.network(cast_to_weights(image, self.network), z).float().sigmoid()
+        return class_probabilities(self.network(cast_to_weights(image, self.network), z).float())
 
 
 @dataclass
@@ -153,6 +161,10 @@ class DiffusionSegmenter:
     def coordinates(self) -> bool:
         return has_coordinates(self.denoiser)
 
+    @property
+    def mask_channels(self) -> int:
+        return mask_channels(self.denoiser)
+
     def shortened(self) -> Self:
         return replace(self, steps=1, stop_after=None)
 
@@ -163,4 +175,4 @@ class DiffusionSegmenter:
             # A step to 0 returns the estimate of x_0, without noise. All steps before it are those of the whole chain.
             times = [*times[: self.stop_after], 0]
         x0 = self.sampler(self.denoiser.chain(image), x, times, noise=noise)
-        return self.denoiser.coding.decode(x0)
+        return self.denoiser.coding.probabilities(x0)

@@ -12,6 +12,7 @@ from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.schedule import SCHEDULES
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.models.coordinates import num_image_inputs
+from pd_ddpm.models.mask_channels import num_mask_channels
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 from pd_ddpm.models.networks.discriminator import PatchDiscriminator
 from pd_ddpm.models.networks.imgx_unet import ImgXUNet, ImgXUNetSettings, imgx_unet
@@ -41,20 +42,24 @@ def build_model(settings: dict[str, Any], image_channels: int) -> nn.Module:
 
     Returns:
         A `Denoiser` for "denoising_unet" and a `TruncatedDenoiser` for "truncated_denoising_unet". Otherwise a network:
-        image (B, M, *S) -> logits (B, 1, *S); that of "probabilistic_unet" also takes noise (B, latent). With the setting
-        `coordinates`, images have coordinate channels after the M others, see `models/coordinates.py`.
+        image (B, M, *S) -> logits (B, C, *S); that of "probabilistic_unet" also takes noise (B, latent). With the setting
+        `coordinates`, images have coordinate channels after the M others, see `models/coordinates.py`. Masks have one channel
+        (C = 1), or with the setting `labels` one for background and one for each label.
     """
     model = _build(settings, num_image_inputs(settings, image_channels))
     model.coordinates = settings.get("coordinates", False)
+    model.mask_channels = num_mask_channels(settings)
     return model
 
 
 def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
     """Return the model of `build_model` for images with this number of channels."""
+    num_masks = num_mask_channels(settings)
     if settings["architecture"] in SEGMENTATION_NETWORKS:
         network_type, keys = SEGMENTATION_NETWORKS[settings["architecture"]]
         arguments = {key: settings[key] for key in keys}
-        return network_type(spatial_dims=settings["spatial_dims"], in_channels=image_inputs, **arguments)
+        sizes = {"spatial_dims": settings["spatial_dims"], "in_channels": image_inputs, "out_channels": num_masks}
+        return network_type(**sizes, **arguments)
     schedule = SCHEDULES[settings["schedule"]](settings["T"])
     denoiser_arguments = (
         _denoising_network(settings, image_inputs),
@@ -72,7 +77,7 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
             clip_input=clips_input,
         )
     discriminator = PatchDiscriminator(
-        spatial_dims=settings["spatial_dims"], in_channels=image_inputs + 1, channels=settings["discriminator_channels"]
+        spatial_dims=settings["spatial_dims"], in_channels=image_inputs + num_masks, channels=settings["discriminator_channels"]
     )
     truncated = TruncatedDenoiser(
         *denoiser_arguments,
@@ -87,10 +92,11 @@ def _build(settings: dict[str, Any], image_inputs: int) -> nn.Module:
 
 def _denoising_network(settings: dict[str, Any], image_inputs: int) -> nn.Module:
     """Return the network of a denoiser for images with this number of channels."""
+    num_masks = num_mask_channels(settings)
     common = {
         "spatial_dims": settings["spatial_dims"],
-        "in_channels": image_inputs + 1 + is_self_conditioned(settings),
-        "out_channels": 1,
+        "in_channels": image_inputs + num_masks * (2 if is_self_conditioned(settings) else 1),
+        "out_channels": num_masks,
         "residual_blocks": settings["residual_blocks"],
         "heads": settings["heads"],
         "dropout": settings["dropout"],

@@ -23,7 +23,7 @@ from pd_ddpm.runtime.sealed import read_sealed_json
 ARCHITECTURE_KEYS = (
     *("architecture", "spatial_dims", "channels", "latent", "multipliers", "residual_blocks", "attention_at", "heads"),
     *("backbone", "first_downsampling", "middle_attention", "skip", "scale_shift"),
-    *("discriminator_channels", "image_channels", "coordinates"),
+    *("discriminator_channels", "image_channels", "coordinates", "labels"),
 )
 WeightsKind = Literal["raw", "ema"]
 MAX_LISTED_TENSORS = 3  # of the tensors that do not fit, in an error

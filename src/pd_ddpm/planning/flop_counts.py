@@ -8,6 +8,7 @@ from torch import nn
 
 from pd_ddpm.models.coordinates import num_image_inputs
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.models.mask_channels import mask_channels
 from pd_ddpm.planning import flops
 from pd_ddpm.runtime.precision import (
     Precision,
@@ -135,7 +136,7 @@ def measure(
 
     def train(num_patches: int) -> None:
         with autocast(device, training_precision):
-            flops.backward(trained, phase, flops.empty_batch(inputs, num_patches, size, device))
+            flops.backward(trained, phase, flops.empty_batch(inputs, num_patches, size, device, mask_channels(trained)))
 
     set_matmul_precision(training_precision)
     return flops.measured_rate(train, per_patch, settings["batch"], device, MEASURING_SECONDS), sampling_rate

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.models.mask_channels import mask_channels
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
 from pd_ddpm.training.objectives.base import Objective, Phase
 from pd_ddpm.training.patches import Batch
@@ -65,7 +66,7 @@ def forward(model: nn.Module, image: Tensor) -> Tensor:
     """Evaluate a model once on an image (B, M, *S); a denoiser at timestep 1."""
     if isinstance(model, Denoiser):
         t = torch.ones(len(image), dtype=torch.long, device=image.device)
-        return model.output(torch.zeros_like(image[:, :1]), image, t)
+        return model.output(image.new_zeros((len(image), model.mask_channels, *image.shape[2:])), image, t)
     return model(image)
 
 
@@ -85,7 +86,7 @@ def training_phases(
     phases = []
     for phase in objective.phases(model):
         with _Counter() as counter:
-            backward(model, phase, empty_batch(image_channels, batch, crop))
+            backward(model, phase, empty_batch(image_channels, batch, crop, mask_channels=mask_channels(model)))
         phases.append((phase, counter.get_total_flops()))
     return phases
 
@@ -112,15 +113,17 @@ def validation(
         has_presegmentation: whether the slice has a pre-segmentation, from which a chain starts.
     """
     model.eval()
-    batch = empty_batch(image_channels, 1, crop)
+    batch = empty_batch(image_channels, 1, crop, mask_channels=mask_channels(model))
     if has_presegmentation:
-        batch = batch._replace(presegmentation=torch.zeros((1, 1, *crop)))  # a start computes on the CPU
+        batch = batch._replace(presegmentation=torch.zeros((1, *batch.mask.shape[1:])))  # a start computes on the CPU
     with torch.inference_mode(), _Counter() as counter:
         objective.estimates(model, batch, np.random.default_rng(0))
     return counter.get_total_flops()
 
 
-def empty_batch(image_channels: int, batch: int, size: tuple[int, int], device: torch.device = META) -> Batch:
+def empty_batch(
+    image_channels: int, batch: int, size: tuple[int, int], device: torch.device = META, mask_channels: int = 1
+) -> Batch:
     """Return a batch of zero images and masks, all of whose pixels are in the loss mask.
 
     Args:
@@ -128,9 +131,11 @@ def empty_batch(image_channels: int, batch: int, size: tuple[int, int], device: 
         batch: number of patches.
         size: (height, width) of a patch.
         device: where the tensors are.
+        mask_channels: number of mask channels C.
     """
-    image, mask = (torch.zeros((batch, channels, *size), device=device) for channels in (image_channels, 1))
-    return Batch(image, mask, torch.ones_like(mask))
+    channels = (image_channels, mask_channels, 1)
+    image, mask, loss_mask = (torch.zeros((batch, count, *size), device=device) for count in channels)
+    return Batch(image, mask, torch.ones_like(loss_mask))
 
 
 def measured_rate(

@@ -41,20 +41,20 @@ class PlannedFlops:
     def training(self, run: Run) -> int:
         """Return the FLOPs of training a network, including its validations."""
         settings = resolve.network(self.config, run.name)
-        channels, spatial_dims = self._channels(run.dataset), settings["spatial_dims"]
+        dataset, spatial_dims = run.dataset, settings["spatial_dims"]
         owner = methods.grid_owner(self.config, run.name)
         validation_cases = self.cohorts[run.dataset].with_role(run.split, "validation", owner)
         slices_per_case = max(1, settings["validation_slices"] // max(1, len(validation_cases)))
         per_validation = 0
         if validation_cases:
-            per_patch = self._evaluation(run.name, channels, settings["crop"])
-            (validation,) = self._count(run.name, channels, "validation")
+            per_patch = self._evaluation(run.name, dataset, settings["crop"])
+            (validation,) = self._count(run.name, dataset, "validation")
             estimates = validation / per_patch
             for case in validation_cases:
-                per_image = self._evaluation(run.name, channels, case.image_size(spatial_dims))
+                per_image = self._evaluation(run.name, dataset, case.image_size(spatial_dims))
                 per_validation += round(min(slices_per_case, case.num_images(spatial_dims)) * estimates * per_image)
         validations = -(-settings["steps"] // settings["validate_every"])
-        (steps,) = self._count(run.name, channels, "steps")
+        (steps,) = self._count(run.name, dataset, "steps")
         return steps + validations * per_validation
 
     def sampling(self, sampling: Sampling) -> int:
@@ -63,36 +63,34 @@ class PlannedFlops:
         shared, per_member = evaluations_per_slice(self.config, run.name)
         if not shared + per_member:
             return 0
-        network, channels = resolve.method(self.config, run.name)["network"], self._channels(run.dataset)
+        network = resolve.method(self.config, run.name)["network"]
         spatial_dims = resolve.network(self.config, network)["spatial_dims"]
         total = 0
         owner = methods.grid_owner(self.config, network)
         for case in self.cohorts[run.dataset].with_role(run.split, "test", owner):
-            shared_flops, member_flops = self._per_slice(network, channels, case.image_size(spatial_dims))
+            shared_flops, member_flops = self._per_slice(network, run.dataset, case.image_size(spatial_dims))
             evaluations = sampling.members * (per_member or shared)
             total += case.num_images(spatial_dims, sampling.all_slices) * (shared_flops + evaluations * member_flops)
         return total
 
     def parameters(self, run: Run) -> int:
         """Return the number of trainable parameters of a network, including those of a discriminator."""
-        (count,) = self._count(run.name, self._channels(run.dataset), "parameters")
+        (count,) = self._count(run.name, run.dataset, "parameters")
         return count
 
-    def _channels(self, dataset: str) -> int:
-        return len(self.config["datasets"][dataset]["channels"])
+    def _evaluation(self, network: str, dataset: str, size: Sequence[int]) -> int:
+        return sum(self._per_slice(network, dataset, size))
 
-    def _evaluation(self, network: str, channels: int, size: Sequence[int]) -> int:
-        return sum(self._per_slice(network, channels, size))
+    def _per_slice(self, network: str, dataset: str, size: Sequence[int]) -> list[int]:
+        (divisor,) = self._count(network, dataset, "divisor")
+        return self._count(network, dataset, "evaluation", padded(size, divisor))
 
-    def _per_slice(self, network: str, channels: int, size: Sequence[int]) -> list[int]:
-        (divisor,) = self._count(network, channels, "divisor")
-        return self._count(network, channels, "evaluation", padded(size, divisor))
-
-    def _count(self, network: str, channels: int, quantity: str, size: Sequence[int] = ()) -> list[int]:
+    def _count(self, network: str, dataset: str, quantity: str, size: Sequence[int] = ()) -> list[int]:
         """Return a quantity of `flop_counts.count`, from this run, from the cache, or counted now."""
-        key = (network, channels, quantity, *size)
+        key = (network, dataset, quantity, *size)
         if key not in self._counts:
-            settings = methods.training_settings(self.config, network)
+            channels = len(self.config["datasets"][dataset]["channels"])
+            settings = methods.training_settings(self.config, network, dataset)
             cache_key = fingerprint([settings, channels, quantity, list(size), self._code])
             if cache_key not in self._cached:
                 from pd_ddpm.planning.flop_counts import count
@@ -156,7 +154,8 @@ def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
     from pd_ddpm.inference.batch_size import LARGEST
     from pd_ddpm.planning import flop_counts
 
-    settings, channels = methods.training_settings(config, network), len(config["datasets"][config["dataset"]]["channels"])
+    dataset = methods.networks_from(config, config["dataset"])
+    settings, channels = methods.training_settings(config, network, dataset), len(config["datasets"][dataset]["channels"])
     sampling_precision = config["sampling"]["precision"]
     device, title, precisions = flop_counts.local_device(config["device"], settings["precision"], sampling_precision)
     batch, cached = config["sampling"]["batch"], read_cache(cache)

@@ -11,7 +11,7 @@ from torch import nn
 
 from pd_ddpm.data.cases.mask_files import read_mask_files
 from pd_ddpm.data.even_folds import cases_of_inner_fold
-from pd_ddpm.data.foreign_masks import read_foreign_mask
+from pd_ddpm.data.foreign_masks import read_foreign_classes, read_foreign_mask
 from pd_ddpm.data.prepared import cases_by_role, read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.models.factory import build_model, load_model
@@ -146,7 +146,8 @@ def read_data(job: TrainJob) -> TrainingData:
     if (inner_fold := job.settings["inner_fold"]) is not None:
         left_out = cases_of_inner_fold(job.splits, job.split, inner_fold)
         roles["train"] = [case for case in roles["train"] if case not in left_out]
-    training = [read_slices(job.cases.parent, case, grid, raters) for case in roles["train"]]
+    labels = job.settings.get("labels", ())
+    training = [read_slices(job.cases.parent, case, grid, raters, labels) for case in roles["train"]]
     if raters == "random":
         _check_raters(job, training)
     validation = [_read_validation_case(job, case, grid) for case in roles.get("validation", [])]
@@ -155,12 +156,15 @@ def read_data(job: TrainJob) -> TrainingData:
 
 def _read_validation_case(job: TrainJob, case: str, grid: GridSettings) -> CaseSlices:
     """Read a validation case, with the mask of another program if some chains start from it."""
-    slices = read_slices(job.cases.parent, case, grid)
+    slices = read_slices(job.cases.parent, case, grid, labels=job.settings.get("labels", ()))
     files, lesion_label = _validation_masks(job)
     if case not in files:
         return slices
     scan, tolerance = read_scan(job.cases.parent, case), job.config["preparation"]["grid_tolerance_voxels"]
-    mask = read_foreign_mask(files[case], scan.reference, f"case {case}", lesion_label, tolerance)
+    if labels := job.settings.get("labels"):
+        mask = read_foreign_classes(files[case], scan.reference, f"case {case}", labels, tolerance)
+    else:
+        mask = read_foreign_mask(files[case], scan.reference, f"case {case}", lesion_label, tolerance)
     return with_presegmentation(slices, job.cases.parent, grid, mask)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_scan
 from pd_ddpm.data.working_grid import GridSettings
+from pd_ddpm.diffusion.mask_coding import harden, with_background
 from pd_ddpm.models.coordinates import axis_coordinates, coordinate_channels
 
 Raters = Literal["first", "random"]
@@ -28,15 +29,20 @@ class Batch(NamedTuple):
 
     Attributes:
         image: (B, M, *S), z-scored, followed by coordinate channels if the network has them.
-        mask: (B, 1, *S), fraction of lesion in [0, 1].
+        mask: (B, C, *S), fraction of lesion (C = 1), or of each class with background first, in [0, 1].
         loss_mask: (B, 1, *S), 1, or 0 if the label is to be ignored.
-        presegmentation: (B, 1, *S) in [0, 1], if there is one, as a denoiser may need it.
+        presegmentation: (B, C, *S) in [0, 1], if there is one, as a denoiser may need it.
     """
 
     image: Tensor
     mask: Tensor
     loss_mask: Tensor
     presegmentation: Tensor | None = None
+
+    @property
+    def known_mask(self) -> Tensor:
+        """The mask with background in place of ignored pixels. With classes they are background already."""
+        return self.mask * self.loss_mask if self.mask.shape[1] == 1 else self.mask
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on the device."""
@@ -49,10 +55,12 @@ class CaseSlices(NamedTuple):
     Attributes:
         case: name of the case.
         image: (Z, M, H, W) or (1, M, H, W, D), z-scored.
-        label_fractions: (Z, 2, H, W) or (1, 2, H, W, D), fraction of each pixel that is lesion and that is other pathology.
+        label_fractions: (Z, L, H, W) or (1, L, H, W, D), fraction of each pixel that is lesion and that is other pathology
+            (L = 2), or of each class without background and of what is ignored.
         slice_numbers: position of each slice in the scan, counted from 0; 0 for a volume.
         further_fractions: label fractions of the second and further raters, if they are used.
-        presegmentation: (Z, 1, H, W) in [0, 1], a mask of a network or program that has not seen the case, if it is used.
+        presegmentation: (Z, C, H, W) in [0, 1], a mask of a network or program that has not seen the case, if it is used.
+        has_classes: whether masks have a channel for each class of the dataset.
     """
 
     case: str
@@ -61,6 +69,7 @@ class CaseSlices(NamedTuple):
     slice_numbers: Sequence[int]
     further_fractions: tuple[Tensor, ...] = ()
     presegmentation: Tensor | None = None
+    has_classes: bool = False
 
     @property
     def fractions_of_raters(self) -> tuple[Tensor, ...]:
@@ -68,7 +77,9 @@ class CaseSlices(NamedTuple):
         return (self.label_fractions, *self.further_fractions)
 
 
-def read_slices(folder: Path, case: str, grid_settings: GridSettings, raters: Raters = "first") -> CaseSlices:
+def read_slices(
+    folder: Path, case: str, grid_settings: GridSettings, raters: Raters = "first", labels: Sequence[int] = ()
+) -> CaseSlices:
     """Read the slices with brain, or the volume, of a prepared case, with its ground truth, on its working grid.
 
     Args:
@@ -76,11 +87,12 @@ def read_slices(folder: Path, case: str, grid_settings: GridSettings, raters: Ra
         case: name of the case.
         grid_settings: spacing (mm), region and dimensions of the working grid, and how much brain a slice must hold.
         raters: "first": the ground truth only; "random": also the masks of further raters, if there are any.
+        labels: labels of the dataset's classes; without them, masks hold lesions and other pathology.
 
     Raises:
         ValueError: if no slice holds enough brain.
     """
-    scan, labels = read_scan(folder, case), read_ground_truth(folder, case)
+    scan, truth = read_scan(folder, case), read_ground_truth(folder, case, labels)
     grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
     if not with_brain.any():
         raise ValueError(
@@ -88,10 +100,10 @@ def read_slices(folder: Path, case: str, grid_settings: GridSettings, raters: Ra
             f"({grid_settings.minimum_brain_cm2}). Reduce that key, or check the brain mask."
         )
     slice_numbers = np.flatnonzero(with_brain).tolist()
-    image, fractions = grid.slices(scan.image)[with_brain], grid.label_fractions(labels)[with_brain]
-    further_labels = read_observer_masks(folder, case) if raters == "random" else []
-    further_fractions = tuple(grid.label_fractions(further)[with_brain] for further in further_labels)
-    return CaseSlices(case, image, fractions, slice_numbers, further_fractions)
+    further = read_observer_masks(folder, case, labels) if raters == "random" else []
+    fractions, *further_fractions = (grid.label_fractions(rater, labels)[with_brain] for rater in (truth, *further))
+    image = grid.slices(scan.image)[with_brain]
+    return CaseSlices(case, image, fractions, slice_numbers, tuple(further_fractions), has_classes=bool(labels))
 
 
 def with_presegmentation(slices: CaseSlices, folder: Path, grid_settings: GridSettings, mask: np.ndarray) -> CaseSlices:
@@ -101,22 +113,28 @@ def with_presegmentation(slices: CaseSlices, folder: Path, grid_settings: GridSe
         slices: the slices, from `read_slices` with this folder and these settings.
         folder: folder of the prepared cases.
         grid_settings: settings of the working grid.
-        mask: (X, Y, Z) in [0, 1] on the scan's grid.
+        mask: (X, Y, Z) in [0, 1] on the scan's grid, or (X, Y, Z, C) of classes with background first.
     """
     scan = read_scan(folder, slices.case)
     grid, with_brain = grid_settings.working_grid(scan.brain, scan.spacing_mm)
+    if slices.has_classes:
+        return slices._replace(presegmentation=harden(with_background(grid.masks(mask[..., 1:])[with_brain])))
     return slices._replace(presegmentation=(grid.masks(mask >= 0.5)[with_brain] >= 0.5).float())
 
 
-def as_batch(image: Tensor, label_fractions: Tensor) -> Batch:
-    """Return a batch in which label 2 is neither lesion nor background, and is left out of losses.
+def as_batch(image: Tensor, label_fractions: Tensor, has_classes: bool = False) -> Batch:
+    """Return a batch in which label 2 is neither lesion nor background, and is left out of losses; or one of classes.
 
     Args:
         image: (B, M, *S), z-scored.
-        label_fractions: (B, 2, *S), fractions of lesion and of other pathology.
+        label_fractions: (B, 2, *S), fractions of lesion and of other pathology; or (B, C, *S), of each class without
+            background, which is what remains, and of what is left out.
+        has_classes: whether they are those of classes.
 
     Reference: WMH challenge, label "other pathology".
     """
+    if has_classes:
+        return Batch(image, with_background(label_fractions[:, :-1]), (label_fractions[:, -1:] < 0.5).float())
     return Batch(image, label_fractions[:, :1], (label_fractions[:, 1:] < 0.5).float())
 
 
@@ -196,12 +214,12 @@ class TrainingSlices:
         self.cases = list(cases)
         self.all_slices = [(c, z) for c, case in enumerate(cases) for z in range(len(case.image))]
         self.lesion_slices = [
-            (c, z) for c, z in self.all_slices if any(rater[z, 0].any() for rater in cases[c].fractions_of_raters)
+            (c, z) for c, z in self.all_slices if any(rater[z, :-1].any() for rater in cases[c].fractions_of_raters)
         ]
         if not self.lesion_slices:
             raise ValueError(
-                f"splits.csv: none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of label 1. "
-                "Check the masks and the roles."
+                f"splits.csv: none of the training cases ({', '.join(case.case for case in cases)}) has a pixel of "
+                f"{'any class' if cases[0].has_classes else 'label 1'}. Check the masks and the roles."
             )
 
     @property
@@ -259,10 +277,14 @@ class TrainingSlices:
 
         Args:
             image: (B, M, *S), z-scored.
-            masks: (B, 2, *S), both label fractions, or (B, 3, *S), in addition the pre-segmentation.
+            masks: (B, L, *S), the label fractions, or (B, L + C, *S), in addition the pre-segmentation.
         """
-        batch, presegmentation = as_batch(image, masks[:, :2]), masks[:, 2:]
-        return batch._replace(presegmentation=presegmentation) if presegmentation.shape[1] else batch
+        has_classes, num_labels = self.cases[0].has_classes, self.cases[0].label_fractions.shape[1]
+        batch, presegmentation = as_batch(image, masks[:, :num_labels], has_classes), masks[:, num_labels:]
+        if not presegmentation.shape[1]:
+            return batch
+        # Where a patch is padded, it has no class, and is background.
+        return batch._replace(presegmentation=with_background(presegmentation[:, 1:]) if has_classes else presegmentation)
 
     def _sample_window(self, rng: np.random.Generator, c: int, z: int, settings: PatchSettings) -> Window:
         """Return a random window of a slice, with its augmentation."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pd_ddpm.data.working_grid import pad_to_multiple
+from pd_ddpm.diffusion.mask_coding import foreground_masks, harden
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.models.coordinates import add_coordinates, has_coordinates
 from pd_ddpm.runtime.backend import Backend
@@ -67,45 +68,58 @@ class Validator:
         return {column: float(np.mean(values)) for column, values in scores.items()}
 
     def _case_dice(self, model: nn.Module, case: CaseSlices) -> Iterator[tuple[Estimate, float]]:
-        """Yield each estimate of one case with its Dice."""
+        """Yield each estimate of one case with its Dice, for classes the mean over those that occur in truth or estimate."""
         batch = self._batch(case, model)
         with self.backend.autocast():
             estimates = self.objective.estimates(model, batch, stream("validate", self.seed, case.case))
-        truth = (batch.mask >= 0.5) & (batch.loss_mask > 0)
+        truth = foreground_masks(batch.mask) & (batch.loss_mask > 0)
         counts = []
         for estimate in estimates:
-            predicted = (estimate.probability >= 0.5) & (batch.loss_mask > 0)
-            counts.append(torch.stack([(predicted & truth).sum(), predicted.sum() + truth.sum()]))
-        for estimate, (both, total) in zip(estimates, torch.stack(counts).tolist(), strict=True):
-            yield estimate, 2 * both / total if total else 1.0
+            predicted = foreground_masks(estimate.probability) & (batch.loss_mask > 0)
+            both, total = (_num_pixels(predicted & truth), _num_pixels(predicted) + _num_pixels(truth))
+            counts.append(torch.stack([both, total], dim=1))
+        for estimate, classes in zip(estimates, torch.stack(counts).tolist(), strict=True):
+            dice = [2 * both / total for both, total in classes if total]
+            yield estimate, sum(dice) / len(dice) if dice else 1.0
 
     def _batch(self, case: CaseSlices, model: nn.Module) -> Batch:
         image = add_coordinates(case.image) if has_coordinates(model) else case.image
         image, fractions = (pad_to_multiple(part, model.divisor) for part in (image, case.label_fractions))
         masks = case.presegmentation
         presegmentation = None if masks is None else pad_to_multiple(masks, model.divisor)
-        return as_batch(image, fractions)._replace(presegmentation=presegmentation).to(self.backend.device)
+        batch = as_batch(image, fractions, case.has_classes)
+        return batch._replace(presegmentation=presegmentation).to(self.backend.device)
 
 
 @torch.inference_mode()
 def presegment(network: nn.Module, image: Tensor, device: torch.device) -> Tensor:
-    """Return the masks of a deterministic segmentation network, thresholded at 0.5.
+    """Return the masks of a deterministic segmentation network, thresholded at 0.5, or the most probable classes.
 
     Args:
-        network: (B, M, *S), or with further coordinate channels -> logits (B, 1, *S); it is moved to the device, in evaluation
+        network: (B, M, *S), or with further coordinate channels -> logits (B, C, *S); it is moved to the device, in evaluation
             mode.
         image: (Z, M, *S), z-scored.
         device: where the network computes.
 
     Returns:
-        (Z, 1, *S) float32 on the CPU, 0 or 1.
+        (Z, C, *S) float32 on the CPU, 0 or 1.
     """
     inside = tuple(map(slice, image.shape[2:]))
     image = add_coordinates(image) if has_coordinates(network) else image
     network.to(device).eval()
     parts = pad_to_multiple(image, network.divisor).split(_PRESEGMENTED_AT_ONCE)
-    mask = torch.cat([(network(part.to(device)) >= 0).cpu() for part in parts])
+    mask = torch.cat([_hard_mask(network(part.to(device))).cpu() for part in parts])
     return mask[:, :, *inside].float()
+
+
+def _hard_mask(logits: Tensor) -> Tensor:
+    """Return the masks of logits (B, C, *S): those of 0 or more for one channel, one-hot at the largest of several."""
+    return logits >= 0 if logits.shape[1] == 1 else harden(logits)
+
+
+def _num_pixels(masks: Tensor) -> Tensor:
+    """Return the number of true pixels of each channel of masks (B, C, *S)."""
+    return masks.transpose(0, 1).flatten(1).sum(dim=1)
 
 
 def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:
@@ -114,4 +128,5 @@ def _evenly_spaced(case: CaseSlices, count: int) -> CaseSlices:
     chosen = np.unique(((np.arange(count) + 0.5) / count * total).astype(int))
     numbers = [case.slice_numbers[n] for n in chosen]
     presegmentation = None if case.presegmentation is None else case.presegmentation[chosen]
-    return CaseSlices(case.case, case.image[chosen], case.label_fractions[chosen], numbers, presegmentation=presegmentation)
+    parts = {"image": case.image[chosen], "label_fractions": case.label_fractions[chosen]}
+    return case._replace(**parts, slice_numbers=numbers, further_fractions=(), presegmentation=presegmentation)

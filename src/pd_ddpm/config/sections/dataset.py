@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from pd_ddpm.config.errors import suggestion
 from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Index, Section, UserPath
@@ -12,6 +13,7 @@ from pd_ddpm.config.sections.preparation import Preparation
 
 Channel = Annotated[str, Field(pattern="^[A-Za-z0-9]+$", examples=["FLAIR", "T1"])]
 TumourLabel = Annotated[int, Field(ge=1, le=4), WHOLE]
+ClassName = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9 _+-]*$", max_length=60, examples=["grey matter"])]
 FileNamePattern = Annotated[str, Field(pattern="^[^/]+$", examples=["*acq-3D*"])]
 
 _DOIS = {"zenodo": r"10\.5281/zenodo\.\d+", "mendeley": r"10\.17632/[a-z0-9]+\.\d+"}
@@ -24,6 +26,34 @@ _ROLES = {  # layout -> values of `roles`
 def _sorted(patterns: dict[str, str]) -> dict[str, str]:
     """Return the patterns in the order of their channels' names, which must not change what a rule depends on."""
     return dict(sorted(patterns.items()))
+
+
+def _by_label(classes: object) -> object:
+    """Return classes in the order of their labels, which JSON turns into text; anything else unchanged."""
+    if not isinstance(classes, dict):
+        return classes
+    numbered = {int(label) if isinstance(label, str) and label.isdecimal() else label: name for label, name in classes.items()}
+    return dict(sorted(numbered.items())) if all(type(label) is int for label in numbered) else numbered
+
+
+def _distinct_names(classes: dict[int, str]) -> dict[int, str]:
+    """Return the classes, and raise if two have one name, or one has a name with another meaning in tables."""
+    names = list(classes.values())
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        context = {"problem": f"{', '.join(repeated)} occurs more than once", "remedy": "Give each class its own name"}
+        raise PydanticCustomError("contradiction", "{problem}. {remedy}.", context)
+    if reserved := sorted({"background", "mean"} & set(names)):
+        context = {"problem": f"'{reserved[0]}' has another meaning in tables of scores", "remedy": "Rename the class"}
+        raise PydanticCustomError("contradiction", "{problem}. {remedy}.", context)
+    return classes
+
+
+Classes = Annotated[
+    dict[Annotated[int, Field(ge=1, le=255)], ClassName],
+    Field(min_length=1),
+    BeforeValidator(_by_label),
+    AfterValidator(_distinct_names),
+]
 
 
 class Download(Section):
@@ -153,6 +183,14 @@ class Dataset(Section):
             "core is [1, 3, 4], the enhancing tumour [3, 4] (3 in later years, 4 in 2020 and 2021)."
         ),
     )
+    classes: Classes = Field(
+        None,
+        description=(
+            "Label -> name of each class in the label maps that are the masks, such as {1: CSF, 2: grey matter}. 0 is "
+            "background and has no entry. All classes are segmented and scored. Without this key, label 1 is lesion, and label "
+            "2 is left out of training and scores."
+        ),
+    )
     roles: Literal["folds", "patch_ddm", "imgx"] = Field(
         "folds",
         description=(
@@ -204,6 +242,8 @@ class Dataset(Section):
                 yield Contradiction(key, "it requires layout 'bids'", "Remove it, or set `layout: bids`")
         if "lesion_labels" in self.model_fields_set and self.layout != "brats":
             yield Contradiction("lesion_labels", "it requires layout 'brats'", "Remove it, or set `layout: brats`")
+        if self.classes is not None and self.lesion_labels is not None:
+            yield Contradiction("lesion_labels", "the labels are named in `classes`", "Remove one of the two keys")
         choices = _ROLES.get(self.layout, ())
         if "roles" in self.model_fields_set and self.roles not in choices:
             remedy = f"Use {', '.join(choices[:-1])} or {choices[-1]}" if choices else "Remove it"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from pd_ddpm.data.cases.links import glob_through_links
 from pd_ddpm.data.cases.table import CohortError, complete_table, duplicate_problems, name_problems, raise_problems
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, parse_classes
 from pd_ddpm.data.nifti.read import LABELS
 from pd_ddpm.runtime.missing_file import missing_file_problem, missing_folder_text
 from pd_ddpm.runtime.problem import Problem
@@ -128,11 +129,13 @@ def patch_ddm_roles() -> dict[int, str]:
 
 
 def label_recoding(case: Mapping[str, Any]) -> dict[int, int]:
-    """Return the label (0 background, 1 lesion, 2 other pathology) that each label in the masks of a case stands for.
+    """Return the label (0 background, 1 lesion, 2 other pathology, or a class) that each label in a case's masks stands for.
 
-    In BraTS, the labels in the column `lesion_labels` of the case table are lesion and all others are background. All other
-    layouts have the labels of this pipeline.
+    Labels that the column `classes` names stand for themselves. In BraTS, the labels in the column `lesion_labels` of the case
+    table are lesion and all others are background. All other layouts have the labels of this pipeline.
     """
+    if classes := parse_classes(case.get(CLASSES_COLUMN, "")):
+        return {label: label for label in (0, *classes)}
     lesion_labels = {int(label) for label in case.get("lesion_labels", "").split()}
     return {label: int(label in lesion_labels) for label in (0, *WHOLE_TUMOUR)} if lesion_labels else LABELS
 

@@ -24,6 +24,7 @@ from pd_ddpm.data.cases.imgx import (
 from pd_ddpm.data.cases.nnunet import find_nnunet_cases, nnunet_files
 from pd_ddpm.data.cases.table import CohortError, raise_problems, site_problems
 from pd_ddpm.data.cases.wmh import find_wmh_cases, wmh_masks
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, classes_to_text
 from pd_ddpm.runtime.problem import Problem
 
 _IMGX_FINDERS = {"muscle_us": find_muscle_cases, "amos": find_amos_cases, "male_pelvic": find_pelvic_cases}
@@ -42,7 +43,7 @@ def find_cases(key: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     """
     table = _find_in_layout(key, settings)
     raise_problems(key, site_problems(table["site"]), table)
-    return table
+    return table.assign(**{CLASSES_COLUMN: classes_to_text(classes)}) if (classes := settings.get("classes")) else table
 
 
 def _find_in_layout(key: str, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def _find_in_layout(key: str, settings: Mapping[str, Any]) -> pd.DataFrame:
     if settings["layout"] == "bids":
         return find_bids_cases(folder, channels, settings.get("masks"), settings.get("images"), key)
     if settings["layout"] == "nnunet":
-        return find_nnunet_cases(folder, channels, key)
+        return find_nnunet_cases(folder, channels, key, settings.get("classes"))
     if settings["layout"] == "brats":
         labels, roles = settings.get("lesion_labels", WHOLE_TUMOUR), settings.get("roles", "folds")
         return find_brats_cases(folder, channels, labels, roles, key)

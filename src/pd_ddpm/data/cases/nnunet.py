@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ _ANATOMY = re.compile(
 _IGNORED = re.compile(r"ignor|other|exclu|uncertain|unknown|unclear|void|don.?t.?care|non.?(wm|lesion)|not", re.I)
 
 
-def find_nnunet_cases(folder: str | Path, channels: Sequence[str], key: str = "dataset") -> pd.DataFrame:
+def find_nnunet_cases(
+    folder: str | Path, channels: Sequence[str], key: str = "dataset", classes: Mapping[int, str] | None = None
+) -> pd.DataFrame:
     """Find the training cases of an nnU-Net raw dataset, such as Dataset001_WMH.
 
     `dataset.json` defines the number of each channel (`channel_names`, or `modality` in nnU-Net v1), the labels, and the
@@ -39,6 +41,7 @@ def find_nnunet_cases(folder: str | Path, channels: Sequence[str], key: str = "d
         folder: folder of the raw dataset.
         channels: names of the channels.
         key: config key of the dataset, for messages.
+        classes: label -> name of each class, if the dataset names classes. dataset.json must have these labels.
 
     Returns:
         The case table.
@@ -49,7 +52,10 @@ def find_nnunet_cases(folder: str | Path, channels: Sequence[str], key: str = "d
     folder = Path(folder)
     location = f"{key}.folder: {folder}"
     description = _description(folder, key)
-    _check_labels(folder / DESCRIPTION, description["labels"])
+    if classes:
+        _check_classes(folder / DESCRIPTION, description["labels"], classes, key)
+    else:
+        _check_labels(folder / DESCRIPTION, description["labels"])
     numbers = {channel: _number(folder / DESCRIPTION, description["channels"], channel) for channel in channels}
     ending = description["ending"]
     labels = (folder / "labelsTr").glob(f"[!.]*{ending}")
@@ -147,9 +153,21 @@ def _check_labels(path: Path, labels: dict[str, Any]) -> None:
             path,
             f"the labels are {json.dumps(labels)}, {problem}",
             "Recode the files of labelsTr (every kind of lesion to 1, other pathology to 2) and write "
-            '"labels": {"background": 0, "lesion": 1, "ignore": 2}',
+            '"labels": {"background": 0, "lesion": 1, "ignore": 2}, or name all labels in `classes` of the dataset',
         )
     )
+
+
+def _check_classes(path: Path, labels: dict[str, Any], classes: Mapping[int, str], key: str) -> None:
+    """Check that nnU-Net's labels are background and those of the configuration, whose names may differ.
+
+    Raises:
+        CohortError: the labels are others.
+    """
+    numbers = [number for number in labels.values() if isinstance(number, int)]
+    if len(numbers) != len(labels) or sorted(numbers) != [0, *sorted(classes)]:
+        problem = f"its labels are {json.dumps(labels)}, but `{key}.classes` names {', '.join(map(str, classes))}"
+        raise CohortError(Problem(path, problem, "Name every label but 0 in `classes`, and no other"))
 
 
 def _number(path: Path, names: dict[int, str], channel: str) -> int:

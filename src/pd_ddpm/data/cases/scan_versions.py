@@ -15,7 +15,7 @@ import pandas as pd
 from pd_ddpm.runtime.files import file_sha256
 from pd_ddpm.runtime.sealed import read_sealed_json, write_sealed_json
 
-_NO_FILES = ("case", "patient", "site", "role", "fold")
+_NO_FILES = ("case", "patient", "site", "role", "fold", "lesion_labels", "classes")
 
 
 def write_scan_versions(table: pd.DataFrame, path: str | Path) -> None:

@@ -16,6 +16,7 @@ from pd_ddpm.data.cases.table import OBSERVERS
 from pd_ddpm.data.check.plausibility import Brain, geometry_problem, ignored_problem, is_exchanged_with_t1, lesion_problem
 from pd_ddpm.data.check.registration import better_placement, padded_grid
 from pd_ddpm.data.check.report import Finding, Requirements
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, parse_classes
 from pd_ddpm.data.nifti.geometry import check_same_grid, spacing_mm
 from pd_ddpm.data.nifti.read import read_image, read_labels
 from pd_ddpm.data.preparation.brain_mask import brain_mask
@@ -60,6 +61,7 @@ class _Examiner:
 
     def __init__(self, case: Mapping[str, Any], requirements: Requirements):
         self.case, self.requirements = case, requirements
+        self.classes = parse_classes(case.get(CLASSES_COLUMN, ""))
         self.findings: list[Finding] = []
         self.images: dict[str, nib.Nifti1Image] = {}
         self.masks: dict[str, tuple[np.ndarray, nib.Nifti1Image]] = {}
@@ -119,7 +121,9 @@ class _Examiner:
             brain = self._find_brain()
         if brain is not None:
             self._check_channels(brain)
-        if labels is not None:
+        if labels is not None and self.classes:
+            self._check_classes(labels)
+        elif labels is not None:
             self._check_labels(labels, brain)
         shape, spacing, codes = _reoriented_geometry(self.first, self.requirements.orientation)
         self._check_network_input(shape, spacing, codes)
@@ -128,6 +132,7 @@ class _Examiner:
             if hashes.get(channel) == hashes[first]:
                 self.report("error", channel, f"holds the same voxels as {first}", f"Enter the file of {channel}")
         ml = float(np.prod(spacing)) / 1000
+        marked = labels if self.classes else labels == 1 if labels is not None else None
         return {
             "case": self.case["case"],
             "site": self.case["site"],
@@ -135,13 +140,17 @@ class _Examiner:
             "size": "x".join(map(str, shape)),
             "spacing_mm": "x".join(f"{size:g}" for size in np.round(spacing, 2)),
             "voxels": int(np.prod(shape)),
-            "lesion_ml": None if labels is None else int((labels == 1).sum()) * ml,
-            "ignored_ml": None if labels is None else int((labels == 2).sum()) * ml,
+            **self._mask_volumes(labels, ml),
             "brain_ml": None if brain is None else brain.ml,
             "sha256": hashes[first],
             **{f"sha256 of {channel}": hashes.get(channel) for channel in others},
-            "sha256 of mask": voxel_hash(labels, self.first.affine) if labels is not None and (labels == 1).any() else None,
+            "sha256 of mask": voxel_hash(labels, self.first.affine) if marked is not None and marked.any() else None,
         }
+
+    def _mask_volumes(self, labels: np.ndarray | None, ml: float) -> dict[str, Any]:
+        """Return the volume of each class, or of lesions and of other pathology, for voxels of this volume; None if unknown."""
+        named = {f"{name} in ml": label for label, name in self.classes.items()} or {"lesion_ml": 1, "ignored_ml": 2}
+        return {column: None if labels is None else int((labels == label).sum()) * ml for column, label in named.items()}
 
     def _check_geometry(self) -> None:
         """Check that the channels have the size of a head."""
@@ -219,6 +228,13 @@ class _Examiner:
             problem := ignored_problem(labels, self.first, brain)
         ):
             self.report("warning", "mask", problem.problem, problem.remedy)
+
+    def _check_classes(self, labels: np.ndarray) -> None:
+        """Mention the classes that this case does not have."""
+        if absent := [f"{label} ({name})" for label, name in self.classes.items() if not (labels == label).any()]:
+            problem = f"no voxel has label {', '.join(absent)}"
+            remedy = "Check the mask, unless the scan does not show that class. Its scores are then undefined or 0"
+            self.report("note", "mask", problem, remedy)
 
     def _check_intensities(self) -> None:
         """Check the first channel for integers that overflowed, and mention outliers of all channels."""

@@ -20,6 +20,7 @@ from pd_ddpm.data.check.case import examine_case
 from pd_ddpm.data.check.mask_files import mask_findings
 from pd_ddpm.data.check.report import Finding, Report, Requirements
 from pd_ddpm.data.check.table import table_problems
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, parse_classes
 from pd_ddpm.data.preparation.case import cohort_problems
 from pd_ddpm.data.splits import SplitError, make_splits
 from pd_ddpm.runtime.problem import Problem
@@ -99,6 +100,7 @@ def check_cases(
     report.files = sum(examination.files for examination in examinations)
     report.image_versions = image_versions(table, requirements.channels)
     report.findings += [*_cross_case_findings(rows), *_version_findings(report.image_versions)]
+    report.findings += _class_findings(table, rows)
     report.findings += [Finding.from_problem("warning", problem) for problem in table_problems(table, requirements.source)]
     report.findings += _split_findings(table, requirements.folds, splits)
     report.findings += _output_dir_findings(Path(output_dir), rows, len(requirements.channels))
@@ -118,9 +120,19 @@ def _cross_case_findings(rows: pd.DataFrame) -> list[Finding]:
                 text = f"cases {', '.join(cases)} have the same {column.removeprefix('sha256 of ')}"
                 severity = "warning" if column.endswith(" mask") else "error"
                 findings.append(Finding.from_problem(severity, Problem("", text, "Give each its own file")))
-    if rows["lesion_ml"].notna().any() and not rows["lesion_ml"].fillna(0).any():
+    if "lesion_ml" in rows and rows["lesion_ml"].notna().any() and not rows["lesion_ml"].fillna(0).any():
         text = "no mask has a voxel of lesion (label 1), so there is nothing to learn"
         findings.append(Finding.from_problem("error", Problem("", text, "Recode the masks to 1 for lesion")))
+    return findings
+
+
+def _class_findings(table: pd.DataFrame, rows: pd.DataFrame) -> list[Finding]:
+    """Return an error for each class that no mask has, since nothing can be learnt about it."""
+    findings = []
+    for label, name in parse_classes(next(iter(table.get(CLASSES_COLUMN, [])), "")).items():
+        if not rows.empty and not rows[f"{name} in ml"].fillna(0).any():
+            text = f"no mask has a voxel of label {label} ({name}), so there is nothing to learn"
+            findings.append(Finding.from_problem("error", Problem("", text, "Remove it from `classes`, or correct the masks")))
     return findings
 
 

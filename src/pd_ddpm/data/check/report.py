@@ -171,8 +171,6 @@ def _sites(cases: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for site, group in cases.groupby("site"):
-        loads = group["lesion_ml"].dropna().astype(float)
-        load = f"{loads.median():.1f} ({loads.min():.1f} to {loads.max():.1f})" if len(loads) else "unknown"
         rows.append(
             {
                 "site": site,
@@ -180,9 +178,23 @@ def _sites(cases: pd.DataFrame) -> pd.DataFrame:
                 "size": distinct(group["size"]),
                 "spacing in mm": distinct(group["spacing_mm"]),
                 "axes": distinct(group["orientation"]),
-                "lesion in ml: median (range)": load,
-                "without lesion": int((loads == 0).sum()),
-                "label 2 in ml": f"{group['ignored_ml'].fillna(0).astype(float).sum():.1f}",
+                **_mask_columns(group),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _mask_columns(group: pd.DataFrame) -> dict[str, Any]:
+    """Return what the table of sites says about the masks of a site: lesion load and label 2, or the volume of each class."""
+
+    def volume(column: str) -> str:
+        values = group[column].dropna().astype(float)
+        return f"{values.median():.1f} ({values.min():.1f} to {values.max():.1f})" if len(values) else "unknown"
+
+    if "lesion_ml" not in group:
+        return {f"{column}: median (range)": volume(column) for column in group if column.endswith(" in ml")}
+    return {
+        "lesion in ml: median (range)": volume("lesion_ml"),
+        "without lesion": int((group["lesion_ml"].dropna().astype(float) == 0).sum()),
+        "label 2 in ml": f"{group['ignored_ml'].fillna(0).astype(float).sum():.1f}",
+    }

@@ -76,7 +76,7 @@ def read_array(
 
 
 def read_labels(path: str | Path, recoding: Mapping[int, int] = LABELS) -> tuple[np.ndarray, nib.Nifti1Image]:
-    """Read a label map: uint8 array (X, Y, Z) of 0 background, 1 lesion, 2 other pathology, and its image.
+    """Read a label map: uint8 array (X, Y, Z) of 0 background, 1 lesion, 2 other pathology or of classes, and its image.
 
     Values within 1e-3 of a label are rounded, since masks are often stored as floating point.
 
@@ -105,12 +105,16 @@ def read_labels(path: str | Path, recoding: Mapping[int, int] = LABELS) -> tuple
             )
         )
     labels = rounded.astype(np.uint8)
-    return labels if recoding == LABELS else np.array([recoding[label] for label in sorted(recoding)], np.uint8)[labels], image
+    if recoding == LABELS:
+        return labels, image
+    meanings = np.zeros(max(recoding) + 1, np.uint8)
+    meanings[list(recoding)] = list(recoding.values())
+    return meanings[labels], image
 
 
 def _listed(recoding: Mapping[int, int]) -> str:
     """Return the labels that a mask may hold, with their meanings if they are those of this pipeline."""
-    *labels, last = (f"{label}{_MEANINGS[label] if recoding == LABELS else ''}" for label in recoding)
+    *labels, last = (f"{label}{_MEANINGS[label] if recoding is LABELS else ''}" for label in recoding)
     return f"{', '.join(labels)} and {last}"
 
 

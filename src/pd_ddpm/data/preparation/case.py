@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from pd_ddpm.data.cases.brats import label_recoding
 from pd_ddpm.data.cases.table import OBSERVERS
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, parse_classes
 from pd_ddpm.data.nifti.geometry import GRID_TOLERANCE_VOXELS, ImageError, check_same_grid, reorient, spacing_mm
 from pd_ddpm.data.nifti.read import read_image, read_labels
 from pd_ddpm.data.nifti.write import write_image
@@ -63,7 +64,7 @@ def prepare_case(
     Writes these files, all on the grid of the first channel, or on that of `frame`:
 
     * `{case}_image.nii.gz`: (X, Y, Z, M) float32, see `read_normalised`
-    * `{case}_mask.nii.gz`: (X, Y, Z) uint8, labels 0, 1, 2
+    * `{case}_mask.nii.gz`: (X, Y, Z) uint8, labels 0, 1, 2, or those of the dataset's classes
     * `{case}_brain.nii.gz`: (X, Y, Z) uint8
     * `{case}_observer-2.nii.gz` and so on: (X, Y, Z) uint8, the masks of further observers, if there are any
     * `{case}.json`: written last, with the fingerprint of settings, code and inputs
@@ -176,7 +177,6 @@ def prepare_cohort(
 def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain: np.ndarray, sha256: str) -> dict:
     spacing = spacing_mm(grid)
     ml = float(np.prod(spacing)) / 1000
-    lesion = mask == 1
     return {
         "case": case["case"],
         "site": case["site"],
@@ -184,13 +184,24 @@ def _manifest_row(case: Mapping, grid: nib.Nifti1Image, mask: np.ndarray, brain:
         **{f"size_{axis}": int(size) for axis, size in zip("xy", grid.shape, strict=False)},
         "slices": int(grid.shape[2]),
         **{f"spacing_{axis}_mm": size for axis, size in zip("xyz", spacing, strict=True)},
+        **_mask_volumes(case, mask, brain, ml),
+        "brain_ml": round(int(brain.sum()) * ml, 4),
+        "sha256": sha256,
+    }
+
+
+def _mask_volumes(case: Mapping, mask: np.ndarray, brain: np.ndarray, ml: float) -> dict:
+    """Return the columns of the manifest that describe the mask, for voxels of this volume."""
+    if classes := parse_classes(case.get(CLASSES_COLUMN, "")):
+        volumes = {f"label_{label}_ml": round(int((mask == label).sum()) * ml, 4) for label in classes}
+        return {"foreground_ml": round(int((mask > 0).sum()) * ml, 4), **volumes}
+    lesion = mask == 1
+    return {
         "lesion_ml": round(int(lesion.sum()) * ml, 4),
         # Voxels that share a corner belong to one lesion, as in the WMH challenge.
         "lesion_count": int(ndimage.label(lesion, np.ones((3, 3, 3)))[1]),
         "lesion_outside_brain_ml": round(int((lesion & ~brain).sum()) * ml, 4),
         "ignored_ml": round(int((mask == 2).sum()) * ml, 4),
-        "brain_ml": round(int(brain.sum()) * ml, 4),
-        "sha256": sha256,
     }
 
 
@@ -202,7 +213,7 @@ def _case_fingerprint(case: Mapping, channels: Sequence[str], settings: dict) ->
         if path and not Path(path).is_file():
             raise ImageError(missing_file_problem(path))
         inputs.append([path, file_sha256(Path(path))] if path else None)
-    labels = sorted(label_recoding(case).items())
+    labels = [*sorted(label_recoding(case).items()), *(["classes"] if case.get(CLASSES_COLUMN) else [])]
     return fingerprint([case["case"], case["site"], settings, inputs, labels, code_version(__file__)])
 
 

@@ -8,13 +8,13 @@ Reference: Brain Imaging Data Structure 1.10, derivatives (masks, probabilistic 
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pd_ddpm.deployment.formats.errors import ConversionError
-from pd_ddpm.deployment.formats.layout import Layout, Part
+from pd_ddpm.deployment.formats.layout import ClassProbability, Layout, Part
 from pd_ddpm.deployment.formats.predictions import Prediction, Predictions
 from pd_ddpm.runtime.problem import Problem
 
@@ -54,6 +54,9 @@ def layout(predictions: Predictions, output: Path, label: str, source_datasets: 
     for the probability, and `..._desc-{method}Uncertainty_probseg.nii.gz` without label for the variance. Further entities of a
     case's name, such as run-1, stand before `space`.
 
+    Classes have one label map `..._space-orig_desc-{method}_dseg.nii.gz` with a table of its labels, and one `_probseg` each,
+    whose label is the name of the class without other characters than letters and digits.
+
     Args:
         predictions: the predictions.
         output: folder of the conversion, from which links to the scans start.
@@ -67,15 +70,21 @@ def layout(predictions: Predictions, output: Path, label: str, source_datasets: 
         raise ConversionError(Problem(f"--label {label}", "BIDS allows letters and digits only", "Remove other characters"))
     names = _distinct_names(predictions.cases)
     root = _scans_root([prediction.flair for prediction in predictions.cases])
+    class_labels = _class_labels(predictions.classes)
     images: dict[str, dict[str, Part]] = {}
+    tables: dict[str, str] = {}
     documents: dict[str, Any] = {"dataset_description.json": _dataset_description(predictions, root, output, source_datasets)}
     for prediction in predictions.cases:
-        files = _files(names[prediction.case], label, description_label(predictions.method))
+        description = description_label(predictions.method)
+        files = _files(names[prediction.case], label, description)
+        if predictions.classes:
+            files = _class_files(names[prediction.case], class_labels, description)
+            tables[f"{files['mask']}.tsv"] = _label_table(predictions.classes)
         images[prediction.case] = {f"{name}.nii.gz": part for part, name in files.items()}
         source = f"bids:{_SOURCE}:{prediction.flair.relative_to(root).as_posix()}"
         for part, name in files.items():
             documents[f"{name}.json"] = _sidecar(part, predictions, prediction, source)
-    return Layout(images, documents)
+    return Layout(images, documents, tables)
 
 
 def bids_name(case: str, patient: str = "") -> str:
@@ -151,9 +160,40 @@ def _files(name: str, label: str, description: str) -> dict[Part, str]:
     }
 
 
+def _class_files(name: str, class_labels: Sequence[str], description: str) -> dict[Part, str]:
+    """Return the file names of all parts of a prediction of classes, without suffix; see `_files`."""
+    stem = _files(name, "", description)["uncertainty"].rpartition("_desc-")[0]
+    probabilities = {
+        ClassProbability(number): f"{stem}_label-{class_label}_desc-{description}_probseg"
+        for number, class_label in enumerate(class_labels, start=1)
+    }
+    uncertainty = f"{stem}_desc-{description}Uncertainty_probseg"
+    return {"mask": f"{stem}_desc-{description}_dseg", **probabilities, "uncertainty": uncertainty}
+
+
+def _class_labels(classes: Mapping[int, str]) -> list[str]:
+    """Return the names of classes as labels of BIDS, such as greyMatter.
+
+    Raises:
+        ConversionError: two classes have the same label.
+    """
+    labels = [description_label(name) for name in classes.values()]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        problem = f"several classes would have the label {repeated[0]} in BIDS"
+        raise ConversionError(Problem("`classes`", problem, "Rename one of them"))
+    return labels
+
+
+def _label_table(classes: Mapping[int, str]) -> str:
+    """Return the table of the labels of a label map, as BIDS defines it."""
+    rows = [("index", "name"), (0, "background"), *classes.items()]
+    return "".join(f"{label}\t{name}\n" for label, name in rows)
+
+
 def _dataset_description(predictions: Predictions, root: Path, output: Path, source_datasets: Sequence[str]) -> dict[str, Any]:
+    marked = "Classes" if predictions.classes else "Lesions"
     content = {
-        "Name": f"Lesions of {predictions.dataset}, segmented by {predictions.method}",
+        "Name": f"{marked} of {predictions.dataset}, segmented by {predictions.method}",
         "BIDSVersion": _BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": _PROGRAM, "Version": version(_PROGRAM), "Description": f"method {predictions.method}"}],
@@ -170,14 +210,22 @@ def _source_dataset(text: str) -> dict[str, str]:
 
 
 def _sidecar(part: Part, predictions: Predictions, prediction: Prediction, source: str) -> dict[str, Any]:
+    names = list(predictions.classes.values())
     descriptions = {
+        **{ClassProbability(n): f"Probability of {name}: the mean of the members." for n, name in enumerate(names, start=1)},
         "mask": "Lesion (1): the mean of the members is 0.5 or more.",
         "probability": "Probability of lesion: the mean of the members.",
         "uncertainty": "Not a probability: variance of the members (unbiased) at each voxel; 0 for a single member.",
     }
+    if names:
+        descriptions["mask"] = "Label of the class with the largest mean probability of the members."
+        descriptions["uncertainty"] = (
+            "Not a probability: half the sum of the variances of all classes over the members (unbiased) at each voxel; 0 for "
+            "a single member."
+        )
     return {
         "Description": descriptions[part],
-        **({"Type": "Lesion", "Threshold": 0.5} if part == "mask" else {}),
+        **({"Type": "Lesion", "Threshold": 0.5} if part == "mask" and not names else {}),
         "Manual": False,
         "SpatialReference": source,
         "Sources": [source],

@@ -8,7 +8,7 @@ from pd_ddpm.data.nifti.write import write_image
 from pd_ddpm.deployment.formats.errors import ConversionError
 from pd_ddpm.deployment.formats.layout import Layout
 from pd_ddpm.deployment.formats.predictions import Predictions
-from pd_ddpm.runtime.files import write_json
+from pd_ddpm.runtime.files import atomic_write, write_json
 from pd_ddpm.runtime.problem import Problem
 from pd_ddpm.runtime.progress import progress
 
@@ -46,6 +46,9 @@ def convert(predictions: Predictions, layout: Layout, folder: Path, format_name:
             write_image(folder / name, grid.reorient(array), grid.reference, array.dtype)
     for name, content in layout.documents.items():
         write_json(folder / name, content)
+    for name, text in layout.tables.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _claim_folder(folder: Path, source: dict[str, Any], files: set[str]) -> None:

@@ -1,9 +1,20 @@
 """Layout of a format: the files it consists of."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-Part = Literal["mask", "probability", "uncertainty"]
+
+class ClassProbability(NamedTuple):
+    """The probability of a class.
+
+    Attributes:
+        number: number of the class, from 1 in the order of the labels.
+    """
+
+    number: int
+
+
+Part = Literal["mask", "probability", "uncertainty"] | ClassProbability
 
 
 @dataclass(frozen=True)
@@ -13,11 +24,13 @@ class Layout:
     Attributes:
         images: case -> file name -> part of the prediction that the image holds.
         documents: file name -> JSON content.
+        tables: file name -> text of a table.
     """
 
     images: dict[str, dict[str, Part]]
     documents: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
 
     def files(self) -> set[str]:
         """Return the names of all files."""
-        return {name for images in self.images.values() for name in images} | set(self.documents)
+        return {name for images in self.images.values() for name in images} | set(self.documents) | set(self.tables)

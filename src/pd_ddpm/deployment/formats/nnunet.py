@@ -12,7 +12,7 @@ from pd_ddpm.deployment.formats.predictions import Predictions
 
 
 def layout(predictions: Predictions, label: str) -> Layout:
-    """Return the layout: `{case}.nii.gz` (1 is `label`), dataset.json and splits_final.json.
+    """Return the layout: `{case}.nii.gz` (1 is `label`, or the labels of the classes), dataset.json and splits_final.json.
 
     splits_final.json has one entry per split, in their order. Test cases are in neither of its lists. It is not written if all
     cases are only tested.
@@ -21,7 +21,7 @@ def layout(predictions: Predictions, label: str) -> Layout:
         "dataset.json": {
             "name": predictions.dataset,
             "channel_names": {str(number): name for number, name in enumerate(predictions.channels)},
-            "labels": {"background": 0, label: 1},
+            "labels": {"background": 0, **({name: value for value, name in predictions.classes.items()} or {label: 1})},
             "numTraining": int(predictions.splits["case"].nunique()),
             "file_ending": ".nii.gz",
         }

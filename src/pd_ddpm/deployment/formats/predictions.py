@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -12,10 +12,11 @@ import pandas as pd
 
 from pd_ddpm.config.run import parse_slug
 from pd_ddpm.data.cases.table import read_table
+from pd_ddpm.data.label_maps import CLASSES_COLUMN, parse_classes
 from pd_ddpm.data.nifti.geometry import ImageError, check_same_grid, reorient, reorient_back
 from pd_ddpm.data.nifti.read import read_array, read_image
 from pd_ddpm.deployment.formats.errors import ConversionError
-from pd_ddpm.deployment.formats.layout import Part
+from pd_ddpm.deployment.formats.layout import ClassProbability, Part
 from pd_ddpm.deployment.scan_folder import RECORD
 from pd_ddpm.inference.prediction_store import read_predictions, read_samples
 from pd_ddpm.runtime.problem import Problem
@@ -50,6 +51,7 @@ class Prediction:
         num_members: number of ensemble members, counted from the first stored one.
         folder: folder of the predictions.
         flair: the scan.
+        num_labels: number of classes without background; 0 if masks hold lesions.
     """
 
     case: str
@@ -58,9 +60,16 @@ class Prediction:
     num_members: int
     folder: Path
     flair: Path
+    num_labels: int = 0
 
     def array(self, part: Part) -> np.ndarray:
-        """Return the mask (uint8), or the mean or variance of the members (float32), as (X, Y, Z) on the stored grid."""
+        """Return the mask (uint8), or the mean or variance of the members (float32), as (X, Y, Z) on the stored grid.
+
+        The mask of classes is a label map, and the variance that over all classes.
+        """
+        if isinstance(part, ClassProbability):
+            samples = read_samples(self.folder, self.case, self.num_labels)[:, :, :, : self.num_members, part.number]
+            return samples.mean(axis=-1, dtype=np.float64).astype(np.float32)
         if part == "probability":
             samples = read_samples(self.folder, self.case)[..., : self.num_members]
             return samples.mean(axis=-1, dtype=np.float64).astype(np.float32)
@@ -99,6 +108,8 @@ class ScanPrediction(Prediction):
 
     def array(self, part: Part) -> np.ndarray:
         """Return the mask (uint8), or the mean or variance of the members (float32), as (X, Y, Z) on the scan's grid."""
+        if isinstance(part, ClassProbability):
+            return read_array(self._file("probability"), mask=True, allow_4d=True)[..., part.number]
         return read_array(self._file(part), mask=True, dtype=np.uint8 if part == "mask" else np.float32)
 
     def _file(self, part: Part) -> Path:
@@ -116,6 +127,7 @@ class Predictions:
         cases: the predictions, one per case.
         channels: names of the dataset's images; the first is the FLAIR.
         splits: table of all splits, with columns split, role and case.
+        classes: label -> name of each class; empty if masks hold lesions.
     """
 
     dataset: str
@@ -124,6 +136,7 @@ class Predictions:
     cases: list[Prediction]
     channels: list[str]
     splits: pd.DataFrame
+    classes: Mapping[int, str] = field(default_factory=dict)
 
 
 def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None = None) -> Predictions:
@@ -163,12 +176,13 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
     data = folder.parent.parent
     table = read_table(_existing_table(data / "cases.csv"))
     channels = [name for name in table.columns if f"{name}_transform" in table.columns]
+    classes = parse_classes(next(iter(table.get(CLASSES_COLUMN, [])), ""))
     table[channels[0]] = [Path(os.path.normpath(data.parent.parent / path)) for path in table[channels[0]]]
     scans = table.set_index("case").rename(columns={channels[0]: "flair"})[["patient", "flair"]]
     cases = [
         prediction
         for split, split_folder in split_folders.items()
-        for prediction in _predictions_of_split(split, split_folder, scans)
+        for prediction in _predictions_of_split(split, split_folder, scans, len(classes))
     ]
     _check_unique_cases(folder, cases)
     return Predictions(
@@ -178,6 +192,7 @@ def find_predictions(folder: Path, splits: Sequence[int] = (), seed: int | None 
         cases=cases,
         channels=channels,
         splits=read_sealed_csv(_existing_table(data / "splits.csv")),
+        classes=classes,
     )
 
 
@@ -193,7 +208,9 @@ def _predictions_of_scans(folder: Path, records: Sequence[Path]) -> Predictions:
             made[row["settings"]["bundle"], method, seed] = row["channels"]
             is_complete = all((path.parent / file).stat().st_size == size for file, size in files.items())
             flair = Path(os.path.normpath(path.parent / row["scan"]))
-            cases.append(ScanPrediction(row["name"], row["patient"], None, row["members"], path.parent, flair))
+            classes = {entry["label"]: entry["name"] for entry in row.get("classes", [])}
+            scan = (row["name"], row["patient"], None, row["members"], path.parent, flair)
+            cases.append(ScanPrediction(*scan, num_labels=len(classes)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem = f"it is damaged or of an earlier version ({type(error).__name__}: {error})"
             raise ConversionError(Problem(path, problem, "Segment the scan again with `pd-ddpm predict`")) from error
@@ -205,7 +222,7 @@ def _predictions_of_scans(folder: Path, records: Sequence[Path]) -> Predictions:
         raise ConversionError(Problem(folder, problem, "Convert the folders of the scans one by one"))
     (((_, method, seed), channels),) = made.items()
     splits = pd.DataFrame({"split": [], "role": [], "case": []})
-    return Predictions(folder.name, method, seed, cases, channels, splits)
+    return Predictions(folder.name, method, seed, cases, channels, splits, classes)
 
 
 def _axis_codes(image: nib.Nifti1Image) -> str:
@@ -240,8 +257,15 @@ def _select_folders(folder: Path, splits: Sequence[int], seed: int | None) -> tu
     return seed, selected
 
 
-def _predictions_of_split(split: int, folder: Path, scans: pd.DataFrame) -> list[Prediction]:
-    """Return the predictions in a folder. `scans` has one row per case of the dataset, with its patient and FLAIR."""
+def _predictions_of_split(split: int, folder: Path, scans: pd.DataFrame, num_labels: int) -> list[Prediction]:
+    """Return the predictions in a folder.
+
+    Args:
+        split: the split.
+        folder: the folder.
+        scans: one row per case of the dataset, with its patient and FLAIR.
+        num_labels: see `Prediction`.
+    """
     records = read_predictions(folder / "predictions.csv")
     if unknown := sorted(set(records["case"]) - set(scans.index)):
         problem = f"cases.csv has changed since and does not list {', '.join(unknown)}"
@@ -255,6 +279,7 @@ def _predictions_of_split(split: int, folder: Path, scans: pd.DataFrame) -> list
             num_members=num_members,
             folder=folder,
             flair=scans.at[case, "flair"],
+            num_labels=num_labels,
         )
         for case, num_members in members
     ]

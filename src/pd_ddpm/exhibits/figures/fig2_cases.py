@@ -25,7 +25,7 @@ class MethodResult:
     """Result of one method for one case.
 
     Attributes:
-        mask: (X, Y, Z) bool.
+        mask: (X, Y, Z) uint8, 1 is lesion; with classes a label map.
         variance: (X, Y, Z) over the ensemble members; None for a single member.
         dice: Dice of the whole case.
     """
@@ -41,10 +41,11 @@ class FigureCase:
 
     Attributes:
         scan: prepared scan.
-        labels: (X, Y, Z) ground truth; 0 background, 1 lesion, 2 other pathology.
+        labels: (X, Y, Z) ground truth; 0 background, 1 lesion, 2 other pathology, or a label map of classes.
         site: site of the scanner.
-        load_ml: lesion volume of the ground truth.
+        load_ml: lesion volume of the ground truth, or that of all classes.
         methods: name of a method -> its result.
+        has_classes: whether the masks are label maps of classes.
     """
 
     scan: Scan
@@ -52,6 +53,7 @@ class FigureCase:
     site: str
     load_ml: float
     methods: Mapping[str, MethodResult]
+    has_classes: bool = False
 
 
 def choose_cases(scores: pd.DataFrame, num_cases: int = 3) -> list[str]:
@@ -78,6 +80,7 @@ def read_figure_cases(
     manifests: Mapping[str, str],
     labels: Mapping[str, str],
     num_cases: int,
+    classes: Iterable[int] = (),
 ) -> Iterator[FigureCase]:
     """Read the chosen cases one after another, so that only one is in memory.
 
@@ -87,20 +90,22 @@ def read_figure_cases(
         manifests: method -> table of its predictions.
         labels: method -> name in the figure.
         num_cases: number of cases to choose.
+        classes: labels of the dataset's classes; empty if masks hold lesions.
     """
+    classes = tuple(classes)
     rows = scores.set_index(["method", "case"])
     predictions = {method: read_predictions(manifest) for method, manifest in manifests.items()}
     for case in choose_cases(scores, num_cases):
         methods = {}
         for method, label in labels.items():
             folder = Path(manifests[method]).parent
-            mask = read_array(folder / f"{case}_mask.nii.gz", mask=True) > 0
+            mask = read_array(folder / f"{case}_mask.nii.gz", mask=True, dtype=np.uint8)
             is_single = predictions[method].loc[case, "samples"] == 1
             variance = None if is_single else read_array(folder / f"{case}_uncertainty.nii.gz", mask=True)
             methods[label] = MethodResult(mask, variance, rows.loc[(method, case), "dice"])
         row = rows.xs(case, level="case").iloc[0]
-        scan, truth = read_scan(prepared, case), read_ground_truth(prepared, case)
-        yield FigureCase(scan, truth, row["site"], row["reference_volume_ml"], methods)
+        scan, truth = read_scan(prepared, case), read_ground_truth(prepared, case, classes)
+        yield FigureCase(scan, truth, row["site"], row["reference_volume_ml"], methods, bool(classes))
 
 
 def fig2_numbers(cases: Iterable[FigureCase], margin_mm: float = 4.0) -> pd.DataFrame:
@@ -116,7 +121,8 @@ def fig2_numbers(cases: Iterable[FigureCase], margin_mm: float = 4.0) -> pd.Data
     Returns:
         Columns `case`, `site`, `load_ml`, `slice` (0-based, along the file's own axis), `x_mm` to the patient's left and
         `y_mm` to posterior from the first pixel, `flair` (the first channel), `brain` (0, 1), `reference` (0, 1, 2), and for
-        each method `{label}_mask` (0, 1), `{label}_variance` (empty for a single member), `{label}_dice` (whole case).
+        each method `{label}_mask` (0, 1), `{label}_variance` (empty for a single member), `{label}_dice` (whole case). With
+        classes, reference and masks hold their labels.
 
     Raises:
         ValueError: the cases have different methods.
@@ -135,7 +141,8 @@ def _pixels(case: FigureCase, margin_mm: float) -> pd.DataFrame:
     turn = ornt_transform(io_orientation(affine), VIEW)
     width, height, _ = voxel_sizes(affine)[np.argsort(turn[:, 0])]
     labels, brain = apply_orientation(case.labels, turn), apply_orientation(case.scan.brain, turn)
-    areas = [(np.count_nonzero(labels[..., z] == LESION), np.count_nonzero(brain[..., z])) for z in range(labels.shape[2])]
+    marked = labels > 0 if case.has_classes else labels == LESION
+    areas = [(np.count_nonzero(marked[..., z]), np.count_nonzero(brain[..., z])) for z in range(labels.shape[2])]
     best_slice = areas.index(max(areas))
     file_axis = np.flatnonzero(turn[:, 0] == 2).item()
     tissue = (brain[..., best_slice] > 0) | (labels[..., best_slice] > 0)

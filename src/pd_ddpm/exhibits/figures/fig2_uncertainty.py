@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pd_ddpm.evaluation.metrics import BACKGROUND, LESION, OTHER_PATHOLOGY
+from pd_ddpm.exhibits.class_colours import class_colours
 from pd_ddpm.exhibits.figures import style
 from pd_ddpm.exhibits.figures.radiological import MAP_COLOURS, grey_levels, write_over
 
@@ -28,7 +29,7 @@ SCAN_BRIGHTNESS = 0.55
 LEAST_SHARE = 0.05  # of the colour scale that is drawn; below it the scan is visible
 
 
-def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
+def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str, classes: Mapping[int, str] | None = None) -> Figure:
     """Draw Figure 2: masks over the scan and maps of uncertainty, two rows per case.
 
     All panels have the same scale in mm, and all maps the same colour scale.
@@ -36,8 +37,10 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
     Args:
         numbers: table of `fig2_numbers`.
         caption_note: dataset and scale that the numbers belong to.
+        classes: label -> name of each class, if masks are label maps; each class then has a colour.
     """
     style.apply()
+    colours_of_classes = class_colours(classes or {})
     methods = [name.removesuffix("_mask") for name in numbers.columns if name.endswith("_mask")]
     cases = [_Picture(table) for _, table in numbers.groupby("case", sort=False)]
     width_mm, height_mm = max(case.width_mm for case in cases), max(case.height_mm for case in cases)
@@ -59,18 +62,20 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
         scan, truth = panel(index, 0, 0), panel(index, 0, 1)
         case.show(scan, case.grey)
         truth_masks = {TRUE_POSITIVE: case.truth == LESION, NOT_SCORED: case.truth == OTHER_PATHOLOGY}
+        truth_masks = case.classes("reference", colours_of_classes) if classes else truth_masks
         case.show(truth, case.over_scan(truth_masks))
         write_over(scan, 0.03, 0.98, "R", ha="left", va="top")
         write_over(scan, 0.97, 0.98, "L", ha="right", va="top")
-        page.text(index, 1, 0, case.description(index + 1))
+        page.text(index, 1, 0, case.description(index + 1, "classes" if classes else "lesions"))
         for column, label in enumerate(methods, start=2):
             mask_panel = panel(index, 0, column)
-            case.show(mask_panel, case.over_scan(case.comparison(label)))
+            masks = case.classes(f"{label}_mask", colours_of_classes) if classes else case.comparison(label)
+            case.show(mask_panel, case.over_scan(masks))
             write_over(mask_panel, 0.03, 0.02, f"{case.single(f'{label}_dice'):.3f}", 5.5, ha="left", va="bottom")
             if label in with_map:
                 case.show(panel(index, 1, column), case.map(label, scale))
         if index == 0:
-            titles = ["FLAIR", "Reference", *methods]
+            titles = ["Scan" if classes else "FLAIR", "Reference", *methods]
             for column, title in enumerate(titles):
                 page.title(column, textwrap.fill(title, 13))
     colours = {
@@ -78,13 +83,14 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str) -> Figure:
         "false positive": FALSE_POSITIVE,
         "false negative": FALSE_NEGATIVE,
     }
-    if (numbers["reference"] == OTHER_PATHOLOGY).any():
+    if classes:
+        colours = {name: colours_of_classes[label] for label, name in classes.items()}
+    elif (numbers["reference"] == OTHER_PATHOLOGY).any():
         colours["other pathology, not scored"] = NOT_SCORED
     page.legend([Patch(color=colour, label=name) for name, colour in colours.items()])
     if np.isfinite(highest):
-        page.colour_bar(
-            ScalarMappable(scale, MAP_COLOURS), "Uncertainty: variance of the lesion\nprobability over members (no unit)"
-        )
+        measure = "half the sum of the classes'\nvariances" if classes else "variance of the lesion\nprobability"
+        page.colour_bar(ScalarMappable(scale, MAP_COLOURS), f"Uncertainty: {measure} over members (no unit)")
     return page.figure
 
 
@@ -107,19 +113,27 @@ class _Picture:
     def single(self, column: str) -> float:
         return self.table[column].iloc[0]
 
-    def description(self, number: int) -> str:
+    def description(self, number: int, marked: str) -> str:
         lines = [
             f"$I_{number}$",
             *textwrap.wrap(f"case {self.single('case')}", 30, break_on_hyphens=False),
             f"site {self.single('site')}",
         ]
-        return "\n".join([*lines, f"lesions {self.single('load_ml'):.3g} ml", f"slice {self.single('slice')}"])
+        return "\n".join([*lines, f"{marked} {self.single('load_ml'):.3g} ml", f"slice {self.single('slice')}"])
 
     def comparison(self, label: str) -> dict[str, np.ndarray]:
         """Return colour -> mask of true positives, false positives and false negatives, without other pathology."""
         mask, lesion = self.array(f"{label}_mask") > 0, self.truth == LESION
         is_background = self.truth == BACKGROUND
         return {TRUE_POSITIVE: mask & lesion, FALSE_POSITIVE: mask & is_background, FALSE_NEGATIVE: ~mask & lesion}
+
+    def classes(self, column: str, colours: Mapping[int, str]) -> dict[str, np.ndarray]:
+        """Return colour -> mask of each class in a label map, for label -> colour. Classes may share a colour."""
+        labels = self.array(column)
+        masks = {colour: np.zeros(self.shape, dtype=bool) for colour in colours.values()}
+        for label, colour in colours.items():
+            masks[colour] |= labels == label
+        return masks
 
     def over_scan(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the scan (rows, columns, 3) with colour -> mask on top, as one image so that a PDF stays small."""

@@ -1,7 +1,7 @@
 """Browser of all test cases: the masks and the uncertainty of each method next to the ground truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.data.prepared import read_ground_truth, read_scan
 from pd_ddpm.evaluation.metrics import LESION, OTHER_PATHOLOGY
 from pd_ddpm.evaluation.scores import read_scores
+from pd_ddpm.exhibits.class_colours import class_colours, class_keys
 from pd_ddpm.exhibits.pages.browser import (
     MASK_COLOUR,
     OTHER_COLOUR,
@@ -40,6 +41,7 @@ class CaseSource:
         manifests: table of the predictions of each run.
         labels: method -> label, in the order of the panels.
         max_slices: largest number of slices of a case.
+        classes: label -> name of each class; empty if masks hold lesions.
     """
 
     prepared: Path
@@ -47,6 +49,7 @@ class CaseSource:
     manifests: Sequence[str]
     labels: Mapping[str, str]
     max_slices: int
+    classes: Mapping[int, str] = field(default_factory=dict)
 
 
 def case_rows(scores: Sequence[str]) -> pd.DataFrame:
@@ -90,20 +93,47 @@ def case_browser(source: CaseSource, rows: pd.DataFrame, folder: Path) -> dict[s
         scan = _browser_scan(source, str(case), case_scores.set_index("method"), case_manifests)
         kinds |= {"other"} & set(scan.masks) | ({"map"} if scan.maps else set())
         contents.append(scan.content(["axial"], source.max_slices, files_in(folder, str(case))))
-    reference = {"truth": "truth", "other": "other"}
-    panels = [Panel("scan", source.channel, "scan", reference)]
-    panels += [
-        Panel(method, label, "scan", {f"{method}-map": "map", **reference, f"{method}-mask": "mask"})
-        for method, label in source.labels.items()
-    ]
-    toggles = [
-        Toggle("mask", "Mask of the method", "M", MASK_COLOUR),
-        Toggle("truth", "Ground truth", "G", SECOND_COLOUR, width=2),
-        Toggle("other", "Other pathology, not scored", "O", OTHER_COLOUR, width=2),
-        Toggle("map", "Uncertainty", "U", None, is_on=False),
-    ]
+    uncertainty = Toggle("map", "Uncertainty", "U", None, is_on=False)
+    if source.classes:
+        panels, toggles = _class_panels(source), [*_class_toggles(source.classes), uncertainty]
+        kinds |= {toggle.kind for toggle in toggles} - {"map"}
+    else:
+        panels, toggles = _lesion_panels(source), [*_LESION_TOGGLES, uncertainty]
     shown = [_with_kinds(panel, kinds) for panel in panels]
     return browser_data(shown, [toggle for toggle in toggles if toggle.kind in kinds], contents, PANEL_PIXELS)
+
+
+_LESION_TOGGLES = (
+    Toggle("mask", "Mask of the method", "M", MASK_COLOUR),
+    Toggle("truth", "Ground truth", "G", SECOND_COLOUR, width=2),
+    Toggle("other", "Other pathology, not scored", "O", OTHER_COLOUR, width=2),
+)
+
+
+def _lesion_panels(source: CaseSource) -> list[Panel]:
+    """Return a panel with the ground truth, and one for each method with its mask over it."""
+    reference = {"truth": "truth", "other": "other"}
+    methods = {method: {f"{method}-map": "map", **reference, f"{method}-mask": "mask"} for method in source.labels}
+    panels = [Panel(method, label, "scan", methods[method]) for method, label in source.labels.items()]
+    return [Panel("scan", source.channel, "scan", reference), *panels]
+
+
+def _class_panels(source: CaseSource) -> list[Panel]:
+    """Return a panel with the classes of the ground truth, and one for each method with its own."""
+
+    def layers(owner: str) -> dict[str, str]:
+        return {f"{owner}-class-{label}": f"class-{label}" for label in source.classes}
+
+    panels = [
+        Panel(method, label, "scan", {f"{method}-map": "map", **layers(method)}) for method, label in source.labels.items()
+    ]
+    return [Panel("scan", f"{source.channel}, ground truth", "scan", layers("truth")), *panels]
+
+
+def _class_toggles(classes: Mapping[int, str]) -> list[Toggle]:
+    """Return one kind of layers per class, toggled by the digits 1 to 9 and then by letters."""
+    colours, keys = class_colours(classes), class_keys(len(classes))
+    return [Toggle(f"class-{label}", classes[label], key, colours[label]) for label, key in zip(classes, keys, strict=True)]
 
 
 def _with_kinds(panel: Panel, kinds: set[str]) -> Panel:
@@ -120,15 +150,22 @@ def _browser_scan(source: CaseSource, case: str, rows: pd.DataFrame, manifests: 
         rows: its scores, indexed by method.
         manifests: method -> table of its predictions.
     """
-    labels = read_ground_truth(source.prepared, case)
-    masks = {"truth": labels == LESION}
-    if (labels == OTHER_PATHOLOGY).any():
-        masks["other"] = labels == OTHER_PATHOLOGY
+    labels = read_ground_truth(source.prepared, case, tuple(source.classes))
+    if source.classes:
+        masks, marked = {f"truth-class-{label}": labels == label for label in source.classes}, labels > 0
+    else:
+        masks, marked = {"truth": labels == LESION}, labels == LESION
+        masks |= {"other": labels == OTHER_PATHOLOGY} if (labels == OTHER_PATHOLOGY).any() else {}
     first = rows.iloc[0]
-    maps, notes = {}, {"scan": f"{first['reference_volume_ml']:.1f} ml of lesions"}
+    marks = "ml in all classes" if source.classes else "ml of lesions"
+    maps, notes = {}, {"scan": f"{first['reference_volume_ml']:.1f} {marks}"}
     for method, manifest in manifests.items():
         predictions = Path(manifest).parent
-        masks[f"{method}-mask"] = read_array(predictions / f"{case}_mask.nii.gz", mask=True) > 0
+        mask = read_array(predictions / f"{case}_mask.nii.gz", mask=True)
+        if source.classes:
+            masks |= {f"{method}-class-{label}": mask == label for label in source.classes}
+        else:
+            masks[f"{method}-mask"] = mask > 0
         if read_predictions(manifest).loc[case, "samples"] > 1:
             maps[f"{method}-map"] = read_array(predictions / f"{case}_uncertainty.nii.gz", mask=True)
         notes[method] = f"Dice {rows.loc[method, 'dice']:.3f}"
@@ -140,5 +177,5 @@ def _browser_scan(source: CaseSource, case: str, rows: pd.DataFrame, manifests: 
         masks=masks,
         maps=maps,
         notes=notes,
-        marked=masks["truth"] if masks["truth"].any() else np.logical_or.reduce(list(masks.values())),
+        marked=marked if marked.any() else np.logical_or.reduce(list(masks.values())),
     )

@@ -41,6 +41,7 @@ def counts_and_cost(rows: pd.DataFrame) -> dict[str, float]:
     """
     cases = rows.groupby(CASE).mean(numeric_only=True)
     return {
+        **missing_classes(cases),
         "cases": len(cases),
         "trainings": num_trainings(rows["dice"]),
         "cases_without_hd95": int(cases["hd95_mm"].isna().sum()),
@@ -48,6 +49,12 @@ def counts_and_cost(rows: pd.DataFrame) -> dict[str, float]:
         "network_evaluations": np.round(cases["network_evaluations"].mean()),
         "seconds_per_case": cases["seconds"].mean(),
     }
+
+
+def missing_classes(cases: pd.DataFrame) -> dict[str, float]:
+    """Return how many classes of all cases lack a Dice or an HD95, the mean over trainings; empty if there are no classes."""
+    columns = [column for column in ("classes_without_dice", "classes_without_hd95") if column in cases]
+    return {column: round(float(cases[column].sum()), 2) for column in columns}
 
 
 def interval_note(trainings: int) -> str:

@@ -33,6 +33,7 @@ from pd_ddpm.exhibits.tables.cells import (
     printed_values,
     summary,
 )
+from pd_ddpm.exhibits.tables.class_scores import MEANS_NOTE, class_groups, classes_part
 
 FURTHER_METRICS = ("hd95_medpy_mm", "avd_percent", "lesion_recall")
 LESION_LOADS = ("low", "medium", "high")
@@ -88,11 +89,12 @@ class _Group:
     to_ml: float = np.nan
 
 
-def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str], class_scores: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the Dice of each method in groups of cases, by lesion load and then by site, one row per group and method.
 
-    Lesion loads are the terciles of the ground truth's volume over all cases (a single group below three cases). `from_ml` and
-    `to_ml` are the bounds of a group. The upper bound belongs to the group, the lower one only in the lowest group.
+    Before them come the rows of `class_groups` for each class, if there are classes. Lesion loads are the terciles of the
+    ground truth's volume over all cases (a single group below three cases). `from_ml` and `to_ml` are the bounds of a group.
+    The upper bound belongs to the group, the lower one only in the lowest group.
     """
     cases = average_over_seeds(scores)
     rows = []
@@ -103,7 +105,10 @@ def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
             row = {"grouping": group.grouping, "group": group.name, "from_ml": group.from_ml, "to_ml": group.to_ml}
             rows.append(row | {"method": label, "cases": len(dice), "dice": dice.mean(), "dice_sd": dice.std(ddof=1)})
     table = pd.DataFrame(rows)
-    return table[table.groupby(["grouping", "group"])["cases"].transform("max") > 0].reset_index(drop=True)
+    table = table[table.groupby(["grouping", "group"])["cases"].transform("max") > 0].reset_index(drop=True)
+    if class_scores is None or class_scores.empty:
+        return table
+    return pd.concat([class_groups(class_scores, labels), table], ignore_index=True)
 
 
 def _load_groups(cases: pd.DataFrame) -> list[_Group]:
@@ -132,6 +137,8 @@ def table1_document(table: pd.DataFrame, groups: pd.DataFrame, compared_with: st
         caption_note: dataset and scale that the numbers belong to.
     """
     parts = [_scores_part(table)]
+    if (classes := classes_part(groups)) is not None:
+        parts.append(classes)
     if table["dice_difference"].notna().any():
         parts.append(_differences_part(table, compared_with))
     parts += [_groups_part(groups, "lesion load"), _groups_part(groups, "site")]
@@ -157,16 +164,29 @@ def _scores_part(table: pd.DataFrame) -> Part:
     cells["K"] = table["samples"]
     cells["Evaluations"] = table["network_evaluations"].map(cost_cell)
     cells["s / case"] = [cost_cell(seconds, digits=1) for seconds in table["seconds_per_case"]]
+    of_classes = "classes_without_dice" in table
     notes = [
         PAPER_VALUES_NOTE,
         METRICS_NOTE,
+        *([MEANS_NOTE, _missing_classes_note(table)] if of_classes else []),
         "K: number of ensemble members. Evaluations: network evaluations for one slice with all members, including those of "
         "the pre-segmentation. The csv has 95 % intervals of the means.",
         interval_note(int(table["trainings"].min())),
-        missing_hd95_note(table, "method"),
+        *([] if of_classes else [missing_hd95_note(table, "method")]),
     ]
     best = {heading: best_rows(table[metric]) for metric, heading in PAPER_METRICS.items()}
     return Part("Scores and cost", cells, notes, best=best)
+
+
+def _missing_classes_note(table: pd.DataFrame) -> str:
+    """Return a note that counts the classes of all cases without Dice and without HD95."""
+
+    def listed(column: str) -> str:
+        missing = table[table[column] > 0]
+        return ", ".join(f"{row['method']} {row[column]:g}" for _, row in missing.iterrows()) or "none"
+
+    dice, hd95 = listed("classes_without_dice"), listed("classes_without_hd95")
+    return f"Classes of all cases together that are left out of the means: of Dice {dice}; of HD95 {hd95}."
 
 
 def _differences_part(table: pd.DataFrame, compared_with: str) -> Part:

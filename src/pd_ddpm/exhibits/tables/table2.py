@@ -18,10 +18,12 @@ from pd_ddpm.exhibits.tables.cells import (
     effect_and_interval,
     interval_note,
     mean_and_deviation,
+    missing_classes,
     missing_hd95_note,
     printed_values,
     summary,
 )
+from pd_ddpm.exhibits.tables.class_scores import MEANS_NOTE
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def table2(scores: pd.DataFrame, rows: Sequence[Table2Row], printed: pd.DataFram
             columns |= summary(values, name) | {f"{name}_paper": paper.get((row.printed_row, name), np.nan)}
         columns |= {"gain": mean_over_cases(gain), "gain_low": low, "gain_high": high}
         by_case = result.groupby(CASE).mean(numeric_only=True)
+        columns |= missing_classes(by_case)
         columns |= {"cases": len(by_case), "trainings": num_trainings(result["dice"])}
         table.append(columns | {"cases_without_hd95": int(by_case["hd95_mm"].isna().sum())})
     return pd.DataFrame(table)
@@ -107,7 +110,7 @@ def table2_document(table: pd.DataFrame, caption_note: str) -> Document:
         "is empty, and 0 otherwise. The paper does not say how its weaker pre-segmentations were made.",
         f"Gain: Dice of PD-DDPM minus Dice of its pre-segmentation, paired. {interval_note(int(table['trainings'].min()))}",
         METRICS_NOTE,
-        missing_hd95_note(table, "presegmentation"),
+        MEANS_NOTE if "classes_without_dice" in table else missing_hd95_note(table, "presegmentation"),
     ]
     title = "Table 2: PD-DDPM from pre-segmentations of different quality"
     best = {heading: best_rows(table[metric]) for metric, heading in headings.items()}

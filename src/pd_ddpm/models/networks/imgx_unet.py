@@ -195,15 +195,17 @@ class ImgXUNet(nn.Module):
         return module(h, embedding)
 
 
-def imgx_unet(*, spatial_dims: int, in_channels: int, **settings: Any) -> ImgXUNet:
+def imgx_unet(*, spatial_dims: int, in_channels: int, out_channels: int = 1, **settings: Any) -> ImgXUNet:
     """Return the untrained segmentation network without a timestep: image (B, M, *S) to lesion logits (B, 1, *S).
 
     Args:
         spatial_dims: 2 for slices, 3 for volumes.
         in_channels: image channels M.
+        out_channels: 1 for lesions, or the number of classes with background, C.
         settings: further fields of `ImgXUNetSettings`.
     """
-    return ImgXUNet(ImgXUNetSettings(spatial_dims=spatial_dims, in_channels=in_channels, out_channels=1, **settings))
+    sizes = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": out_channels}
+    return ImgXUNet(ImgXUNetSettings(**sizes, **settings))
 
 
 def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:

@@ -17,7 +17,7 @@ LOG_SIGMA_RANGE = (-10.0, 10.0)
 
 
 class ProbabilisticUNet(nn.Module):
-    """The Probabilistic U-Net for one binary mask, for slices and volumes.
+    """The Probabilistic U-Net for masks of lesions or of classes, for slices and volumes.
 
     A block is three 3x3 convolutions with ReLU; there is no normalisation. Pooling averages. Four 1x1 convolutions join
     the latent vector to the U-Net's features. With two image channels and the default sizes there are 5.0 million
@@ -29,6 +29,7 @@ class ProbabilisticUNet(nn.Module):
     Args:
         spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
         in_channels: image channels M.
+        out_channels: 1 for lesions, or the number of classes with background, C.
         channels: width of each level of the U-Net and of both encoders (public port: 32, 64, 128, 192).
         latent: length of the latent vector z (public port: 6).
 
@@ -39,7 +40,13 @@ class ProbabilisticUNet(nn.Module):
     """
 
     def __init__(
-        self, *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (32, 64, 128, 192), latent: int = 6
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int = 1,
+        channels: Sequence[int] = (32, 64, 128, 192),
+        latent: int = 6,
     ) -> None:
         super().__init__()
         if len(channels) < 2:
@@ -49,7 +56,7 @@ class ProbabilisticUNet(nn.Module):
         self.down = Contraction(spatial_dims, in_channels, channels)
         self.up = nn.ModuleList(_block(spatial_dims, width + coarser, width) for width, coarser in pairwise(channels))
         self.prior_encoder = GaussianEncoder(spatial_dims, in_channels, channels, latent)
-        self.posterior_encoder = GaussianEncoder(spatial_dims, in_channels + 1, channels, latent)
+        self.posterior_encoder = GaussianEncoder(spatial_dims, in_channels + out_channels, channels, latent)
         width = channels[0]
         self.combination = nn.Sequential(
             convolution(spatial_dims, width + latent, width, 1),
@@ -58,7 +65,7 @@ class ProbabilisticUNet(nn.Module):
             nn.ReLU(),
             convolution(spatial_dims, width, width, 1),
             nn.ReLU(),
-            convolution(spatial_dims, width, 1, 1),
+            convolution(spatial_dims, width, out_channels, 1),
         )
         _initialise(self)
 
@@ -71,7 +78,7 @@ class ProbabilisticUNet(nn.Module):
 
         Args:
             image: (B, M, *S), z-scored.
-            mask: (B, 1, *S) in [0, 1]; the encoder's input is centred, mask - 0.5.
+            mask: (B, C, *S) in [0, 1]; the encoder's input is centred, mask - 0.5.
         """
         return self.posterior_encoder(torch.cat([image, mask - 0.5], dim=1))
 
@@ -84,12 +91,12 @@ class ProbabilisticUNet(nn.Module):
         return x
 
     def decode(self, features: Tensor, z: Tensor) -> Tensor:
-        """Return mask logits (B, 1, *S) from features (B, channels[0], *S) and latent vectors z (B, latent)."""
+        """Return mask logits (B, C, *S) from features (B, channels[0], *S) and latent vectors z (B, latent)."""
         z_map = z.to(features.dtype).reshape(*z.shape, *[1] * (features.ndim - 2)).expand(-1, -1, *features.shape[2:])
         return self.combination(torch.cat([features, z_map], dim=1))
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
-        """Return mask logits (B, 1, *S) of a sample from the prior.
+        """Return mask logits (B, C, *S) of a sample from the prior.
 
         Consecutive rows with equal images, such as members of one ensemble, share one evaluation of features and prior.
 

@@ -1,4 +1,4 @@
-"""Segmentation networks that are trained on masks directly: image to lesion logits.
+"""Segmentation networks that are trained on masks directly: image to logits of lesion or of classes.
 
 MONAI is imported inside the functions, since its import takes longer than all others together.
 """
@@ -13,7 +13,7 @@ from pd_ddpm.models.networks.dropout import Dropout
 
 
 class SegmentationNetwork(nn.Module):
-    """Image (B, M, *S) to lesion logits (B, 1, *S); spatial sizes must be multiples of `divisor`."""
+    """Image (B, M, *S) to logits (B, C, *S) of lesion (C = 1) or of C classes; sizes must be multiples of `divisor`."""
 
     def __init__(self, network: nn.Module, divisor: int) -> None:
         super().__init__()
@@ -36,7 +36,12 @@ class NestedSegmentationNetwork(SegmentationNetwork):
 
 
 def unet(
-    *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512, 1024), dropout: float = 0.0
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int = 1,
+    channels: Sequence[int] = (64, 128, 256, 512, 1024),
+    dropout: float = 0.0,
 ) -> SegmentationNetwork:
     """Return a U-Net with batch normalisation, or a Bayesian U-Net if `dropout` is above 0.
 
@@ -47,6 +52,7 @@ def unet(
     Args:
         spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
         in_channels: image channels M.
+        out_channels: 1 for lesions, or the number of classes with background, C.
         channels: widths of the five levels, finest first.
         dropout: probability of dropout.
 
@@ -61,7 +67,7 @@ def unet(
     from monai.networks.nets import BasicUNet
 
     _require_five_levels("U-Net", channels)
-    network = BasicUNet(spatial_dims, in_channels, 1, (*channels, channels[0]), norm="batch")
+    network = BasicUNet(spatial_dims, in_channels, out_channels, (*channels, channels[0]), norm="batch")
     if dropout:
         for level in (1, 2, 3, 4):
             down, up = getattr(network, f"down_{level}"), getattr(network, f"upcat_{level}")
@@ -71,13 +77,14 @@ def unet(
 
 
 def attention_unet(
-    *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512, 1024)
+    *, spatial_dims: int, in_channels: int, out_channels: int = 1, channels: Sequence[int] = (64, 128, 256, 512, 1024)
 ) -> SegmentationNetwork:
     """Return an attention U-Net; the default widths give 31.7 million parameters in 2D.
 
     Args:
         spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
         in_channels: image channels M.
+        out_channels: 1 for lesions, or the number of classes with background, C.
         channels: width of each level, finest first.
 
     Returns:
@@ -93,12 +100,12 @@ def attention_unet(
     if len(channels) < 2:
         raise ValueError(f"`channels` is {list(channels)}. The attention U-Net needs at least two widths.")
     halvings = len(channels) - 1
-    network = AttentionUnet(spatial_dims, in_channels, 1, tuple(channels), strides=(2,) * halvings)
+    network = AttentionUnet(spatial_dims, in_channels, out_channels, tuple(channels), strides=(2,) * halvings)
     return SegmentationNetwork(network, divisor=2**halvings)
 
 
 def unet_plus_plus(
-    *, spatial_dims: int, in_channels: int, channels: Sequence[int] = (64, 128, 256, 512, 1024)
+    *, spatial_dims: int, in_channels: int, out_channels: int = 1, channels: Sequence[int] = (64, 128, 256, 512, 1024)
 ) -> SegmentationNetwork:
     """Return a U-Net++ with batch normalisation and without deep supervision.
 
@@ -107,6 +114,7 @@ def unet_plus_plus(
     Args:
         spatial_dims: 2 for slices (H, W), 3 for volumes (D, H, W).
         in_channels: image channels M.
+        out_channels: 1 for lesions, or the number of classes with background, C.
         channels: widths of the five levels, finest first.
 
     Returns:
@@ -120,7 +128,7 @@ def unet_plus_plus(
     from monai.networks.nets import BasicUNetPlusPlus
 
     _require_five_levels("U-Net++", channels)
-    network = BasicUNetPlusPlus(spatial_dims, in_channels, 1, (*channels, channels[0]), norm="batch")
+    network = BasicUNetPlusPlus(spatial_dims, in_channels, out_channels, (*channels, channels[0]), norm="batch")
     for depth in (1, 2, 3):
         # The unused outputs of deep supervision: their layers would be saved without ever being trained.
         setattr(network, f"final_conv_0_{depth}", nn.Identity())

@@ -56,10 +56,10 @@ class Phase:
 
 
 class Estimate(NamedTuple):
-    """Lesion probabilities that validation compares with the ground truth.
+    """Probabilities of lesion or of classes that validation compares with the ground truth.
 
     Attributes:
-        probability: (B, 1, *S).
+        probability: (B, C, *S).
         name: the history has a column `validation_dice_{name}` for it; None: it has no column of its own.
         selects: whether its Dice counts in `validation_dice`, by which the best weights are selected.
     """

@@ -42,7 +42,7 @@ class ValidationChains:
             x = start(batch.image, batch.presegmentation, noise).to(batch.image.device)
             times = reverse_times(start.t_start, chain_steps(self.steps, start.t_start, model.schedule.T))
             x0 = ancestral(model.chain(batch.image), x, times, model.schedule, noise, "small")
-            estimates.append(Estimate(model.coding.decode(x0), name))
+            estimates.append(Estimate(model.coding.probabilities(x0), name))
         return estimates
 
     def presegmentation_starts(self, model: Denoiser, batch: Batch, t_max: int) -> dict[str, Start]:

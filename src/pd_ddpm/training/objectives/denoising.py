@@ -102,7 +102,7 @@ class Denoising(Objective):
         """
         starts = self.chains.presegmentation_starts(model, batch, self.t_max)
         if self.t_max == model.schedule.T:
-            starts = {"noise": NoiseStart(self.t_max), **starts}
+            starts = {"noise": NoiseStart(self.t_max, channels=model.mask_channels), **starts}
         if not starts:
             raise ValueError(
                 f"a denoiser that is trained up to `t_max` ({self.t_max}) below T ({model.schedule.T}) cannot start from "
@@ -123,5 +123,5 @@ class Denoising(Objective):
         for level in _VALIDATED_LEVELS:
             t = max(1, round(level * self.t_max))
             x_t, _ = diffuse_mask(model, batch.mask, torch.full((len(batch.mask),), t, device=batch.mask.device), rng)
-            estimates.append(Estimate(model.coding.decode(model(x_t, batch.image, t)), "diffused_truth", selects=False))
+            estimates.append(Estimate(model.coding.probabilities(model(x_t, batch.image, t)), "diffused_truth", selects=False))
         return estimates

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
-from torch.nn import functional
 
+from pd_ddpm.diffusion.mask_coding import class_probabilities
 from pd_ddpm.models.networks.probabilistic_unet import ProbabilisticUNet
+from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Estimate, Objective, Phase
 from pd_ddpm.training.objectives.noise import sample_normal
 from pd_ddpm.training.patches import Batch
@@ -61,23 +62,21 @@ class EvidenceLowerBound(Objective):
         Returns:
             "loss"; "cross_entropy", per pixel; "kl", in nats per image.
         """
-        posterior, prior = model.posterior(batch.image, batch.mask * batch.loss_mask), model.prior(batch.image)
+        posterior, prior = model.posterior(batch.image, batch.known_mask), model.prior(batch.image)
         logits = model.decode(model.features(batch.image), _sample_latent(posterior, rng)).float()
-        cross_entropy = functional.binary_cross_entropy_with_logits(
-            logits, batch.mask, batch.loss_mask, reduction="none"
-        ).mean()
+        cross_entropy = (losses.pixel_cross_entropy(logits, batch.mask) * batch.loss_mask).mean()
         kl_of_dimensions = kl_divergence(posterior.base_dist, prior.base_dist).mean(dim=0)
         penalty = kl_of_dimensions.clamp(min=self.free_bits).sum()
         weight = self.kl_weight * (min(1.0, progress / self.kl_warm_up) if self.kl_warm_up else 1.0)
-        pixels = batch.mask[0].numel()
+        pixels = batch.loss_mask[0].numel()
         loss = cross_entropy + weight * penalty / pixels
         return {"loss": loss, "cross_entropy": cross_entropy, "kl": kl_of_dimensions.sum()}
 
     def estimates(self, model: ProbabilisticUNet, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
-        """Return the lesion probabilities of the prior's mean and of two samples from it. See `Objective.estimates`."""
+        """Return the probabilities of the prior's mean and of two samples from it. See `Objective.estimates`."""
         features, prior = model.features(batch.image), model.prior(batch.image)
         vectors = [prior.mean, _sample_latent(prior, rng), _sample_latent(prior, rng)]
-        return [Estimate(model.decode(features, z).float().sigmoid()) for z in vectors]
+        return [Estimate(class_probabilities(model.decode(features, z).float())) for z in vectors]
 
 
 def _sample_latent(gaussian: Independent, rng: np.random.Generator) -> Tensor:

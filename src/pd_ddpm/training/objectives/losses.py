@@ -3,7 +3,8 @@
 Those of whole batches are scalars. `squared_error_rows`, `dice_focal_rows` and `masked_mean_rows` return one value per row, so
 that the rows can have weights.
 
-All arguments are (B, C, *S); `loss_mask` is 1, or 0 where the label is to be ignored.
+Arguments are (B, C, *S): C is 1 for lesions, otherwise the number of classes with background first. `loss_mask` is (B, 1, *S),
+1, or 0 where the label is to be ignored.
 """
 
 import torch
@@ -12,28 +13,39 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: Tensor, mask: Tensor, loss_mask: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy.
+    """Return the mean cross-entropy: binary for lesions, of the softmax for classes.
 
     Args:
-        logits: lesion logits.
-        mask: fraction of lesion in [0, 1].
+        logits: logits of lesion or of classes.
+        mask: fraction of lesion or of each class in [0, 1].
         loss_mask: 1, or 0 for ignored pixels.
     """
-    return masked_mean(functional.binary_cross_entropy_with_logits(logits, mask, reduction="none"), loss_mask)
+    return masked_mean(pixel_cross_entropy(logits, mask), loss_mask)
+
+
+def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the cross-entropy of each pixel, (B, 1, *S), of logits and fractions (B, C, *S)."""
+    if logits.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    return -(mask * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
 
 
 def soft_dice_loss(probability: Tensor, mask: Tensor, loss_mask: Tensor) -> Tensor:
     """Return 1 - soft Dice, with the whole batch as one volume, since many slices have no lesion.
 
-    1 is added to numerator and denominator, so that an empty batch has a loss of 0.
+    1 is added to numerator and denominator, so that an empty batch has a loss of 0. The loss of classes is the mean over all
+    but the background.
 
     Args:
-        probability: lesion probabilities.
-        mask: fraction of lesion in [0, 1].
+        probability: probabilities of lesion or of classes.
+        mask: fraction of lesion or of each class in [0, 1].
         loss_mask: 1, or 0 for ignored pixels.
 
     Reference: Milletari et al. 2016 (V-Net), Sec. 3.
     """
+    if probability.shape[1] > 1:
+        pairs = zip(probability.split(1, dim=1)[1:], mask.split(1, dim=1)[1:], strict=True)
+        return torch.stack([soft_dice_loss(*pair, loss_mask) for pair in pairs]).mean()
     probability, mask = probability * loss_mask, mask * loss_mask
     overlap, volumes = (probability * mask).sum(), probability.sum() + mask.sum()
     return 1 - (2 * overlap + 1) / (volumes + 1)
@@ -96,5 +108,5 @@ def masked_mean_rows(values: Tensor, loss_mask: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Return the mean of the values where the loss mask is 1; 0 if it is nowhere 1."""
-    return (values * loss_mask).sum() / loss_mask.sum().clamp(min=1)
+    """Return the mean of the values, over all channels, where the loss mask is 1; 0 if it is nowhere 1."""
+    return (values * loss_mask).sum() / loss_mask.expand_as(values).sum().clamp(min=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from pd_ddpm.diffusion.mask_coding import class_probabilities
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.base import Estimate, Objective
 from pd_ddpm.training.patches import Batch
@@ -14,13 +15,13 @@ class Segmentation(Objective):
     """Base of the objectives of deterministic networks."""
 
     def estimates(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
-        """Return the network's lesion probabilities. See `Objective.estimates`."""
-        return [Estimate(model(batch.image).float().sigmoid())]
+        """Return the network's probabilities of lesion or of classes. See `Objective.estimates`."""
+        return [Estimate(class_probabilities(model(batch.image).float()))]
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Segmentation):
-    """Binary cross-entropy of a segmentation network's logits, plus `dice_weight` times the soft Dice loss."""
+    """Cross-entropy of a segmentation network's logits, binary or over classes, plus `dice_weight` times the soft Dice loss."""
 
     dice_weight: float
 
@@ -45,10 +46,10 @@ def segmentation_losses(logits: Tensor, batch: Batch, dice_weight: float) -> dic
     """Return the cross-entropy plus weighted Dice loss as "loss", and both parts.
 
     Args:
-        logits: (B, 1, *S), lesion logits.
+        logits: (B, C, *S), logits of lesion or of classes.
         batch: mask and loss mask.
         dice_weight: weight of the soft Dice loss.
     """
     cross_entropy = losses.cross_entropy(logits, batch.mask, batch.loss_mask)
-    dice = losses.soft_dice_loss(logits.sigmoid(), batch.mask, batch.loss_mask)
+    dice = losses.soft_dice_loss(class_probabilities(logits), batch.mask, batch.loss_mask)
     return {"loss": cross_entropy + dice_weight * dice, "cross_entropy": cross_entropy, "dice_loss": dice}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.diffusion.denoiser import Denoiser
+from pd_ddpm.diffusion.mask_coding import class_probabilities, harden, sample_mask
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
 from pd_ddpm.training.patches import Batch, to_device
 
@@ -123,8 +124,8 @@ class Recycling(Strategy):
 
     Attributes:
         share: see `Strategy`.
-        estimate: "hard": the estimate, thresholded at one half; "soft": its probabilities; "sampled": a Bernoulli draw of each
-            pixel.
+        estimate: "hard": the estimate, thresholded at one half, or its most probable class; "soft": its probabilities;
+            "sampled": a draw of each pixel from them.
         source: what the estimate is made from. "next": the ground truth, diffused to t + 1; "last": the ground truth, diffused
             to t_max; "noise": pure noise at T, with which a chain begins.
         presegmented_share: see `Strategy`.
@@ -155,13 +156,13 @@ class Recycling(Strategy):
         else:
             t = noising.next_t[rows] if self.source == "next" else torch.full_like(noising.t[rows], noising.t_max)
             x, _ = diffuse_mask(model, batch.mask, t, noising.rng)
-        probability = model.output(x, batch.image, t).sigmoid()
+        probability = class_probabilities(model.output(x, batch.image, t))
         if self.estimate == "soft":
             return probability
         if self.estimate == "hard":
-            return (probability >= 0.5).float()
-        uniform = to_device(noising.rng.random(probability.shape, dtype=np.float32), probability.device)
-        return (uniform < probability).float()
+            return harden(probability)
+        uniform = to_device(noising.rng.random(batch.loss_mask.shape, dtype=np.float32), probability.device)
+        return sample_mask(probability, uniform)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pd_ddpm.diffusion.mask_coding import foreground_masks
 from pd_ddpm.diffusion.starts import LearnedPriorStart
 from pd_ddpm.diffusion.truncated_denoiser import TruncatedDenoiser
 from pd_ddpm.runtime.precision import PRECISIONS, autocast
@@ -145,7 +146,7 @@ class TruncatedDiffusion(Objective):
         return self.chains.estimates(model, batch, starts, seeds) + self.denoising.estimates_from_truth(model, batch, rng)
 
     def estimate(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> Tensor:
-        """Generate x_T' and return the lesion probabilities of one reverse step from it.
+        """Generate x_T' and return the probabilities, of lesion or of classes, of one reverse step from it.
 
         Args:
             model: generator and denoiser.
@@ -153,10 +154,10 @@ class TruncatedDiffusion(Objective):
             rng: source of z.
 
         Returns:
-            (B, 1, *S).
+            (B, C, *S).
         """
         x = model.sample_prior(batch.image, _normal_sampler(batch.image, rng))
-        return model.coding.decode(model(x, batch.image, self.t_max))
+        return model.coding.probabilities(model(x, batch.image, self.t_max))
 
     def real_and_fake(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the discriminator's real and generated examples, equal at ignored pixels.
@@ -167,7 +168,7 @@ class TruncatedDiffusion(Objective):
             rng: source of the noise in the real examples, then of z.
 
         Returns:
-            Diffused masks and generated x_T', (B, 1, *S) each.
+            Diffused masks and generated x_T', (B, C, *S) each.
         """
         real = self._real(model, batch, rng)
         fake = model.sample_prior(batch.image, _normal_sampler(batch.image, rng))
@@ -176,7 +177,7 @@ class TruncatedDiffusion(Objective):
     def _real(self, model: TruncatedDenoiser, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Return the masks diffused to T', with background in place of ignored pixels."""
         t = torch.full((len(batch.mask),), self.t_max, device=batch.mask.device)
-        real, _ = diffuse_mask(model, batch.mask * batch.loss_mask, t, rng)
+        real, _ = diffuse_mask(model, batch.known_mask, t, rng)
         return real
 
 
@@ -187,5 +188,5 @@ def _normal_sampler(image: Tensor, rng: np.random.Generator) -> Callable[[Sequen
 
 def _empty_fraction(probability: Tensor, batch: Batch) -> Tensor:
     """Return the fraction of masks without any lesion, at a threshold of 0.5."""
-    lesion = (probability >= 0.5) & (batch.loss_mask > 0)
+    lesion = foreground_masks(probability) & (batch.loss_mask > 0)
     return 1 - lesion.flatten(1).any(dim=1).float().mean()
