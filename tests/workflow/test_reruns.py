@@ -394,3 +394,35 @@ def test_killed_run_needs_unlock_only(fresh: Path) -> None:
     assert snakemake(fresh, target, "--unlock", *files).returncode == 0
     run = snakemake(fresh, target, *files)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+STUDY = """
+patchddm:
+  datasets:
+    volumes:
+      simulate: {cases_per_site: 1, seed: 0, resolution_mm: 4, coarsening: 4, slice_mm: 8, smallest_lesion_ml: 1}
+  folds: {count: 3}
+  networks:
+    half-resolution: {channels: 4, multipliers: [1, 2], crop: [8, 8, 8], grid: {spacing_mm: 12}, steps: 2, validate_every: 1}
+"""
+
+
+def test_changed_key_of_a_study_reruns_its_jobs_only(fresh: Path) -> None:
+    """A network of another study is trained. Keys below the name of the study concern it, and others only if they are shared."""
+    target = "results/volumes/networks/half-resolution/split-0_seed-0/model.safetensors"
+    (fresh / "study.yaml").write_text(STUDY, encoding="utf-8")
+    run = snakemake(fresh, target, "--configfile", "study.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "patchddm_" not in run.stdout + run.stderr
+    changes = {
+        "training: {steps: 3}": {},
+        "device: auto": {},
+        "patchddm: {evaluation: {band_mm: 3}}": {},
+        "patchddm: {networks: {half-resolution: {steps: 3}}}": {"patchddm_train": 1},
+        "patchddm: {preparation: {normalisation: percentile}}": {"patchddm_prepare": 1, "patchddm_train": 1},
+    }
+    for change, expected in changes.items():
+        (fresh / "change.yaml").write_text(change, encoding="utf-8")
+        planned = jobs(snakemake(fresh, "-n", target, "results/phantom/splits.csv", "--configfile", "study.yaml", "change.yaml"))
+        first = {"simulate_phantom": 1, "list_cases": 1, "check": 1, "split": 1}
+        assert planned == first | expected, change
