@@ -6,6 +6,7 @@ from workflow_runs import ROOT
 
 from pd_ddpm.config import load
 from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.exhibits import caption_note
 from pd_ddpm.config.studies import FURTHER, StudyFiles, by_study, check_studies, split_rule_name, study_config
 from pd_ddpm.config.validate import validate
 from pd_ddpm.planning.jobs import Job
@@ -33,6 +34,12 @@ def test_shipped_studies_are_valid_and_replace_the_datasets(study: str, scale: s
     assert (config["study"], config["scale"], config["results"]) == (study, scale, f"results/{study}")
     assert not config["datasets"].keys() & first["datasets"].keys()
     check_studies({"pd_ddpm": first, study: config})
+
+
+def test_captions_name_tdpm_only_where_it_is_shown() -> None:
+    first, study = validate(load.read(None, {})), validate(load.read_study("patchddm", {}))
+    assert caption_note(first, "phantom").startswith("Demo scale: small networks and few steps, too few for TDPM")
+    assert caption_note(study, "volumes").startswith("Demo scale: small networks and few steps. The scans are simulated")
 
 
 def test_study_lies_over_the_defaults_and_its_demo_over_the_study_at_demo_scale() -> None:

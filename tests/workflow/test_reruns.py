@@ -408,7 +408,7 @@ patchddm:
 
 
 def test_changed_key_of_a_study_reruns_its_jobs_only(fresh: Path) -> None:
-    """A network of another study is trained. Keys below the name of the study concern it, and others only if they are shared."""
+    """A network of the study is trained. Keys below its name concern it, and others only if they are about the machine."""
     target = "results/volumes/networks/half-resolution/split-0_seed-0/model.safetensors"
     (fresh / "study.yaml").write_text(STUDY, encoding="utf-8")
     run = snakemake(fresh, target, "--configfile", "study.yaml")
@@ -423,6 +423,8 @@ def test_changed_key_of_a_study_reruns_its_jobs_only(fresh: Path) -> None:
     }
     for change, expected in changes.items():
         (fresh / "change.yaml").write_text(change, encoding="utf-8")
-        planned = jobs(snakemake(fresh, "-n", target, "results/phantom/splits.csv", "--configfile", "study.yaml", "change.yaml"))
+        planned = jobs(
+            snakemake(fresh, "-n", target, "results/phantom/splits.csv", "--configfile", "study.yaml", "change.yaml")
+        )
         first = {"simulate_phantom": 1, "list_cases": 1, "check": 1, "split": 1}
         assert planned == first | expected, change

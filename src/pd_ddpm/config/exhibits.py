@@ -333,12 +333,14 @@ def probed_networks(config: Config) -> dict[str, str]:
 def caption_note(config: Config, dataset: str) -> str:
     """Return what a table's caption says about scale, simulation and held-out cases."""
     scales = {
-        "demo": "Demo scale: small networks and few steps, too few for TDPM's discriminator to learn.",
-        "gpu": "GPU scale: the paper's networks, trained for minutes, too short for TDPM's discriminator to learn.",
-        "paper": "The configuration's paper scale.",
+        "demo": ("Demo scale: small networks and few steps", ", too few for TDPM's discriminator to learn"),
+        "gpu": ("GPU scale: the paper's networks, trained for minutes", ", too short for TDPM's discriminator to learn"),
+        "paper": ("The configuration's paper scale", ""),
     }
+    scale, limit_of_tdpm = scales[config["scale"]]
+    has_tdpm = any(method(config, name).get("start") == "learned_prior" for name in planned_methods(config))
+    text = f"{scale}{limit_of_tdpm if has_tdpm else ''}."
     source = config["datasets"][dataset]
-    text = scales[config["scale"]]
     if "simulate" in source:
         text += " The scans are simulated: nothing here is a result on patients."
     text += _grid_sentence(config["grid"]) + _own_grid_sentences(config) + _files_sentences(config)
