@@ -11,6 +11,8 @@ from pd_ddpm.config import document
 
 CONFIG = Path(__file__).parents[2] / "config"
 FILES = ["config.yaml", "demo.yaml", "leak.yaml", "open_ms.example.yaml", "patchddm.yaml", "patchddm.demo.yaml"]
+FILES += ["recycling.yaml", "recycling.demo.yaml", "recycling_amos.yaml", "recycling_pelvic.yaml", "recycling_brain.yaml"]
+FILES += ["imgx_v020.yaml", "imgx_v031.yaml", "imgx_v032.yaml"]
 
 
 @pytest.fixture(scope="module")

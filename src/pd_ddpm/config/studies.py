@@ -11,7 +11,7 @@ from pd_ddpm.config.errors import ConfigError, KeyProblem
 from pd_ddpm.config.resolve import Config, overlay
 
 FIRST = "pd_ddpm"
-FURTHER = ("patchddm",)
+FURTHER = ("patchddm", "recycling")
 
 # Keys about the machine. A user sets them once for all studies.
 MACHINE_KEYS = ("scale", "device", "compile", "resources", "save_every_seconds", "changed_training", "retries")
