@@ -1,11 +1,11 @@
 # make demo: install the environment and make all tables and figures of the demo.
-# make demo-patchddm: the same for PatchDDM's experiments on volumes.
+# make demo-patchddm: the same for PatchDDM's experiments on volumes. make demo-recycling: the same for recycling.
 # make test: run the fast tests.   All work on a fresh clone.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo demo-patchddm gpu leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
+.PHONY: plan demo demo-patchddm demo-recycling gpu leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
 
 # Most jobs wait for the denoiser. Its training is the longest, and a core would be idle meanwhile if it came last.
 DENOISER := results/phantom/networks/denoiser/split-0_seed-0/model.safetensors
@@ -23,6 +23,11 @@ gpu: .venv/installed
 PATCHDDM := results/volumes/networks/patchddm/split-0_seed-0/model.safetensors
 demo-patchddm: .venv/installed
 	@snakemake results/patchddm/index.html --config scale=demo --prioritize $(PATCHDDM) --scheduler greedy
+
+# results/recycling/index.html: all tables and figures of the study recycling on the phantom's tissues (docs/studies.md)
+RECYCLING := results/tissues/networks/diff-sc-next/split-0_seed-0/model.safetensors
+demo-recycling: .venv/installed
+	@snakemake results/recycling/index.html --config scale=demo --prioritize $(RECYCLING) --scheduler greedy
 
 # results/report.html: one page with all tables and figures, their captions and the workflow
 report: demo

@@ -32,6 +32,7 @@ work/                                                     checkpoints of unfinis
 
 results/patchddm/                                         exhibits of the study PatchDDM (docs/studies.md), whose datasets have names
                                                           of their own; index.html is the page of all of them
+results/recycling/                                        exhibits of the study recycling, likewise
 
 The exhibits, here in results/ and results/{dataset}/exhibits/, go to the folder that the config key `results` names.
 {method} and {network} are names in the configuration, or variations such as pd-ddpm@t_start=50.
