@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from configurations import paper_configuration
+from workflow_runs import ROOT
 
 from pd_ddpm.config import exhibits, load, methods
 from pd_ddpm.config.errors import ConfigError
@@ -182,6 +183,10 @@ PATCH_EXHIBITS = {
     },
     "patch_claims": {"patch": "ddpm", "full_resolution": "pd-ddpm", "half_resolution": None, "few_steps": 5},
 }
+MEMORY = {
+    "rows": [{"label": "Patches", "network": "denoiser", "trained_share": 0.5, "sampled_share": None}],
+    **{"edges": [64], "image_channels": 4, "batch": 1, "measured_seconds": 1, "limit_gb": 24.0},
+}
 SMALL = {"variance": "small", "reverse_steps": 20}
 
 
@@ -225,6 +230,14 @@ def test_roles_of_patchddm_are_rows_of_table_1_and_chains_of_figure_5() -> None:
         ({"patch_claims": PATCH_EXHIBITS["patch_claims"] | {"patch": "es-ddpm"}}, "es-ddpm is not a row of Table 1"),
         ({"fig4": PATCH_EXHIBITS["fig4"] | {"methods": ["attunet"]}}, "'attunet' samples no ensemble members"),
         ({"fig5": PATCH_EXHIBITS["fig5"] | {"members": [9]}}, "9 is more than the largest pool"),
+        ({"fig5": PATCH_EXHIBITS["fig5"] | {"method": "attunet"}}, "`exhibits.fig5.method`"),
+        ({"fig5": PATCH_EXHIBITS["fig5"] | {"chains": [{"reverse_steps": 20, "pool": 8}] * 2}}, "[20, 20] do not grow"),
+        ({"memory": MEMORY}, "`exhibits.memory.rows`: 'denoiser' is no denoiser of volumes"),
+        ({"memory": MEMORY | {"rows": [MEMORY["rows"][0] | {"network": "denoise"}]}}, "Did you mean 'denoiser'"),
+        (
+            {"leak": load.read(ROOT / "config" / "leak.yaml", {})["exhibits"]["leak"]},
+            "`exhibits.leak`: its denoisers are probed",
+        ),
         ({"fig5": None}, "`exhibits.patch_claims.few_steps`: it compares chains of Figure 5"),
     ],
 )
@@ -232,3 +245,25 @@ def test_contradictions_of_patchddm_exhibits_name_their_key(change: dict[str, An
     with pytest.raises(ConfigError) as error:
         paper_configuration(sampling=SMALL, exhibits=PATCH_EXHIBITS | change)
     assert words in str(error.value)
+
+
+def test_memory_table_does_not_depend_on_how_long_networks_are_trained() -> None:
+    volumes = {"denoiser": {"spatial_dims": 3, "crop": [64, 64, 64], "validation_presegmenter": None, "coordinates": True}}
+    only = {"table1": ["unet", "attunet"], "compared_with": "unet", "memory": MEMORY, "patch_claims": None}
+    nothing = dict.fromkeys(("table2", "fig3_tprime", "fig4_ensemble", "pareto", "probe", "claims"))
+    configs = [
+        paper_configuration(networks={"denoiser": volumes["denoiser"] | changes}, exhibits=nothing | only)
+        for changes in ({}, {"steps": 7, "learning_rate": 0.5}, {"channels": 64})
+    ]
+    settings, longer, narrower = (exhibits.memory_networks(config)["denoiser"] for config in configs)
+    assert settings == longer
+    assert settings != narrower
+    assert settings["coordinates"]
+    assert list(exhibits.default_exhibits(configs[0])) == [
+        "table1",
+        "uncertainty",
+        "cost",
+        "fig2_uncertainty",
+        "memory",
+        "training",
+    ]

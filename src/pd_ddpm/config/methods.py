@@ -152,9 +152,12 @@ def figure4_methods(config: Config) -> list[str]:
 
 
 def figure5_chains(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the methods of PatchDDM's Figure 5, each with its reverse steps and its pool; none without that figure."""
+    """Return the methods of PatchDDM's Figure 5, each with its reverse steps and its pool.
+
+    There are none without that figure, or if its method has no reverse steps, which `consistency` finds.
+    """
     figure = config["exhibits"]["fig5"]
-    if figure is None:
+    if figure is None or "reverse_steps" not in method(config, figure["method"]):
         return {}
     names = [f"{figure['method']}@reverse_steps={chain['reverse_steps']}" for chain in figure["chains"]]
     return {canonical(config, name): chain for name, chain in zip(names, figure["chains"], strict=True)}
