@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pd_ddpm.config import load, resolve
 from pd_ddpm.models.factory import build_model
+from pd_ddpm.planning import flops
 from pd_ddpm.planning.activation_memory import LiveBytes
 from pd_ddpm.planning.flops import META, empty_batch
 from pd_ddpm.planning.memory_rows import MEASURED, MemoryTask, memory_rows
@@ -65,13 +66,13 @@ def test_training_holds_weights_average_gradients_and_both_moments() -> None:
     settings = denoiser(**SMALL)
     task = MemoryTask(settings, 1, "training", 1, 4, FLOAT32)
     weights = sum(parameter.nbytes for parameter in task.model(META).parameters())
-    assert 5 * weights < task.step(META).counted_bytes() < 5 * weights + 60_000
+    assert 5 * weights < task.step(META).count().peak_bytes < 5 * weights + 60_000
 
 
 def test_count_on_meta_equals_the_count_on_the_cpu() -> None:
     for phase, precision in (("training", FLOAT32), ("sampling", PRECISIONS["bfloat16"])):
         task = MemoryTask(denoiser(**SMALL), 2, phase, 1, 24, precision)
-        assert task.step(META).counted_bytes() == pytest.approx(task.step(CPU).counted_bytes(), rel=0.01)
+        assert task.step(META).count().peak_bytes == pytest.approx(task.step(CPU).count().peak_bytes, rel=0.01)
 
 
 def test_count_of_what_is_kept_for_the_backward_pass_equals_the_profiler() -> None:
@@ -88,14 +89,22 @@ def test_count_of_what_is_kept_for_the_backward_pass_equals_the_profiler() -> No
     assert count.live > 2e6
 
 
+def test_count_has_the_flops_of_an_evaluation() -> None:
+    task = MemoryTask(denoiser(**SMALL), 2, "sampling", 1, 9, FLOAT32)
+    assert task.step(META).count().flops == sum(flops.evaluation(task.model(META), 5, (10, 10, 10)))
+
+
 def test_activation_checkpointing_and_half_precision_are_counted() -> None:
     kept, saved = (
-        MemoryTask(denoiser(**SMALL, activation_checkpointing=saves), 2, "training", 1, 32, FLOAT32).step(META).counted_bytes()
+        MemoryTask(denoiser(**SMALL, activation_checkpointing=saves), 2, "training", 1, 32, FLOAT32)
+        .step(META)
+        .count()
+        .peak_bytes
         for saves in (False, True)
     )
     assert saved < 0.6 * kept
     full, half = (
-        MemoryTask(denoiser(**SMALL), 2, "sampling", 1, 32, PRECISIONS[name]).step(META).counted_bytes()
+        MemoryTask(denoiser(**SMALL), 2, "sampling", 1, 32, PRECISIONS[name]).step(META).count().peak_bytes
         for name in ("float32", "float16")
     )
     assert 0.5 < half / full < 0.7  # the state and the image stay float32
@@ -124,7 +133,7 @@ def test_patchddm_at_the_sizes_of_the_paper_needs_a_sixth_in_training_and_fits_a
     settings = denoiser(**PATCH_DDM)
     model = MemoryTask(settings, 4, "sampling", 1, 64, FLOAT32).model(META)
     assert sum(parameter.numel() for parameter in model.parameters()) == 24_260_299
-    patch, full = (MemoryTask(settings, 4, "training", 1, edge, FLOAT32).step(META).counted_bytes() for edge in (128, 256))
+    patch, full = (MemoryTask(settings, 4, "training", 1, edge, FLOAT32).step(META).count().peak_bytes for edge in (128, 256))
     assert patch <= full / 6
-    half = MemoryTask(settings, 4, "sampling", 1, 256, PRECISIONS["float16"]).step(META).counted_bytes()
+    half = MemoryTask(settings, 4, "sampling", 1, 256, PRECISIONS["float16"]).step(META).count().peak_bytes
     assert half <= 24e9

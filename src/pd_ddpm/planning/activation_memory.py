@@ -10,7 +10,7 @@ import copy
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.diffusion.samplers import ddim
-from pd_ddpm.planning.flops import META, empty_batch
+from pd_ddpm.planning.flops import META, OperationCounter, empty_batch
 from pd_ddpm.training.objectives.base import Phase
 
 
@@ -89,12 +89,20 @@ class Step:
             count.hold(self.held)
         return count.live
 
-    def counted_bytes(self) -> int:
-        """Return the largest number of bytes that all tensors take at the same time."""
-        with LiveBytes(self.device) as count:
-            count.hold(self.held)
-            self.run()
-        return count.peak
+    def count(self) -> "StepCount":
+        """Run it, and return what its tensors take and what it computes."""
+        with LiveBytes(self.device) as memory:
+            memory.hold(self.held)
+            with OperationCounter() as operations:
+                self.run()
+        return StepCount(memory.peak, operations.get_total_flops())
+
+
+class StepCount(NamedTuple):
+    """The largest number of bytes that the tensors of a step take at the same time, and its floating-point operations."""
+
+    peak_bytes: int
+    flops: int
 
 
 def training_step(model: Denoiser, phase: Phase, image_inputs: int, patches: tuple[int, Sequence[int]]) -> Step:

@@ -23,7 +23,7 @@ from pd_ddpm.training.patches import Batch
 META = torch.device("meta")
 
 
-class _Counter(FlopCounterMode):
+class OperationCounter(FlopCounterMode):
     """Counts the total only. Counts per module need hooks, which are slow and fail on gradients of gradients."""
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ def evaluation(model: nn.Module, image_channels: int, size: tuple[int, int]) -> 
     image = torch.empty((1, image_channels, *size), device=META)
     with torch.inference_mode():
         if isinstance(model, ProbabilisticUNet):
-            with _Counter() as shared:
+            with OperationCounter() as shared:
                 features, z = model.features(image), model.prior(image).mean
-            with _Counter() as per_member:
+            with OperationCounter() as per_member:
                 model.decode(features, z)
             return shared.get_total_flops(), per_member.get_total_flops()
-        with _Counter() as per_member:
+        with OperationCounter() as per_member:
             forward(model, image)
         return 0, per_member.get_total_flops()
 
@@ -85,7 +85,7 @@ def training_phases(
     model.train()
     phases = []
     for phase in objective.phases(model):
-        with _Counter() as counter:
+        with OperationCounter() as counter:
             backward(model, phase, empty_batch(image_channels, batch, crop, mask_channels=mask_channels(model)))
         phases.append((phase, counter.get_total_flops()))
     return phases
@@ -116,7 +116,7 @@ def validation(
     batch = empty_batch(image_channels, 1, crop, mask_channels=mask_channels(model))
     if has_presegmentation:
         batch = batch._replace(presegmentation=torch.zeros((1, *batch.mask.shape[1:])))  # a start computes on the CPU
-    with torch.inference_mode(), _Counter() as counter:
+    with torch.inference_mode(), OperationCounter() as counter:
         objective.estimates(model, batch, np.random.default_rng(0))
     return counter.get_total_flops()
 

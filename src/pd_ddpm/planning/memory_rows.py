@@ -25,6 +25,7 @@ from pd_ddpm.models.coordinates import num_image_inputs
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops
 from pd_ddpm.planning.activation_memory import Step, sampling_step, training_step
+from pd_ddpm.runtime.files import fingerprint
 from pd_ddpm.runtime.memory import available_memory, is_shortage
 from pd_ddpm.runtime.precision import (
     FLOAT32,
@@ -89,14 +90,10 @@ class MemoryTask:
         phase, *_ = self._objective().phases(model)
         return training_step(model, phase, self.image_inputs, (self.batch, size))
 
-    def flops(self) -> int:
-        """Return the FLOPs of a training step, or of an evaluation of the network."""
-        model = self.model(flops.META)
-        size = self.size(model.divisor)
-        if self.phase == SAMPLING:
-            return sum(flops.evaluation(model, self.image_inputs, size))
-        (_, count), *_ = flops.training_phases(model, self._objective(), self.image_inputs, self.batch, size)
-        return count
+    def key(self) -> str:
+        """Return a name that tasks of equal steps share."""
+        size = self.size(self.model(flops.META).divisor)
+        return fingerprint([self.settings, self.image_channels, self.phase, self.batch, size, str(self.precision)])
 
     def _objective(self) -> Any:
         return build_objective({**self.settings, "recycled_share": 0.0, "presegmented_share": 0.0})
@@ -123,35 +120,33 @@ def memory_rows(table: Mapping[str, Any], networks: Mapping[str, Mapping[str, An
         (`input_edge`), `batch`, `parameters`, `tflop`, the counted memory (`counted_gb`), the measured one or else the counted
         one (`peak_gb`), its `source`, `seconds` (NaN if not measured), and the `device` that measured it.
     """
-    rows, rate = [], _probed_rate(device)
-    tasks = list(_tasks(table, networks, device))
+    rate, results = _probed_rate(device), {}
+    rows, tasks = [], list(_tasks(table, networks, device))
     for kind, edge, task in progress(tasks, "memory", total=len(tasks)):
-        model = task.model(flops.META)
-        counted, operations = task.step(flops.META).counted_bytes(), task.flops()
-        measurement = None
-        if operations / rate <= table["measured_seconds"]:
-            measurement = _measured(task, counted, device)
-        if measurement and measurement.seconds > REPEATED_SECONDS:
-            rate = operations / measurement.seconds
-        rows.append(
-            {
-                "label": kind["label"],
-                "network": kind["network"],
-                "phase": task.phase,
-                "edge": edge,
-                "input_edge": task.size(model.divisor)[0],
-                "batch": task.batch,
-                "precision": str(task.precision),
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "tflop": operations / 1e12,
-                "counted_gb": counted / 1e9,
-                "peak_gb": (measurement.peak_bytes if measurement else counted) / 1e9,
-                "source": MEASURED if measurement else META,
-                "seconds": measurement.seconds if measurement else math.nan,
-                "device": device_name(device) if measurement else "",
-            }
-        )
+        if (key := task.key()) not in results:
+            results[key] = _result(task, device, rate * table["measured_seconds"])
+            if results[key]["seconds"] > REPEATED_SECONDS:
+                rate = 1e12 * results[key]["tflop"] / results[key]["seconds"]
+        rows.append({"label": kind["label"], "network": kind["network"], "phase": task.phase, "edge": edge, **results[key]})
     return pd.DataFrame(rows)
+
+
+def _result(task: MemoryTask, device: torch.device, most_flops: float) -> dict[str, Any]:
+    """Return the columns of a task, measured if it has at most so many FLOPs."""
+    model, counted = task.model(flops.META), task.step(flops.META).count()
+    measurement = _measured(task, counted.peak_bytes, device) if counted.flops <= most_flops else None
+    return {
+        "input_edge": task.size(model.divisor)[0],
+        "batch": task.batch,
+        "precision": str(task.precision),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tflop": counted.flops / 1e12,
+        "counted_gb": counted.peak_bytes / 1e9,
+        "peak_gb": (measurement.peak_bytes if measurement else counted.peak_bytes) / 1e9,
+        "source": MEASURED if measurement else META,
+        "seconds": measurement.seconds if measurement else math.nan,
+        "device": device_name(device) if measurement else "",
+    }
 
 
 def half_precision(device: torch.device) -> Precision:
