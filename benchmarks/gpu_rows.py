@@ -379,7 +379,7 @@ def forward_flops(channels: int, size: Sequence[int]) -> int:
         size: (height, width) of the image in pixels.
     """
     with torch.device("meta"):
-        network = peers.our_network(channels, IMAGE_CHANNELS + 1)
+        network = peers.our_network(channels)
         x, t = torch.empty(1, IMAGE_CHANNELS + 1, *size), torch.zeros(1)
         with FlopCounterMode(display=False) as flops, torch.no_grad():
             network(x, t)

@@ -1,7 +1,11 @@
-"""The denoiser's architecture in MONAI and diffusers, and a test with their weights in our network that all three are equal."""
+"""The denoisers' architectures in MONAI and diffusers, and a test with their weights in our network that all are equal.
+
+MONAI's network of volumes has the widths and groups of PatchDDM's, but its skips are concatenated, and it has attention in the
+middle. In the comparison ours has both, too. diffusers has no network of volumes.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,9 +13,34 @@ from torch import Tensor, nn
 
 from pd_ddpm.models.networks.denoising_unet import DenoisingUNet, DenoisingUNetSettings
 
-MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # of the paper's denoiser
-ATTENTION_LEVEL = 4  # down-sampling factor 16
-GROUPS = 32  # fixed in both libraries
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the networks share, apart from their width.
+
+    Attributes:
+        spatial_dims: 2 for slices, 3 for volumes.
+        in_channels: image channels plus one noisy mask channel.
+        multipliers: width of each level, as a multiple of that of the first.
+        attention_levels: levels with attention after each residual block.
+        groups: groups of the normalisations.
+    """
+
+    spatial_dims: int
+    in_channels: int
+    multipliers: Sequence[int]
+    attention_levels: Sequence[int]
+    groups: int
+
+    @property
+    def image_channels(self) -> int:
+        """Number of image channels."""
+        return self.in_channels - 1
+
+
+SLICES = Architecture(2, 3, (1, 1, 2, 2, 4, 4), (4,), 32)  # of PD-DDPM's denoiser; 32 groups are fixed in diffusers
+PATCH_DDM = Architecture(3, 8, (1, 3, 4, 4, 4, 4, 4), (), 29)
+VOLUMES = replace(PATCH_DDM, multipliers=(1, 3, 4, 4))  # the finest levels of PatchDDM, for the patches of a CPU
 
 
 @dataclass(frozen=True)
@@ -59,54 +88,59 @@ DIFFUSERS = ParameterNames(
 )
 
 
-def our_network(channels: int, in_channels: int = 3) -> DenoisingUNet:
-    """Return our network with the paper's architecture and the fixed number of groups of the peers."""
+def architecture_for(size: Sequence[int]) -> Architecture:
+    """Return the architecture that is timed on slices (height, width) or volumes (height, width, depth)."""
+    return SLICES if len(size) == 2 else VOLUMES
+
+
+def our_network(channels: int, architecture: Architecture = SLICES) -> DenoisingUNet:
+    """Return our network with an architecture that the peers have, too."""
     settings = DenoisingUNetSettings(
-        spatial_dims=2,
-        in_channels=in_channels,
+        spatial_dims=architecture.spatial_dims,
+        in_channels=architecture.in_channels,
         out_channels=1,
         channels=channels,
-        multipliers=MULTIPLIERS,
+        multipliers=architecture.multipliers,
         residual_blocks=2,
-        attention_at=[2**ATTENTION_LEVEL],
-        groups=GROUPS,
+        attention_at=[2**level for level in architecture.attention_levels],
+        groups=architecture.groups,
         time_injection="as_released",  # as in both peers; it differs only if groups have one channel
     )
     return DenoisingUNet(settings)
 
 
-def monai_network(channels: int, in_channels: int = 3) -> nn.Module:
+def monai_network(channels: int, architecture: Architecture = SLICES) -> nn.Module:
     """Return MONAI's network with the same architecture and one attention head."""
     from monai.networks.nets import DiffusionModelUNet
 
-    widths = [channels * multiplier for multiplier in MULTIPLIERS]
+    widths = [channels * multiplier for multiplier in architecture.multipliers]
     return DiffusionModelUNet(
-        spatial_dims=2,
-        in_channels=in_channels,
+        spatial_dims=architecture.spatial_dims,
+        in_channels=architecture.in_channels,
         out_channels=1,
         num_res_blocks=2,
         channels=widths,
-        attention_levels=[level == ATTENTION_LEVEL for level in range(len(MULTIPLIERS))],
+        attention_levels=[level in architecture.attention_levels for level in range(len(widths))],
         num_head_channels=widths,
-        norm_num_groups=GROUPS,
+        norm_num_groups=architecture.groups,
         norm_eps=1e-5,
     )
 
 
-def diffusers_network(channels: int, in_channels: int = 3) -> nn.Module:
-    """Return the network of diffusers with the same architecture and one attention head. Only this needs the package."""
+def diffusers_network(channels: int) -> nn.Module:
+    """Return the network of diffusers with the architecture for slices. Only this needs the package."""
     from diffusers import UNet2DModel
 
-    kinds = ["Attn" if level == ATTENTION_LEVEL else "" for level in range(len(MULTIPLIERS))]
+    kinds = ["Attn" if level in SLICES.attention_levels else "" for level in range(len(SLICES.multipliers))]
     return UNet2DModel(
-        in_channels=in_channels,
+        in_channels=SLICES.in_channels,
         out_channels=1,
         layers_per_block=2,
-        block_out_channels=[channels * multiplier for multiplier in MULTIPLIERS],
+        block_out_channels=[channels * multiplier for multiplier in SLICES.multipliers],
         down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
         up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
         attention_head_dim=None,
-        norm_num_groups=GROUPS,
+        norm_num_groups=SLICES.groups,
     )
 
 
@@ -155,7 +189,7 @@ def renamed_weights(network: nn.Module, names: ParameterNames) -> dict[str, Tens
 
 
 @torch.inference_mode()
-def largest_difference(network: nn.Module, names: ParameterNames, channels: int) -> float:
+def largest_difference(network: nn.Module, names: ParameterNames, channels: int, architecture: Architecture = SLICES) -> float:
     """Return the largest difference of the outputs of our network and the peer's, with the weights of the peer.
 
     The difference is relative to the largest output. Every parameter of the peer is changed at random first, so that no branch
@@ -165,13 +199,15 @@ def largest_difference(network: nn.Module, names: ParameterNames, channels: int)
         network: the peer's network.
         names: parameter names of its library.
         channels: width of the networks.
+        architecture: architecture of both.
     """
     noise = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
-    copied = our_network(channels)
+    copied = our_network(channels, architecture)
     copied.load_state_dict(renamed_weights(network, names))
-    x, t = torch.randn((2, 3, 64, 96), generator=noise), torch.tensor([1, 700])
+    size = (64, 96) if architecture.spatial_dims == 2 else (16, 16, 8)
+    x, t = torch.randn((2, architecture.in_channels, *size), generator=noise), torch.tensor([1, 700])
     expected = network.eval()(x, t)
     expected = getattr(expected, "sample", expected)
     return ((copied.eval()(x, t) - expected).abs().max() / expected.abs().max()).item()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import masks, patches, peers, sampling, table, training, workflow
+from benchmarks import masks, patches, peers, sampling, table, training, volumes, workflow
 from benchmarks.rows import Row
 
 ROOT = Path(__file__).parents[1]
@@ -35,8 +35,10 @@ class Scale:
         channels: width of the timed networks.
         size: (height, width) in pixels of their images.
         batch: patches per training step.
+        volume: (height, width, depth) of the timed volumes and their patches.
         reverse_step: shape (members, 1, height, width) of the reverse steps without a network.
-        network_rounds: rounds of measurements with networks.
+        network_rounds: rounds of measurements with networks of slices.
+        volume_rounds: rounds of measurements with networks of volumes.
         rounds: rounds of the other measurements.
         random_cases: random cases on which the metrics are compared with the peers'.
     """
@@ -44,8 +46,10 @@ class Scale:
     channels: int = 64
     size: tuple[int, int] = (64, 96)
     batch: int = 2
+    volume: tuple[int, int, int] = (32, 32, 32)
     reverse_step: tuple[int, int, int, int] = (60, 1, 128, 192)
     network_rounds: int = 9
+    volume_rounds: int = 5
     rounds: int = 15
     random_cases: int = 40
 
@@ -60,6 +64,10 @@ def checks(scale: Scale) -> dict[str, list[str]]:
         difference = peers.largest_difference(build(32), names, 32)
         wrong = [f"{difference:g} of the largest value"] if not difference <= SAME_OUTPUT else []
         differences[f"with {library}'s weights our network gives {library}'s output"] = wrong
+    network = peers.monai_network(29, peers.VOLUMES)
+    difference = peers.largest_difference(network, peers.MONAI, 29, peers.VOLUMES)
+    wrong = [f"{difference:g} of the largest value"] if not difference <= SAME_OUTPUT else []
+    differences["with the weights of MONAI's network of volumes our network gives its output"] = wrong
     name = (
         f"HD95 equals medpy's to {masks.TOLERANCE_MM:g} mm and lesion F1 scipy's exactly on {scale.random_cases} random cases"
     )
@@ -74,6 +82,8 @@ def benchmarks(scale: Scale) -> dict[str, Callable[[], list[Row]]]:
         "kernels": lambda: sampling.kernels_per_step(32, scale.size),
         "reverse steps": lambda: sampling.reverse_steps(scale.reverse_step, scale.rounds),
         "training steps": lambda: training.training_steps(scale.channels, scale.batch, scale.size, scale.network_rounds),
+        "steps of volumes": lambda: volumes.steps_of_volumes(29, scale.volume, scale.volume_rounds),
+        "memory of volumes": lambda: volumes.memory_of_volumes(29, (128,) * 3, (256,) * 3),
         "masks": lambda: masks.metric_rows(scale.rounds),
         "patches": lambda: patches.batches_of_patches(scale.rounds),
         "dry run": lambda: [workflow.dry_run_of_the_paper()],

@@ -37,11 +37,11 @@ Sampling = Callable[[], Tensor]
 
 
 def our_sampling(network: nn.Module, image: Tensor, members: int, steps: int, precision: str) -> Sampling:
-    """Return a function that samples all members (members, 1, H, W) of one slice, as in a sampling job.
+    """Return a function that samples all members (members, 1, *S) of one slice or volume, as in a sampling job.
 
     Args:
         network: our network.
-        image: (1, M, H, W) slice with M channels.
+        image: (1, M, *S) slice or volume with M channels.
         members: ensemble members.
         steps: reverse steps.
         precision: precision of the network.
@@ -57,7 +57,7 @@ def our_sampling(network: nn.Module, image: Tensor, members: int, steps: int, pr
 
     def sample() -> Tensor:
         with torch.inference_mode():
-            return segmenter(image.expand(members, -1, -1, -1), None, MemberNoise(names))
+            return segmenter(image.expand(members, *image.shape[1:]), None, MemberNoise(names))
 
     return sample
 
@@ -67,7 +67,7 @@ def monai_sampling(network: nn.Module, image: Tensor, members: int, steps: int, 
 
     Args:
         network: MONAI's network.
-        image: (1, M, H, W) slice with M channels.
+        image: (1, M, *S) slice or volume with M channels.
         members: ensemble members.
         steps: reverse steps.
         batch: members per batch.
@@ -78,7 +78,7 @@ def monai_sampling(network: nn.Module, image: Tensor, members: int, steps: int, 
     network.eval()
 
     def sample() -> Tensor:
-        condition = image.expand(batch, -1, -1, -1)
+        condition = image.expand(batch, *image.shape[1:])
         with torch.inference_mode():
             shape = (batch, 1, *image.shape[2:])
             noises = [torch.randn(shape, device=image.device) for _ in range(members // batch)]
@@ -111,7 +111,7 @@ def diffusers_sampling(network: nn.Module, image: Tensor, members: int, steps: i
     network.eval()
 
     def sample_batch() -> Tensor:
-        condition, x = image.expand(batch, -1, -1, -1), torch.randn(batch, 1, *image.shape[2:])
+        condition, x = image.expand(batch, *image.shape[1:]), torch.randn(batch, 1, *image.shape[2:])
         for t in scheduler.timesteps:
             x = scheduler.step(network(torch.cat([condition, x], dim=1), t).sample, t, x).prev_sample
         return x

@@ -5,7 +5,7 @@ peer follows MONAI's tutorials: DiffusionInferer over MONAI's network, the squar
 implementation; its batch is ready in memory. Both have the same architecture (see `peers`), batch size and thread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,32 +31,33 @@ T = 1000
 LEARNING_RATE = 1e-4
 
 
-def artificial_slices(cases: int, slices: int, size: tuple[int, int]) -> list[CaseSlices]:
-    """Return cases of two channels of noise, with a lesion in every slice.
+def artificial_slices(cases: int, slices: int, size: Sequence[int], channels: int = 2) -> list[CaseSlices]:
+    """Return cases with channels of noise, with a lesion in every slice.
 
     Args:
         cases: number of cases.
-        slices: slices per case.
-        size: (height, width) of a slice in pixels.
+        slices: slices per case; 1 for a volume.
+        size: (height, width) of a slice, or (height, width, depth) of a volume, in pixels.
+        channels: number of image channels.
     """
     rng = np.random.default_rng(0)
     artificial = []
     for number in range(cases):
         label_fractions = torch.zeros(slices, 2, *size)
         label_fractions[:, 0, size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] = 1.0
-        image = torch.from_numpy(rng.standard_normal((slices, 2, *size), dtype=np.float32))
+        image = torch.from_numpy(rng.standard_normal((slices, channels, *size), dtype=np.float32))
         artificial.append(CaseSlices(f"case-{number}", image, label_fractions, range(slices)))
     return artificial
 
 
-def our_step(precision: str, channels: int, batch: int, size: tuple[int, int]) -> Callable[[], object]:
+def our_step(precision: str, channels: int, batch: int, size: Sequence[int]) -> Callable[[], object]:
     """Return a function that runs one training step of ours on artificial cases.
 
     Args:
         precision: precision of the network.
         channels: width of the network.
         batch: patches per step.
-        size: (height, width) of a patch in pixels.
+        size: (height, width) or (height, width, depth) of a patch in pixels.
     """
     trainer = our_trainer(CPU, choose_precision(precision, CPU), channels, batch, size)
     steps = iter(range(1, trainer.settings.steps))
@@ -68,7 +69,7 @@ def our_trainer(
     precision: Precision,
     channels: int,
     batch: int,
-    size: tuple[int, int],
+    size: Sequence[int],
     compile: bool = False,
 ) -> Trainer:
     """Return the trainer of a denoiser on artificial cases.
@@ -78,13 +79,14 @@ def our_trainer(
         precision: precision of the network.
         channels: width of the network.
         batch: patches per step.
-        size: (height, width) of a patch in pixels.
+        size: (height, width) or (height, width, depth) of a patch in pixels.
         compile: whether the network is compiled.
     """
+    architecture, slices = peers.architecture_for(size), 8 if len(size) == 2 else 1
     return Trainer(
-        Denoiser(peers.our_network(channels), Schedule.cosine(T), CODINGS["signed"], "noise"),
+        Denoiser(peers.our_network(channels, architecture), Schedule.cosine(T), CODINGS["signed"], "noise"),
         Denoising(T, "squared_error"),
-        TrainingSlices(artificial_slices(2, 8, size)),
+        TrainingSlices(artificial_slices(2, slices, size, architecture.image_channels)),
         TrainingSettings(
             steps=1_000_000,
             batch=batch,
@@ -97,26 +99,28 @@ def our_trainer(
             select="last",
             validate_every=1_000_000,
             validation_slices=1,
-            patches=PatchSettings(size, None, (), 0.0),
+            patches=PatchSettings(tuple(size), None, (), 0.0),
         ),
         seed=0,
         backend=Backend(device, precision, compile),
     )
 
 
-def monai_step(channels: int, batch: int, size: tuple[int, int], device: torch.device = CPU) -> Callable[[], object]:
+def monai_step(channels: int, batch: int, size: Sequence[int], device: torch.device = CPU) -> Callable[[], object]:
     """Return a function that runs one training step with MONAI's inferer and network and PyTorch's Adam.
 
     Args:
         channels: width of the network.
         batch: patches per step.
-        size: (height, width) of a patch in pixels.
+        size: (height, width) or (height, width, depth) of a patch in pixels.
         device: device of the network.
     """
-    network = peers.monai_network(channels).to(device).train()
+    architecture = peers.architecture_for(size)
+    network = peers.monai_network(channels, architecture).to(device).train()
     inferer = DiffusionInferer(DDPMScheduler(T, schedule="cosine"))
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    image, mask = torch.randn(batch, 2, *size, device=device), torch.zeros(batch, 1, *size, device=device)
+    image = torch.randn(batch, architecture.image_channels, *size, device=device)
+    mask = torch.zeros(batch, 1, *size, device=device)
 
     def step() -> float:
         optimiser.zero_grad(set_to_none=True)

@@ -10,15 +10,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import gpu, gpu_rows, masks, patches, peers, run, sampling, table, training, workflow
+from benchmarks import gpu, gpu_rows, masks, patches, peers, run, sampling, table, training, volumes, workflow
 from benchmarks.gpu_timing import Timing, union_length
 from benchmarks.rows import Row, comparison
 from benchmarks.timing import Implementation, Spread, noise, ratio, time_in_rounds
 from pd_ddpm.runtime.cpu_info import cpu_has_bfloat16
 
-SMALL = run.Scale(channels=32, size=(32, 32), batch=1, reverse_step=(2, 1, 8, 8), network_rounds=1, rounds=2, random_cases=2)
+SMALL = run.Scale(
+    channels=32,
+    size=(32, 32),
+    batch=1,
+    volume=(8, 8, 8),
+    reverse_step=(2, 1, 8, 8),
+    network_rounds=1,
+    volume_rounds=1,
+    rounds=2,
+    random_cases=2,
+)
 ROW = Row("step", "peer", "ms", 2.0, 5.0, Spread(2.0, 2.5, 3.0), Spread(0.9, 1.0, 1.1), 2.5, 0.1)
+
+
+class WithTimestep(nn.Module):
+    """A layer that is called as a denoising network is."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
 
 
 class FakeClock:
@@ -178,13 +200,32 @@ def test_largest_difference_finds_equal_and_different_architectures(build, names
     # A different network of the same size must not pass.
     plain = peers.our_network
 
-    def other(channels: int):
-        network = plain(channels)
+    def other(*architecture: object):
+        network = plain(*architecture)
         network.middle["block_1"].attention.heads = 2
         return network
 
     monkeypatch.setattr(peers, "our_network", other)
     assert peers.largest_difference(build(32), names, 32) > run.SAME_OUTPUT
+
+
+def test_our_network_of_volumes_gives_the_output_of_monai() -> None:
+    """The architecture is PatchDDM's but for the skips and the attention, which have parameters: not its 24,260,299."""
+    with torch.device("meta"):
+        networks = [make(29, peers.PATCH_DDM) for make in (peers.our_network, peers.monai_network)]
+    assert len({sum(parameter.numel() for parameter in network.parameters()) for network in networks}) == 1
+    assert peers.largest_difference(peers.monai_network(29, peers.VOLUMES), peers.MONAI, 29, peers.VOLUMES) < run.SAME_OUTPUT
+
+
+def test_memory_of_volumes_is_that_of_all_tensors_alive_at_the_same_time() -> None:
+    """A convolution's output, and the gradients of its weights. Our network needs at most as much as MONAI's."""
+    size, convolution = (4, 4, 4), nn.Conv3d(3, 5, 3, padding=1, device="meta")
+    network = WithTimestep(convolution)
+    weights = sum(parameter.numel() for parameter in convolution.parameters())
+    assert volumes.peak_bytes(network, 3, size, is_training=False) == 4 * 5 * 64
+    assert volumes.peak_bytes(network, 3, size, is_training=True) >= 4 * (5 * 64 + weights)
+    rows = volumes.memory_of_volumes(29, (64, 64, 64), (128, 64, 64))
+    assert [row.reached for row in rows] == ["yes", "yes"]
 
 
 def test_disagreements_reports_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +323,8 @@ def test_main_with_small_scale_writes_results_and_table(tmp_path: Path, capsys: 
     document, results = tmp_path / "performance.md", tmp_path / "results.json"
     document.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")
     chosen = run.benchmarks(SMALL)
-    few = {name: chosen[name] for name in ("member-steps", "kernels", "reverse steps", "training steps")}
+    names = ("member-steps", "kernels", "reverse steps", "training steps", "steps of volumes", "memory of volumes")
+    few = {name: chosen[name] for name in names}
     code = run.main(SMALL, few, results, document)
     stored = json.loads(results.read_text(encoding="utf-8"))
     assert set(stored["checks"].values()) == {"yes"}
