@@ -1,4 +1,4 @@
-"""Sampling on a GPU: it computes what the CPU computes, up to rounding; also compiled, in half precision and automatic batches."""
+"""Sampling on a GPU: it computes what the CPU computes, up to rounding; compiled networks and half precision included."""
 
 import json
 import os
