@@ -7,6 +7,7 @@ import pytest
 import torch
 from training_examples import case
 
+from pd_ddpm.diffusion.mask_coding import with_background
 from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.training.device_slices import DeviceSlices, fitting_device_slices
 from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
@@ -42,6 +43,15 @@ def test_cut_equals_patches_of_the_cases(raters, presegmentation):
     slices = TrainingSlices(cases_with(raters, presegmentation))
     for crop, flip, jitter in product([(8, 12), (30, 40), (22, 16)], [(), (0, 1)], [0.0, 0.1]):
         assert_equal_batches(slices, PatchSettings(crop, 0.5, flip, jitter, coordinates=bool(flip)))
+
+
+def test_cut_equals_patches_of_classes():
+    """Padded pixels of masks and pre-segmentations are background."""
+    cases = [
+        one._replace(presegmentation=with_background(one.label_fractions), has_classes=True)
+        for one in cases_with(raters=False, presegmentation=False)
+    ]
+    assert_equal_batches(TrainingSlices(cases), PatchSettings((30, 40), 0.5, (0,), 0.0))
 
 
 @pytest.mark.parametrize("crop", [(4, 3, 5), (8, 9, 4)])
