@@ -244,6 +244,21 @@ def test_label_fractions_are_binary_without_resampling_and_partial_volumes_with_
         assert ((reduced[:, channel] >= 0.5) == majority).mean() > 0.9
 
 
+def test_binary_labels_are_the_class_of_half_a_pixel() -> None:
+    """Blocks of 2 x 2 voxels become a pixel. Of the blocks' voxels none, all, half or a quarter are lesion."""
+    labels = np.zeros((2, 8, 2))
+    labels[:, 2:4], labels[0, 4:6], labels[0, 6] = 1, 1, 1
+    brain = np.ones(labels.shape, bool)
+    forms = ("fractions", "binary")
+    grids = [GridSettings(2.0, "slice", 0.0, 0.0, labels=form).working_grid(brain, (1.0, 1.0, 1.0))[0] for form in forms]
+    fractions, binary = (grid.label_fractions(labels)[0, 0].numpy() for grid in grids)
+    assert set(np.unique(binary)) == {0, 1}
+    np.testing.assert_array_equal(binary, fractions >= 0.5)
+    assert ((fractions > 0) & (fractions < 1)).any()
+    assert binary.tolist()[0][1] == 1
+    assert binary.tolist()[0][3] == 0
+
+
 @pytest.mark.parametrize(
     ("size", "divisor", "padded"),
     [((90, 70), 32, (96, 96)), ((64, 96), 32, (64, 96)), ((3, 5), 8, (8, 8)), ((3, 8, 5), 4, (4, 8, 8))],

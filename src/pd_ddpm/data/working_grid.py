@@ -25,12 +25,14 @@ class WorkingGrid:
         size: (height, width) of the networks' slices or (height, width, depth) of their volumes, in pixels.
         padding: pixels of `size` outside of the box, in the order of `box`: before and after it along each axis. Images
             repeat their edge there; masks are empty.
+        has_binary_labels: whether pixels that hold several classes belong to the one that fills half of them.
     """
 
     shape: tuple[int, ...]
     box: tuple[int, ...]
     size: tuple[int, ...]
     padding: tuple[int, ...] = (0,) * 6
+    has_binary_labels: bool = False
 
     @classmethod
     def from_brain(
@@ -78,7 +80,8 @@ class WorkingGrid:
         """Convert labels (X, Y, Z) to the fractions of classes and of what is ignored in each pixel, as `slices` does.
 
         Without resampling, the fractions are binary. Larger pixels hold partial volumes, so the training target is not coarser
-        than the ground truth of the scores. Where the grid is padded, pixels are ignored by losses and scores.
+        than the ground truth of the scores, unless `has_binary_labels`. Where the grid is padded, pixels are ignored by losses
+        and scores.
 
         Args:
             labels: the label map.
@@ -90,7 +93,8 @@ class WorkingGrid:
         """
         masks = [self._pad(self._resampled(labels == value)) for value in values or (1,)]
         ignored = np.zeros(labels.shape, dtype=bool) if values else labels == 2
-        return torch.cat([*masks, self._pad(self._resampled(ignored), value=1.0)], dim=1)
+        fractions = torch.cat([*masks, self._pad(self._resampled(ignored), value=1.0)], dim=1)
+        return (fractions >= 0.5).float() if self.has_binary_labels else fractions
 
     def nearest(self, volume: np.ndarray) -> Tensor:
         """Convert a volume (X, Y, Z, N) as `slices` does, but with the voxel that is nearest to each pixel's centre.
@@ -181,6 +185,7 @@ class GridSettings:
     members: Literal["auto", "binary", "soft"] = "soft"
     spatial_dims: int = 2
     padded_size: Sequence[int] | None = None
+    labels: Literal["fractions", "binary"] = "fractions"
     start_from_same_grid: bool = True
 
     def working_grid(self, brain: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[WorkingGrid, np.ndarray]:
@@ -197,6 +202,7 @@ class GridSettings:
             ValueError: the images are larger than `padded_size`.
         """
         grid = WorkingGrid.from_brain(brain, spacing_mm, self.spacing_mm, self.region, self.margin_mm, self.spatial_dims)
+        grid = replace(grid, has_binary_labels=self.labels == "binary")
         if self.padded_size is not None:
             grid = replace(grid, size=tuple(self.padded_size), padding=even_padding(grid.size, self.padded_size))
         has_brain = slices_with_brain(brain, spacing_mm, self.minimum_brain_cm2)

@@ -266,6 +266,7 @@ class GridContent(Section):
     margin_mm: Annotated[float, Field(ge=0, le=1000)]
     minimum_brain_cm2: NonNegative
     padded_size: Annotated[list[PaddedLength], Field(min_length=2, max_length=3)] | None = None
+    labels: Literal["fractions", "binary"] = "fractions"
 
 
 class NetworkMetadata(_Open):

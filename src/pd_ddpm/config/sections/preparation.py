@@ -108,6 +108,12 @@ class Grid(Section):
             "multiple of the network's down-sampling factor, where it is needed."
         )
     )
+    labels: Literal["fractions", "binary"] = Field(
+        description=(
+            "Form of the ground truth that networks learn on a grid with larger pixels than the scan's. fractions: partial "
+            "volumes; binary: thresholded at 0.5, as the noise of a diffusion model assumes, but small lesions vanish."
+        )
+    )
     minimum_brain_cm2: NonNegative = Field(
         description="Slices with less brain area than this, in cm2, are segmented as empty without being sampled."
     )
