@@ -242,6 +242,9 @@ class Dataset(Section):
                 yield Contradiction(key, "it requires layout 'bids'", "Remove it, or set `layout: bids`")
         if "lesion_labels" in self.model_fields_set and self.layout != "brats":
             yield Contradiction("lesion_labels", "it requires layout 'brats'", "Remove it, or set `layout: brats`")
+        if self.simulate is not None and self.simulate.labels == "tissues" and list(self.classes or ()) != [1, 2, 3, 4]:
+            remedy = "Set `classes: {1: CSF, 2: grey matter, 3: white matter, 4: lesion}`"
+            yield Contradiction("classes", "the simulated masks hold the tissues 1 to 4", remedy)
         if self.classes is not None and self.lesion_labels is not None:
             yield Contradiction("lesion_labels", "the labels are named in `classes`", "Remove one of the two keys")
         choices = _ROLES.get(self.layout, ())

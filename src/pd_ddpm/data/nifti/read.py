@@ -101,7 +101,8 @@ def read_labels(path: str | Path, recoding: Mapping[int, int] = LABELS) -> tuple
             Problem(
                 path,
                 f"{int(invalid.sum())} voxels hold {listed}, but a mask may hold only {_listed(recoding)}",
-                "Recode the mask. If it was resampled, do so again without interpolation",
+                "Recode the mask, or name its labels in `classes` of the dataset. If it was resampled, do so again without "
+                "interpolation",
             )
         )
     labels = rounded.astype(np.uint8)
