@@ -49,7 +49,7 @@ def workflow_file(path):
     return os.path.relpath(f"{BASE}/{path}")
 
 
-PRINTED_VALUES = workflow_file("config/printed_values.csv")
+PRINTED_VALUES = workflow_file(f"config/{config['exhibits']['printed_values']}")
 
 # Snakemake runs each cluster job in a Snakemake of its own, which would repeat a rule's retries.
 RETRIES = config["retries"] if workflow.is_main_process else 0

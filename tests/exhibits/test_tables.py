@@ -179,6 +179,16 @@ def test_table1_document_has_paper_values_and_missing_cases() -> None:
     assert "<td>0.700 ± 0.141 [0.787]</td>" in document.html()
 
 
+def test_table1_of_a_paper_without_known_values_says_so() -> None:
+    nothing = pd.read_csv(Path(__file__).parents[2] / "config" / "printed_values.patchddm.csv")
+    table = table1(BOTH, TWO, nothing, "pd-ddpm")
+    assert table[["dice_paper", "hd95_mm_paper"]].isna().all(axis=None)
+    text = table1_document(table, table1_groups(BOTH, TWO), "PD-DDPM", NOTE).markdown()
+    assert "The values that the paper prints are not known here." in text
+    assert "WMH challenge data" not in text
+    assert "WMH challenge data" in document_of(BOTH, TWO).markdown()
+
+
 def test_table1_document_states_the_power_of_few_and_many_cases() -> None:
     five = document_of(
         pd.concat([scores("unet", [0.6] * 5), scores("attunet", [0.7] * 5), scores("pd-ddpm", [0.7] * 5)]), LABELS

@@ -25,7 +25,7 @@ class PresegmentationRow(Section):
     """A row of Table 2."""
 
     method: str = Field(description="One of methods, or zero.")
-    printed: str | None = Field(description="The row of config/printed_values.csv shown next to it; null: none.")
+    printed: str | None = Field(description="The row of the printed values shown next to it; null: none.")
 
 
 class Table2(Section):
@@ -193,6 +193,9 @@ class Exhibits(Section):
     """Which methods tables and figures show. A table or figure that is null does not exist."""
 
     table1: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(description="Methods that are the rows of Table 1.")
+    printed_values: str = Field(
+        description="File in config/ with the values that the paper prints, which stand beside ours; it may have no rows."
+    )
     compared_with: str = Field(description="The method that the paired tests compare each row of Table 1 with.")
     table2: Table2 | None = Field(description="Table 2 of PD-DDPM; null: none.")
     fig2_uncertainty: UncertaintyFigure

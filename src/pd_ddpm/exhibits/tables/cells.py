@@ -19,6 +19,7 @@ METRICS_NOTE = (
     "Higher is better for Dice, Jaccard and F1, lower for HD95."
 )
 PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases; [in brackets: the paper's value for the WMH challenge data]."
+NO_PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases. The values that the paper prints are not known here."
 
 
 def summary(values: pd.Series, name: str) -> dict[str, float]:

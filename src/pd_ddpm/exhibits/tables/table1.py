@@ -18,6 +18,7 @@ from pd_ddpm.evaluation.statistics import (
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
     METRICS_NOTE,
+    NO_PAPER_VALUES_NOTE,
     PAPER_METRICS,
     PAPER_VALUES_NOTE,
     best_rows,
@@ -165,8 +166,9 @@ def _scores_part(table: pd.DataFrame) -> Part:
     cells["Evaluations"] = table["network_evaluations"].map(cost_cell)
     cells["s / case"] = [cost_cell(seconds, digits=1) for seconds in table["seconds_per_case"]]
     of_classes = "classes_without_dice" in table
+    has_paper_values = table[[f"{metric}_paper" for metric in PAPER_METRICS]].notna().any(axis=None)
     notes = [
-        PAPER_VALUES_NOTE,
+        PAPER_VALUES_NOTE if has_paper_values else NO_PAPER_VALUES_NOTE,
         METRICS_NOTE,
         *([MEANS_NOTE, _missing_classes_note(table)] if of_classes else []),
         "K: number of ensemble members. Evaluations: network evaluations for one slice with all members, including those of "
