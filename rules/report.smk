@@ -30,29 +30,107 @@ rule table1:
         "../workflow/scripts/table1.py"
 
 
-rule table2:
+# Two papers have a Table 2.
+if config["exhibits"]["no_diffusion"] is None:
+
+    rule table2:
+        input:
+            scores=scores_of(exhibits.table2_methods(config), "table2"),
+            printed=PRINTED_VALUES,
+        output:
+            table=f"{EXHIBITS_FOLDER}/table2.csv",
+            page=f"{EXHIBITS_FOLDER}/table2.html",
+            markdown=f"{EXHIBITS_FOLDER}/table2.md",
+            record=f"{EXHIBITS_FOLDER}/table2.json",
+        log:
+            "results/logs/table2/{dataset}.log",
+        benchmark:
+            "results/benchmarks/table2/{dataset}.tsv"
+        localrule: True
+        conda:
+            "../envs/scans-and-tables.yaml"
+        params:
+            rows=exhibits.table2_rows(config),
+            labels=exhibits.labels(config, exhibits.table2_methods(config)),
+            caption_note=caption_note,
+            code=script_code("table2"),
+        script:
+            "../workflow/scripts/table2.py"
+
+else:
+
+    rule no_diffusion:
+        input:
+            scores=scores_of(exhibits.no_diffusion_labels(config), "table2"),
+            printed=PRINTED_VALUES,
+        output:
+            table=f"{EXHIBITS_FOLDER}/table2.csv",
+            page=f"{EXHIBITS_FOLDER}/table2.html",
+            markdown=f"{EXHIBITS_FOLDER}/table2.md",
+            record=f"{EXHIBITS_FOLDER}/table2.json",
+        log:
+            "results/logs/table2/{dataset}.log",
+        benchmark:
+            "results/benchmarks/table2/{dataset}.tsv"
+        localrule: True
+        conda:
+            "../envs/scans-and-tables.yaml"
+        params:
+            labels=exhibits.no_diffusion_labels(config),
+            printed_row=config["exhibits"]["no_diffusion"]["printed"],
+            caption_note=caption_note,
+            code=script_code("no_diffusion"),
+        script:
+            "../workflow/scripts/no_diffusion.py"
+
+
+rule fig3:
     input:
-        scores=scores_of(exhibits.table2_methods(config), "table2"),
-        printed=PRINTED_VALUES,
+        ensembles=ensembles_of(methods.step_methods(config), "fig3"),
     output:
-        table=f"{EXHIBITS_FOLDER}/table2.csv",
-        page=f"{EXHIBITS_FOLDER}/table2.html",
-        markdown=f"{EXHIBITS_FOLDER}/table2.md",
-        record=f"{EXHIBITS_FOLDER}/table2.json",
+        pdf=f"{EXHIBITS_FOLDER}/fig3.pdf",
+        png=f"{EXHIBITS_FOLDER}/fig3.png",
+        numbers=f"{EXHIBITS_FOLDER}/fig3.csv",
+        record=f"{EXHIBITS_FOLDER}/fig3.json",
     log:
-        "results/logs/table2/{dataset}.log",
+        "results/logs/fig3/{dataset}.log",
     benchmark:
-        "results/benchmarks/table2/{dataset}.tsv"
+        "results/benchmarks/fig3/{dataset}.tsv"
     localrule: True
     conda:
         "../envs/scans-and-tables.yaml"
     params:
-        rows=exhibits.table2_rows(config),
-        labels=exhibits.labels(config, exhibits.table2_methods(config)),
-        caption_note=caption_note,
-        code=script_code("table2"),
+        points=exhibits.step_points(config),
+        caption_note=figure_note,
+        title=EXHIBITS["fig3"].title,
+        code=script_code("fig3"),
     script:
-        "../workflow/scripts/table2.py"
+        "../workflow/scripts/fig3.py"
+
+
+rule table4:
+    input:
+        ensembles=ensembles_of(methods.step_methods(config), "table4"),
+        printed=PRINTED_VALUES,
+    output:
+        table=f"{EXHIBITS_FOLDER}/table4.csv",
+        page=f"{EXHIBITS_FOLDER}/table4.html",
+        markdown=f"{EXHIBITS_FOLDER}/table4.md",
+        record=f"{EXHIBITS_FOLDER}/table4.json",
+    log:
+        "results/logs/table4/{dataset}.log",
+    benchmark:
+        "results/benchmarks/table4/{dataset}.tsv"
+    localrule: True
+    conda:
+        "../envs/scans-and-tables.yaml"
+    params:
+        points=exhibits.step_points(config),
+        steps=config["exhibits"]["steps"],
+        caption_note=caption_note,
+        code=script_code("table4"),
+    script:
+        "../workflow/scripts/table4.py"
 
 
 rule uncertainty:

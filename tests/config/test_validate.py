@@ -212,7 +212,7 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ),
         (
             {"networks": {"denoiser": {"validation_presegmenter": "denoiser"}}},
-            ["the denoising_unet 'denoiser' has no deterministic mask", "attention_unet or unet or unet_plus_plus"],
+            ["the denoising_unet 'denoiser' has no deterministic mask", "attention_unet or imgx_unet or unet or"],
         ),
         (
             {"networks": {"denoiser": {"validation_presegmenter": "probabilistic-unet"}}},

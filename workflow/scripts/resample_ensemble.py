@@ -10,7 +10,9 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 def main(job) -> None:
     cases, predictions, how = Path(job.input.cases), Path(job.input.predictions), job.params.resampling
-    table = resample_cases(cases, predictions, job.params.identity, how["subsets"], how["hd95"], job.params.classes)
+    table = resample_cases(
+        cases, predictions, job.params.identity, how["subsets"], how["hd95"], job.params.classes, how["largest"]
+    )
     write_sealed_csv(with_grid_dice(table, job.input.get("grid_dice")), job.output.ensembles)
 
 

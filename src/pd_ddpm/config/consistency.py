@@ -23,6 +23,7 @@ from pd_ddpm.config.methods import (
     pareto_methods,
     pool,
     see_same_pixels,
+    step_methods,
     steps_of_chain,
     uses_reliability,
 )
@@ -210,7 +211,7 @@ def _exhibit_problems(config: Config) -> Iterator[KeyProblem]:
         return
     problems = [problem for name, path in _shown_methods(config).items() for problem in method_problems(config, name, path)]
     problems = problems or list(_pareto_problems(config)) or list(_figure5_problems(config)) or list(_memory_problems(config))
-    problems = problems or list(_leak_problems(config))
+    problems = problems or list(_step_problems(config)) or list(_leak_problems(config))
     yield from problems or _row_problems(config)
 
 
@@ -257,6 +258,26 @@ def _figure5_problems(config: Config) -> Iterator[KeyProblem]:
         yield KeyProblem(("exhibits", "patch_claims", "few_steps"), finding, suggestion(few_steps, map(str, steps[:-1])))
     for name in figure5_chains(config):
         yield from method_problems(config, name, (*path, "chains"))
+
+
+def _step_problems(config: Config) -> Iterator[KeyProblem]:
+    """Yield what is wrong with the exhibits of Fu et al., if there are any."""
+    exhibits = config["exhibits"]
+    if exhibits["table2"] is not None and exhibits["no_diffusion"] is not None:
+        finding = "it and `exhibits.table2` would both be shown as table2.csv"
+        yield KeyProblem(("exhibits", "no_diffusion"), finding, "Set one of them to null")
+    path = ("exhibits", "steps", "methods")
+    for name in (exhibits["steps"] or {"methods": ()})["methods"]:
+        settings = method(config, name)
+        if settings["segmenter"] != "diffusion":
+            finding = f"'{name}' has the segmenter {settings['segmenter']} and no reverse steps"
+            yield KeyProblem(path, finding, "List methods with `segmenter: diffusion`")
+            return
+        if settings["stop_after"] is not None:
+            yield KeyProblem(path, f"'{name}' ends early itself", "List methods with `stop_after: null`")
+            return
+    for name in step_methods(config):
+        yield from method_problems(config, name, path)
 
 
 def _memory_problems(config: Config) -> Iterator[KeyProblem]:
@@ -347,6 +368,11 @@ def _shown_methods(config: Config) -> dict[str, tuple[str, ...]]:
         *(((key, role), name) for key, section in roles.items() for role, name in section.items() if isinstance(name, str)),
         *(((exhibit, "method"), exhibits[exhibit]["method"]) for exhibit in single),
         *((("fig4", "methods"), name) for name in (figure4["methods"] if figure4 is not None else ())),
+        *(
+            ((key, "methods"), name)
+            for key in ("steps", "no_diffusion")
+            for name in (exhibits[key] or {"methods": ()})["methods"]
+        ),
     ]
     if figure3 is not None:
         named += [(("fig3_tprime", "t_start"), f"{figure3['method']}@t_start={t}") for t in figure3["t_start"]]

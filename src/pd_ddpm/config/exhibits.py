@@ -43,12 +43,23 @@ EXHIBITS = {
     "fig4_ensemble": _figure("fig4_ensemble", "Figure 4: size of the ensemble"),
     "fig4": _figure("fig4", "Figure 4: Dice and HD95 against ensemble size"),
     "fig5": _figure("fig5", "Figure 5: reverse steps and ensemble size"),
+    "fig3": _figure("fig3", "Figure 3: Dice and HD95 of each reverse step"),
+    "table4": _table("table4", "Table 4: differences between seeds"),
     "memory": _table("memory", "Memory of patches and whole volumes"),
     "pareto": _figure("pareto", "Dice against cost"),
     "probe": _figure("probe", "Does the denoiser read x_t?"),
     "training": _figure("training", "Training curves"),
     "leak": _table("leak", "Leak of the pre-segmentation", ("leak.pdf", "leak.png")),
     "leak_probe": _figure("leak_probe", "What recycled denoisers read in x_t"),
+}
+
+# Exhibits whose sections in the configuration have other names, or which papers have in common.
+SECTIONS = {
+    "leak_probe": ["leak"],
+    "claims": ["claims", "patch_claims"],
+    "table2": ["table2", "no_diffusion"],
+    "fig3": ["steps"],
+    "table4": ["steps"],
 }
 HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", "held_out_groups.csv"))
 
@@ -67,14 +78,13 @@ def has_exhibit(config: Config, name: str) -> bool:
     """Return whether a configuration has an exhibit: its key is not null, and held-out cases are unlocked."""
     if name == "held_out":
         return config["evaluate_held_out"]
-    keys = {"leak_probe": ["leak"], "claims": ["claims", "patch_claims"]}.get(name, [name])
-    return any(config["exhibits"].get(key, {}) is not None for key in keys)
+    return any(config["exhibits"].get(key, {}) is not None for key in SECTIONS.get(name, [name]))
 
 
 def require_exhibit(config: Config, name: str) -> None:
     """Raise ConfigError if a configuration does not have an exhibit."""
     if not has_exhibit(config, name):
-        key, shown = ("leak", "leak table") if name in ("leak", "leak_probe") else (name, name)
+        key, shown = ("leak", "leak table") if name in ("leak", "leak_probe") else (SECTIONS.get(name, [name])[0], name)
         remedy = "Add `--configfile config/leak.yaml` after the file to make" if key == "leak" else "Set it"
         raise ConfigError(Problem(f"`exhibits.{key}`", f"it is null, so this configuration has no {shown}", remedy))
 
@@ -217,6 +227,20 @@ def memory_note(config: Config) -> str:
     return f"Networks of the {config['scale']} scale's configuration, {table.get('image_channels')} image channels"
 
 
+def step_points(config: Config) -> list[dict[str, Any]]:
+    """Return the chains of Figure 3 and Table 4 of Fu et al. at each step: method, label and step; none without these."""
+    return [
+        {"method": point["method"], "label": method(config, point["base"])["label"], "step": point["step"]}
+        for point in methods.step_points(config)
+    ]
+
+
+def no_diffusion_labels(config: Config) -> dict[str, str]:
+    """Return the methods of Table 2 of Fu et al. with their labels; none without that table."""
+    section = config["exhibits"]["no_diffusion"]
+    return {} if section is None else labels(config, section["methods"])
+
+
 def claims_roles(config: Config) -> dict[str, Any]:
     """Return what the claims of the configuration's paper compare, as the fields of `Roles` or `PatchRoles`."""
     exhibits = config["exhibits"]
@@ -265,14 +289,15 @@ def claims_ensembles(config: Config) -> list[str]:
 
 
 def resampled_methods(config: Config) -> list[str]:
-    """Return the methods whose ensembles the Figures 4 and 5 of both papers resample."""
-    return list(dict.fromkeys([*figure4_labels(config), *methods.figure4_methods(config), *methods.figure5_chains(config)]))
+    """Return the methods whose ensembles figures and Table 4 of Fu et al. resample."""
+    curves = [*figure4_labels(config), *methods.figure4_methods(config), *methods.figure5_chains(config)]
+    return list(dict.fromkeys([*curves, *methods.step_methods(config)]))
 
 
 def planned_methods(config: Config) -> list[str]:
     """Return every method that an exhibit shows, and the methods whose predictions these need."""
     shown = [*config["exhibits"]["table1"], *table2_methods(config), *figure3_methods(config), *claims_methods(config)]
-    shown = [canonical(config, name) for name in [*shown, *resampled_methods(config)]]
+    shown = [canonical(config, name) for name in [*shown, *no_diffusion_labels(config), *resampled_methods(config)]]
     shown += [*(point["method"] for point in pareto_points(config)), *leak_methods(config)]
     before = [other for name in shown for other in methods.methods_before(config, name)]
     return list(dict.fromkeys([*shown, *before]))

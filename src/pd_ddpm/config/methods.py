@@ -163,16 +163,39 @@ def figure5_chains(config: Config) -> dict[str, dict[str, Any]]:
     return {canonical(config, name): chain for name, chain in zip(names, figure["chains"], strict=True)}
 
 
-def resampling(config: Config, name: str) -> dict[str, Any]:
-    """Return how the pool of a method is resampled: the largest number of ensembles of a size, and whether HD95 is scored.
+def step_points(config: Config) -> list[dict[str, Any]]:
+    """Return the chains of Figure 3 and Table 4 of Fu et al. at each step: method, base and step; none without these."""
+    section = config["exhibits"]["steps"]
+    points = []
+    for base in [] if section is None else section["methods"]:
+        whole = f"{base}@samples={section['samples']}"
+        count = steps_of_chain(config, whole)
+        for step in range(1, count + 1):
+            name = whole if step == count else f"{whole}@stop_after={step}"
+            points.append({"method": canonical(config, name), "base": base, "step": step})
+    return points
 
-    The surfaces of an ensemble's mask take longer than its Dice, so they are computed where a figure shows HD95.
+
+def step_methods(config: Config) -> list[str]:
+    """Return the methods of `step_points`."""
+    return [point["method"] for point in step_points(config)]
+
+
+def resampling(config: Config, name: str) -> dict[str, Any]:
+    """Return how the pool of a method is resampled.
+
+    Returns:
+        `subsets`: the largest number of ensembles of a size. `hd95`: whether HD95 is scored. The surfaces of an ensemble's mask
+        take longer than its Dice, so they are computed where a figure shows HD95. `largest`: the largest size of ensembles;
+        None: the whole pool.
     """
     exhibits = config["exhibits"]
     figures = [exhibits[figure] for figure in ("fig4_ensemble", "fig4", "fig5")]
-    shows_hd95 = canonical(config, name) in {*figure4_methods(config), *figure5_chains(config)}
+    curves = {*figure4_methods(config), *figure5_chains(config)}
+    if canonical(config, name) in step_methods(config) and canonical(config, name) not in curves:
+        return {"subsets": exhibits["steps"]["samples"], "hd95": True, "largest": 1}
     subsets = max((figure["subsets"] for figure in figures if figure is not None), default=1)
-    return {"subsets": subsets, "hd95": shows_hd95}
+    return {"subsets": subsets, "hd95": canonical(config, name) in curves, "largest": None}
 
 
 def steps_of_chain(config: Config, name: str) -> int:

@@ -23,6 +23,7 @@ def resample_cases(
     subsets_per_size: int,
     hd95: bool = False,
     classes: Mapping[int, str] | None = None,
+    largest: int | None = None,
 ) -> pd.DataFrame:
     """Compute the Dice of ensembles of every size up to the whole pool.
 
@@ -33,6 +34,7 @@ def resample_cases(
         subsets_per_size: largest number of subsets of the pool per ensemble size.
         hd95: whether HD95 is computed, too.
         classes: label -> name of each class of the dataset, if it names classes.
+        largest: largest size of ensembles; None: the whole pool.
 
     Returns:
         One row per case and subset: its Dice, on demand its HD95, of classes their means, and its cost.
@@ -45,6 +47,7 @@ def resample_cases(
         truth = read_ground_truth(cases.parent, case, tuple(labels))
         samples = read_samples(predictions.parent, case, len(labels))
         members = subsets(pool, subsets_per_size, np.random.default_rng(identity["seed"]))
+        members = {size: same_size for size, same_size in members.items() if largest is None or size <= largest}
         spacing_mm = read_scan(cases.parent, case).spacing_mm
         if labels:
             rows = class_curve(samples, class_index(truth, labels), members, spacing_mm if hd95 else None)

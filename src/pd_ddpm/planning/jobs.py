@@ -13,7 +13,10 @@ from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.run import Run
 
 # Exhibits that sample in the naive plan. Fig. 2 and the tables of uncertainty and claims show samples of the others.
-SAMPLING_EXHIBITS = ("table1", "table2", "fig3_tprime", "fig4_ensemble", "fig4", "fig5", "pareto", "leak")
+SAMPLING_EXHIBITS = (
+    *("table1", "table2", "fig3_tprime", "fig4_ensemble", "fig4", "fig5", "pareto", "leak"),
+    *("no_diffusion", "fig3", "table4"),
+)
 FIGURE4_REPEATS = 5  # fresh ensembles of each size; ours, since the paper gives no number
 
 NAIVE_PLAN = (

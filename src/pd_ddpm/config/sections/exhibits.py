@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pd_ddpm.config.sections.base import UNIQUE, Contradiction, Count, NonNegative, Positive, Section
+from pd_ddpm.config.sections.base import UNIQUE, WHOLE, Contradiction, Count, NonNegative, Positive, Section
 
 StartTimesteps = Annotated[list[Count], Field(min_length=1), *UNIQUE]
 Respacings = Annotated[list[Count], *UNIQUE]
@@ -80,6 +80,30 @@ class StepsFigure(Section):
     chains: Annotated[list[SampledChain], Field(min_length=1)] = Field(description="Rows of the figure, fewest steps first.")
     members: Annotated[list[Count], Field(min_length=1), *UNIQUE] = Field(description="Ensemble sizes: columns of the figure.")
     subsets: Count = Field(description="Largest number of ensembles of each size.")
+
+
+class ChainSteps(Section):
+    """Figure 3 and Table 4 of Fu et al. 2024: quality, and differences between seeds, after each reverse step."""
+
+    methods: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(description="Diffusion methods, one curve each.")
+    samples: Annotated[int, Field(ge=2), WHOLE] = Field(
+        description="Members of each method, which are chains with noise of their own: the paper's seeds of inference."
+    )
+    printed: str | None = Field(description="Data set of the paper's Table 4 that is shown next to it; null: none.")
+
+
+class NoDiffusion(Section):
+    """Table 2 of Fu et al. 2024: methods against one without diffusion."""
+
+    methods: Annotated[list[str], Field(min_length=2), *UNIQUE] = Field(
+        description="Rows of the table. The first one is the method without diffusion, with which the others are compared."
+    )
+    printed: str | None = Field(
+        description=(
+            "Data set of the paper's Table 2 whose values are shown next to those of methods with these labels: No diff.; "
+            "Diff. rec. x_T, DDPM; Ensemble. null: none."
+        )
+    )
 
 
 class MemoryRow(Section):
@@ -203,6 +227,8 @@ class Exhibits(Section):
     fig4_ensemble: EnsembleFigure | None = Field(description="Figure 4 of PD-DDPM; null: none.")
     fig4: EnsembleMetricsFigure | None = Field(description="Figure 4 of PatchDDM, Dice and HD95; null: none.")
     fig5: StepsFigure | None = Field(description="Figure 5 of PatchDDM; null: none.")
+    steps: ChainSteps | None = Field(description="Figure 3 and Table 4 of Fu et al. 2024, fig3 and table4; null: none.")
+    no_diffusion: NoDiffusion | None = Field(description="Table 2 of Fu et al. 2024, table2 in place of PD-DDPM's; null: none.")
     memory: MemoryTable | None = Field(description="Memory of patches and of whole volumes; null: none.")
     pareto: ParetoFigure | None = Field(description="Dice against cost; null: none. It needs fig4_ensemble.")
     probe: ProbeFigure | None = Field(description="Probe of the denoisers; null: none.")
