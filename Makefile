@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: plan demo demo-patchddm demo-recycling gpu leak report test test-workflow slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
+.PHONY: plan demo demo-patchddm demo-recycling gpu leak report test test-workflow test-gpu slurm-test test-all mutation-test slurm-demo slurm-installed lint schema bench bench-gpu clean clean-results
 
 # Most jobs wait for the denoiser. Its training is the longest, and a core would be idle meanwhile if it came last.
 DENOISER := results/phantom/networks/denoiser/split-0_seed-0/model.safetensors
@@ -48,11 +48,15 @@ PYTEST := python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile 
 
 # Tier 1, at most five minutes on two cores: no Snakemake run longer than a dry run, no Slurm.
 test: .venv/installed
-	$(PYTEST) -m "not workflow and not slurm and not browser"
+	$(PYTEST) -m "not workflow and not slurm and not browser and not gpu"
 
 # Tier 2: Snakemake runs small workflows, and Chromium opens the web pages.
 test-workflow: .venv/installed
 	$(PYTEST) -m "workflow or browser"
+
+# On a machine with a GPU: it computes what a CPU computes. Without one, all of these tests are skipped.
+test-gpu: .venv/installed
+	python -m pytest -n 0 -m gpu
 
 # Tier 3: the cluster profile on a real Slurm on this machine, with preemption, time limits, memory limits and a small demo.
 slurm-test: slurm-installed .venv/installed

@@ -10,6 +10,7 @@ from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.precision import PRECISIONS
 from pd_ddpm.training.compiled_network import compile_network
 from pd_ddpm.training.objectives.segmentation import CrossEntropy
+from pd_ddpm.training.step_random import ChangingStepError
 
 # The import of inductor warns of its own use of torch.jit, and a warning in a test is an error.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -65,3 +66,19 @@ def test_compile_network_compiles_if_steps_pay_for_it(calls, caplog, setting, de
         compiled = compile_network(Scale(), setting, torch.device(device), steps)
     assert (compiled is not None) is expected
     assert ("too few" in caplog.text) is (steps == 4999)
+
+
+def test_step_that_varies_runs_uncompiled(calls, caplog):
+    class Varying:
+        def run(self, *arguments):
+            raise ChangingStepError("its loss draws `random`, which may differ between steps")
+
+    made = trainer(True)
+    made.compile(4)
+    made.captured = Varying()
+    with caplog.at_level(logging.INFO):
+        made.train_step(1)
+    assert made.captured is None
+    assert not calls
+    assert "is not recorded as a CUDA graph" in caplog.text
+    assert "not compiled either" in caplog.text

@@ -28,7 +28,7 @@ from pd_ddpm.runtime.progress import log, progress
 from pd_ddpm.training import saved_state
 from pd_ddpm.training.batches import make_batches, step_generator
 from pd_ddpm.training.captured_step import RecordingError, make_captured_step, read_rate_from_tensor
-from pd_ddpm.training.compiled_network import compile_network, uncompiled
+from pd_ddpm.training.compiled_network import compile_network, restore_network, uncompiled
 from pd_ddpm.training.early_checkpoints import load_early_checkpoints, save_record
 from pd_ddpm.training.errors import NonFiniteError, TrainingError
 from pd_ddpm.training.interruption import Interrupted, handle_sigterm
@@ -209,6 +209,8 @@ class Trainer:
             self.captured = None
             level = logging.WARNING if isinstance(error, RecordingError) else logging.INFO
             log.log(level, "the training step is not recorded as a CUDA graph: %s. Its kernels are launched one by one.", error)
+            if isinstance(error, ChangingStepError):
+                restore_network(self.model)
             return None
 
     def _static_step(self, batch: Batch, rng: ReplayedRandom, rate: Tensor, ema_weight: Tensor) -> dict[str, Tensor]:
