@@ -28,7 +28,7 @@ results/{dataset}/scores/{method}/split-{i}_seed-{j}.csv  one row per case; .jso
 results/{dataset}/ensembles/{method}/split-{i}_seed-{j}.csv  one row per case and ensemble of some of its members; .json
 results/{dataset}/exhibits/                               tables and figures, each figure with its numbers
 results/logs/, results/benchmarks/                        log, time and memory of every job
-work/                                                     checkpoints of unfinished trainings, and the cache of `make plan`
+work/                                                     checkpoints of unfinished trainings, compiled code, the cache of `make plan`
 
 results/patchddm/                                         exhibits of the study PatchDDM (docs/studies.md), whose datasets have names
                                                           of their own; index.html is the page of all of them

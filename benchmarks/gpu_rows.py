@@ -196,6 +196,11 @@ class Bench:
         except ImportError as error:
             return GpuRow(what, who, remark=f"not measured: {error}")
 
+    def _build(self, build: Callable[[int], nn.Module]) -> nn.Module:
+        """Return a network that is initialised on the device, where that takes no time."""
+        with self.device:
+            return build(self.sizes.channels)
+
     def _flops(self) -> float:
         return forward_flops(self.sizes.channels, self.sizes.size)
 
@@ -212,7 +217,7 @@ class Bench:
             return GpuRow(what, who, remark="not measured: only a GPU has graphs")
         chosen = PRECISIONS[precision]
         set_matmul_precision(chosen)
-        network = prepare_for_inference(peers.our_network(self.sizes.channels), self.device, chosen)
+        network = prepare_for_inference(self._build(peers.our_network), self.device, chosen)
         x, t = self._inputs(batch, chosen.dtype)
         if how == "channels last":
             network, x = network.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
@@ -237,7 +242,7 @@ class Bench:
 
         def make_call() -> Call:
             build = {"MONAI": peers.monai_network, "diffusers": peers.diffusers_network}[library]
-            network = build(self.sizes.channels).to(self.device).eval()
+            network = self._build(build).eval()
             is_autocast = library == "MONAI"  # it has layers that compute in float32
             dtype = torch.float32 if is_autocast else chosen.dtype
             network = network.to(dtype)
@@ -257,7 +262,7 @@ class Bench:
     def _our_chain(self, how: str) -> Call:
         """Return a function that samples chains of a batch of members, as a sampling job does."""
         chosen, sizes = PRECISIONS["bfloat16"], self.sizes
-        denoiser = Denoiser(peers.our_network(sizes.channels), Schedule.cosine(T), CODINGS["binary"], "noise")
+        denoiser = Denoiser(self._build(peers.our_network), Schedule.cosine(T), CODINGS["binary"], "noise")
         denoiser = prepare_for_inference(denoiser, self.device, chosen)
         if how == "compiled":
             denoiser.network = CompiledNetwork(denoiser.network, {sizes.size: sizes.batch})
@@ -276,7 +281,7 @@ class Bench:
         """Return a function that samples one member with MONAI's inferer under autocast."""
         from benchmarks.sampling import monai_sampling
 
-        network = peers.monai_network(self.sizes.channels).to(self.device)
+        network = self._build(peers.monai_network)
         image = torch.zeros(1, IMAGE_CHANNELS, *self.sizes.size, device=self.device)
         sample = monai_sampling(network, image, 1, self.sizes.reverse_steps)
 

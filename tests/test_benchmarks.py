@@ -425,7 +425,7 @@ def test_gpu_measurements_end_with_the_time_and_survive_a_failure() -> None:
     failed, *rest = gpu.measure(Sections(CPU, TINY), 10)
     assert (failed.what, failed.remark) == ("first", "failed: CUDA out of memory.")
     assert len(rest) == 2
-    assert [row.remark for row in gpu.measure(Sections(CPU, TINY), -1)] == ["not measured: the -1 minutes are over"] * 2
+    assert [row.remark for row in gpu.measure(Sections(CPU, TINY), -1)] == ["not measured: it does not fit into -1 minutes"] * 2
 
 
 def test_with_targets_judges_rate_ratio_and_busy_share() -> None:
