@@ -89,9 +89,13 @@ def test_count_of_what_is_kept_for_the_backward_pass_equals_the_profiler() -> No
     assert count.live > 2e6
 
 
-def test_count_has_the_flops_of_an_evaluation() -> None:
-    task = MemoryTask(denoiser(**SMALL), 2, "sampling", 1, 9, FLOAT32)
-    assert task.step(META).count().flops == sum(flops.evaluation(task.model(META), 5, (10, 10, 10)))
+def test_count_has_the_flops_of_an_evaluation_and_the_bytes_without_a_counter_of_flops() -> None:
+    task = MemoryTask(denoiser(**SMALL), 2, "sampling", 1, 15, FLOAT32)
+    step = task.step(META)
+    with LiveBytes(META) as memory:
+        memory.hold(step.held)
+        step.run()
+    assert step.count() == (memory.peak, sum(flops.evaluation(task.model(META), 5, (16, 16, 16))))
 
 
 def test_activation_checkpointing_and_half_precision_are_counted() -> None:

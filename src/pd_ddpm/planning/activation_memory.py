@@ -90,11 +90,15 @@ class Step:
         return count.live
 
     def count(self) -> "StepCount":
-        """Run it, and return what its tensors take and what it computes."""
+        """Run it twice, and return what its tensors take and what it computes.
+
+        The counter of operations splits some of them up, whose intermediate tensors must not count as memory.
+        """
         with LiveBytes(self.device) as memory:
             memory.hold(self.held)
-            with OperationCounter() as operations:
-                self.run()
+            self.run()
+        with OperationCounter() as operations:
+            self.run()
         return StepCount(memory.peak, operations.get_total_flops())
 
 
