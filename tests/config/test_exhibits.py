@@ -170,6 +170,25 @@ def test_captions_name_the_form_of_members_on_a_working_grid(members: str, words
     assert words in note
 
 
+def test_captions_name_the_pixels_and_members_of_networks_with_a_grid_of_their_own() -> None:
+    """Every network with other pixels is named once, with the methods that use it."""
+    grid = {"spacing_mm": 2.5, "members": "binary"}
+    networks = {"unet": {"grid": {"spacing_mm": None}}, "attunet": {"grid": {"members": "soft"}}}
+    networks |= {name: {"validation_presegmenter": None} for name in ("denoiser", "truncated-denoiser")}
+    config = paper_configuration(grid=grid, networks=networks)
+    note = exhibits.caption_note(config, "wmh")
+    assert " The networks see pixels of 2.5 mm. On them, the members of all methods are made binary." in note
+    assert " The network of U-Net sees the scan's own pixels." in note
+    assert " The network of Bayesian U-Net sees the scan's own pixels." in note
+    assert " The members of AttUNet, AttUNet (early 1), AttUNet (early 2), AttUNet (early 3) keep their probabilities." in note
+    assert note.count("sees") == 2
+    assert exhibits.scored_grid(config) == methods.training_grid(config, "denoiser")
+    assert exhibits.scored_grid(config, "unet") == methods.training_grid(config, "unet")
+    volumes = {"spatial_dims": 3, "crop": [16, 16, 16], "grid": {"spacing_mm": 3.0}}
+    config = paper_configuration(networks={"unet": volumes})
+    assert exhibits.scored_grid(config, "unet") == methods.training_grid(config, "unet") | {"spatial_dims": 3}
+
+
 # The exhibits of PatchDDM in place of PD-DDPM's, with methods of slices.
 PATCH_EXHIBITS = {
     **dict.fromkeys(("table2", "fig3_tprime", "fig4_ensemble", "pareto", "probe", "claims")),
