@@ -77,7 +77,6 @@ else:
             "../envs/scans-and-tables.yaml"
         params:
             labels=exhibits.no_diffusion_labels(config),
-            printed_row=config["exhibits"]["no_diffusion"]["printed"],
             caption_note=caption_note,
             code=script_code("no_diffusion"),
         script:
@@ -126,7 +125,7 @@ rule table4:
         "../envs/scans-and-tables.yaml"
     params:
         points=exhibits.step_points(config),
-        steps=config["exhibits"]["steps"],
+        samples=(config["exhibits"]["steps"] or {}).get("samples"),
         caption_note=caption_note,
         code=script_code("table4"),
     script:

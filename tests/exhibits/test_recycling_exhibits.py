@@ -19,8 +19,8 @@ from pd_ddpm.exhibits.tables.table4 import table4, table4_document
 POINTS = [{"method": f"rec@stop_after={step}", "label": "Rec.", "step": step} for step in (1, 2)]
 PRINTED = pd.DataFrame(
     [
-        ("recycling_table4", "Muscle Ultrasound", "dice_step_1", 0.0212),
-        ("recycling_table2", "Muscle Ultrasound, No diff.", "dice", 0.8815),
+        ("table4", "Rec.", "dice_step_1", 0.0212),
+        ("table2", "No diff.", "dice", 0.8815),
     ],
     columns=["exhibit", "row", "metric", "value"],
 )
@@ -42,7 +42,7 @@ def ensembles(seeds=(0, 1)):
 def test_seed_spread_and_step_means_equal_plain_loops():
     rows = ensembles()
     scores = step_scores(rows, POINTS)
-    table, numbers = table4(scores, PRINTED, "Muscle Ultrasound"), fig3_numbers(rows, POINTS)
+    table, numbers = table4(scores, PRINTED), fig3_numbers(rows, POINTS)
     for point, spread, mean in zip(POINTS, table.to_dict("records"), numbers.to_dict("records"), strict=True):
         for metric in ("dice", "hd95_mm"):
             spreads, means = [], []
@@ -67,7 +67,7 @@ def test_case_with_an_undefined_member_has_no_spread_and_is_counted():
     rows = ensembles(seeds=(0,))
     first = (rows["method"] == POINTS[0]["method"]) & (rows["case"] == "a") & (rows["subset"] == "3")
     rows.loc[first, "hd95_mm"] = np.nan
-    table = table4(step_scores(rows, POINTS), PRINTED, None)
+    table = table4(step_scores(rows, POINTS), PRINTED)
     others = [
         np.ptp(rows[(rows["method"] == POINTS[0]["method"]) & (rows["case"] == case) & (rows["size"] == 1)]["hd95_mm"])
         for case in "bcd"
@@ -97,7 +97,7 @@ def scores_of(count=12):
 def test_paired_tests_and_effect_size_equal_scipy():
     scores, dice = scores_of()
     labels = {"plain": "No diff.", "rec": "Diff. rec. x_T, DDPM", "mean": "Ensemble"}
-    table = no_diffusion_table(scores, labels, PRINTED, "Muscle Ultrasound").set_index("method")
+    table = no_diffusion_table(scores, labels, PRINTED).set_index("method")
     difference = dice["rec"] - dice["plain"]
     row = table.loc["rec"]
     assert row["dice_difference"] == pytest.approx(difference.mean(), abs=1e-12)
@@ -114,15 +114,14 @@ def test_paired_tests_and_effect_size_equal_scipy():
 def test_documents_show_every_method_and_the_papers_values():
     scores, _ = scores_of()
     labels = {"plain": "No diff.", "rec": "Rec.", "mean": "Ensemble"}
-    table = no_diffusion_table(scores, labels, PRINTED, "Muscle Ultrasound")
-    text = no_diffusion_document(table, "Note.", "Muscle Ultrasound").markdown()
+    table = no_diffusion_table(scores, labels, PRINTED)
+    text = no_diffusion_document(table, "Note.").markdown()
     assert "[0.881]" in text or "[0.882]" in text
     assert "Differences to No diff." in text
     assert "Cohen's d" in text
-    spread = table4(step_scores(ensembles(), POINTS), PRINTED, "Muscle Ultrasound")
-    text = table4_document(spread, "Note.", 5, "Muscle Ultrasound").markdown()
-    assert "[paper, Muscle Ultrasound]" in text
-    assert "0.0212" in text
+    spread = table4(step_scores(ensembles(), POINTS), PRINTED)
+    text = table4_document(spread, "Note.", 5).markdown()
+    assert "[0.0212]" in text
     figure = fig3(fig3_numbers(ensembles(), POINTS), "Note.")
     assert [axis.get_ylabel() for axis in figure.axes] == ["Dice", "HD95 [mm]"]
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 2]
@@ -136,8 +135,8 @@ STUDY = {
     },
     "exhibits": {
         "table2": None,
-        "steps": {"methods": ["ddpm", "ddpm@sampler=ddim"], "samples": 4, "printed": None},
-        "no_diffusion": {"methods": ["attunet", "ddpm", "mean-of-both"], "printed": None},
+        "steps": {"methods": ["ddpm", "ddpm@sampler=ddim"], "samples": 4},
+        "no_diffusion": {"methods": ["attunet", "ddpm", "mean-of-both"]},
     },
 }
 
@@ -165,9 +164,9 @@ def test_steps_are_variations_that_stop_early_and_the_last_one_is_the_whole_chai
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": {"methods": ["attunet"], "samples": 4, "printed": None}}, "'attunet' has the segmenter deterministic"),
-        ({"steps": {"methods": ["ddpm@stop_after=2"], "samples": 4, "printed": None}}, "ends early itself"),
-        ({"steps": {"methods": ["ddpm"], "samples": 1, "printed": None}}, "`exhibits.steps.samples`"),
+        ({"steps": {"methods": ["attunet"], "samples": 4}}, "'attunet' has the segmenter deterministic"),
+        ({"steps": {"methods": ["ddpm@stop_after=2"], "samples": 4}}, "ends early itself"),
+        ({"steps": {"methods": ["ddpm"], "samples": 1}}, "`exhibits.steps.samples`"),
         ({"table2": load.read(None, {})["exhibits"]["table2"]}, "would both be shown as table2.csv"),
     ],
 )

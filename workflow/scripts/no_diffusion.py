@@ -11,10 +11,10 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
-    scores, printed_row = read_scores(job.input.scores), job.params.printed_row
-    table = no_diffusion_table(scores, job.params.labels, pd.read_csv(job.input.printed), printed_row)
+    scores = read_scores(job.input.scores)
+    table = no_diffusion_table(scores, job.params.labels, pd.read_csv(job.input.printed))
     write_sealed_csv(table, job.output.table, float_format="%.6g")
-    document = no_diffusion_document(table, table_caption(job.params.caption_note, scores), printed_row)
+    document = no_diffusion_document(table, table_caption(job.params.caption_note, scores))
     document = document.with_remarks(collapse_remarks(scores, job.params.labels))
     document.write(job.output.page, job.output.markdown, data=[job.output.table, job.output.record])
 

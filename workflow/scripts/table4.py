@@ -11,10 +11,10 @@ from pd_ddpm.runtime.sealed_tables import write_sealed_csv
 
 
 def main(job) -> None:
-    ensembles, steps = read_scores(job.input.ensembles), job.params.steps
-    table = table4(step_scores(ensembles, job.params.points), pd.read_csv(job.input.printed), steps["printed"])
+    ensembles = read_scores(job.input.ensembles)
+    table = table4(step_scores(ensembles, job.params.points), pd.read_csv(job.input.printed))
     write_sealed_csv(table, job.output.table, float_format="%.6g")
-    document = table4_document(table, table_caption(job.params.caption_note, ensembles), steps["samples"], steps["printed"])
+    document = table4_document(table, table_caption(job.params.caption_note, ensembles), job.params.samples)
     document.write(job.output.page, job.output.markdown, data=[job.output.table, job.output.record])
 
 

@@ -89,7 +89,6 @@ class ChainSteps(Section):
     samples: Annotated[int, Field(ge=2), WHOLE] = Field(
         description="Members of each method, which are chains with noise of their own: the paper's seeds of inference."
     )
-    printed: str | None = Field(description="Data set of the paper's Table 4 that is shown next to it; null: none.")
 
 
 class NoDiffusion(Section):
@@ -97,12 +96,6 @@ class NoDiffusion(Section):
 
     methods: Annotated[list[str], Field(min_length=2), *UNIQUE] = Field(
         description="Rows of the table. The first one is the method without diffusion, with which the others are compared."
-    )
-    printed: str | None = Field(
-        description=(
-            "Data set of the paper's Table 2 whose values are shown next to those of methods with these labels: No diff.; "
-            "Diff. rec. x_T, DDPM; Ensemble. null: none."
-        )
     )
 
 

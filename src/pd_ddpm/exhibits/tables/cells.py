@@ -18,7 +18,7 @@ METRICS_NOTE = (
     "Metrics follow the WMH challenge: whole 3D cases, in millimetres, on the grid of the scan; F1 counts lesions. "
     "Higher is better for Dice, Jaccard and F1, lower for HD95."
 )
-PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases; [in brackets: the paper's value for the WMH challenge data]."
+PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases; [in brackets: what the paper prints for its own data]."
 NO_PAPER_VALUES_NOTE = "Mean ± standard deviation over test cases. The values that the paper prints are not known here."
 
 

@@ -10,6 +10,8 @@ from pd_ddpm.evaluation.scores import by_training, select_method
 from pd_ddpm.evaluation.statistics import CASE, mean_interval, mean_over_cases, paired_differences, wilcoxon_p
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import (
+    NO_PAPER_VALUES_NOTE,
+    PAPER_VALUES_NOTE,
     counts_and_cost,
     decimals,
     effect_and_interval,
@@ -25,16 +27,13 @@ from pd_ddpm.exhibits.tables.cells import (
 HEADINGS = {"dice": "Dice", "hd95_mm": "HD95 [mm]"}
 
 
-def no_diffusion_table(
-    scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFrame, printed_row: str | None
-) -> pd.DataFrame:
+def no_diffusion_table(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFrame) -> pd.DataFrame:
     """Compare methods with the first one, paired by case.
 
     Args:
         scores: score rows of all methods.
         labels: method -> label; the first one is the method without diffusion.
-        printed: values printed in the papers. Their rows are "{data set}, {label}".
-        printed_row: data set of the paper's table; None: none.
+        printed: values that the paper prints for the data set.
 
     Returns:
         One row per method: label, and for each metric mean, standard deviation (`*_sd`), 95 % interval (`*_low`, `*_high`) and
@@ -47,14 +46,14 @@ def no_diffusion_table(
 
     Reference: Fu et al. 2024, Table 2, which does not say which test it used.
     """
-    cases, paper, rows = by_training(scores), printed_values(printed, "recycling_table2"), []
+    cases, paper, rows = by_training(scores), printed_values(printed, "table2"), []
     first = select_method(cases, next(iter(labels)))
     for name, label in labels.items():
         result = select_method(cases, name)
         row = {"method": name, "label": label}
         for metric in HEADINGS:
             row |= summary(result[metric], metric)
-            row[f"{metric}_paper"] = paper.get((f"{printed_row}, {label}", metric), np.nan)
+            row[f"{metric}_paper"] = paper.get((label, metric), np.nan)
             row |= _difference(result[metric], first[metric], metric) if rows else {}
         rows.append(row | counts_and_cost(result))
     return pd.DataFrame(rows)
@@ -76,14 +75,8 @@ def _difference(values: pd.Series, baseline: pd.Series, metric: str) -> dict[str
     }
 
 
-def no_diffusion_document(table: pd.DataFrame, caption_note: str, printed_row: str | None) -> Document:
-    """Return the document of the table.
-
-    Args:
-        table: rows of `no_diffusion_table`.
-        caption_note: dataset and scale.
-        printed_row: data set of the paper's table.
-    """
+def no_diffusion_document(table: pd.DataFrame, caption_note: str) -> Document:
+    """Return the document of the table, from the rows of `no_diffusion_table` and a note on dataset and scale."""
     rows, baseline = [row for _, row in table.iterrows()], table["label"].iloc[0]
     cells, tests = pd.DataFrame({"Method": table["label"]}), pd.DataFrame({"Method": table["label"][1:]})
     for metric, heading in HEADINGS.items():
@@ -95,8 +88,8 @@ def no_diffusion_document(table: pd.DataFrame, caption_note: str, printed_row: s
         tests[f"{heading}: Wilcoxon"] = [p_value(row[f"{metric}_wilcoxon_p"]) for row in rows[1:]]
         tests[f"{heading}: d"] = [number(row[f"{metric}_effect"], 2, signed=True) for row in rows[1:]]
     cells["Cases"] = table["cases"]
-    brackets = "." if printed_row is None else f"; [in brackets: the paper's value for {printed_row}]."
-    notes = [f"Mean ± standard deviation over test cases{brackets}", missing_hd95_note(table, "label")]
+    has_paper_values = table[[f"{metric}_paper" for metric in HEADINGS]].notna().any(axis=None)
+    notes = [PAPER_VALUES_NOTE if has_paper_values else NO_PAPER_VALUES_NOTE, missing_hd95_note(table, "label")]
     test_notes = [
         f"Differences are paired by case. {interval_note(int(table['trainings'].max()))}",
         "The paired t-test and Wilcoxon's signed-rank test compare the cases, each with the mean of its trainings. They take "
