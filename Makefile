@@ -17,7 +17,7 @@ demo: .venv/installed
 # others compute.
 GPU_DENOISER := results/phantom-fine/networks/denoiser/split-0_seed-0/model.safetensors
 gpu: .venv/installed
-	@snakemake --config scale=gpu --resources gpu_jobs=4 --prioritize $(GPU_DENOISER)
+	@snakemake --config scale=gpu --resources gpu_jobs=4 --prioritize $(GPU_DENOISER) --scheduler greedy
 
 # results/patchddm/index.html: all tables and figures of the study PatchDDM on simulated volumes (docs/studies.md)
 PATCHDDM := results/volumes/networks/patchddm/split-0_seed-0/model.safetensors

@@ -38,6 +38,7 @@ python -c "import torch; assert torch.cuda.is_available()" 2> /dev/null ||
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 part tests $((minutes * 15)) python -m pytest -n 0 -q -m gpu tests/gpu
 part bench $((minutes * 24)) python -m benchmarks.gpu --minutes 5 --output "$output/gpu.json"
-part scale $((minutes * 60)) snakemake --config scale=gpu --resources gpu_jobs=4 --keep-going
+part scale $((minutes * 60)) snakemake --config scale=gpu --resources gpu_jobs=4 --scheduler greedy \
+    --prioritize results/phantom-fine/networks/denoiser/split-0_seed-0/model.safetensors --keep-going
 cp docs/performance.md "$output/" && cp -r results/logs results/benchmarks "$output/" 2> /dev/null
 exit $failed
