@@ -19,7 +19,14 @@ def rows() -> pd.DataFrame:
             ):
                 counted = gb * edge / 64
                 row = {"label": label, "phase": phase, "edge": edge, "input_edge": edge, "precision": precision}
-                row |= {"counted_gb": counted, "peak_gb": counted, "source": "meta", "tflop": 0.25, "device": None}
+                row |= {
+                    "counted_gb": counted,
+                    "peak_gb": counted,
+                    "source": "meta",
+                    "parameters": 24_260_299,
+                    "tflop": 0.25,
+                    "device": None,
+                }
                 if edge == 64:
                     row |= {"peak_gb": 1.5 * counted, "source": "measured", "seconds": 0.125, "device": "H100"}
                 table.append(row)
@@ -28,6 +35,7 @@ def rows() -> pd.DataFrame:
 
 def test_memory_document_marks_what_was_measured(rows: pd.DataFrame) -> None:
     text = memory_document(rows, 24, "synthetic").markdown()
+    assert "**Networks of 24,260,299 parameters, synthetic**" in text
     lines = [line for line in text.splitlines() if line.startswith("| Whole | 64³")]
     assert lines[0] == "| Whole | 64³ | 64³ | float32 | 12.0 | measured | 8.00 | 8.0 × | 0.125 | 0.250 |"
     assert "| Whole | 256³ | 256³ | float32 | 32.0 | meta | 32.0 | 8.0 × |  | 0.250 |" in text

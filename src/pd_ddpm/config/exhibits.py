@@ -222,9 +222,9 @@ def memory_networks(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def memory_note(config: Config) -> str:
-    """Return what the caption of the memory table says about its networks."""
+    """Return what the caption of the memory table says about the input of its networks."""
     table = config["exhibits"]["memory"] or {}
-    return f"Networks of the {config['scale']} scale's configuration, {table.get('image_channels')} image channels"
+    return f"{table.get('image_channels')} image channels, {table.get('batch')} in a batch of training"
 
 
 def step_points(config: Config) -> list[dict[str, Any]]:

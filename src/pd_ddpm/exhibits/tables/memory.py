@@ -28,7 +28,7 @@ def memory_document(table: pd.DataFrame, limit_gb: float, caption_note: str) -> 
     Args:
         table: rows of `memory_rows`.
         limit_gb: memory of a GPU that the largest volume is compared with, in GB.
-        caption_note: what the numbers belong to.
+        caption_note: what the caption says about the input of the networks.
     """
     training, sampling = (table[table["phase"] == phase] for phase in ("training", "sampling"))
     devices = [name for name in table["device"].dropna().unique() if name]
@@ -37,7 +37,9 @@ def memory_document(table: pd.DataFrame, limit_gb: float, caption_note: str) -> 
         Part("Training step", _cells(training, with_ratio=True), [TRAINING_NOTE, SOURCE_NOTE + measured], left={"Source"}),
         Part("Sampling", _cells(sampling), [limit_sentence(table, limit_gb), SAMPLING_NOTE, PAPER_NOTE], left={"Source"}),
     ]
-    return Document("Memory of patches and whole volumes", caption_note, parts)
+    parameters = " and ".join(f"{count:,}" for count in sorted(table["parameters"].unique()))
+    caption = f"Networks of {parameters} parameters, {caption_note}"
+    return Document("Memory of patches and whole volumes", caption, parts)
 
 
 def training_ratio(table: pd.DataFrame) -> pd.DataFrame:
