@@ -137,6 +137,7 @@ def test_killed_training_resumes_on_gpu(cuda, tmp_path):
     assert resumed.progress.step == 20
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch recommends TF32
 def test_compiled_training_equals_uncompiled_one(cuda, tmp_path, monkeypatch, caplog):
     """Compiled kernels round differently. Adam turns tiny differences of small gradients into steps of its learning rate."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))

@@ -56,6 +56,12 @@ def probabilistic_unet():
     return ProbabilisticUNet(spatial_dims=2, in_channels=2, channels=(8, 8, 16), latent=3)
 
 
+def checkpointed_denoiser():
+    model = denoiser("noise")
+    model.network.activation_checkpointing = True
+    return model
+
+
 def as_on_gpu(trainer, *, recorded):
     """Let a trainer make batches as on a GPU, and record its steps."""
     trainer.batches = DeviceBatches(SLICES, DeviceSlices(SLICES, CPU), trainer.settings, 0, CPU)
@@ -142,12 +148,13 @@ class WithoutHostTensors(TorchDispatchMode):
     [
         (lambda: denoiser("noise", dropout=0.2), Denoising(1000, "squared_error")),
         (lambda: denoiser("mask"), Denoising(1000, "cross_entropy_dice")),
+        (checkpointed_denoiser, Denoising(1000, "squared_error")),
         (Scale, CrossEntropy(1.0)),
         (probabilistic_unet, EvidenceLowerBound(1.0, free_bits=0.1)),
     ],
-    ids=["noise, dropout", "mask", "segmentation", "probabilistic_unet"],
+    ids=["noise, dropout", "mask", "checkpointing", "segmentation", "probabilistic_unet"],
 )
-def test_step_needs_no_value_and_no_tensor_of_the_host(make, objective):
+def test_step_needs_no_value_and_no_tensor_of_the_host(monkeypatch, make, objective):
     """Tensors on the device meta have no values, so that any request for one fails."""
     meta = torch.device("meta")
     settings = TrainingSettings(**SETTINGS)
@@ -165,6 +172,7 @@ def test_step_needs_no_value_and_no_tensor_of_the_host(make, objective):
     numbers = torch.zeros(2, device=meta)
     trainer._static_step(batch, random, *numbers)
     random.rewind()
+    monkeypatch.setattr(torch, "get_rng_state", pytest.fail)  # forbidden while a graph is recorded
     with WithoutHostTensors():
         trainer._static_step(batch, random, *numbers)
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -107,6 +108,20 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
     frequency = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angle = t.float()[:, None] * frequency
     return functional.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2))
+
+
+def compute_again(block: nn.Module, x: Tensor, embedding: Tensor | None) -> Tensor:
+    """Return a block's output without keeping its activations, which the backward pass computes again.
+
+    Args:
+        block: has a layer `dropout`.
+        x: (B, channels, *S).
+        embedding: (B, width), or None.
+
+    Reference: Chen et al. 2016 (activation checkpointing).
+    """
+    # Only dropout needs the state of the random numbers, which cannot be read while a CUDA graph is recorded.
+    return checkpoint(block, x, embedding, use_reentrant=False, preserve_rng_state=block.dropout.p > 0)
 
 
 class TimeEmbedding(nn.Sequential):

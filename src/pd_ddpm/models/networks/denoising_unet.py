@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pd_ddpm.models.networks.blocks import (
     Downsample,
     ResidualBlock,
     TimeEmbedding,
     Upsample,
+    compute_again,
     convolution,
     group_norm,
     join_skip,
@@ -170,5 +170,5 @@ class DenoisingUNet(nn.Module):
     def _block(self, block: ResidualBlock, h: Tensor, embedding: Tensor) -> Tensor:
         """Return the block's output, with or without its activations for the backward pass."""
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, h, embedding, use_reentrant=False)
+            return compute_again(block, h, embedding)
         return block(h, embedding)

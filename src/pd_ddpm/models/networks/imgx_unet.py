@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from pd_ddpm.models.networks.blocks import CONVOLUTIONS, require_divisible, sinusoids
+from pd_ddpm.models.networks.blocks import CONVOLUTIONS, compute_again, require_divisible, sinusoids
 
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -191,7 +190,7 @@ class ImgXUNet(nn.Module):
         if not isinstance(module, ImgXBlock):
             return module(h)
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(module, h, embedding, use_reentrant=False)
+            return compute_again(module, h, embedding)
         return module(h, embedding)
 
 
