@@ -7,6 +7,7 @@ from workflow_runs import ROOT
 from pd_ddpm.config import load, resolve
 from pd_ddpm.config.consistency import find_doubts
 from pd_ddpm.config.errors import ConfigError
+from pd_ddpm.config.exhibits import caption_note
 from pd_ddpm.config.resolve import overlay
 from pd_ddpm.config.validate import validate
 
@@ -39,6 +40,7 @@ def test_gpu_scale_has_the_papers_networks_patch_and_reverse_steps(paper: dict) 
     for key in ("reverse_steps", "sampler", "variance"):
         assert gpu["sampling"][key] == paper["sampling"][key]
     assert gpu["exhibits"]["fig3_tprime"] == paper["exhibits"]["fig3_tprime"]
+    assert caption_note(gpu, "phantom-fine").startswith("GPU scale: the paper's networks, trained for minutes")
     assert gpu["device"] == "auto"
     assert gpu["resources"]["sample"]["gpu"] == 1
 
