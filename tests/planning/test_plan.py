@@ -14,6 +14,7 @@ import pytest
 from workflow_runs import jobs
 
 from pd_ddpm.config import load, resolve
+from pd_ddpm.config.methods import grid_owner
 from pd_ddpm.config.resolve import Config, overlay
 from pd_ddpm.config.run import Run
 from pd_ddpm.config.validate import validate
@@ -194,6 +195,15 @@ def test_sizes_of_the_challenge_are_published(tmp_path: Path) -> None:
             )
     held_out = cohort_sizes(configured("paper"), "wmh-held-out", tmp_path)
     assert len(held_out.with_role(3, "test")) == 110
+
+
+def test_scans_of_brats_have_their_published_size_and_the_roles_of_patch_ddm(tmp_path: Path) -> None:
+    config = validate(load.read_study("patchddm", {"scale": "paper"}))
+    cohort = cohort_sizes(config, "brats", tmp_path)
+    assert [len(cohort.with_role(0, role)) for role in ("train", "validation", "test")] == [295, 37, 37]
+    owner = grid_owner(config, "patchddm")
+    assert {case.volume_size for case in cohort.with_role(0, "test", owner)} == {(256, 256, 256)}
+    assert {case.shape for case in cohort.cases.values()} == {(240, 240, 155)}
 
 
 @pytest.mark.parametrize(("minimum_cm2", "share"), [(0, 0.76), (1, 0.758), (130, 0.4356), (500, 0.0)])

@@ -14,6 +14,7 @@ import pandas as pd
 from pd_ddpm.config import studies
 from pd_ddpm.config.methods import grid_owner, network_grid, networks_from
 from pd_ddpm.config.resolve import Config
+from pd_ddpm.data.cases.brats import published_roles
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.nifti.geometry import spacing_mm
 from pd_ddpm.data.nifti.read import read_image
@@ -44,14 +45,19 @@ WMH_SITES = (
 )
 
 
+# Shape and spacing of every scan of BraTS (Bakas et al. 2017).
+BRATS_SHAPE, BRATS_SPACING_MM = (240, 240, 155), (1.0, 1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class KnownScan:
-    """A scan whose voxel grid is known: case, site, shape (X, Y, Z) and spacing in mm."""
+    """A scan whose voxel grid is known: case, site, shape (X, Y, Z), spacing in mm, and its role if that is published."""
 
     case: str
     site: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,8 @@ def _case_sizes(
         scans = published_scans(source)
         if not scans:
             raise
-        cases = pd.DataFrame([(scan.case, scan.site) for scan in scans], columns=["case", "site"])
+        columns = ["case", "site", "role"]
+        cases = pd.DataFrame([(scan.case, scan.site, scan.role) for scan in scans], columns=columns)
         origin = "published numbers and sizes of cases"
     is_whole = all(grid["region"] == "slice" for grid in grids)
     box = "" if is_whole else f", a brain of {BRAIN_BOX_MM[0]:g} x {BRAIN_BOX_MM[1]:g} mm"
@@ -212,7 +219,10 @@ def prepared_sizes(prepared: Path, grids: Sequence[Mapping[str, Any]]) -> list[l
 
 
 def published_scans(source: Mapping[str, Any]) -> list[KnownScan]:
-    """Return the scans of a dataset that is simulated or downloaded later; none for any other dataset."""
+    """Return the scans of a dataset that is simulated or downloaded later, or of BraTS; none for any other dataset."""
+    if source["layout"] == "brats":
+        roles = enumerate(published_roles(source.get("roles", "folds")), start=1)
+        return [KnownScan(f"case-{number}", "unknown", BRATS_SHAPE, BRATS_SPACING_MM, role) for number, role in roles]
     if "simulate" in source:
         from pd_ddpm.data.phantom.acquisition import SCANNERS
 

@@ -128,6 +128,14 @@ def patch_ddm_roles() -> dict[int, str]:
     return {int(number): role for role, part in named for number in part}
 
 
+def published_roles(roles: Literal["folds", "patch_ddm", "imgx"]) -> list[str]:
+    """Return the role of each published training case: of BraTS 2021 for "imgx", else of 2020; empty if folds assign it."""
+    if roles == "imgx":
+        return _imgx_roles()
+    assigned = patch_ddm_roles()
+    return [assigned[number] if roles == "patch_ddm" else "" for number in sorted(assigned)]
+
+
 def label_recoding(case: Mapping[str, Any]) -> dict[int, int]:
     """Return the label (0 background, 1 lesion, 2 other pathology, or a class) that each label in a case's masks stands for.
 
