@@ -218,7 +218,7 @@ class Description(_Open):
     orientation: Annotated[str, Field(pattern="^[LRAPIS]{3}$", examples=["LPS"]), AfterValidator(_valid_orientation)]
     stages: Annotated[list[StageContent], Field(min_length=1, max_length=16)]
     presegmentation_from_file: Name | None = None
-    classes: Annotated[tuple[ClassContent, ...], Field(max_length=255)] = ()
+    classes: list[ClassContent] = Field([], max_length=255)
     training: TrainingContent
     scores: ScoresContent
     # Without a run record, earlier versions wrote an empty one.

@@ -38,6 +38,7 @@ from pd_ddpm.exhibits.tables.class_scores import MEANS_NOTE, class_groups, class
 
 FURTHER_METRICS = ("hd95_medpy_mm", "avd_percent", "lesion_recall")
 LESION_LOADS = ("low", "medium", "high")
+LESION_LOAD, CLASS_VOLUME = "lesion load", "volume of all classes"  # groupings of cases by the volume of their reference
 
 
 def table1(scores: pd.DataFrame, labels: Mapping[str, str], printed: pd.DataFrame, compared_with: str | None) -> pd.DataFrame:
@@ -99,7 +100,8 @@ def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str], class_scores:
     """
     cases = average_over_seeds(scores)
     rows = []
-    for group in [*_load_groups(cases), *_site_groups(scores)]:
+    grouping = LESION_LOAD if class_scores is None or class_scores.empty else CLASS_VOLUME
+    for group in [*_load_groups(cases, grouping), *_site_groups(scores)]:
         for method, label in labels.items():
             method_cases = select_method(cases, method)
             dice = method_cases.loc[method_cases.index.isin(group.cases), "dice"]
@@ -112,13 +114,13 @@ def table1_groups(scores: pd.DataFrame, labels: Mapping[str, str], class_scores:
     return pd.concat([class_groups(class_scores, labels), table], ignore_index=True)
 
 
-def _load_groups(cases: pd.DataFrame) -> list[_Group]:
+def _load_groups(cases: pd.DataFrame, grouping: str) -> list[_Group]:
     volumes = cases.groupby("case")["reference_volume_ml"].mean()
     bounds = volumes.quantile(np.linspace(0, 1, 4 if len(volumes) >= 3 else 2)).to_numpy()
     names = LESION_LOADS if len(volumes) >= 3 else ("all",)
     index = np.searchsorted(bounds[1:-1], volumes)
     return [
-        _Group("lesion load", name, volumes.index[index == number], bounds[number], bounds[number + 1])
+        _Group(grouping, name, volumes.index[index == number], bounds[number], bounds[number + 1])
         for number, name in enumerate(names)
     ]
 
@@ -142,7 +144,7 @@ def table1_document(table: pd.DataFrame, groups: pd.DataFrame, compared_with: st
         parts.append(classes)
     if table["dice_difference"].notna().any():
         parts.append(_differences_part(table, compared_with))
-    parts += [_groups_part(groups, "lesion load"), _groups_part(groups, "site")]
+    parts += [_groups_part(groups, name) for name in (LESION_LOAD, CLASS_VOLUME, "site") if name in set(groups["grouping"])]
     return Document("Table 1", caption_note, parts)
 
 
@@ -241,9 +243,10 @@ def _groups_part(groups: pd.DataFrame, grouping: str) -> Part:
             mean_and_deviation(row, "dice") if row["cases"] else "" for _, row in rows.iterrows()
         ]
     note = "Mean ± standard deviation of Dice over the cases of a group."
-    if grouping == "lesion load":
+    if grouping in (LESION_LOAD, CLASS_VOLUME):
+        volume = "lesion volume" if grouping == LESION_LOAD else grouping
         note += (
-            " Groups: terciles of the reference's lesion volume over these test cases; bounds in ml. Any method tends to have "
+            f" Groups: terciles of the reference's {volume} over these test cases; bounds in ml. Any method tends to have "
             "a lower Dice for small loads, because a border of the same width is a larger part of a small lesion. Compare "
             "within a column."
         )
