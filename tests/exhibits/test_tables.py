@@ -185,8 +185,8 @@ def test_table1_of_a_paper_without_known_values_says_so() -> None:
     assert table[["dice_paper", "hd95_mm_paper"]].isna().all(axis=None)
     text = table1_document(table, table1_groups(BOTH, TWO), "PD-DDPM", NOTE).markdown()
     assert "The values that the paper prints are not known here." in text
-    assert "WMH challenge data" not in text
-    assert "WMH challenge data" in document_of(BOTH, TWO).markdown()
+    assert "what the paper prints" not in text
+    assert "what the paper prints" in document_of(BOTH, TWO).markdown()
 
 
 def test_table1_document_states_the_power_of_few_and_many_cases() -> None:
