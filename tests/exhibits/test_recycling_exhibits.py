@@ -1,6 +1,7 @@
 """Figure 3, Table 2 and Table 4 of Fu et al. 2024, against plain loops and SciPy (about 2 s)."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,12 @@ import pytest
 from scipy import stats
 
 from pd_ddpm.config import load
-from pd_ddpm.config.exhibits import default_exhibits, no_diffusion_labels, planned_methods, step_points
+from pd_ddpm.config.exhibits import claims_roles, default_exhibits, no_diffusion_labels, planned_methods, step_points
 from pd_ddpm.config.methods import resampling, step_methods
 from pd_ddpm.config.validate import validate
 from pd_ddpm.evaluation.step_scores import step_scores
+from pd_ddpm.exhibits.claims.claim import roles_from_params
+from pd_ddpm.exhibits.claims.table import claims_table
 from pd_ddpm.exhibits.figures.fig3 import fig3, fig3_numbers
 from pd_ddpm.exhibits.tables.no_diffusion import no_diffusion_document, no_diffusion_table
 from pd_ddpm.exhibits.tables.table4 import table4, table4_document
@@ -173,3 +176,41 @@ def test_steps_are_variations_that_stop_early_and_the_last_one_is_the_whole_chai
 def test_impossible_exhibits_are_refused(changes, message):
     with pytest.raises(Exception, match=message):
         configured(**changes)
+
+
+def test_claims_of_the_study_hold_where_scores_are_made_so():
+    config = validate(load.read_study("recycling", {}))
+    roles = roles_from_params(claims_roles(config))
+    assert roles.others == {
+        "diff": "Diff.",
+        "diff-sc-same": "Diff. sc. x_t",
+        "diff-sc-next": "Diff. sc. x_t+1",
+        "diff-rec-next": "Diff. rec. x_t+1",
+    }
+    assert [point["step"] for point in roles.steps] == [1, 2, 3, 4, 5]
+    random = np.random.default_rng(0)
+    dice = {"both": 0.9, "recycled": 0.85, "no_diffusion": 0.8}
+    means = {getattr(roles, role): value for role, value in dice.items()} | dict.fromkeys(roles.others, 0.7)
+    scores = pd.DataFrame(
+        [
+            {"method": name, "split": 0, "seed": 0, "case": f"c{n}", "dice": mean + random.normal(0, 0.01)}
+            for name, mean in means.items()
+            for n in range(12)
+        ]
+    )
+    rows = []
+    for point in roles.steps:
+        for case in range(12):
+            for member in range(5):
+                value = 0.7 + 0.02 * point["step"] + random.normal(0, 0.05 / point["step"] ** 2)
+                identity = {"method": point["method"], "split": 0, "seed": 0, "case": f"c{case}", "size": 1}
+                rows.append(identity | {"subset": str(member), "dice": value, "hd95_mm": 1.0})
+    table = claims_table(scores, pd.DataFrame(rows), roles, PRINTED, pd.DataFrame()).set_index("claim")
+    assert len(table) == 9
+    assert set(table["verdict"]) == {"holds"}
+    assert table.loc["seeds_converge", "effect"] < -0.05
+    assert table.loc["mean_better_than_recycling", "effect"] == pytest.approx(0.05, abs=0.015)
+    reversed_steps = [point | {"method": other["method"]} for point, other in zip(roles.steps, roles.steps[::-1], strict=True)]
+    opposite = claims_table(scores, pd.DataFrame(rows), replace(roles, steps=reversed_steps), PRINTED, pd.DataFrame())
+    verdicts = opposite.set_index("claim")["verdict"]
+    assert verdicts[["steps_maintain_quality", "seeds_converge"]].tolist() == ["does not hold"] * 2

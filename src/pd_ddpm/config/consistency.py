@@ -359,7 +359,7 @@ def _shown_methods(config: Config) -> dict[str, tuple[str, ...]]:
     """Return the methods that exhibits name, with the key that names each first."""
     exhibits = config["exhibits"]
     table2, figure3, figure4 = (exhibits[name] for name in ("table2", "fig3_tprime", "fig4"))
-    roles = {section: exhibits[section] or {} for section in ("claims", "patch_claims")}
+    roles = {section: exhibits[section] or {} for section in ("claims", "patch_claims", "recycling_claims")}
     single = [name for name in ("table2", "fig3_tprime", "fig4_ensemble", "fig5") if exhibits[name] is not None]
     named = [
         *((("table1",), name) for name in exhibits["table1"]),
@@ -392,11 +392,13 @@ def _row_problems(config: Config) -> Iterator[KeyProblem]:
         if repeated:
             finding = f"the {kind} {', '.join(repeated)} stands for two rows"
             yield KeyProblem(("exhibits", "table1"), finding, f"Give each row its own {kind}")
-    sections = {key: exhibits[key] or {} for key in ("claims", "patch_claims")}
-    if all(sections.values()):
-        finding = "it and `exhibits.claims` would both be shown as claims.csv"
-        yield KeyProblem(("exhibits", "patch_claims"), finding, "Set one of them to null")
+    sections = {key: exhibits[key] or {} for key in ("claims", "patch_claims", "recycling_claims")}
+    first, *others = [key for key, section in sections.items() if section] or [None]
+    for key in others:
+        finding = f"it and `exhibits.{first}` would both be shown as claims.csv"
+        yield KeyProblem(("exhibits", key), finding, "Set one of them to null")
     compared = {key: [name for name in section.values() if isinstance(name, str)] for key, section in sections.items()}
+    compared["recycling_claims"] += sections["recycling_claims"].get("others", [])
     for key, names in {"compared_with": [exhibits["compared_with"]], **compared}.items():
         missing = [name for name in names if canonical(config, name) not in rows]
         if missing:

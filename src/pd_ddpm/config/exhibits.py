@@ -14,6 +14,9 @@ from pd_ddpm.runtime.problem import Problem
 # Roles of methods in PatchDDM's claims.
 PATCH_ROLES = ("patch", "full_resolution", "half_resolution")
 
+# Roles of methods in the claims of Fu et al.
+RECYCLING_ROLES = ("recycled", "no_diffusion", "both")
+
 
 @dataclass(frozen=True)
 class Exhibit:
@@ -56,7 +59,7 @@ EXHIBITS = {
 # Exhibits whose sections in the configuration have other names, or which papers have in common.
 SECTIONS = {
     "leak_probe": ["leak"],
-    "claims": ["claims", "patch_claims"],
+    "claims": ["claims", "patch_claims", "recycling_claims"],
     "table2": ["table2", "no_diffusion"],
     "fig3": ["steps"],
     "table4": ["steps"],
@@ -242,10 +245,12 @@ def no_diffusion_labels(config: Config) -> dict[str, str]:
 
 
 def claims_roles(config: Config) -> dict[str, Any]:
-    """Return what the claims of the configuration's paper compare, as the fields of `Roles` or `PatchRoles`."""
+    """Return what the claims of the configuration's paper compare, as the fields of its roles."""
     exhibits = config["exhibits"]
     if exhibits["patch_claims"] is not None:
         return _patch_roles(config)
+    if exhibits["recycling_claims"] is not None:
+        return _recycling_roles(config)
     if exhibits["claims"] is None:
         return {}
     roles = {role: name and canonical(config, name) for role, name in exhibits["claims"].items()}
@@ -267,6 +272,14 @@ def _patch_roles(config: Config) -> dict[str, Any]:
     return roles | {"chains": chains, "few_steps": claims["few_steps"]}
 
 
+def _recycling_roles(config: Config) -> dict[str, Any]:
+    """Return the roles in the claims of Fu et al.: methods of Table 1, and recycling at each reverse step."""
+    claims = config["exhibits"]["recycling_claims"]
+    roles = {role: claims[role] and canonical(config, claims[role]) for role in RECYCLING_ROLES}
+    steps = [point | {"label": ""} for point in methods.step_points(config) if point["base"] == claims["recycled"]]
+    return roles | {"others": labels(config, claims["others"]), "steps": steps}
+
+
 def claims_methods(config: Config) -> list[str]:
     """Return all methods whose scores the claims need."""
     if config["exhibits"]["claims"] is None:
@@ -277,14 +290,16 @@ def claims_methods(config: Config) -> list[str]:
 def compared_methods(config: Config) -> list[str]:
     """Return the methods that the claims compare by their roles, without those of Table 2 and of curves."""
     roles = claims_roles(config)
-    names = ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm", *PATCH_ROLES)
-    return [roles[role] for role in names if roles.get(role)]
+    names = ("pd_ddpm", "vanilla", "presegmentation", "tdpm", "es_ddpm", *PATCH_ROLES, *RECYCLING_ROLES)
+    return [*(roles[role] for role in names if roles.get(role)), *roles.get("others", ())]
 
 
 def claims_ensembles(config: Config) -> list[str]:
     """Return the methods whose ensembles of several sizes the claims need."""
     if config["exhibits"]["patch_claims"] is not None:
         return list(dict.fromkeys([*methods.figure4_methods(config), *methods.figure5_chains(config)]))
+    if config["exhibits"]["recycling_claims"] is not None:
+        return [point["method"] for point in claims_roles(config)["steps"]]
     return list(figure4_labels(config))
 
 

@@ -206,6 +206,15 @@ class PatchClaims(Section):
     few_steps: Count | None = Field(description="Reverse steps of the chain of Figure 5 that is compared with its longest.")
 
 
+class RecyclingClaims(Section):
+    """Which row of Table 1 has which role in the claims of Fu et al. 2024; null: claims about that role are not tested."""
+
+    recycled: str = Field(description="Recycling from x_T. Claims about its steps need exhibits.steps with this method.")
+    no_diffusion: str | None = Field(description="The same network without diffusion.")
+    both: str | None = Field(description="The mean of both.")
+    others: Annotated[list[str], *UNIQUE] = Field(description="The other strategies.")
+
+
 class Exhibits(Section):
     """Which methods tables and figures show. A table or figure that is null does not exist."""
 
@@ -230,4 +239,7 @@ class Exhibits(Section):
     )
     index: IndexPage
     claims: Claims | None = Field(description="PD-DDPM's claims, claims.csv; null: none.")
+    recycling_claims: RecyclingClaims | None = Field(
+        description="Claims of Fu et al. 2024, claims.csv in place of PD-DDPM's; null: none."
+    )
     patch_claims: PatchClaims | None = Field(description="PatchDDM's claims, claims.csv in place of PD-DDPM's; null: none.")

@@ -38,6 +38,9 @@ ROLE_NAMES = {
     "patch": "PatchDDM",
     "full_resolution": "Training at full resolution",
     "half_resolution": "Training at half resolution",
+    "recycled": "Recycling",
+    "no_diffusion": "The network without diffusion",
+    "both": "The mean of both",
 }
 
 
@@ -92,8 +95,29 @@ class PatchRoles:
     few_steps: int | None = None
 
 
-def roles_from_params(params: Mapping[str, Any]) -> Roles | PatchRoles:
-    """Return the roles of the claims of PatchDDM, if the plain values name it, or else of PD-DDPM."""
+@dataclass(frozen=True)
+class RecyclingRoles:
+    """Methods that the claims of the recycling paper compare. A claim is not run if one of its roles is None or empty.
+
+    Attributes:
+        recycled: recycling from x_T.
+        no_diffusion: the same network without diffusion.
+        both: the mean of both.
+        others: the other strategies -> their labels.
+        steps: recycling at each reverse step, as `step_scores` takes it.
+    """
+
+    recycled: str
+    no_diffusion: str | None = None
+    both: str | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[Mapping[str, Any]] = ()
+
+
+def roles_from_params(params: Mapping[str, Any]) -> Roles | PatchRoles | RecyclingRoles:
+    """Return the roles of the claims of the paper whose method the plain values name."""
+    if "recycled" in params:
+        return RecyclingRoles(**params)
     return PatchRoles(**params) if "patch" in params else Roles.from_params(params)
 
 
@@ -131,7 +155,7 @@ class Evidence:
 
     cases: pd.DataFrame
     ensembles: pd.DataFrame
-    roles: Roles | PatchRoles
+    roles: Roles | PatchRoles | RecyclingRoles
     memory: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def scores_of(self, method: str | None, name: str) -> pd.DataFrame:

@@ -6,8 +6,19 @@ import pandas as pd
 
 from pd_ddpm.evaluation.scores import by_training
 from pd_ddpm.exhibits.claims.catalogue import all_claims
-from pd_ddpm.exhibits.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Evidence, PatchRoles, Roles, plain_number
+from pd_ddpm.exhibits.claims.claim import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    UNDECIDED,
+    Evidence,
+    PatchRoles,
+    RecyclingRoles,
+    Roles,
+    plain_number,
+)
 from pd_ddpm.exhibits.claims.patch_catalogue import patch_claims
+from pd_ddpm.exhibits.claims.recycling_catalogue import recycling_claims
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import interval, interval_note
 
@@ -15,7 +26,7 @@ from pd_ddpm.exhibits.tables.cells import interval, interval_note
 def claims_table(
     scores: pd.DataFrame,
     ensembles: pd.DataFrame,
-    roles: Roles | PatchRoles,
+    roles: Roles | PatchRoles | RecyclingRoles,
     printed: pd.DataFrame,
     memory: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -34,7 +45,10 @@ def claims_table(
         `verdict` (see `claim`) and `detail` (what was compared).
     """
     evidence = Evidence(by_training(scores), ensembles, roles, memory)
-    claims = patch_claims() if isinstance(roles, PatchRoles) else all_claims(printed)
+    if isinstance(roles, RecyclingRoles):
+        claims = recycling_claims(roles)
+    else:
+        claims = patch_claims() if isinstance(roles, PatchRoles) else all_claims(printed)
     return pd.DataFrame([claim.row(evidence) for claim in claims])
 
 
