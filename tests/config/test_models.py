@@ -157,7 +157,7 @@ def test_a_single_fault_is_named_by_its_key(key: str, value: Any) -> None:
     ("key", "value", "message"),
     [
         ("scale", "dmo", "`scale`: 'dmo' is not valid. Did you mean 'demo'? Valid: demo, gpu, paper."),
-        ("grid/spacing", 1, "`grid.spacing`: unknown key. Did you mean 'spacing_mm'? Valid: margin_mm, members, "),
+        ("grid/spacing", 1, "`grid.spacing`: unknown key. Did you mean 'spacing_mm'? Valid: labels, margin_mm, "),
         ("grid/region", REMOVED, "`grid.region`: missing. Add it (Part of a slice that the networks see: "),
         ("networks/unet/architecture", REMOVED, "`networks.unet.architecture`: missing. Add it. Valid: unet, attention_unet, "),
         (
