@@ -40,7 +40,7 @@ The exhibits, here in results/ and results/{dataset}/exhibits/, go to the folder
 
 import copy
 
-from pd_ddpm.config import load, studies
+from pd_ddpm.config import load, studies, study_names
 from pd_ddpm.config.errors import ConfigError
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -59,7 +59,7 @@ if config["scale"] in ("demo", "gpu"):
     configfile: f"{CONFIG_FOLDER}/{config['scale']}.yaml"
 
 
-for study in studies.FURTHER:
+for study in study_names.FURTHER:
     config.pop(study, None)
 
 
@@ -75,8 +75,8 @@ include: "rules/study.smk"
 
 
 # Each further study is the same rules with a configuration of its own. Its name precedes those of its rules.
-CONFIGS = {studies.FIRST: config}
-for study in studies.FURTHER:
+CONFIGS = {study_names.FIRST: config}
+for study in study_names.FURTHER:
     try:
         CONFIGS[study] = load.read_study(study, USER_CONFIG, lambda file: workflow_file(f"config/{file}"))
     except ConfigError as error:

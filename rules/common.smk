@@ -97,7 +97,7 @@ wildcard_constraints:
 
 def unaccepted_licence(settings, name):
     """Return why a dataset of a study may not be downloaded, or None if its licence is accepted."""
-    source, key = settings["datasets"][name], studies.dataset_key(settings, name)
+    source, key = settings["datasets"][name], study_names.dataset_key(settings, name)
     return licence_problem(DownloadSettings(**source["download"]), Path(source["folder"]), key)
 
 

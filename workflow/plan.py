@@ -13,7 +13,7 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pd_ddpm.config import load, studies
+from pd_ddpm.config import load, studies, study_names
 from pd_ddpm.config.exhibits import measured_network
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.config.validate import validate
@@ -89,7 +89,7 @@ def planned_jobs(scale: str | None, config_files: Sequence[Path], targets: Seque
 def _config(study: str, user: Config) -> Config:
     """Return the canonical configuration of a study of the clone in this folder."""
     files = Path("config", "config.yaml")
-    is_first = study == studies.FIRST
+    is_first = study == study_names.FIRST
     return validate(load.read(files, user) if is_first else load.read_study(study, user, files.with_name))
 
 

@@ -7,7 +7,8 @@ from workflow_runs import ROOT
 from pd_ddpm.config import load
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.exhibits import caption_note
-from pd_ddpm.config.studies import FURTHER, StudyFiles, by_study, check_studies, split_rule_name, study_config
+from pd_ddpm.config.studies import StudyFiles, by_study, check_studies, split_rule_name, study_config
+from pd_ddpm.config.study_names import FURTHER
 from pd_ddpm.config.validate import validate
 from pd_ddpm.planning.jobs import Job
 

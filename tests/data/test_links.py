@@ -62,7 +62,7 @@ def test_find_wmh_cases_reads_linked_sites_like_others(tmp_path: Path, num_linke
     assert table["case"].tolist() == ["Singapore-0", "Singapore-1", "Utrecht-0", "Utrecht-1"]
     assert table["mask"][2] == str(folder / "training/Utrecht/0/wmh.nii.gz")
     assert table["observer_2"].ne("").tolist() == [False, False, True, False]
-    assert not is_downloaded({"folder": str(folder), "download": {"accept_licence": True}})
+    assert not is_downloaded({"layout": "wmh_challenge", "folder": str(folder), "download": {"accept_licence": True}})
 
 
 def test_find_wmh_cases_lists_masks_that_are_dangling_links(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ FIGURES = {
     "leak_probe",
     "training_curves",
     "fig2_uncertainty",
+    "fig3",
     "fig3_tprime",
     "fig4_ensemble",
     "fig4",
@@ -26,7 +27,19 @@ FIGURES = {
     "probe_figure",
 }
 SCORES = {"score", "resample_ensemble", "grid_dice"}
-METRICS = SCORES | {"index", "leak", "table1", "table2", "claims", "uncertainty", "fig2_uncertainty", "fig4_ensemble", "fig4"}
+METRICS = SCORES | {
+    "index",
+    "leak",
+    "table1",
+    "table2",
+    "claims",
+    "uncertainty",
+    "fig2_uncertainty",
+    "fig4_ensemble",
+    "fig4",
+    "table4",
+    "no_diffusion",
+}
 WRITERS = SCORES | {
     "index",
     "sample",
@@ -69,7 +82,8 @@ CONSTANTS = [
         "inference/ensemble.py",
         "0.5 - 1e-6",
         "0.5 - 1e-5",
-        METRICS - {"table1", "table2", "leak"} | {"sample", "gate", "reliability", "average", "import_masks"},
+        METRICS - {"table1", "table2", "leak", "table4", "no_diffusion"}
+        | {"sample", "gate", "reliability", "average", "import_masks"},
     ),
     (
         "inference/segmenters.py",

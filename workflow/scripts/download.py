@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pd_ddpm.config.studies import dataset_key
+from pd_ddpm.config.study_names import dataset_key
 from pd_ddpm.data.download.obtain import obtain
 from pd_ddpm.data.download.settings import DownloadSettings
 from pd_ddpm.runtime.files import write_json

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pd_ddpm.config.studies import dataset_key
+from pd_ddpm.config.study_names import dataset_key
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.cases.scan_versions import write_scan_versions
 from pd_ddpm.data.cases.table import CohortError, write_table

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 from pd_ddpm.config.errors import ConfigError, KeyProblem
 from pd_ddpm.config.resolve import Config, overlay
-
-FIRST = "pd_ddpm"
-FURTHER = ("patchddm", "recycling")
+from pd_ddpm.config.study_names import FIRST, FURTHER, key_path
 
 # Keys about the machine. A user sets them once for all studies.
 MACHINE_KEYS = ("scale", "device", "compile", "resources", "save_every_seconds", "changed_training", "retries")
@@ -70,17 +68,6 @@ def study_config(name: str, files: StudyFiles, user: Config) -> Config:
 def without_studies(user: Config) -> Config:
     """Return the keys of the first study: all but those below the name of another study."""
     return {key: value for key, value in user.items() if key not in FURTHER}
-
-
-def key_path(config: Config, *keys: str) -> tuple[str, ...]:
-    """Return where the user sets a key of a study's configuration: below the study's name, unless it is the first."""
-    name = config.get("study")
-    return (name, *keys) if name in FURTHER else keys
-
-
-def dataset_key(config: Config, dataset: str) -> str:
-    """Return the key of a dataset as the user sets it, such as "datasets.wmh" or "patchddm.datasets.brats"."""
-    return ".".join(key_path(config, "datasets", dataset))
 
 
 def check_studies(configs: Mapping[str, Config]) -> None:

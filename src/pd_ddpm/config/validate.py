@@ -9,7 +9,7 @@ from pd_ddpm.config.consistency import find_contradictions
 from pd_ddpm.config.errors import ConfigError, KeyProblem
 from pd_ddpm.config.resolve import COMMON, Config, plain_settings
 from pd_ddpm.config.sections.root import Configuration
-from pd_ddpm.config.studies import key_path
+from pd_ddpm.config.study_names import key_path
 from pd_ddpm.config.translation import problems_from
 
 ENTRIES = ("datasets", "networks", "methods")

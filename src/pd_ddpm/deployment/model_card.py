@@ -5,9 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from pd_ddpm.evaluation.class_scores import POLICY
 from pd_ddpm.evaluation.metrics import EMPTY_MASK_POLICY
-from pd_ddpm.evaluation.scores import name_trainings
+from pd_ddpm.evaluation.scores import CLASS_POLICY, name_trainings
 from pd_ddpm.evaluation.statistics import CASE, TRAINING
 from pd_ddpm.exhibits.document import Document, Part
 from pd_ddpm.exhibits.tables.cells import interval_note, number, summary
@@ -195,7 +194,7 @@ def _scores_part(scores: Mapping[str, Any], of_classes: bool) -> Part:
     note = (
         f"Scores on the {scores['cases']} test cases of this split, which no network has seen. Metrics are defined as in the "
         "WMH challenge. "
-        f"{interval_note(1)} {f'Each is the mean over the classes. {POLICY}' if of_classes else EMPTY_MASK_POLICY}"
+        f"{interval_note(1)} {f'Each is the mean over the classes. {CLASS_POLICY}' if of_classes else EMPTY_MASK_POLICY}"
     )
     return Part("Performance", pd.DataFrame(rows), [note])
 

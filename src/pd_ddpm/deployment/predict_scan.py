@@ -15,10 +15,11 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.deployment.bundle import Bundle, BundleError, Stage
 from pd_ddpm.diffusion.noise import MethodNoise
+from pd_ddpm.inference.class_ensemble import empty_mask
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.precision_gate import PrecisionChoice, gated_precision
-from pd_ddpm.inference.prediction_store import as_stored, empty_mask, starting_masks
+from pd_ddpm.inference.prediction_store import as_stored, starting_masks
 from pd_ddpm.inference.segment_case import PartialSamples, segment_case
 from pd_ddpm.inference.segmenters import Segmenter
 from pd_ddpm.models.factory import load_model

@@ -30,10 +30,9 @@ import pandas as pd
 from pd_ddpm.evaluation.mask_geometry import MaskGeometry
 from pd_ddpm.evaluation.metrics import ReferenceMask, dice, hd95_largest_mm, score
 from pd_ddpm.evaluation.probability_scores import members_dice, probability_scores, rater_scores
+from pd_ddpm.evaluation.scores import MEAN
 from pd_ddpm.inference.class_ensemble import ClassSegmentation
 from pd_ddpm.inference.ensemble import Segmentation
-
-MEAN = "mean"  # in the column `class`
 
 # Columns that are sums over the classes. All others are means.
 SUMS = (
@@ -42,11 +41,6 @@ SUMS = (
 )
 # Not defined for a class that neither truth nor prediction has.
 _UNDEFINED_IF_ABSENT = ("dice", "jaccard", "avd_percent", "lesion_recall", "lesion_precision", "lesion_f1")
-
-POLICY = (
-    "A class that neither the reference nor the prediction has is left out of the mean over classes. One that only one of them "
-    "has counts with Dice 0 and Jaccard 0, and its HD95 is undefined. Undefined values are left out of means and counted."
-)
 
 
 @dataclass(frozen=True, eq=False)

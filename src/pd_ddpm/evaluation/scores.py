@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pd_ddpm.evaluation.class_scores import MEAN
 from pd_ddpm.evaluation.statistics import CASE, TRAINING
 from pd_ddpm.runtime.sealed_tables import read_sealed_csv
 
 CLASS = "class"  # column of the scores of several classes
+MEAN = "mean"  # its value in the rows of the means over classes
+CLASS_POLICY = (
+    "A class that neither the reference nor the prediction has is left out of the mean over classes. One that only one of them "
+    "has counts with Dice 0 and Jaccard 0, and its HD95 is undefined. Undefined values are left out of means and counted."
+)
 
 # Dice of a case's ground truth through a coarser working grid and back; only if a grid is configured.
 GRID_DICE = ("grid_dice_soft", "grid_dice_hard")

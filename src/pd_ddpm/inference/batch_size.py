@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from pd_ddpm.diffusion.noise import MemberNoise
 from pd_ddpm.inference.segmenters import Segmenter
-from pd_ddpm.runtime.memory import available_memory
+from pd_ddpm.runtime.memory import LARGEST_BATCH, available_memory
 from pd_ddpm.runtime.progress import log
 
-LARGEST = {"cpu": 20, "cuda": 128}  # larger batches make neither a core nor a GPU faster
 USED_FRACTION = 0.7  # of the free memory; the rest is for fragmentation and for other processes
 _PROBED = 2, 6  # batch sizes for which the peak memory of a GPU is measured
 
@@ -46,7 +45,7 @@ def shortest_evaluation(segmenter: Segmenter, image_shape: Sequence[int], device
 
 
 def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> int:
-    """Return the largest batch that fits into the free memory, from 1 to LARGEST of the device type.
+    """Return the largest batch that fits into the free memory, from 1 to LARGEST_BATCH of the device type.
 
     On a GPU, the memory per image is the slope between the peaks of two batch sizes. Volumes may be so large that the larger of
     them, or both, do not fit. The memory per image is then the smaller one's peak divided by its size, or the batch is 1. A CPU
@@ -70,7 +69,7 @@ def find_batch_size(evaluate: Callable[[int], object], device: torch.device) -> 
     else:
         per_image, fixed, free = max(_activation_bytes(evaluate), 1), 0, available_memory()
     size = int((USED_FRACTION * free - fixed) / per_image)
-    batch = min(max(size, 1), LARGEST[device.type])
+    batch = min(max(size, 1), LARGEST_BATCH[device.type])
     log.info("batch auto: %d images of %.1f MB each, %.0f MB free", batch, per_image / 1e6, free / 1e6)
     return batch
 

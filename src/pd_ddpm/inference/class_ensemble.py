@@ -99,3 +99,15 @@ def class_starting_masks(samples: np.ndarray, members: str, harden: bool) -> np.
     if harden:
         samples = one_hot(most_probable(samples), samples.shape[-1])
     return samples.astype(np.float32, copy=False)
+
+
+def empty_mask(shape: tuple[int, ...], num_labels: int = 0) -> np.ndarray:
+    """Return a mask without lesion, (X, Y, Z, 1) float32, or with background alone, (X, Y, Z, 1, C).
+
+    Args:
+        shape: (X, Y, Z).
+        num_labels: number of classes without background; 0 if masks hold lesions.
+    """
+    if not num_labels:
+        return np.zeros((*shape, 1), dtype=np.float32)
+    return one_hot(np.zeros((*shape, 1), dtype=np.uint8), num_labels + 1).astype(np.float32)

@@ -18,10 +18,9 @@ from pd_ddpm.data.scan import Scan
 from pd_ddpm.data.working_grid import GridSettings, slices_with_brain
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MethodNoise
-from pd_ddpm.inference.class_ensemble import most_probable
+from pd_ddpm.inference.class_ensemble import empty_mask, most_probable
 from pd_ddpm.inference.compiled_network import Size
 from pd_ddpm.inference.ensemble import threshold
-from pd_ddpm.inference.prediction_store import empty_mask
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.inference.segmenters import DeterministicSegmenter, Segmenter
 from pd_ddpm.runtime.precision import (

@@ -10,10 +10,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.data.label_maps import one_hot
 from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.data.nifti.write import PROBABILITY_SLOPE, write_image
-from pd_ddpm.inference.class_ensemble import ClassSegmentation, class_starting_masks
+from pd_ddpm.inference.class_ensemble import ClassSegmentation, class_starting_masks, empty_mask
 from pd_ddpm.inference.cost import Cost
 from pd_ddpm.inference.ensemble import Segmentation, ensemble_mask, threshold
 from pd_ddpm.runtime.files import (
@@ -147,18 +146,6 @@ def read_samples(folder: Path, case: str, num_labels: int = 0) -> np.ndarray:
     samples = read_array(folder / f"{case}_samples.nii.gz", mask=True, allow_4d=True)
     members = samples.reshape(*samples.shape[:3], -1)
     return members.reshape(*samples.shape[:3], -1, num_labels + 1) if num_labels else members
-
-
-def empty_mask(shape: tuple[int, ...], num_labels: int = 0) -> np.ndarray:
-    """Return a mask without lesion, (X, Y, Z, 1) float32, or with background alone, (X, Y, Z, 1, C).
-
-    Args:
-        shape: (X, Y, Z).
-        num_labels: number of classes without background; 0 if masks hold lesions.
-    """
-    if not num_labels:
-        return np.zeros((*shape, 1), dtype=np.float32)
-    return one_hot(np.zeros((*shape, 1), dtype=np.uint8), num_labels + 1).astype(np.float32)
 
 
 def starting_masks(samples: np.ndarray, members: Literal["mean", "each"], harden: bool) -> np.ndarray:

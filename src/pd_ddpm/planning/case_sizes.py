@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from pd_ddpm.config import studies
+from pd_ddpm.config import study_names
 from pd_ddpm.config.methods import grid_owner, network_grid, networks_from
 from pd_ddpm.config.resolve import Config
 from pd_ddpm.data.cases.brats import published_roles
@@ -168,7 +168,7 @@ def _case_sizes(
             cases = read_sealed_csv(prepared)[["case", "site"]]
             return cases, prepared_sizes(prepared, grids), None
     try:
-        cases = find_cases(studies.dataset_key(config, dataset), source)
+        cases = find_cases(study_names.dataset_key(config, dataset), source)
         scans = _read_headers(cases, source["channels"][0])
         origin = "sizes from the scans' headers"
     except ValueError:

@@ -16,6 +16,7 @@ from pd_ddpm.planning.device_rates import Rate
 from pd_ddpm.planning.jobs import Sampling, evaluations_per_slice
 from pd_ddpm.runtime.code_version import code_version
 from pd_ddpm.runtime.files import fingerprint
+from pd_ddpm.runtime.memory import LARGEST_BATCH
 from pd_ddpm.runtime.sealed import read_sealed_json, write_sealed_json
 
 COUNTING = Path(__file__).with_name("flop_counts.py")  # the hash of its code includes the networks that it imports
@@ -151,7 +152,6 @@ def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
         ValueError: this machine lacks the device, or the device does not support the precision.
         ImportError: PyTorch is not installed.
     """
-    from pd_ddpm.inference.batch_size import LARGEST
     from pd_ddpm.planning import flop_counts
 
     dataset = methods.networks_from(config, config["dataset"])
@@ -159,7 +159,7 @@ def local_rate(config: Config, network: str, threads: int, cache: Path) -> Rate:
     sampling_precision = config["sampling"]["precision"]
     device, title, precisions = flop_counts.local_device(config["device"], settings["precision"], sampling_precision)
     batch, cached = config["sampling"]["batch"], read_cache(cache)
-    batch = LARGEST[device.type] if batch == "auto" else batch
+    batch = LARGEST_BATCH[device.type] if batch == "auto" else batch
     key = fingerprint([settings, batch, channels, title, list(map(str, precisions)), threads, code_version(COUNTING)])
     if key not in cached:
         training, sampling = flop_counts.measure(settings, channels, batch, threads, device, precisions)

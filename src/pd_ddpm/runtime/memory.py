@@ -12,6 +12,8 @@ _MESSAGES = (
     *("alloc_failed", "bad_alloc", "failed to map segment"),
 )
 
+LARGEST_BATCH = {"cpu": 20, "cuda": 128}  # by device type; larger batches make neither a core nor a GPU faster
+
 
 class MemoryShortageError(RuntimeError):
     """Raised if the memory does not suffice. The message names the keys that determine its use, with their values."""

@@ -14,7 +14,7 @@ from pd_ddpm.config.sections.method import Method, SamplingSettings
 from pd_ddpm.config.sections.network import Network, TrainingSettings
 from pd_ddpm.config.sections.preparation import Folds, Grid, Preparation
 from pd_ddpm.config.sections.resources import Resources
-from pd_ddpm.config.studies import FIRST, FURTHER
+from pd_ddpm.config.study_names import FIRST, FURTHER
 
 # Names become parts of paths, of patterns and of cells. Pydantic would turn a positive pattern of keys into another keyword.
 _UNSAFE_NAME = "^$|^[^A-Za-z0-9]|[^A-Za-z0-9_.-]"

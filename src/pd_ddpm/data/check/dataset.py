@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from pd_ddpm.config import resolve, studies
+from pd_ddpm.config import resolve, study_names
 from pd_ddpm.data.cases.find import find_cases
 from pd_ddpm.data.cases.table import ROLES, CohortError
 from pd_ddpm.data.cases.wmh import image_versions
@@ -46,7 +46,7 @@ def check_dataset(
         problem = Problem(source, "the workflow has not simulated these scans yet", "Run `snakemake`, which also checks them")
         return Report(requirements.channels, [Finding.from_problem("warning", problem)])
     try:
-        table, problems = find_cases(studies.dataset_key(config, dataset), settings), []
+        table, problems = find_cases(study_names.dataset_key(config, dataset), settings), []
     except CohortError as error:
         table, problems = error.table, [Finding.from_problem("error", problem, file=source) for problem in error.problems]
     if table is None:

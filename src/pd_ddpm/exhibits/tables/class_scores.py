@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from pd_ddpm.evaluation.class_scores import POLICY
-from pd_ddpm.evaluation.scores import CLASS
+from pd_ddpm.evaluation.scores import CLASS, CLASS_POLICY
 from pd_ddpm.exhibits.document import Part
 from pd_ddpm.exhibits.tables.cells import decimals, mean_and_deviation
 
@@ -15,7 +14,7 @@ METRICS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95 [mm]", "hd95_l
 
 MEANS_NOTE = (
     "Each score is the mean over the classes without background; F1 counts connected parts of a class. The table of classes "
-    f"has the scores of each. {POLICY}"
+    f"has the scores of each. {CLASS_POLICY}"
 )
 
 
