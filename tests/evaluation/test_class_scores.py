@@ -8,10 +8,11 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
 from scipy import ndimage
 
-from pd_ddpm.evaluation.class_scores import MEAN, ClassTruth, class_dice, mean_over_classes, score_classes
+from pd_ddpm.evaluation.class_scores import ClassTruth, class_dice, mean_over_classes, score_classes
 from pd_ddpm.evaluation.ensemble_curve import class_curve
 from pd_ddpm.evaluation.mask_geometry import MaskGeometry
 from pd_ddpm.evaluation.metrics import hd95_largest_mm
+from pd_ddpm.evaluation.scores import MEAN
 from pd_ddpm.inference.class_ensemble import ClassSegmentation
 
 CLASSES = {1: "CSF", 2: "grey matter", 5: "white matter", 7: "lesion"}

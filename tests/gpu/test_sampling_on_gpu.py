@@ -13,14 +13,14 @@ from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.noise import MemberNoise, MethodNoise
-from pd_ddpm.inference.batch_size import LARGEST, probe_batch_size
+from pd_ddpm.inference.batch_size import probe_batch_size
 from pd_ddpm.inference.compiled_network import CompiledNetwork, Compiler
 from pd_ddpm.inference.factory import build_segmenter
 from pd_ddpm.inference.gate_network import gate_network
 from pd_ddpm.inference.job import GateJob
 from pd_ddpm.inference.segment_case import segment_case
 from pd_ddpm.runtime.compute import Compute
-from pd_ddpm.runtime.memory import MemoryShortageError
+from pd_ddpm.runtime.memory import LARGEST_BATCH, MemoryShortageError
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS, prepare_for_inference, set_matmul_precision
 
 # The import of inductor warns of its own use of torch.jit, and a warning in a test is an error.
@@ -117,7 +117,7 @@ def test_automatic_batch_fits_into_the_memory(cuda, segmenter):
     built = segmenter("ddpm", cuda)
     with torch.inference_mode():
         batch = probe_batch_size(built, (2, *SIZE), cuda)
-    assert batch == LARGEST["cuda"]  # tiny images
+    assert batch == LARGEST_BATCH["cuda"]  # tiny images
     sample(built, cuda, batch)
 
 

@@ -13,9 +13,9 @@ from workflow_runs import snakemake
 
 LABELS = {"CSF": 1, "grey matter": 2, "white matter": 4}
 CONFIG = """
-dataset: tissues
+dataset: classes
 datasets:
-  tissues:
+  classes:
     layout: table
     table: tissues.csv
     folder: scans
@@ -84,13 +84,13 @@ def test_workflow_with_classes_makes_tables_predictions_and_formats(fresh: Path)
     assert run.returncode == 0, run.stdout + run.stderr
 
     # Label maps: the U-Net has learnt the classes; scores are those of the files.
-    predictions = fresh / "results/tissues/predictions/unet/split-0_seed-0"
+    predictions = fresh / "results/classes/predictions/unet/split-0_seed-0"
     (case,) = pd.read_csv(predictions / "predictions.csv")["case"]
     predicted, truth = (
         voxels(predictions / f"{case}_mask.nii.gz"),
-        voxels(fresh / "results/tissues/cases" / f"{case}_mask.nii.gz"),
+        voxels(fresh / "results/classes/cases" / f"{case}_mask.nii.gz"),
     )
-    scores = pd.read_csv(fresh / "results/tissues/scores/unet/split-0_seed-0.csv").set_index("class")
+    scores = pd.read_csv(fresh / "results/classes/scores/unet/split-0_seed-0.csv").set_index("class")
     for name, label in LABELS.items():
         both, total = ((predicted == label) & (truth == label)).sum(), (predicted == label).sum() + (truth == label).sum()
         assert scores.loc[name, "dice"] == pytest.approx(2 * both / total)
@@ -103,9 +103,9 @@ def test_workflow_with_classes_makes_tables_predictions_and_formats(fresh: Path)
     assert all(f'"label": "{name}"' in page for name in LABELS)
 
     # A bundle segments the scan as the workflow has.
-    pd_ddpm(fresh, "export", "results/tissues", "--method", "pd-ddpm", "--split", "0", "--seed", "0", "--output", "bundle")
+    pd_ddpm(fresh, "export", "results/classes", "--method", "pd-ddpm", "--split", "0", "--seed", "0", "--output", "bundle")
     pd_ddpm(fresh, "predict", "--image", f"T1=scans/{case}/T1.nii.gz", "--name", case, "--model", "bundle", "--output", "scan")
-    chains = fresh / "results/tissues/predictions/pd-ddpm/split-0_seed-0"
+    chains = fresh / "results/classes/predictions/pd-ddpm/split-0_seed-0"
     assert np.array_equal(voxels(fresh / "scan/mask.nii.gz"), voxels(chains / f"{case}_mask.nii.gz"))
     probability = voxels(fresh / "scan/probability.nii.gz")
     assert probability.shape == (*truth.shape, 4)
@@ -113,13 +113,13 @@ def test_workflow_with_classes_makes_tables_predictions_and_formats(fresh: Path)
     assert volumes.to_dict() == {name: (voxels(fresh / "scan/mask.nii.gz") == label).sum() for name, label in LABELS.items()}
 
     # BIDS and nnU-Net, and nnU-Net's dataset description names the same classes.
-    for source in ("results/tissues/predictions/unet", "scan"):
+    for source in ("results/classes/predictions/unet", "scan"):
         target = f"bids-{Path(source).name}"
         pd_ddpm(fresh, "convert", source, "--to", "bids", "--output", target)
         files = sorted(path.name for path in (fresh / target).rglob("*.nii.gz"))
         assert sum("_dseg" in name for name in files) == 1
         assert sum("_label-greyMatter_" in name for name in files) == 1
-    pd_ddpm(fresh, "convert", "results/tissues/predictions/unet", "--to", "nnunet", "--output", "nnunet")
+    pd_ddpm(fresh, "convert", "results/classes/predictions/unet", "--to", "nnunet", "--output", "nnunet")
     description = json.loads((fresh / "nnunet/dataset.json").read_text(encoding="utf-8"))
     assert description["labels"] == {"background": 0, **LABELS}
     assert np.array_equal(voxels(fresh / "nnunet" / f"{case}.nii.gz"), predicted)
