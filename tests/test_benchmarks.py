@@ -217,6 +217,7 @@ def test_our_network_of_volumes_gives_the_output_of_monai() -> None:
     assert peers.largest_difference(peers.monai_network(29, peers.VOLUMES), peers.MONAI, 29, peers.VOLUMES) < run.SAME_OUTPUT
 
 
+@pytest.mark.workflow  # follows the memory of four trainings
 def test_memory_of_volumes_is_that_of_all_tensors_alive_at_the_same_time() -> None:
     """A convolution's output, and the gradients of its weights. Our network needs at most as much as MONAI's."""
     size, convolution = (4, 4, 4), nn.Conv3d(3, 5, 3, padding=1, device="meta")
@@ -252,6 +253,7 @@ def test_with_far_positives_adds_a_block_in_each_corner() -> None:
 # -- Measurements ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.workflow  # samples with three libraries
 def test_all_libraries_sample_five_members_of_a_slice() -> None:
     image = torch.zeros(1, 2, 32, 32)
     ours = sampling.our_sampling(peers.our_network(32), image, 5, 2, "float32")

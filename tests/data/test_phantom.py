@@ -460,6 +460,7 @@ def test_outline_misses_some_small_lesions():
     assert np.mean(seen) / (lesion == 1).sum() == pytest.approx(1 - raters.MISS_PROBABILITY, abs=0.04)
 
 
+@pytest.mark.workflow  # N4 takes seconds
 def test_n4_removes_a_known_smooth_bias_of_the_phantom(simulated):
     """The phantom has a field of its own, so what N4 makes of it without the known field is the reference."""
     _, (case, *_) = simulated

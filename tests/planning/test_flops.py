@@ -77,6 +77,7 @@ def test_flops_of_a_network_of_volumes_match_the_closed_form(demo: resolve.Confi
     assert count(chosen, 2, "evaluation", size) == [0, 2 * (8 * 5 * 4 * convolutions + linear)]
 
 
+@pytest.mark.workflow  # counts a network of volumes twice
 def test_coordinates_add_two_inputs_to_the_first_convolution(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "denoiser") | {"steps": 10}
     with_coordinates = chosen | {"coordinates": True}

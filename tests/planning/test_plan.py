@@ -350,6 +350,7 @@ def test_start_of_a_run_prints_the_cost_of_its_networks(tmp_path: Path) -> None:
     assert third.startswith("Plan: hours of network time, estimated: ")
 
 
+@pytest.mark.workflow  # a process for each configuration
 def test_invalid_configuration_ends_with_a_message(repository: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("trainin: {steps: 3}\n", encoding="utf-8")
