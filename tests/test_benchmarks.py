@@ -217,7 +217,7 @@ def test_our_network_of_volumes_gives_the_output_of_monai() -> None:
     assert peers.largest_difference(peers.monai_network(29, peers.VOLUMES), peers.MONAI, 29, peers.VOLUMES) < run.SAME_OUTPUT
 
 
-@pytest.mark.workflow  # follows the memory of four trainings
+@pytest.mark.workflow  # follows every tensor of two large networks
 def test_memory_of_volumes_is_that_of_all_tensors_alive_at_the_same_time() -> None:
     """A convolution's output, and the gradients of its weights. Our network needs at most as much as MONAI's."""
     size, convolution = (4, 4, 4), nn.Conv3d(3, 5, 3, padding=1, device="meta")
