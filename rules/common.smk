@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from jinja2 import Template
 
-from pd_ddpm.config import exhibits, inputs, leak, methods, resolve, studies
+from pd_ddpm.config import exhibits, inputs, leak, methods, resolve, study_names
 from pd_ddpm.config.errors import ConfigError
 from pd_ddpm.config.run import SLUG, Run
 from pd_ddpm.config.sections.resources import Job

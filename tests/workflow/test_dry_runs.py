@@ -238,6 +238,13 @@ def test_study_at_the_papers_scale_is_planned_without_its_scans(fresh: Path) -> 
     assert "FAILED: list_cases brats" in message
 
 
+@pytest.mark.workflow
+def test_study_whose_scans_are_downloaded_names_the_licence(fresh: Path) -> None:
+    run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", "results/recycling/table1.csv")
+    assert jobs(run)["recycling_download_muscle"] == 1
+    assert "recycling.datasets.muscle.download" in run.stdout + run.stderr
+
+
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [
