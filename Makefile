@@ -93,7 +93,7 @@ lint: .venv/installed
 bench: .venv/installed
 	python -m benchmarks.run
 
-# Measure the paper's denoiser on a GPU beside MONAI and diffusers. Writes benchmarks/gpu.json and docs/performance.md.
+# Measure the paper's denoiser on a GPU next to MONAI and diffusers. Writes benchmarks/gpu.json and docs/performance.md.
 bench-gpu: .venv/installed
 	python -m benchmarks.gpu
 

@@ -1,4 +1,4 @@
-"""Measure the paper's denoiser on a GPU beside MONAI and diffusers: `make bench-gpu`.
+"""Measure the paper's denoiser on a GPU next to MONAI and diffusers: `make bench-gpu`.
 
     python -m benchmarks.gpu [--minutes 4] [--output benchmarks/gpu.json]
 
@@ -75,7 +75,7 @@ def line(row: GpuRow) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure on the first GPU, write table and JSON file; return the exit code."""
-    parser = argparse.ArgumentParser(description="Measure the paper's denoiser on a GPU beside MONAI and diffusers.")
+    parser = argparse.ArgumentParser(description="Measure the paper's denoiser on a GPU next to MONAI and diffusers.")
     parser.add_argument("--minutes", type=float, default=4.0, help="time after which no further measurement begins")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "gpu.json", help="JSON file to write")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="document whose table is replaced")

@@ -1,4 +1,4 @@
-"""Measure the paper's denoiser on a GPU beside MONAI and diffusers: ceilings, forward passes, chains, noise, training.
+"""Measure the paper's denoiser on a GPU next to MONAI and diffusers: ceilings, forward passes, chains, noise, training.
 
 All networks have the architecture of `peers` and random weights, on which the time does not depend. Ours run as in jobs, with
 weights in half precision for sampling, and under autocast in training. MONAI runs under autocast, diffusers with weights in

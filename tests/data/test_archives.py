@@ -181,7 +181,7 @@ def test_zenodo_files_are_verified_and_unpacked_once(server: Server, tmp_path: P
         "verified_by": "size and checksum",
         "unpacked": 4,
     }
-    # A repeated call, as after an interruption, mends what is missing or damaged and touches nothing else.
+    # A repeated call, as after an interruption, restores what is missing or damaged and touches nothing else.
     server.requests.clear()
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii")}
     (missing, damaged), kept = (tmp_path / name for name in list(SCANS)[:2]), tmp_path / list(SCANS)[2]

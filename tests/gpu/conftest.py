@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def cuda() -> torch.device:
-    """The first GPU; skips the test if there is none."""
+    """The first GPU; skips the test without a GPU."""
     if not torch.cuda.is_available():
         pytest.skip("PyTorch sees no CUDA device here")
     return torch.device("cuda:0")

@@ -154,7 +154,7 @@ def figure3_points(config: Config) -> list[dict[str, Any]]:
 def figure3_methods(config: Config) -> list[str]:
     """Return the methods of Fig. 3: those of its curve, their pre-segmentation, and Table 1's chains from pure noise.
 
-    There are none without that figure.
+    Empty without that figure.
     """
     if config["exhibits"]["fig3_tprime"] is None:
         return []
@@ -184,7 +184,7 @@ def table2_methods(config: Config) -> list[str]:
 def pareto_points(config: Config) -> list[dict[str, Any]]:
     """Return the methods of the Pareto figure, which include Table 1's, each with its label and its reverse chain.
 
-    There are none without that figure.
+    Empty without that figure.
     """
     if config["exhibits"]["pareto"] is None:
         return []
@@ -362,7 +362,7 @@ def network_users(config: Config, names: Iterable[str]) -> dict[str, str]:
 def probed_networks(config: Config) -> dict[str, str]:
     """Return the denoisers of all methods that the exhibits need, each with the labels of the methods that use it.
 
-    There are none without the figure of their probes.
+    Empty without the figure of their probes.
     """
     if config["exhibits"]["probe"] is None:
         return {}

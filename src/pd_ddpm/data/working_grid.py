@@ -85,7 +85,7 @@ class WorkingGrid:
 
         Args:
             labels: the label map.
-            values: labels of the classes, of which none is ignored. Without them, 1 is lesion, the only class, and 2 is other
+            values: labels of the classes; no label is ignored. Without them, 1 is lesion, the only class, and 2 is other
                 pathology, which is ignored.
 
         Returns:

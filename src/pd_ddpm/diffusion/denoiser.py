@@ -80,7 +80,7 @@ class Denoiser(nn.Module):
             image: (B, M, *S), z-scored.
             t: (B,), timesteps in 1..T; each row has its own.
             reliability: that of the pre-segmentation from which x_t was diffused; None: it was diffused from the ground truth.
-            previous: (B, C, *S) in mask coding, the estimate that a self-conditioned network sees; None: there is none yet.
+            previous: (B, C, *S) in mask coding, the estimate that a self-conditioned network sees; None: before the first one.
 
         Returns:
             (B, C, *S): predicted noise or mask logits, as `predicts` says. With `likelihood_skip`, the network's output is

@@ -18,7 +18,7 @@ def step_scores(ensembles: pd.DataFrame, points: Sequence[Mapping[str, Any]]) ->
     """Return the scores of single members at each reverse step.
 
     Args:
-        ensembles: ensemble rows of `resample_cases` with HD95, of which those of one member count.
+        ensembles: ensemble rows of `resample_cases` with HD95; those of one member count.
         points: one mapping for each chain and step, with the keys `method` (name in the rows), `label` and `step`.
 
     Returns:

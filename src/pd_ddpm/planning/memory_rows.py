@@ -132,7 +132,7 @@ def memory_rows(table: Mapping[str, Any], networks: Mapping[str, Mapping[str, An
 
 
 def _result(task: MemoryTask, device: torch.device, most_flops: float) -> dict[str, Any]:
-    """Return the columns of a task, measured if it has at most so many FLOPs."""
+    """Return the columns of a task, measured if it has at most this number of FLOPs."""
     model, counted = task.model(flops.META), task.step(flops.META).count()
     measurement = _measured(task, counted.peak_bytes, device) if counted.flops <= most_flops else None
     return {

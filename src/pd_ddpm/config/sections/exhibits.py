@@ -70,7 +70,7 @@ class SampledChain(Section):
     """A row of Figure 5 of PatchDDM."""
 
     reverse_steps: Count = Field(description="Reverse steps over T, as in sampling.reverse_steps.")
-    pool: Count = Field(description="Members that are sampled with so many steps; larger ensembles stay white.")
+    pool: Count = Field(description="Members that are sampled with this number of steps; larger ensembles stay white.")
 
 
 class StepsFigure(Section):
@@ -220,7 +220,7 @@ class Exhibits(Section):
 
     table1: Annotated[list[str], Field(min_length=1), *UNIQUE] = Field(description="Methods that are the rows of Table 1.")
     printed_values: str = Field(
-        description="File in config/ with the values that the paper prints, which stand beside ours; it may have no rows."
+        description="File in config/ with the values that the paper prints, shown next to ours; it may have no rows."
     )
     compared_with: str = Field(description="The method that the paired tests compare each row of Table 1 with.")
     table2: Table2 | None = Field(description="Table 2 of PD-DDPM; null: none.")

@@ -43,7 +43,7 @@ class Marker:
         pattern: regular expression of such a file, below the folder in its first group.
         name: what these files are called in messages.
         folder: what several of them have in common in messages.
-        remedy: what to do if there are none.
+        remedy: what to do if none exists.
     """
 
     pattern: str

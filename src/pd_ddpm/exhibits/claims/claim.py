@@ -84,7 +84,7 @@ class PatchRoles:
         patch: PatchDDM.
         full_resolution: trained on whole volumes.
         half_resolution: trained on whole volumes of half the resolution.
-        chains: reverse steps -> PatchDDM with so many.
+        chains: number of reverse steps -> PatchDDM with them.
         few_steps: the number of reverse steps that is compared with the largest one.
     """
 
@@ -148,9 +148,9 @@ class Evidence:
 
     Attributes:
         cases: scores by method, training and case (see `scores.by_training`).
-        ensembles: ensemble rows; an empty frame if there are none.
+        ensembles: ensemble rows; an empty frame in studies without them.
         roles: methods that the claims compare.
-        memory: rows of the memory table; an empty frame if there are none.
+        memory: rows of the memory table; an empty frame in studies without it.
     """
 
     cases: pd.DataFrame

@@ -34,10 +34,10 @@ def claims_table(
 
     Args:
         scores: score rows of all methods.
-        ensembles: ensemble rows; an empty frame if there are none.
+        ensembles: ensemble rows; an empty frame in studies without them.
         roles: methods that the claims compare.
         printed: values printed in the PD-DDPM paper; those of the PatchDDM paper are not known.
-        memory: rows of the memory table; an empty frame if there is none.
+        memory: rows of the memory table; an empty frame in studies without it.
 
     Returns:
         Columns `claim`, `statement`, `paper` (sections that make the claim), `effect` (mean over cases), `effect_low` and
