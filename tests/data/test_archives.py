@@ -6,16 +6,15 @@ import json
 import re
 import shutil
 import stat
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from local_server import LocalHandler, LocalServer
 from workflow_runs import ROOT
 
 from pd_ddpm.config.errors import ConfigError
@@ -50,14 +49,10 @@ FILES = {
 }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     """The listings of both repositories, and files with ranges; `cut` ends the first responses early."""
 
     server: "Server"
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -72,31 +67,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, body: bytes) -> None:
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        status, headers = 200, {}
         if start and self.server.has_ranges:
-            self.send(body[start:], 206, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send(body)
-
-    def send(self, body: bytes, status: int = 200, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.path.startswith("/content/") and self.server.cut:
-            self.wfile.write(body[: self.server.cut.pop(0)])
-            self.close_connection = True
-        else:
-            self.wfile.write(body)
+            status, headers = 206, {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+            body = body[start:]
+        self.close_connection = bool(self.server.cut)
+        end = self.server.cut.pop(0) if self.server.cut else len(body)
+        self.send(body[:end], status, length=len(body), **headers)
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
+class Server(LocalServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(Handler)
         self.files = dict(FILES)
         self.requests: list[tuple[str, str | None]] = []
         self.cut: list[int] = []
@@ -132,15 +114,9 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(http, "RESUMED_BYTES", 5000)
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Server().running(monkeypatch) as server:
+        yield server
 
 
 def settings(url: str = "http://127.0.0.1:9", **changes: Any) -> dict[str, Any]:

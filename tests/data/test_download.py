@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import yaml
+from local_server import LocalHandler, LocalServer
 from workflow_runs import ROOT, copy_of_the_repository, jobs, snakemake
 
 from pd_ddpm.config.errors import ConfigError
@@ -67,14 +67,10 @@ def published() -> dict[str, bytes]:
     return {path: gzip.compress(body, mtime=0) if path.endswith(".gz") else body for path, body in contents.items()}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     """Dataverse's listing and file access; the faults set for a path come before its file."""
 
     server: "Server"
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         with self.server.counting():
@@ -92,13 +88,9 @@ class Handler(BaseHTTPRequestHandler):
             (faults.pop(0) if faults else send)(self, body)
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
+class Server(LocalServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(Handler)
         self.files = published()
         self.listing = {"license": {"name": "CC BY-NC 4.0", "uri": "https://licence"}, "files": self.entries()}
         self.faults: dict[str, list[Fault]] = defaultdict(list)
@@ -132,12 +124,7 @@ class Server(ThreadingHTTPServer):
 
 
 def send(handler: Handler, body: bytes, status: int = 200, length: int | None = None, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in ({"Content_Type": "application/gzip"} | headers).items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(body)
+    handler.send(body, status, length, **{"Content_Type": "application/gzip"} | headers)
 
 
 def respond_with(status: int, **headers: str) -> Fault:
@@ -182,14 +169,8 @@ def redirect(handler: Handler, body: bytes) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Server().running(monkeypatch) as server:
+        yield server
 
 
 def settings(server: Server | None, **changes: Any) -> dict[str, Any]:
