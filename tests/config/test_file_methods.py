@@ -103,6 +103,8 @@ def test_denoiser_is_validated_from_files_without_a_network() -> None:
 def test_leak_table_needs_a_presegmenter_with_a_network() -> None:
     leak = {
         "denoisers": ["denoiser"],
+        "strategies": [],
+        "strategies_t_start": [300],
         "presegmenter": "nnunet",
         "from_presegmentation": "pd-ddpm",
         "t_start": [300],

@@ -49,11 +49,52 @@ def test_shipped_configuration_has_five_shares_with_and_without_skip_on_thirty_c
     assert config["training"] == validate(demo)["training"]  # config/demo.yaml lies below
 
 
+def test_shipped_strategies_differ_from_share_0_in_their_strategy_only(config: Config) -> None:
+    names = config["exhibits"]["leak"]["strategies"]
+    settings = {name: network(config, name) for name in names}
+    kinds = {(part["strategy"], part["strategy_share"], part["likelihood_skip"]) for part in settings.values()}
+    shares = {"self_conditioning_same": 0.5, "self_conditioning_next": 0.5, "recycling_next": 1.0, "recycling_last": 1.0}
+    assert kinds == {(strategy, share, skip) for strategy, share in shares.items() for skip in (True, False)}
+    assert len(kinds) == len(names)
+    for part in settings.values():
+        plain = network(config, "denoiser-0-skip" if part["likelihood_skip"] else "denoiser-0-no-skip")
+        differing = {key for key in part if part[key] != plain[key]}
+        is_recycled = part["strategy"].startswith("recycling")
+        assert differing == {"strategy", "recycled_estimate" if is_recycled else "strategy_share"}
+        assert part["recycled_estimate"] == ("soft" if is_recycled else plain["recycled_estimate"])
+
+
+def test_strategies_start_from_noise_and_few_masks_and_are_compared_with_share_0(config: Config) -> None:
+    rows = [row for row in leak.leak_rows(config) if row["network"] == "denoiser-sc-next-no-skip"]
+    assert {(row["start"], row["t_start"]): (row["method"], row["reference"]) for row in rows} == {
+        ("pre-segmentation", 300): ("pd-ddpm@network=denoiser-sc-next-no-skip", "pd-ddpm@network=denoiser-0-no-skip"),
+        ("pre-segmentation", 500): (
+            "pd-ddpm@network=denoiser-sc-next-no-skip@t_start=500",
+            "pd-ddpm@network=denoiser-0-no-skip@t_start=500",
+        ),
+        ("noise", 1000): ("ddpm@network=denoiser-sc-next-no-skip", "ddpm@network=denoiser-0-no-skip"),
+    }
+    assert {(row["denoiser"], row["share"], row["strategy"]) for row in rows} == {
+        ("self-conditioned on x_t+1 in 0.5", 0.0, "self_conditioning_next")
+    }
+    labels = leak.network_labels(config)
+    assert labels["denoiser-rec-next-skip"] == "recycled from x_t+1, skip"
+    assert labels["denoiser-rec-last-no-skip"] == "recycled from x_T, no skip"
+
+
+def test_strategy_at_a_start_that_share_0_lacks_has_no_reference() -> None:
+    config = configured(**leak_section(t_start=[300]))
+    references = {
+        row["t_start"]: row["reference"] for row in leak.leak_rows(config) if row["network"] == "denoiser-rec-last-skip"
+    }
+    assert references == {300: "pd-ddpm@network=denoiser-0-skip", 500: None, 1000: "ddpm@network=denoiser-0-skip"}
+
+
 def test_rows_are_the_presegmenter_and_each_denoiser_from_each_start(config: Config) -> None:
     rows = leak.leak_rows(config)
     first = rows[0]
     assert (first["method"], first["denoiser"], first["share"], first["reference"]) == ("attunet", "AttUNet", None, None)
-    assert len(rows) == 1 + 15 * (4 + 1 + 1 + 2) + 10 * 4 + 5 * 2  # the reliability needs the skip
+    assert len(rows) == 1 + 15 * (4 + 1 + 1 + 2) + 10 * 4 + 5 * 2 + 8 * 3  # the reliability needs the skip
     assert len({row["method"] for row in rows}) == len(rows)
     of_one = {(row["start"], row["t_start"]): row for row in rows if row["network"] == "denoiser-75-skip"}
     assert {key: row["method"] for key, row in of_one.items()} == {
@@ -80,7 +121,7 @@ def test_reference_has_share_0_and_the_same_skip_and_start(config: Config) -> No
     assert rows[reference]["reference"] is None
     mean = rows["mean-with-pd@denoiser=denoiser-50-skip"]["reference"]
     assert mean == "mean-with-pd@denoiser=denoiser-0-skip"
-    alone = configured(**leak_section(denoisers=["denoiser-50-skip", "denoiser-0-no-skip"]))
+    alone = configured(**leak_section(denoisers=["denoiser-50-skip", "denoiser-0-no-skip"], strategies=[]))
     assert all(row["reference"] is None for row in leak.leak_rows(alone))
 
 
@@ -106,7 +147,7 @@ def test_networks_of_inner_folds_are_those_of_the_denoisers_with_pre_segmentatio
     }
     assert all(parts in ([], folds) for parts in inner.values())
     histories = leak_inputs(config, "leak", "out")["histories"]
-    assert len(histories) == len(set(histories)) == 15 * (1 + 15 + 3)
+    assert len(histories) == len(set(histories)) == 15 * (1 + 15 + 8 + 3)
 
 
 def test_labels_name_the_recycling_in_which_denoisers_differ(config: Config) -> None:
@@ -139,10 +180,10 @@ def test_leak_table_is_a_default_exhibit_only_where_it_is_configured(config: Con
 
 def test_leak_probe_reads_the_probe_of_every_denoiser_and_its_training(config: Config) -> None:
     files = leak_probe_inputs(config, "leak", "out")
-    assert len(files) == len(set(files)) == 15 * 15
+    assert len(files) == len(set(files)) == 15 * (15 + 8)
     assert files[0] == "out/leak/networks/denoiser-0-skip/split-0_seed-0/probe.csv"
     fields = {row["network"]: row for row in leak.leak_denoisers(config)}
-    assert list(fields) == config["exhibits"]["leak"]["denoisers"]
+    assert list(fields) == [*config["exhibits"]["leak"]["denoisers"], *config["exhibits"]["leak"]["strategies"]]
     assert fields["denoiser-75-raters"] == {
         "network": "denoiser-75-raters",
         "denoiser": "share 0.75, random raters",
@@ -150,6 +191,7 @@ def test_leak_probe_reads_the_probe_of_every_denoiser_and_its_training(config: C
         "likelihood_skip": True,
         "presegmented_share": 0.0,
         "raters": "random",
+        "strategy": "recycling_noise",
     }
 
 
@@ -157,7 +199,7 @@ def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) ->
     files = leak_inputs(config, "leak", "out")
     runs = len(config["splits"]) * len(config["seeds"])
     assert len(files["scores"]) == runs * len(leak.leak_methods(config))
-    assert len(files["histories"]) == runs * (1 + 15 + 3)
+    assert len(files["histories"]) == runs * (1 + 15 + 8 + 3)
     assert "out/leak/networks/attunet/split-4_seed-2/training.csv" in files["histories"]
     assert (files["cases"], files["splits"]) == ("out/leak/cases/prepared.csv", "out/leak/splits.csv")
     assert set(leak.leak_methods(config)) <= set(exhibits.planned_methods(config))
@@ -176,6 +218,11 @@ def test_leak_inputs_are_the_scores_and_trainings_of_all_rows(config: Config) ->
         (
             {"denoisers": ["denoiser", "denoiser-0-skip"]},
             ["share 0, likelihood_skip true stands for two denoisers", "differ in strategy, pre-segmentations or raters"],
+        ),
+        ({"strategies": ["denoiser-sc-same-skp"]}, ["`exhibits.leak.strategies`", "Did you mean 'denoiser-sc-same-skip'"]),
+        (
+            {"strategies": ["denoiser-0-skip"]},
+            ["`exhibits.leak.strategies`: denoiser-0-skip also stands in `exhibits.leak.denoisers`", "Remove it from one"],
         ),
         ({"presegmenter": "atunet"}, ["`exhibits.leak.presegmenter`", "Did you mean 'attunet'"]),
         ({"from_noise": "pd-ddpm"}, ["`exhibits.leak.from_noise`: 'pd-ddpm' does not start from noise"]),

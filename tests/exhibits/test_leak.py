@@ -38,8 +38,14 @@ def rows(skip: bool = True) -> list[LeakRow]:
     for network, share in (("plain", 0.0), ("recycled", 0.75)):
         for suffix, start, t_start in (("@300", "pre-segmentation", 300), ("", "noise", 1000)):
             reference = None if network == "plain" else f"plain{suffix}"
+            strategy = "recycling_noise" if share else "diffusion"
             found.append(
-                LeakRow(network + suffix, network, f"share {share:g}", share, skip, start, t_start, reference, 0.0, "first")
+                LeakRow(
+                    *(network + suffix, network, f"share {share:g}", share, skip, start, t_start, reference),
+                    presegmented_share=0.0,
+                    raters="first",
+                    strategy=strategy,
+                )
             )
     return found
 
@@ -147,6 +153,8 @@ def test_answer_of_a_row_without_reference_is_unknown(table: pd.DataFrame) -> No
     assert alone.loc["plain", ["ged_not_above", "auroc_not_below"]].tolist() == [True, True]
     masks = changed(table, presegmented_share=0.5, ged_squared_to_share_0=np.nan).set_index("method")
     assert pd.isna(masks.loc["plain", "ged_not_above"])  # its share of recycling is 0, but it is not the reference
+    conditioned = changed(table, strategy="self_conditioning_same", ged_squared_to_share_0=np.nan).set_index("method")
+    assert pd.isna(conditioned.loc["plain", "ged_not_above"])  # likewise
 
 
 def test_answer_sentence_names_the_combinations_or_says_that_there_is_none(table: pd.DataFrame) -> None:
@@ -257,18 +265,32 @@ def rows_of(table: pd.DataFrame, t_start: int) -> pd.DataFrame:
 
 
 def test_leak_figure_has_columns_for_further_trainings_with_the_line_of_share_0(table: pd.DataFrame) -> None:
-    changes = {"pre-segmentations": {"presegmented_share": 0.5}, "random raters": {"raters": "random"}}
+    changes = {
+        "from x_T": {"strategy": "recycling_last"},
+        "pre-segmentations": {"presegmented_share": 0.5},
+        "random raters": {"raters": "random"},
+    }
     further = [
         table[table["network"] == "recycled"].assign(denoiser=f"share 0.75, {name}", **change)
         for name, change in changes.items()
     ]
     figure = leak_figure(pd.concat([table, *further]), "phantom")
-    titles = ["With likelihood skip", "Trained on pre-segmentations", "Trained on random raters"]
-    assert [axis.get_title() for axis in panels(figure)[0]] == titles
+    titles = ["Other strategies, with skip", "Trained on pre-segmentations", "Trained on random raters"]
+    assert [axis.get_title() for axis in panels(figure)[0]] == ["With likelihood skip", *titles]
     lines = [{line.get_label(): line.get_color() for line in axis.lines} for axis in panels(figure)[0]]
     shown = [{label for label in panel if label.startswith("share")} for panel in lines]
     assert shown == [{"share 0", "share 0.75"}, *({"share 0", f"share 0.75, {name}"} for name in changes)]
     assert len({panel["share 0"] for panel in lines}) == 1
+
+
+def test_leak_figure_compares_strategies_without_skip_with_share_0_without_skip(table: pd.DataFrame) -> None:
+    plain = leak_table(scores(), rows(skip=False), FLOPS, SECONDS).iloc[1:]
+    conditioned = plain[plain["network"] == "plain"].assign(denoiser="self-conditioned", strategy="self_conditioning_same")
+    figure = leak_figure(pd.concat([table, plain, conditioned], ignore_index=True), "phantom")
+    axis = panels(figure)[0, -1]
+    assert axis.get_title() == "Other strategies, without skip"
+    labels = {line.get_label() for line in axis.lines if not line.get_label().startswith("_")}
+    assert labels == {"AttUNet", "share 0", "self-conditioned"}
 
 
 def test_leak_figure_has_one_column_per_kind_of_skip(table: pd.DataFrame) -> None:

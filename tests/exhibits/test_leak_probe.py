@@ -31,6 +31,7 @@ def denoiser(network: str, share: float, **fields: Any) -> dict[str, Any]:
         "likelihood_skip": True,
         "presegmented_share": 0.0,
         "raters": "first",
+        "strategy": "recycling_noise" if share else "diffusion",
     }
     return {"network": network} | plain | fields
 

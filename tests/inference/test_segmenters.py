@@ -118,16 +118,17 @@ def test_respaced_chain_keeps_its_fraction_of_the_steps(t_start, reverse_steps, 
 
 
 class Conditioned(nn.Module):
-    """A smooth function of image, noisy mask, previous estimate and time at each pixel; it keeps the times."""
+    """A smooth function of image, noisy mask, previous estimate and time at each pixel; it keeps the times and inputs."""
 
     divisor = 1
 
     def __init__(self):
         super().__init__()
-        self.times = []
+        self.times, self.inputs = [], []
 
     def forward(self, x, t):
         self.times.append(int(t[0]))
+        self.inputs.append(x)
         return 3 * torch.tanh(x.sum(dim=1, keepdim=True)) - t.reshape(-1, 1, 1, 1) / 1000
 
 
@@ -150,6 +151,20 @@ def test_chain_that_stops_early_returns_the_estimate_of_that_step_of_the_whole_c
         assert stopped.evaluations_per_member == steps
         with torch.no_grad():
             torch.testing.assert_close(stopped(image, None, MemberNoise(NAMES[:2])), estimates[steps - 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("coding", "empty"), [("signed", 0.0), ("binary", 0.5)])
+def test_chain_from_a_pre_segmentation_shows_no_estimate_in_its_first_step(coding, empty):
+    """The pre-segmentation is in x_T' only."""
+    model = Denoiser(Conditioned(), SCHEDULE, CODINGS[coding], "mask", self_conditioned=True)
+    chain = {"start": "presegmentation", "t_start": 300, "reverse_steps": 10, "variance": "small"}
+    image, mask = torch.linspace(-1, 1, 96).reshape(2, 1, 6, 8), torch.ones(2, 1, 6, 8)
+    with torch.no_grad():
+        build_segmenter(METHOD | chain, model)(image, mask, MemberNoise(NAMES[:2]))
+    first, second, _ = model.network.inputs
+    assert (first[:, 2:] == empty).all()
+    estimate = model.expected_mask(3 * torch.tanh(first.sum(dim=1, keepdim=True)) - 0.3)
+    torch.testing.assert_close(second[:, 2:], estimate)
 
 
 @pytest.mark.parametrize("predicts", ["noise", "mask"])

@@ -198,9 +198,10 @@ def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -
     planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "two.yaml"))
     runs = 2
     assert (planned["simulate_leak"], planned["leak"], planned["publish_leak"]) == (1, 1, 1)
-    assert planned["train"] == runs * (1 + 15 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
-    assert planned["sample"] == runs * (1 + 15 * (4 + 1 + 1) + 10 * 4 + 5 * 2)  # five have no skip and so no reliability
-    assert (planned["reliability"], planned["probe"], planned["leak_probe"]) == (runs, runs * 15, 1)
+    assert planned["train"] == runs * (1 + 15 + 8 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
+    # Five have no skip and so no reliability; eight have other strategies and fewer starts.
+    assert planned["sample"] == runs * (1 + 15 * (4 + 1 + 1) + 10 * 4 + 5 * 2 + 8 * 3)
+    assert (planned["reliability"], planned["probe"], planned["leak_probe"]) == (runs, runs * (15 + 8), 1)
     assert planned["average"] == runs * 15 * 2
     assert planned["score"] == planned["sample"] + planned["average"]
     assert not {"gate", "table1", "simulate_phantom"} & planned.keys()

@@ -60,11 +60,15 @@ LEAK = """
 networks:
   recycled: {like: denoiser, strategy: recycling_noise, strategy_share: 0.5}
   masks: {like: denoiser, presegmented_share: 0.5, inner_folds: 2}
+  conditioned: {like: denoiser, strategy: self_conditioning_next, strategy_share: 0.5}
+  last: {like: denoiser, strategy: recycling_last, recycled_estimate: soft}
 methods:
   mean: {label: Mean of both, segmenter: mean, mean_of: [ddpm, attunet], denoiser: null}
 exhibits:
   leak:
     denoisers: [denoiser, recycled, masks]
+    strategies: [conditioned, last]
+    strategies_t_start: [300]
     presegmenter: attunet
     from_presegmentation: pd-ddpm
     t_start: [300]
@@ -83,30 +87,34 @@ def test_leak_table_trains_and_samples_only_what_other_exhibits_lack(finished: P
     files = ("--configfile", "small.yaml", "leak.yaml")
     planned = jobs(snakemake(folder, "-n", *targets, *files))
     # Of the trainings, two are AttUNets without an inner fold. The denoiser itself lacks the start with reliability only.
-    sampled = {"sample": 1 + 2 * 4, "average": 3, "score": 9 + 3}
+    sampled = {"sample": 1 + 2 * 4 + 2 * 2, "average": 3, "score": 13 + 3}
     figures = {"leak": 1, "publish_leak": 1, "leak_probe": 1, "publish_leak_probe": 1}
-    assert planned == {"train": 2 + 2, "reliability": 1, "probe": 2, **sampled, **figures}
+    assert planned == {"train": 2 + 2 + 2, "reliability": 1, "probe": 2 + 2, **sampled, **figures}
     run = snakemake(folder, *targets, *files)
     assert run.returncode == 0, run.stdout + run.stderr
     table = pd.read_csv(folder / "results/leak.csv")
-    assert table["network"].tolist() == ["attunet", *["denoiser"] * 5, *["recycled"] * 5, *["masks"] * 5]
+    assert table["network"].tolist() == [
+        *("attunet", *["denoiser"] * 5, *["recycled"] * 5, *["masks"] * 5),
+        *(*["conditioned"] * 2, *["last"] * 2),
+    ]
     # Two members of three or ten steps, and one pass of AttUNet if the chain starts from it or is averaged with it.
-    assert table["network_evaluations"].tolist() == [1, *[7, 6, 20, 7, 21] * 3]
+    assert table["network_evaluations"].tolist() == [1, *[7, 6, 20, 7, 21] * 3, *[7, 20] * 2]
     flops = table.groupby("network")["training_flops"].first()
     assert flops["masks"] == pytest.approx(flops["denoiser"] + 2 * flops["attunet"])
-    assert flops["recycled"] > flops["denoiser"]
+    assert flops["last"] > flops["recycled"] > flops["denoiser"]
+    assert flops["conditioned"] > flops["denoiser"]
     inner = [folder / f"results/phantom/networks/attunet@inner_fold={index}-of-2/split-0_seed-0/model.json" for index in (1, 2)]
     splits = pd.read_csv(folder / "results/phantom/splits.csv")
     training = sorted(splits[(splits["split"] == 0) & (splits["role"] == "train")]["case"])
     seen = [json.loads(path.read_text(encoding="utf-8"))["training_cases"] for path in inner]
     assert sorted(case for cases in seen for case in cases) == training  # two folds: each case is left out once
     probed = pd.read_csv(folder / "results/leak_probe.csv")
-    assert probed["network"].unique().tolist() == ["denoiser", "recycled", "masks"]
+    assert probed["network"].unique().tolist() == ["denoiser", "recycled", "masks", "conditioned", "last"]
     assert set(probed["start"]) == {"truth", "other_slice", "empty", "trust"}
     assert (folder / "results/leak.pdf").read_bytes().startswith(b"%PDF")
     assert "Training compute of attunet: " in (folder / "results/leak.md").read_text(encoding="utf-8")
     record = json.loads((folder / "results/leak.json").read_text(encoding="utf-8"))
-    assert record["made_from"]["summary"]["runs"] == 4 + 2 + 1 + 3 * 5
+    assert record["made_from"]["summary"]["runs"] == 6 + 2 + 1 + 3 * 5 + 2 * 2
     assert "device" not in record["made_from"]["summary"]["mixed"]
     single = folder / "results/phantom/predictions/mean@denoiser=denoiser/split-0_seed-0"
     for case in pd.read_csv(single / "predictions.csv")["case"]:

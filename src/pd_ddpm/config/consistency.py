@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pd_ddpm.config.errors import ConfigError, KeyProblem, suggestion
-from pd_ddpm.config.leak import denoiser_labels, leak_methods
+from pd_ddpm.config.leak import denoiser_labels, leak_methods, table_denoisers
 from pd_ddpm.config.methods import (
     adds_noise_over_jumps,
     averaged_methods,
@@ -305,15 +305,20 @@ def _leak_problems(config: Config) -> Iterator[KeyProblem]:
         finding = "its denoisers are probed as `exhibits.probe` says, but that section is null"
         yield KeyProblem(path, finding, "Set `exhibits.probe`, or set this to null")
         return
-    for name in table["denoisers"]:
+    for name in table_denoisers(config):
+        key = "denoisers" if name in table["denoisers"] else "strategies"
         if name not in config["networks"]:
             finding = f"'{name}' is not one of networks"
-            yield KeyProblem((*path, "denoisers"), finding, suggestion(name, config["networks"]))
+            yield KeyProblem((*path, key), finding, suggestion(name, config["networks"]))
             return
         if (architecture := network(config, name)["architecture"]) != "denoising_unet":
             finding = f"'{name}' has the architecture {architecture}"
-            yield KeyProblem((*path, "denoisers"), finding, "List networks of architecture denoising_unet")
+            yield KeyProblem((*path, key), finding, "List networks of architecture denoising_unet")
             return
+    if repeated := [name for name in table["strategies"] if name in table["denoisers"]]:
+        finding = f"{', '.join(repeated)} also stands in `exhibits.leak.denoisers`"
+        yield KeyProblem((*path, "strategies"), finding, "Remove it from one of the two lists")
+        return
     named = [("presegmenter", table["presegmenter"]), *((key, table[key]) for key in ("from_presegmentation", "from_noise"))]
     named += [(key, name) for key in ("means", "further") for name in table[key]]
     problems = [problem for key, name in named for problem in method_problems(config, name, (*path, key))]
@@ -342,8 +347,8 @@ def _leak_method_problems(config: Config) -> Iterator[KeyProblem]:
             finding = f"'{name}' is no mean with a diffusion method"
             yield KeyProblem((*path, "means"), finding, "Name a method with `segmenter: mean` that averages one")
             return
-    settings = {name: network(config, name) for name in table["denoisers"]}
-    labels = denoiser_labels(config, table["denoisers"])
+    settings = {name: network(config, name) for name in table_denoisers(config)}
+    labels = denoiser_labels(config, list(settings))
     rows = [f"{labels[name]}, likelihood_skip {str(settings[name]['likelihood_skip']).lower()}" for name in settings]
     if repeated := sorted({row for row in rows if rows.count(row) > 1}):
         finding = f"{' and '.join(repeated)} stands for two denoisers"

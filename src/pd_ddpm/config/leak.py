@@ -1,21 +1,36 @@
 """Rows of the leak table: the methods that each denoiser samples with, and the methods that they are compared with."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pd_ddpm.config import methods
 from pd_ddpm.config.resolve import NO_PRESEGMENTATION, Config, canonical, method, network
 
-# Settings of recycling that distinguish denoisers with the same share, and how a label names their values.
-VARIANTS = {
-    "recycled_estimate": {"hard": "hard estimate", "soft": "soft estimate", "sampled": "sampled estimate"},
-    "strategy": {"recycling_noise": "from noise", "recycling_next": "from t + 1", "recycling_last": "from t_max"},
-}
-
-SELF_CONDITIONED_LABELS = {
+# Names of the strategies of Fu et al. 2024. A label names all others by their share of recycled patches.
+STRATEGY_LABELS = {
     "self_conditioning_same": "self-conditioned on x_t",
     "self_conditioning_next": "self-conditioned on x_t+1",
+    "recycling_next": "recycled from x_t+1",
+    "recycling_last": "recycled from x_T",
 }
+
+
+class _Start(NamedTuple):
+    """What the chains of a row start from.
+
+    Attributes:
+        label: its name in the table, or that of the mean of which the chains are a part.
+        t_start: start timestep T'; None for a mean.
+        template: the method, for any denoiser.
+    """
+
+    label: str
+    t_start: int | None
+    template: str
+
+    def method_of(self, config: Config, denoiser: str) -> str:
+        """Return the method with this denoiser."""
+        return canonical(config, f"{self.template}@{'denoiser' if self.t_start is None else 'network'}={denoiser}")
 
 
 def leak_rows(config: Config) -> list[dict[str, Any]]:
@@ -39,33 +54,41 @@ def leak_rows(config: Config) -> list[dict[str, Any]]:
             "reference": None,
             "presegmented_share": None,
             "raters": None,
+            "strategy": None,
         }
     ]
-    references = {name: _reference(config, table["denoisers"], name) for name in table["denoisers"]}
-    for name, label in denoiser_labels(config, table["denoisers"]).items():
-        settings = network(config, name)
-        starts, reference = _starts(config, name), references[name] and _starts(config, references[name])
-        for number, (start, t_start, sampled) in enumerate(starts):
+    names = table_denoisers(config)
+    for name, label in denoiser_labels(config, names).items():
+        settings, reference = network(config, name), _reference(config, names, name)
+        compared = _starts(config, reference) if reference else []
+        for start in _starts(config, name):
             rows.append(
                 {
-                    "method": sampled,
+                    "method": start.method_of(config, name),
                     "network": name,
                     "denoiser": label,
                     "share": recycled_share(settings),
                     "likelihood_skip": settings["likelihood_skip"],
-                    "start": start,
-                    "t_start": t_start,
-                    "reference": reference and reference[number][2],
+                    "start": start.label,
+                    "t_start": start.t_start,
+                    "reference": start.method_of(config, reference) if start in compared else None,
                     "presegmented_share": settings["presegmented_share"],
                     "raters": settings["raters"],
+                    "strategy": settings["strategy"],
                 }
             )
     return rows
 
 
+def table_denoisers(config: Config) -> list[str]:
+    """Return the names of all denoisers of the leak table, which must be configured."""
+    table = config["exhibits"]["leak"]
+    return [*table["denoisers"], *table["strategies"]]
+
+
 def leak_denoisers(config: Config) -> list[dict[str, Any]]:
     """Return network, label and training of each denoiser of the leak table; none if it is not configured."""
-    keys = ("network", "denoiser", "share", "likelihood_skip", "presegmented_share", "raters")
+    keys = ("network", "denoiser", "share", "likelihood_skip", "presegmented_share", "raters", "strategy")
     rows = {row["network"]: {key: row[key] for key in keys} for row in leak_rows(config)[1:]}
     return list(rows.values())
 
@@ -97,25 +120,27 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def denoiser_labels(config: Config, names: Sequence[str]) -> dict[str, str]:
-    """Return the label of each denoiser, such as "share 0.75", without its likelihood skip.
+    """Return the label of each denoiser, such as "share 0.75" or "recycled from x_T", without its likelihood skip.
 
-    It also names the settings of recycling in which the denoisers with a share above 0 differ, self-conditioning, the share of
-    patches from pre-segmentations, and random raters.
+    It also names the estimate if recycled denoisers of one strategy differ in it, the share of patches from
+    pre-segmentations, and random raters.
     """
-    recycled = [network(config, name) for name in names if recycled_share(network(config, name))]
-    differing = [key for key in VARIANTS if len({settings[key] for settings in recycled}) > 1]
+    settings_of = {name: network(config, name) for name in names}
     labels = {}
-    for name in names:
-        settings = network(config, name)
-        share = recycled_share(settings)
-        variants = [VARIANTS[key][settings[key]] for key in differing if share]
-        if settings["strategy"] in SELF_CONDITIONED_LABELS:
-            variants.append(f"{SELF_CONDITIONED_LABELS[settings['strategy']]} in {settings['strategy_share']:g}")
+    for name, settings in settings_of.items():
+        share, variants = settings["strategy_share"], []
+        if settings["strategy"] in STRATEGY_LABELS:
+            label = STRATEGY_LABELS[settings["strategy"]] + (f" in {share:g}" if share < 1 else "")
+        else:
+            label = f"share {recycled_share(settings):g}"
+        alike = [other for other in settings_of.values() if other["strategy"] == settings["strategy"]]
+        if recycled_share(settings) and len({other["recycled_estimate"] for other in alike}) > 1:
+            variants.append(f"{settings['recycled_estimate']} estimate")
         if settings["presegmented_share"]:
             variants.append(f"pre-segmentations {settings['presegmented_share']:g}")
         if settings["raters"] == "random":
             variants.append("random raters")
-        labels[name] = ", ".join([f"share {share:g}", *variants])
+        labels[name] = ", ".join([label, *variants])
     return labels
 
 
@@ -138,22 +163,22 @@ def _reference(config: Config, names: Sequence[str], name: str) -> str | None:
     return plain[0] if plain and plain[0] != name else None
 
 
-def _starts(config: Config, denoiser: str) -> list[tuple[str, int | None, str]]:
-    """Return start, T' and method of each row of a denoiser."""
+def _starts(config: Config, denoiser: str) -> list[_Start]:
+    """Return the starts of the rows of a denoiser."""
     table = config["exhibits"]["leak"]
-    base = f"{table['from_presegmentation']}@network={denoiser}"
-    noise = canonical(config, f"{table['from_noise']}@network={denoiser}")
-    starts: list[tuple[str, int | None, str]] = [
-        ("pre-segmentation", t_start, f"{base}@presegmentation={table['presegmenter']}@t_start={t_start}")
-        for t_start in table["t_start"]
+    is_strategy = denoiser in table["strategies"]
+    masks = f"{table['from_presegmentation']}@presegmentation"
+    starts = [
+        _Start("pre-segmentation", t_start, f"{masks}={table['presegmenter']}@t_start={t_start}")
+        for t_start in table["strategies_t_start" if is_strategy else "t_start"]
     ]
-    starts.append(
-        ("empty mask", table["empty_t_start"], f"{base}@presegmentation={NO_PRESEGMENTATION}@t_start={table['empty_t_start']}")
-    )
-    starts.append(("noise", method(config, noise)["t_start"], noise))
+    noise = _Start("noise", method(config, table["from_noise"])["t_start"], table["from_noise"])
+    if is_strategy:
+        return [*starts, noise]
+    t_start = table["empty_t_start"]
+    starts += [_Start("empty mask", t_start, f"{masks}={NO_PRESEGMENTATION}@t_start={t_start}"), noise]
     for further in table["further"]:
         settings = method(config, further)
         if network(config, denoiser)["likelihood_skip"] or not methods.uses_reliability(config, further):
-            starts.append((settings["label"], settings["t_start"], f"{further}@network={denoiser}"))
-    starts += [(method(config, mean)["label"], None, f"{mean}@denoiser={denoiser}") for mean in table["means"]]
-    return [(start, t_start, canonical(config, name)) for start, t_start, name in starts]
+            starts.append(_Start(settings["label"], settings["t_start"], further))
+    return starts + [_Start(method(config, mean)["label"], None, mean) for mean in table["means"]]

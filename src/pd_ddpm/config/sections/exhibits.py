@@ -162,6 +162,13 @@ class LeakTable(Section):
             "strategy diffusion, and presegmented_share 0."
         )
     )
+    strategies: Annotated[list[str], *UNIQUE] = Field(
+        description=(
+            "Further denoisers, such as those of other training strategies; may be empty. Their chains start from noise, and "
+            "from the pre-segmentation at strategies_t_start only."
+        )
+    )
+    strategies_t_start: StartTimesteps = Field(description="T' of the chains of `strategies` from the pre-segmentation.")
     presegmenter: str = Field(description="Method whose masks the chains start from, and that the table compares with.")
     from_presegmentation: str = Field(description="Diffusion method that starts from a pre-segmentation.")
     t_start: StartTimesteps = Field(description="T' of the chains from the pre-segmentation.")

@@ -18,10 +18,10 @@ DODGE = 0.011  # distance of neighbouring lines, as a share of the axis
 def leak_figure(table: pd.DataFrame, caption_note: str) -> Figure:
     """Draw one column of panels with and one without the likelihood skip, and one for each kind of further training.
 
-    Further kinds are pre-segmentations in training and random raters; their columns repeat the line of share 0. The upper
-    panels show the paired difference in Dice to the pre-segmenter with its 95 % interval, the lower ones the spread. Lines
-    connect the starts from the pre-segmentation; noise is the start at T, at the right end. A column without denoisers is left
-    out.
+    Further kinds are other strategies, pre-segmentations in training and random raters; their columns repeat the line of share
+    0. The upper panels show the paired difference in Dice to the pre-segmenter with its 95 % interval, the lower ones the
+    spread. Lines connect the starts from the pre-segmentation; noise is the start at T, at the right end. A column without
+    denoisers is left out.
 
     Args:
         table: rows of `leak_table`.
@@ -61,11 +61,16 @@ def group_by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows of each kind of training by its title, without empty ones; further kinds include the share 0."""
     has_skip = rows["likelihood_skip"].eq(True).fillna(False).astype(bool)
     is_presegmented, is_random = rows["presegmented_share"].gt(0), rows["raters"].eq("random")
-    is_plain = ~(is_presegmented | is_random)
-    is_reference = is_plain & has_skip & rows["share"].eq(0)
+    is_changed = is_presegmented | is_random
+    is_strategy = ~rows["strategy"].isin(["diffusion", "recycling_noise"]) & ~is_changed
+    is_plain = ~(is_changed | is_strategy)
+    is_share_0 = is_plain & rows["share"].eq(0)
+    is_reference = is_share_0 & has_skip
     kinds = {
         "With likelihood skip": (is_plain & has_skip, False),
         "Without likelihood skip": (is_plain & ~has_skip, False),
+        "Other strategies, with skip": (is_strategy & has_skip, is_reference),
+        "Other strategies, without skip": (is_strategy & ~has_skip, is_share_0 & ~has_skip),
         "Trained on pre-segmentations": (is_presegmented, is_reference),
         "Trained on random raters": (is_random, is_reference),
     }

@@ -69,6 +69,7 @@ class LeakRow:
         reference: method with share 0, the same skip and the same start; None for that method itself, or without one.
         presegmented_share: share of training samples from pre-segmentations; None for the pre-segmenter.
         raters: whose masks the denoiser learns, "first" or "random"; None for the pre-segmenter.
+        strategy: training strategy of the denoiser; None for the pre-segmenter.
     """
 
     method: str
@@ -81,6 +82,7 @@ class LeakRow:
     reference: str | None
     presegmented_share: float | None = None
     raters: str | None = None
+    strategy: str | None = None
 
 
 def leak_table(
@@ -179,8 +181,8 @@ def _scores_part(rows: pd.DataFrame, heading: str) -> Part:
     cells["Evaluations"] = rows["network_evaluations"].map(cost_cell)
     notes = [
         "Denoiser: share of the training samples whose x_t is made from the network's own estimate instead of the ground "
-        "truth. Start: what the reverse chains begin with. A mean is that of the probability maps of both methods, thresholded "
-        "at one half.",
+        "truth, or another strategy of training. Start: what the reverse chains begin with. A mean is that of the probability "
+        "maps of both methods, thresholded at one half.",
         METRICS_NOTE,
         "Mean over test cases, for Dice ± standard deviation. Undefined values are empty. The csv has deviations and 95 % "
         "intervals of all measures.",

@@ -24,7 +24,7 @@ def add_answers(table: pd.DataFrame) -> pd.DataFrame:
         0), and `answers`. They are missing in the first row, and where the difference that they need is undefined. The denoiser
         with share 0 is its own reference, so its spread meets both conditions.
     """
-    is_reference = table["share"].eq(0) & table["presegmented_share"].fillna(0).eq(0) & table[GED].isna()
+    is_reference = table["strategy"].eq("diffusion") & table["presegmented_share"].fillna(0).eq(0) & table[GED].isna()
     exceeds = (table[f"{PRESEGMENTER}_low"] > 0).astype("boolean").mask(table[f"{PRESEGMENTER}_low"].isna())
     ged, auroc = (
         condition.astype("boolean").mask(difference.isna()).mask(is_reference, True)
