@@ -64,7 +64,7 @@ def copied_repository() -> Iterator[Path]:
 
 
 def job_count(output: str) -> int:
-    """Return the total number of jobs from the output of Snakemake."""
+    """Return the total number of jobs from the output of a dry run."""
     for line in output.splitlines():
         if line.split()[:1] == ["total"]:
             return int(line.split()[1])
@@ -95,10 +95,10 @@ def overhead_per_job() -> list[Row]:
         job_module = folder / "src" / "pd_ddpm" / "runtime" / "job.py"
         job_module.write_text(job_module.read_text(encoding="utf-8") + STAND_IN, encoding="utf-8")
         arguments = ("--configfile", "small.yaml", "--cores", "1", TARGET)
-        planning, _ = snakemake(folder, "-n", *arguments)
-        seconds, output = snakemake(folder, *arguments)
+        planning, plan = snakemake(folder, "-n", *arguments)
+        seconds, _ = snakemake(folder, *arguments)
         with_torch = [path.read_text(encoding="utf-8") for path in (folder / "results" / "logs").rglob("*.log")].count("torch")
-    jobs, importing = job_count(output), import_of_torch()
+    jobs, importing = job_count(plan), import_of_torch()
     total = seconds - planning
     return [
         Row(

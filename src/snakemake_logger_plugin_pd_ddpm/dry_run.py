@@ -20,6 +20,11 @@ class DryRun:
 
     def __init__(self) -> None:
         self._jobs: dict[int, tuple[str, str]] = {}
+        self._planned: dict[str, int] = {}
+
+    def plan(self, counts: dict[str, int]) -> None:
+        """Set the numbers of jobs, rule -> count, for a run whose option `--quiet rules` hides the jobs."""
+        self._planned = counts
 
     def add(self, jobid: int, rule: str, reason: str) -> None:
         """Add a job.
@@ -33,12 +38,12 @@ class DryRun:
 
     def table(self) -> list[str]:
         """Return the table as lines, rules in the order in which they were added."""
-        counts = Counter(rule for rule, _ in self._jobs.values())
+        counts = Counter(rule for rule, _ in self._jobs.values()) or self._planned
         width = max(map(len, counts), default=0) + 2
         lines = [f"{'job':<{width}}{'count':>7}  reason", f"{'-' * (width - 2)}  {'-' * 7}  {'-' * 6}"]
         for rule, count in counts.items():
-            lines.append(f"{rule:<{width}}{count:>7}  {self._reasons(rule)}")
-        return [*lines, f"{'total':<{width}}{len(self._jobs):>7}"]
+            lines.append(f"{rule:<{width}}{count:>7}  {self._reasons(rule)}".rstrip())
+        return [*lines, f"{'total':<{width}}{sum(counts.values()):>7}"]
 
     def _reasons(self, rule: str) -> str:
         """Return the kinds of reasons of a rule's jobs, and for how many of them each holds if not for all."""

@@ -123,6 +123,7 @@ class LogHandler(LogHandlerBase):
             self._fail(record)
         elif event == LogEvent.RUN_INFO:
             self._total = record.stats["total"]
+            self._dry_run.plan({rule: count for rule, count in record.stats.items() if rule != "total"})
         elif record.levelno >= logging.WARNING:
             self._warn(record)
         elif event is None:

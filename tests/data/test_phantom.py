@@ -10,9 +10,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, label
 
-from pd_ddpm.data.phantom import acquisition, anatomy, cohort, contrast, fields, geometry, lesions, raters, template, tissues
+from pd_ddpm.data.phantom import (
+    acquisition,
+    anatomy,
+    cohort,
+    contrast,
+    fields,
+    geometry,
+    lesions,
+    raters,
+    template,
+    tissues,
+    tumours,
+)
 from pd_ddpm.data.preparation.bias_field import correct_bias
 from pd_ddpm.data.preparation.brain_mask import brain_mask
 
@@ -277,6 +289,43 @@ def test_sample_lesions_has_requested_load(simulated):
     assert person["grey"].sum() * voxel_ml == pytest.approx(650, rel=0.4)
 
 
+def test_sample_tumour_is_one_mass_with_a_dark_centre_that_raters_agree_on():
+    head = anatomy.sample_anatomy(template.build_template_maps(), np.random.default_rng(3), 4)
+    voxel_ml = np.prod(head.lattice.spacing) / 1e3
+    for seed, volume_ml in enumerate((20, 50, 110)):
+        tumour = tumours.sample_tumour(head, volume_ml, np.random.default_rng(seed))
+        assert 0.5 * volume_ml < tumour.white_matter.sum() * voxel_ml < 1.5 * volume_ml
+        assert tumour.white_matter.min() >= 0
+        assert np.all(tumour.white_matter <= np.clip(head["grey"] + head["white"], 0, 1))
+        brightness = tumour.contrast[tumour.white_matter > 0.95] / tumour.white_matter[tumour.white_matter > 0.95]
+        assert brightness.min() < tumours.SOLID[0]  # necrosis
+        assert brightness.max() > 0.8
+        outlines = [
+            raters.outline(tumour.visible(), tumour.infarct, head.lattice.spacing, 1, np.random.default_rng(rater))
+            for rater in (1, 2)
+        ]
+        sizes = np.bincount(label(outlines[0], np.ones((3, 3, 3)))[0].ravel())[1:]
+        assert sizes.max() > 0.95 * sizes.sum()
+        assert 2 * np.sum(outlines[0] * outlines[1]) / np.sum(outlines[0] + outlines[1]) > 0.85
+
+
+def test_pathology_changes_lesions_and_no_anatomy(tmp_path):
+    folders = [tmp_path / pathology for pathology in ("white_matter_lesions", "tumours")]
+    for folder in folders:
+        settings = replace(COHORT, cases_per_site=1, resolution_mm=4, coarsening=4, slice_mm=8, pathology=folder.name)
+        cohort._simulate_case(folder, settings.cases()[0])
+    (first, second) = (next(folder.glob("training/**/wmh.nii.gz")).parent for folder in folders)
+    masks = [nib.load(case / "wmh.nii.gz") for case in (first, second)]
+    np.testing.assert_array_equal(masks[0].affine, masks[1].affine)
+    labels = [np.asarray(mask.dataobj) for mask in masks]
+    assert np.sum(labels[1] == 1) > 0
+    assert not np.any(labels[1] == 2)
+    assert 2 * np.sum((labels[0] == 1) & (labels[1] == 1)) < 0.5 * np.sum((labels[0] == 1) | (labels[1] == 1))
+    healthy = (labels[0] == 0) & (labels[1] == 0)
+    signals = [np.asarray(nib.load(case / "pre" / "FLAIR.nii.gz").dataobj)[healthy] for case in (first, second)]
+    assert np.corrcoef(*signals)[0, 1] > 0.95
+
+
 def test_maps_of_the_brain_are_not_needed_far_from_it(monkeypatch):
     def signals():
         random = np.random.default_rng(9)
@@ -339,7 +388,7 @@ def test_without_islands_keeps_large_lesions_and_their_borders():
 
 
 def test_lesion_loads_are_log_normal_over_ids():
-    loads = [cohort._lesion_load_ml(case) for case in replace(COHORT, cases_per_site=20).cases()]
+    loads = [cohort._volume_ml(case) for case in replace(COHORT, cases_per_site=20).cases()]
     assert np.median(loads) == pytest.approx(lesions.MEDIAN_LOAD_ML, rel=0.1)
     assert np.std(np.log(loads)) == pytest.approx(lesions.LOG_LOAD_SD, rel=0.15)
 

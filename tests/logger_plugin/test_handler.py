@@ -114,6 +114,13 @@ def test_dry_run_prints_one_line_per_rule_with_its_reasons(monkeypatch: pytest.M
     ]
 
 
+def test_quiet_dry_run_counts_the_jobs_that_it_does_not_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch, dryrun=True, stdout=True)
+    run.send(LogEvent.RUN_INFO, "Job stats:", stats={"train": 2, "score": 1, "total": 3})
+    run.send(message="This was a dry-run (flag -n). The order of jobs")
+    assert [line.split() for line in run.lines[2:5]] == [["train", "2"], ["score", "1"], ["total", "3"]]
+
+
 def test_jobs_of_another_study_are_named_without_it_and_its_targets_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     run.send(targets=["results/table1.csv"], prefix="pd_ddpm_")

@@ -123,6 +123,13 @@ class Simulation(Section):
             "0.03 for the challenge's grids, 0.2 for pixels of 2 mm in slices of 5 mm."
         )
     )
+    pathology: Literal["white_matter_lesions", "tumours"] = Field(
+        "white_matter_lesions",
+        description=(
+            "What the simulated people have. white_matter_lesions: hyperintensities of 2.5 to 70 ml, and infarcts; tumours: "
+            "one tumour of 15 to 130 ml with oedema and necrosis."
+        ),
+    )
     labels: Literal["lesions", "tissues"] = Field(
         "lesions",
         description=(

@@ -23,11 +23,19 @@ from pd_ddpm.data.phantom.lesions import LOAD_RANGE_ML, LOG_LOAD_SD, MEDIAN_LOAD
 from pd_ddpm.data.phantom.raters import outline
 from pd_ddpm.data.phantom.template import TEMPLATE_FILE, build_template_maps
 from pd_ddpm.data.phantom.tissues import label_tissues, tissue_fractions
+from pd_ddpm.data.phantom.tumours import LOG_VOLUME_SD, MEDIAN_VOLUME_ML, VOLUME_RANGE_ML, sample_tumour
 from pd_ddpm.runtime.code_version import code_version
 from pd_ddpm.runtime.files import write_json
 from pd_ddpm.runtime.process_pool import in_processes
 
 Labels = Literal["lesions", "tissues"]
+Pathology = Literal["white_matter_lesions", "tumours"]
+
+# Median, standard deviation of the natural logarithm, limits.
+VOLUMES_ML = {
+    "white_matter_lesions": (MEDIAN_LOAD_ML, LOG_LOAD_SD, LOAD_RANGE_ML),
+    "tumours": (MEDIAN_VOLUME_ML, LOG_VOLUME_SD, VOLUME_RANGE_ML),
+}
 
 SUMMARY = "simulated.json"
 IDS_PER_SITE = 50
@@ -65,6 +73,7 @@ class Cohort:
         coarsening: size of FLAIR pixels and T1 voxels relative to the challenge's, 1 to 4; see `Scanner.coarsened`.
         slice_mm: distance and thickness of FLAIR slices, 2 to 8; the challenge's is 3.
         smallest_lesion_ml: least volume of a simulated lesion, 0.01 to 1; see `sample_lesions`.
+        pathology: "white_matter_lesions" or "tumours", see `sample_lesions` and `sample_tumour`.
         labels: what masks hold. "lesions": 1 lesion and 2 other pathology; "tissues": see `TISSUES`. Scans do not depend on it.
 
     Raises:
@@ -77,6 +86,7 @@ class Cohort:
     coarsening: float
     slice_mm: float
     smallest_lesion_ml: float
+    pathology: Pathology = "white_matter_lesions"
     labels: Labels = "lesions"
 
     def __post_init__(self):
@@ -88,8 +98,9 @@ class Cohort:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` must be {low} to {high}, not {getattr(self, name)}.")
-        if self.labels not in get_args(Labels):
-            raise ValueError(f"`labels` must be one of {', '.join(get_args(Labels))}, not {self.labels}.")
+        for name, choices in {"pathology": get_args(Pathology), "labels": get_args(Labels)}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, not {getattr(self, name)}.")
 
     def cases(self) -> list["Case"]:
         """Return all cases, ordered by id."""
@@ -189,7 +200,10 @@ def _simulate_case(folder: Path, case: Case) -> None:
     """Simulate one case and write its two folders; the one that marks it as finished comes last."""
     scanner = case.scanner
     anatomy = sample_anatomy(build_template_maps(), case.random(0), case.cohort.resolution_mm)
-    lesions = sample_lesions(anatomy, _lesion_load_ml(case), case.cohort.smallest_lesion_ml, case.random(1))
+    if case.cohort.pathology == "tumours":
+        lesions = sample_tumour(anatomy, _volume_ml(case), case.random(1))
+    else:
+        lesions = sample_lesions(anatomy, _volume_ml(case), case.cohort.smallest_lesion_ml, case.random(1))
 
     geometry = case.random(2)
     flair_to_patient = flair_geometry(scanner, geometry)
@@ -245,13 +259,17 @@ def _simulate_case(folder: Path, case: Case) -> None:
         write_json(target / SUMMARY, summary)
 
 
-def _lesion_load_ml(case: Case) -> float:
-    """Return the lesion load in ml: log-normal over the ids, evenly spread so that small cohorts have low and high loads."""
+def _volume_ml(case: Case) -> float:
+    """Return the volume of all lesions, or of the tumour, in ml.
+
+    It is log-normal over the ids, evenly spread so that small cohorts have low and high volumes.
+    """
+    median, log_sd, limits = VOLUMES_ML[case.cohort.pathology]
     start = np.random.default_rng(case.cohort.seed).random()
     rank = (case.number % IDS_PER_SITE) * len(SCANNERS) + case.number // IDS_PER_SITE
     golden_ratio = (np.sqrt(5) - 1) / 2
     quantile = np.clip((start + rank * golden_ratio) % 1, 1e-6, 1 - 1e-6)
-    return float(np.clip(MEDIAN_LOAD_ML * np.exp(LOG_LOAD_SD * ndtri(quantile)), *LOAD_RANGE_ML))
+    return float(np.clip(median * np.exp(log_sd * ndtri(quantile)), *limits))
 
 
 @contextmanager

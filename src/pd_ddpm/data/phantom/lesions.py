@@ -118,7 +118,7 @@ def _add_deep_lesions(
     weight *= np.clip(1 + 0.6 * random_field(random, lattice, 30), 0.05, None)
     pons = anatomy["brainstem"] * anatomy["white"] * (random.random() < 0.3) * 0.4
     weight = np.where(white_matter > 0.6, weight, 0) + np.where(pons > 0.2, pons, 0) * 0.15
-    positions = _sample_positions(weight, len(volumes), random)
+    positions = sample_positions(weight, len(volumes), random)
     lesion, contrast = periventricular.copy(), periventricular * np.float32(random.uniform(0.88, 1.08))
     allowed = np.clip(white_matter + pons * 2, 0, 1)
     for volume, position in zip(volumes, positions, strict=True):
@@ -140,7 +140,7 @@ def _deep_volumes(total_ml: float, smallest_ml: float, random: np.random.Generat
     return volumes[:count]
 
 
-def _sample_positions(weight: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def sample_positions(weight: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """Sample voxel indices (count, 3) with probability proportional to `weight`."""
     cumulative = np.cumsum(weight.ravel(), dtype=np.float64)
     indices = np.searchsorted(cumulative, random.random(count) * cumulative[-1], side="right")
@@ -198,7 +198,7 @@ def _infarcts(anatomy: Anatomy, random: np.random.Generator) -> tuple[np.ndarray
     else:
         weight = (anatomy["deep_grey"] + 0.3 * anatomy["tract"]) * parenchyma * (anatomy["ventricle"] > 4)
         radii = np.clip(4.5 * np.exp(0.25 * random.standard_normal(random.integers(1, 4))), 3.0, 8).tolist()
-    for radius, position in zip(radii, _sample_positions(weight, len(radii), random), strict=True):
+    for radius, position in zip(radii, sample_positions(weight, len(radii), random), strict=True):
         box, depth = rough_ellipsoid(lattice, position, radius, random, roughness=0.45)
         infarct[box] = np.maximum(infarct[box], sigmoid(depth / 0.6) * parenchyma[box])
         # The centre of an old infarct is filled with fluid; its border is a bright scar.
@@ -211,7 +211,7 @@ def _perivascular_spaces(anatomy: Anatomy, random: np.random.Generator) -> np.nd
     """Return fractions of about 25 small fluid-filled spaces, most of them in the basal ganglia."""
     spaces = np.zeros(anatomy.lattice.shape, np.float32)
     weight = anatomy["deep_grey"] + 0.06 * anatomy["white"] * (anatomy["cortex"] > 3)
-    for position in _sample_positions(weight, int(random.poisson(25)), random):
+    for position in sample_positions(weight, int(random.poisson(25)), random):
         box, depth = rough_ellipsoid(anatomy.lattice, position, float(random.uniform(0.6, 1.2)), random)
         spaces[box] = np.maximum(spaces[box], sigmoid(depth / 0.5))
     return spaces
