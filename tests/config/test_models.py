@@ -127,6 +127,8 @@ FAULTS = [
     ("networks/denoiser/skip", "mean"),
     ("networks/denoiser/time_injection", "film"),
     ("training/crop_position", "center"),
+    ("training/log_gamma", -0.1),
+    ("training/affine", 0.1),
     ("methods/unet/segmenter", "deterministc"),
     ("methods/pd-ddpm/start", "mask"),
     ("datasets/wmh/layout", "nnunett"),

@@ -1,5 +1,6 @@
 """The study recycling: its data sets and the files of releases are valid, and set what they name (about 5 s)."""
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,39 @@ def test_releases_set_their_loss_and_faults(preset: str | None, focal_weight: fl
     assert network(config, "no-diffusion")["focal_weight"] == focal_weight
     preparation = methods.preparation(config, "amos")
     assert (preparation["crop_around"], preparation["size"]) == (("label", [192, 128, 128]) if preset else ("centre", None))
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "pixels"),
+    [
+        ((), (512, 480), (10, 10)),
+        (("recycling_amos.yaml", "imgx_v031.yaml"), (192, 128, 128), (10, 10, 10)),
+        (("recycling_pelvic.yaml",), (256, 256, 48), (20, 20, 4)),
+        (("recycling_brain.yaml", "imgx_v020.yaml"), (179, 219, 155), (20, 20, 4)),
+    ],
+)
+def test_images_are_shifted_by_the_pixels_of_the_released_code(
+    files: tuple[str, ...], size: tuple[int, ...], pixels: tuple[int, ...]
+) -> None:
+    config = study(*files)
+    for name in ("no-diffusion", *STRATEGIES):
+        affine = network(config, name)["affine"]
+        assert [share * length for share, length in zip(affine["shift"], size, strict=True)] == pytest.approx(pixels, abs=0.005)
+        assert affine["unit"] == ("pixels" if len(files) == 2 else "mm")
+        assert math.radians(affine["rotation_degrees"]) == pytest.approx(0.088, abs=1e-4)
+
+
+def test_last_release_transforms_each_data_set_alike() -> None:
+    settings = network(study("recycling_amos.yaml", "imgx_v032.yaml"), "diff")
+    assert settings["affine"] == {
+        "rotation_degrees": 30,
+        "scale": 0.2,
+        "shear_degrees": 30,
+        "shift": 0.3,
+        "probability": 0.5,
+        "unit": "mm",
+    }
+    assert settings["log_gamma"] == 0.3
 
 
 def test_demo_segments_the_tissues_of_the_phantom() -> None:

@@ -14,6 +14,7 @@ from pd_ddpm.config.validate import validate
 PRESEGMENTED = {"presegmented_share": 0.5, "predicts": "mask"}
 SKIP = {"denoiser": {"predicts": "mask", "likelihood_skip": True}, "truncated-denoiser": {"initialise_from": "denoiser"}}
 MEAN = {"label": "Mean", "segmenter": "mean", "mean_of": ["ddpm", "attunet"], "denoiser": None}
+AFFINE = {"rotation_degrees": 5.0, "scale": 0.1, "shear_degrees": 0.0, "probability": 0.5, "unit": "mm"}
 BIDS = {"layout": "bids", "folder": "data/own", "channels": ["FLAIR", "T1"]}
 
 
@@ -96,6 +97,14 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
             ["`networks.denoiser.validation_presegmenter`: 'attunet' sees another `grid` than 'denoiser'", "or null"],
         ),
         ({"networks": {"unet": {"grid": {"spacing": 2.0}}}}, ["`networks.unet.grid.spacing`: unknown key", "'spacing_mm'"]),
+        (
+            {"networks": {"unet": {"affine": AFFINE | {"shift": [0.1, 0.1, 0.1]}}}},
+            ["`networks.unet.affine.shift`: it has 3 numbers, but the network has 2 spatial dimensions"],
+        ),
+        (
+            {"networks": {"unet": {"log_gamma": 0.3}}},
+            ["`networks.unet.log_gamma`: negative intensities have no power", "`preparation` of 'wmh'", "unit_range"],
+        ),
         (
             {"grid": {"padded_size": [64, 64, 64]}},
             ["`grid.padded_size`: it has 3 sizes, but 'unet' has 2 spatial dimensions", "`grid.padded_size` for 'unet'"],

@@ -20,6 +20,7 @@ from pd_ddpm.diffusion.noise import stream
 from pd_ddpm.runtime.backend import Backend
 from pd_ddpm.runtime.memory import MemoryShortageError
 from pd_ddpm.runtime.precision import choose_precision
+from pd_ddpm.training.affine import AffineSettings
 from pd_ddpm.training.batches import DeviceBatches, HostBatches
 from pd_ddpm.training.device_slices import DeviceSlices
 from pd_ddpm.training.interruption import Interrupted
@@ -85,6 +86,18 @@ def test_patches_cut_on_gpu_equal_those_of_the_cpu(cuda, crop):
             for ours, theirs in zip(inputs.batch[:3], expected.batch[:3], strict=True):
                 assert torch.equal(ours.cpu(), theirs)
             assert (inputs.rng.integers(1, 1001, 12) == expected.rng.integers(1, 1001, 12)).all()
+
+
+def test_transformed_patches_on_gpu_equal_those_of_the_cpu(cuda):
+    """Up to the rounding of positions. From slices in the memory of the GPU or of the machine."""
+    affine = AffineSettings(rotation_degrees=30, scale=0.2, shear_degrees=20, shift=0.3, probability=0.7, unit="mm")
+    patches = PatchSettings((16, 24), 0.5, (0, 1), 0.1, affine=affine)
+    settings = TrainingSettings(**SETTINGS | {"batch": 12, "patches": patches})
+    expected = HostBatches(SLICES, settings, 0, CPU).take(1).batch
+    for held in (DeviceSlices(SLICES, cuda), None):
+        batch = DeviceBatches(SLICES, held, settings, 0, cuda).take(1).batch
+        torch.testing.assert_close(batch.image.cpu(), expected.image, rtol=1e-4, atol=1e-4)
+        assert (batch.mask.cpu() == expected.mask).float().mean() > 0.999
 
 
 def test_steps_on_gpu_equal_those_of_the_cpu(cuda, monkeypatch):

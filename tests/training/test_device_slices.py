@@ -9,10 +9,12 @@ from training_examples import case
 
 from pd_ddpm.diffusion.mask_coding import with_background
 from pd_ddpm.diffusion.noise import stream
+from pd_ddpm.training.affine import AffineSettings
 from pd_ddpm.training.device_slices import DeviceSlices, fitting_device_slices
 from pd_ddpm.training.patches import CaseSlices, PatchSettings, TrainingSlices
 
 CPU = torch.device("cpu")
+AFFINE = AffineSettings(rotation_degrees=30, scale=0.2, shear_degrees=20, shift=0.3, probability=0.7, unit="mm")
 
 
 def cases_with(raters, presegmentation):
@@ -45,6 +47,13 @@ def test_cut_equals_patches_of_the_cases(raters, presegmentation):
         assert_equal_batches(slices, PatchSettings(crop, 0.5, flip, jitter, coordinates=bool(flip)))
 
 
+@pytest.mark.parametrize("crop", [(8, 12), (30, 40)])
+def test_cut_equals_patches_of_transformed_slices(crop):
+    cases = [one._replace(image=one.image.abs()) for one in cases_with(raters=True, presegmentation=True)]
+    settings = PatchSettings(crop, 0.5, (0, 1), 0.1, coordinates=True, affine=AFFINE, log_gamma=0.3)
+    assert_equal_batches(TrainingSlices(cases), settings)
+
+
 def test_cut_equals_patches_of_classes():
     """Padded pixels of masks and pre-segmentations are background."""
     cases = [
@@ -57,7 +66,8 @@ def test_cut_equals_patches_of_classes():
 @pytest.mark.parametrize("crop", [(4, 3, 5), (8, 9, 4)])
 def test_cut_equals_patches_of_volumes(crop):
     slices = TrainingSlices([volume("a", (6, 5, 7)), volume("b", (9, 4, 5))])
-    assert_equal_batches(slices, PatchSettings(crop, None, (0, 2), 0.1, "centre_weighted", coordinates=True))
+    for affine in (None, AFFINE):
+        assert_equal_batches(slices, PatchSettings(crop, None, (0, 2), 0.1, "centre_weighted", coordinates=True, affine=affine))
 
 
 def test_slices_stay_in_main_memory_unless_four_times_their_size_is_free(caplog):

@@ -22,6 +22,7 @@ from pd_ddpm.config.methods import (
     networks_from,
     pareto_methods,
     pool,
+    preparation,
     see_same_pixels,
     step_methods,
     steps_of_chain,
@@ -67,6 +68,7 @@ def find_contradictions(config: Config) -> Iterator[KeyProblem]:
     yield from _class_problems(config)
     for name in config["networks"]:
         yield from _padding_problems(config, name)
+        yield from _gamma_problems(config, name)
         yield from _initialisation_problems(config, name)
         yield from _presegmenter_problems(config, name)
     problems = [problem for name in config["methods"] for problem in method_problems(config, name)]
@@ -139,6 +141,20 @@ def _padding_problems(config: Config, name: str) -> Iterator[KeyProblem]:
         path = ("grid",) if grid == config["grid"] else ("networks", name, "grid")
         finding = f"it has {len(size)} sizes, but '{name}' has {settings['spatial_dims']} spatial dimensions"
         yield KeyProblem((*path, "padded_size"), finding, f"Set another `grid.padded_size` for '{name}', or null")
+
+
+def _gamma_problems(config: Config, name: str) -> Iterator[KeyProblem]:
+    """Yield that a network's intensities are raised to a power although some are negative."""
+    if not network(config, name)["log_gamma"] or config["dataset"] not in config["datasets"]:
+        return
+    trained_on = networks_from(config, config["dataset"])
+    if trained_on not in config["datasets"]:
+        return
+    settings = preparation(config, trained_on)
+    if (settings["normalisation"], settings["region"]) != ("unit_range", "scan"):
+        finding = f"negative intensities have no power, and `preparation` of '{trained_on}' leaves some"
+        remedy = "Set it to 0, or `normalisation: unit_range` and `region: scan`"
+        yield KeyProblem(("networks", name, "log_gamma"), finding, remedy)
 
 
 def _initialisation_problems(config: Config, name: str) -> Iterator[KeyProblem]:

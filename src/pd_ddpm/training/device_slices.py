@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pd_ddpm.runtime.progress import log
+from pd_ddpm.training.affine import sampling_matrix, warp_patch
 from pd_ddpm.training.patches import Batch, PatchSettings, TrainingSlices, Window, to_device, window_coordinates
 
 # Ours. Weights, moments and activations need the rest; their size is known only after the first step.
@@ -47,22 +48,48 @@ class DeviceSlices:
             windows: from `TrainingSlices.sample_windows` with these settings.
             settings: size and augmentation of the patches.
         """
-        places = np.array([self._place(window) for window in windows]).T
-        axes = [np.array(offsets) for offsets in zip(*(self._axis_offsets(w, settings.crop) for w in windows), strict=True)]
-        numbers = to_device(np.concatenate([places.ravel(), *(axis.ravel() for axis in axes)]), self.device)
-        on_device, *flat = numbers.split([places.size, *(axis.size for axis in axes)])
-        pixels, image_starts, mask_starts = on_device.view(places.shape)
-        position = _outer_sum([part.view(axis.shape) for part, axis in zip(flat, axes, strict=True)])
-        image = self.images[_channel_positions(position, image_starts, pixels, self.image_channels)]
-        masks = self.masks[_channel_positions(position, mask_starts, pixels, self.mask_channels)]
-        if any(window.is_padded(self.sizes[window.case], settings.crop) for window in windows):
-            masks = masks * self._inside(windows, settings.crop)
+        read_patches = self._gathered if settings.affine is None else self._warped
+        image, masks = read_patches(windows, settings.crop)
+        if settings.log_gamma:
+            image = image ** to_device(np.stack([window.gamma for window in windows]), self.device)
         if settings.intensity_jitter:
             jitter = to_device(np.stack([window.jitter for window in windows], axis=1), self.device)
             image = image * (1 + jitter[0]) + jitter[1]
         if settings.coordinates:
             image = torch.cat([image, self._coordinates(windows, settings.crop)], dim=1)
         return self.slices.join(image, masks)
+
+    def _gathered(self, windows: Sequence[Window], crop: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images (B, M, *crop) and masks (B, L, *crop) of windows that are not transformed."""
+        places = np.array([self._place(window) for window in windows]).T
+        axes = [np.array(offsets) for offsets in zip(*(self._axis_offsets(w, crop) for w in windows), strict=True)]
+        numbers = to_device(np.concatenate([places.ravel(), *(axis.ravel() for axis in axes)]), self.device)
+        on_device, *flat = numbers.split([places.size, *(axis.size for axis in axes)])
+        pixels, image_starts, mask_starts = on_device.view(places.shape)
+        position = _outer_sum([part.view(axis.shape) for part, axis in zip(flat, axes, strict=True)])
+        image = self.images[_channel_positions(position, image_starts, pixels, self.image_channels)]
+        masks = self.masks[_channel_positions(position, mask_starts, pixels, self.mask_channels)]
+        if any(window.is_padded(self.sizes[window.case], crop) for window in windows):
+            masks = masks * self._inside(windows, crop)
+        return image, masks
+
+    def _warped(self, windows: Sequence[Window], crop: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images (B, M, *crop) and masks (B, L, *crop) of windows of transformed slices."""
+        matrices = [sampling_matrix(w.affine, w.positions(crop), self.sizes[w.case]) for w in windows]
+        patches = [
+            warp_patch(*self._slice(window), matrix, crop)
+            for window, matrix in zip(windows, to_device(np.stack(matrices), self.device), strict=True)
+        ]
+        images, masks = zip(*patches, strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+    def _slice(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Return the whole slice of a window, (M, *S), and its masks, (L, *S)."""
+        pixels, image_start, mask_start = self._place(window)
+        image = self.images[image_start : image_start + self.image_channels * pixels]
+        masks = self.masks[mask_start : mask_start + self.mask_channels * pixels]
+        sizes = self.sizes[window.case]
+        return image.view(self.image_channels, *sizes), masks.view(self.mask_channels, *sizes)
 
     def _place(self, window: Window) -> tuple[int, int, int]:
         """Return the pixels of a channel of the window's slice, and where the slice begins among images and among masks."""

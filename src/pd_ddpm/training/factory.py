@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pd_ddpm.training.affine import AffineSettings
 from pd_ddpm.training.objectives.base import Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.denoising import Denoising
@@ -66,6 +67,8 @@ def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:
         intensity_jitter=settings["intensity_jitter"],
         crop_position=settings["crop_position"],
         coordinates=settings["coordinates"],
+        affine=settings["affine"] and AffineSettings(**settings["affine"]),
+        log_gamma=settings["log_gamma"],
     )
     names = TrainingSettings.__dataclass_fields__.keys() & settings.keys()
     return TrainingSettings(**{name: settings[name] for name in names}, patches=patches)

@@ -19,6 +19,7 @@ from pd_ddpm.data.prepared import read_ground_truth, read_observer_masks, read_s
 from pd_ddpm.data.working_grid import GridSettings
 from pd_ddpm.diffusion.mask_coding import harden, with_background
 from pd_ddpm.models.coordinates import axis_coordinates, coordinate_channels
+from pd_ddpm.training.affine import AffineSettings, sample_affine, sampling_matrix, warp_patch
 
 Raters = Literal["first", "random"]
 CropPosition = Literal["uniform", "centre_weighted"]
@@ -61,6 +62,7 @@ class CaseSlices(NamedTuple):
         further_fractions: label fractions of the second and further raters, if they are used.
         presegmentation: (Z, C, H, W) in [0, 1], a mask of a network or program that has not seen the case, if it is used.
         has_classes: whether masks have a channel for each class of the dataset.
+        pixel_mm: size of a pixel along each axis, in mm.
     """
 
     case: str
@@ -70,6 +72,7 @@ class CaseSlices(NamedTuple):
     further_fractions: tuple[Tensor, ...] = ()
     presegmentation: Tensor | None = None
     has_classes: bool = False
+    pixel_mm: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     @property
     def fractions_of_raters(self) -> tuple[Tensor, ...]:
@@ -103,7 +106,9 @@ def read_slices(
     further = read_observer_masks(folder, case, labels) if raters == "random" else []
     fractions, *further_fractions = (grid.label_fractions(rater, labels)[with_brain] for rater in (truth, *further))
     image = grid.slices(scan.image)[with_brain]
-    return CaseSlices(case, image, fractions, slice_numbers, tuple(further_fractions), has_classes=bool(labels))
+    pixel_mm = tuple(grid_settings.spacing_mm or length for length in scan.spacing_mm)
+    further = tuple(further_fractions)
+    return CaseSlices(case, image, fractions, slice_numbers, further, has_classes=bool(labels), pixel_mm=pixel_mm)
 
 
 def with_presegmentation(slices: CaseSlices, folder: Path, grid_settings: GridSettings, mask: np.ndarray) -> CaseSlices:
@@ -161,6 +166,8 @@ class PatchSettings:
         intensity_jitter: standard deviation of a random gain and offset for each channel of the scan.
         crop_position: how often a patch comes from where in a slice, see `sample_first`.
         coordinates: whether patches have coordinate channels: their position in the slice.
+        affine: largest affine transformations of the slice; None: there are none.
+        log_gamma: largest absolute logarithm of the power that intensities are raised to, with probability 0.5.
     """
 
     crop: tuple[int, ...]
@@ -169,6 +176,8 @@ class PatchSettings:
     intensity_jitter: float
     crop_position: CropPosition = "uniform"
     coordinates: bool = False
+    affine: AffineSettings | None = None
+    log_gamma: float = 0.0
 
 
 class Window(NamedTuple):
@@ -181,6 +190,8 @@ class Window(NamedTuple):
         firsts: its first pixel along each axis, see `sample_first`.
         mirrored: axes along which it is mirrored (0 = X, 1 = Y, 2 = Z).
         jitter: gain - 1 and offset of each image channel, (2, M, 1, ...) float32; None: there is no jitter.
+        affine: map from pixels of the transformed slice to positions in the slice, (D, D + 1); None: it is not transformed.
+        gamma: power that intensities are raised to, (1, 1, ...) float32; None: they are not.
     """
 
     case: int
@@ -189,6 +200,8 @@ class Window(NamedTuple):
     firsts: tuple[int, ...]
     mirrored: tuple[int, ...] = ()
     jitter: np.ndarray | None = None
+    affine: np.ndarray | None = None
+    gamma: np.ndarray | None = None
 
     def is_padded(self, sizes: Sequence[int], crop: Sequence[int]) -> bool:
         """Return whether a patch of this crop exceeds its slice, which has these sizes in pixels."""
@@ -293,11 +306,16 @@ class TrainingSlices:
         pairs = zip(sizes, settings.crop, strict=True)
         firsts = tuple(sample_first(rng, size, length, settings.crop_position) for size, length in pairs)
         mirrored = tuple(axis for axis in settings.flip if rng.random() < 0.5)
-        jitter = None
+        jitter, affine, gamma = None, None, None
         if settings.intensity_jitter:
             shape = (2, self.cases[c].image.shape[1], *[1] * len(sizes))
             jitter = rng.normal(0, settings.intensity_jitter, shape).astype(np.float32)
-        return Window(c, z, rater, firsts, mirrored, jitter)
+        if settings.affine is not None:
+            affine = sample_affine(rng, settings.affine, sizes, self.cases[c].pixel_mm[: len(sizes)])
+        if settings.log_gamma:
+            exponent = rng.uniform(-settings.log_gamma, settings.log_gamma) * (rng.random() < 0.5)
+            gamma = np.full([1] * (1 + len(sizes)), np.exp(exponent), dtype=np.float32)
+        return Window(c, z, rater, firsts, mirrored, jitter, affine, gamma)
 
     def _cut_patch(self, window: Window, settings: PatchSettings) -> tuple[Tensor, Tensor]:
         """Return image and masks of a patch; the masks are both label fractions and, if there is one, the pre-segmentation."""
@@ -306,11 +324,13 @@ class TrainingSlices:
         if case.presegmentation is not None:
             masks = torch.cat([masks, case.presegmentation[window.slice]])
         sizes = image.shape[1:]
-        for axis, (first, length) in enumerate(zip(window.firsts, settings.crop, strict=True), start=1):
-            image, masks = _crop_or_pad(image, masks, axis, first, length)
-        if window.mirrored:
-            axes = [axis + 1 for axis in window.mirrored]
-            image, masks = image.flip(axes), masks.flip(axes)
+        if window.affine is not None:
+            matrix = sampling_matrix(window.affine, window.positions(settings.crop), sizes)
+            image, masks = warp_patch(image, masks, torch.from_numpy(matrix), settings.crop)
+        else:
+            image, masks = _cut_window(image, masks, window, settings.crop)
+        if window.gamma is not None:
+            image = image ** torch.from_numpy(window.gamma)
         if window.jitter is not None:
             gain, offset = torch.from_numpy(window.jitter)
             image = image * (1 + gain) + offset
@@ -358,6 +378,16 @@ def window_coordinates(window: Window, sizes: Sequence[int], crop: Sequence[int]
         begin = size - first - length if axis in window.mirrored else first
         coordinates.append(axis_coordinates(size)[torch.arange(begin, begin + length).clamp(0, size - 1)])
     return coordinates
+
+
+def _cut_window(image: Tensor, masks: Tensor, window: Window, crop: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the pixels of a window of a slice (M, *S) and of its masks (L, *S), mirrored as the window is."""
+    for axis, (first, length) in enumerate(zip(window.firsts, crop, strict=True), start=1):
+        image, masks = _crop_or_pad(image, masks, axis, first, length)
+    if window.mirrored:
+        axes = [axis + 1 for axis in window.mirrored]
+        image, masks = image.flip(axes), masks.flip(axes)
+    return image, masks
 
 
 def _crop_or_pad(image: Tensor, masks: Tensor, axis: int, first: int, length: int) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,23 @@ InnerFold = Annotated[str, Field(pattern="^[1-9][0-9]*-of-[1-9][0-9]*$", example
 Widths = Annotated[list[Count], Field(min_length=2)]
 
 
+class Affine(Section):
+    """Largest affine transformations of slices or volumes, before patches are cut from them."""
+
+    rotation_degrees: NonNegative = Field(description="Largest rotation in the plane of each pair of axes.")
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(description="Largest change of the scale of each axis, from 1.")
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = Field(
+        description="Largest angle by which each axis leans towards each other one."
+    )
+    shift: Share | Annotated[list[Share], Field(min_length=2, max_length=3)] = Field(
+        description="Largest shift along each axis, as a share of the slice's length: one number, or one for each axis."
+    )
+    probability: Share = Field(description="Probability of each rotation, scaling, shear and shift along each axis.")
+    unit: Literal["mm", "pixels"] = Field(
+        description="mm: pixels have their true proportions; pixels: they count as squares or cubes when they are rotated."
+    )
+
+
 class TrainingSettings(Section):
     """How a network is trained."""
 
@@ -113,6 +130,18 @@ class TrainingSettings(Section):
         description="Axes (0 is X, 1 is Y, and 2 is Z for networks of volumes) that are mirrored with probability 0.5."
     )
     intensity_jitter: NonNegative = Field(description="Standard deviation of a random gain and offset of each channel.")
+    affine: Affine | None = Field(
+        description=(
+            "Random rotation, scaling, shear and shift of the slice or volume of each patch. Images are interpolated linearly, "
+            "and masks have the nearest pixel. null: none."
+        )
+    )
+    log_gamma: NonNegative = Field(
+        description=(
+            "Intensities are raised to a power with probability 0.5; its logarithm is uniform between minus this and this. It "
+            "needs intensities of 0 or more (normalisation unit_range). 0: never."
+        )
+    )
     raters: Literal["first", "random"] = Field(
         description=(
             "Whose masks are learnt if a case has several raters. first: the ground truth; random: those of a random rater for "
@@ -173,6 +202,10 @@ class _Network(TrainingSettings):
         if beyond := [axis for axis in self.flip if axis >= self.spatial_dims]:
             finding = f"axis {', '.join(map(str, beyond))} is beyond the {self.spatial_dims} spatial dimensions of the network"
             yield Contradiction("flip", finding, "Remove it, or set `spatial_dims: 3`")
+        shift = self.affine.shift if self.affine is not None else 0.0
+        if isinstance(shift, list) and len(shift) != self.spatial_dims:
+            finding = f"it has {len(shift)} numbers, but the network has {self.spatial_dims} spatial dimensions"
+            yield Contradiction("affine.shift", finding, "Set one number, or one per dimension")
 
 
 class _SupervisedNetwork(_Network):
