@@ -66,7 +66,7 @@ slurm-test: slurm-installed .venv/installed
 test-all: slurm-installed .venv/installed
 	$(PYTEST) $(TEST_OPTIONS)
 
-# Apply deliberate faults to the package. Each must make a fast test fail. Takes about ten minutes.
+# Apply deliberate faults to the package. Each must make a fast test fail. Takes about twenty minutes.
 mutation-test: .venv/installed
 	python tests/mutations.py
 

@@ -3,7 +3,8 @@
     python tests/mutations.py            # all faults; prints which tests noticed each of them, fails if any goes unnoticed
     python tests/mutations.py posterior  # only those whose description contains the word
 
-Each fault is applied to a copy of the repository. Only the fast tests of the folder that it names run, until the first failure.
+Each fault is applied to a copy of the repository. Only the fast tests of the folder or file that it names run, until the first
+failure. `tests/test_mutations.py` checks that every fault still fits the code.
 """
 
 import os
@@ -37,10 +38,27 @@ class Fault(NamedTuple):
     """A text of a module that is replaced by a wrong one, and the tests that should notice."""
 
     description: str
-    module: str
+    module: str  # below src/pd_ddpm/
     right: str
     wrong: str
-    tests: str
+    tests: str  # below tests/
+
+    @property
+    def path(self) -> Path:
+        """The path of the module in the repository."""
+        return Path("src", "pd_ddpm", self.module)
+
+    def apply(self, source: str) -> str:
+        """Return the source of the module with the fault.
+
+        Raises:
+            ValueError: the source does not contain the text exactly once.
+        """
+        if (count := source.count(self.right)) != 1:
+            raise ValueError(
+                f"{self.path}: contains {self.right!r} {count} times instead of once. Update the fault '{self.description}'."
+            )
+        return source.replace(self.right, self.wrong)
 
 
 FAULTS = [
@@ -243,9 +261,167 @@ FAULTS = [
     Fault(
         "recycling: gradients flow through the first pass",
         "training/objectives/strategies.py",
-        "with torch.no_grad():",
-        "with torch.enable_grad():",
+        "with torch.no_grad():\n                estimate = self._estimate",
+        "with torch.enable_grad():\n                estimate = self._estimate",
         "training/test_recycling.py",
+    ),
+    Fault(
+        "recycling: estimates of x_{t+1} are made at t",
+        "training/objectives/strategies.py",
+        "(self.t + 1).clamp(max=self.t_max)",
+        "self.t.clamp(max=self.t_max)",
+        "training/test_recycling.py",
+    ),
+    Fault(
+        "recycling: estimates from noise are made below T",
+        "training/objectives/strategies.py",
+        "torch.full_like(noising.t[rows], model.schedule.T)",
+        "torch.full_like(noising.t[rows], model.schedule.T - 1)",
+        "training/test_recycling.py",
+    ),
+    Fault(
+        "recycling: soft estimates are thresholded",
+        "training/objectives/strategies.py",
+        'if self.estimate == "soft":',
+        'if self.estimate == "unknown":',
+        "training/test_recycling.py",
+    ),
+    Fault(
+        "self-conditioning: every row sees an estimate",
+        "training/objectives/strategies.py",
+        "previous.index_copy_(0, rows, estimate[rows] if is_reversed else estimate)",
+        "previous.index_copy_(0, estimated, estimate)",
+        "training/test_strategies.py",
+    ),
+    Fault(
+        "self-conditioning: a chain repeats its first estimate",
+        "diffusion/denoiser.py",
+        "previous = x0 if self.self_conditioned else None",
+        "previous = previous if previous is not None or not self.self_conditioned else x0",
+        "training/test_strategies.py",
+    ),
+    Fault(
+        "importance: losses have the inverse weights",
+        "training/objectives/times.py",
+        "return chosen + 1, 1 / expected",
+        "return chosen + 1, expected",
+        "training/test_strategies.py",
+    ),
+    Fault(
+        "importance: timesteps follow the mean loss, not the mean square",
+        "training/objectives/times.py",
+        "(loss**2 - self.squares[timestep - 1])",
+        "(loss - self.squares[timestep - 1])",
+        "training/test_strategies.py",
+    ),
+    Fault(
+        "importance: a resumed training forgets the losses",
+        "training/objectives/denoising.py",
+        "isinstance(self.times, ImportanceTimes)",
+        "isinstance(self.times, UniformTimes)",
+        "training/test_strategies.py",
+    ),
+    Fault(
+        "PatchDDM: mirrored patches have the coordinates of the other side",
+        "training/patches.py",
+        "size - first - length if axis in window.mirrored else first",
+        "first",
+        "training/test_patches.py",
+    ),
+    Fault(
+        "PatchDDM: centre-weighted crops add two equal halves",
+        "training/patches.py",
+        "quarter = spare // 4",
+        "quarter = spare // 2",
+        "training/test_patches.py",
+    ),
+    Fault(
+        "PatchDDM: coordinates are jittered like intensities",
+        "training/patches.py",
+        "            image = image * (1 + gain) + offset\n        if settings.coordinates:\n"
+        "            image = torch.cat([image, coordinate_channels(window_coordinates(window, sizes, settings.crop))])\n",
+        "            image = image * (1 + gain) + offset\n        if settings.coordinates:\n"
+        "            extra = coordinate_channels(window_coordinates(window, sizes, settings.crop))\n"
+        "            image = torch.cat([image, extra if window.jitter is None else extra * (1 + gain[:1])])\n",
+        "training/test_patches.py",
+    ),
+    Fault(
+        "PatchDDM: coordinates are exchanged between axes",
+        "models/coordinates.py",
+        'torch.meshgrid(*axes, indexing="ij")',
+        'torch.meshgrid(*axes, indexing="ij")[::-1]',
+        "models/test_coordinates.py",
+    ),
+    Fault(
+        "whole volumes: coordinates stretch over the padding",
+        "inference/segment_case.py",
+        "pad_to_multiple(add_coordinates(images) if segmenter.coordinates else images, segmenter.divisor)",
+        "add_coordinates(pad_to_multiple(images, segmenter.divisor))"
+        " if segmenter.coordinates else pad_to_multiple(images, segmenter.divisor)",
+        "inference/test_prediction.py",
+    ),
+    Fault(
+        "whole volumes: members of a batch change places",
+        "inference/segment_case.py",
+        "results[slices[rows], members] =",
+        "results[slices[rows], members.flip(0)] =",
+        "inference/test_prediction.py",
+    ),
+    Fault(
+        "classes: the first label becomes background",
+        "data/label_maps.py",
+        "np.arange(1, len(values) + 1)",
+        "np.arange(len(values))",
+        "data/test_classes.py",
+    ),
+    Fault(
+        "classes: members are completed with the wrong class",
+        "inference/class_ensemble.py",
+        "np.concatenate([background, samples[..., 1:]], axis=-1)",
+        "np.concatenate([samples[..., 1:], background], axis=-1)",
+        "inference/test_classes.py",
+    ),
+    Fault(
+        "classes: uncertainty counts each class twice",
+        "inference/class_ensemble.py",
+        "self.class_variance.sum(axis=-1) / 2",
+        "self.class_variance.sum(axis=-1)",
+        "evaluation/test_class_scores.py",
+    ),
+    Fault(
+        "classes: an absent class has Dice 1",
+        "evaluation/class_scores.py",
+        "scores |= dict.fromkeys(_UNDEFINED_IF_ABSENT, np.nan)",
+        "scores |= {}",
+        "evaluation/test_class_scores.py",
+    ),
+    Fault(
+        "studies: a study keeps the datasets of the first one",
+        "config/studies.py",
+        'files.defaults | {"datasets": {}}',
+        "files.defaults",
+        "config/test_studies.py",
+    ),
+    Fault(
+        "studies: the user's keys lie below those of the study",
+        "config/studies.py",
+        'return overlay(base, over) | {"study"',
+        'return overlay(over, base) | {"study"',
+        "config/test_studies.py",
+    ),
+    Fault(
+        "exhibits: memory is relative to the last kind of training",
+        "exhibits/tables/memory.py",
+        "by_kind / by_kind.iloc[0]",
+        "by_kind / by_kind.iloc[-1]",
+        "exhibits/test_memory_table.py",
+    ),
+    Fault(
+        "exhibits: the spread over seeds ignores undefined members",
+        "evaluation/step_scores.py",
+        "values.max(skipna=False) - values.min(skipna=False)",
+        "values.max() - values.min()",
+        "exhibits/test_recycling_exhibits.py",
     ),
     Fault(
         "validation: estimates from the diffused ground truth select the weights",
@@ -286,11 +462,9 @@ def noticing_test(fault: Fault, copy: Path) -> str | None:
     Raises:
         ValueError: the module does not contain the text that the fault replaces, or the test fails without the fault too.
     """
-    module = copy / "src" / "pd_ddpm" / fault.module
+    module = copy / fault.path
     original = module.read_text(encoding="utf-8")
-    if fault.right not in original:
-        raise ValueError(f"{fault.module}: does not contain {fault.right!r}. Update the fault '{fault.description}'.")
-    module.write_text(original.replace(fault.right, fault.wrong, 1), encoding="utf-8")
+    module.write_text(fault.apply(original), encoding="utf-8")
     try:
         test = first_failure(copy, f"tests/{fault.tests}")
     finally:

@@ -115,6 +115,18 @@ def test_self_conditioning_on_next_estimates_from_t_plus_1_and_steps_back(state)
     torch.testing.assert_close(inputs.x_t, expected, rtol=0, atol=2e-6)
 
 
+def test_self_conditioning_on_next_steps_back_in_all_rows_and_shows_the_estimate_in_chosen_ones():
+    examples = batch()
+    every, some = (SelfConditioning(share, "next").inputs(recorder(), examples, noising(examples)) for share in (1.0, 0.5))
+    rng = stream("strategy")
+    rng.integers(1, 1001, 12), rng.standard_normal(examples.mask.shape, dtype=np.float32)
+    chosen = rng.random(12) < 0.5
+    assert 0 < chosen.sum() < 12
+    assert torch.equal(some.x_t, every.x_t)
+    assert torch.equal(some.previous[chosen], every.previous[chosen])
+    assert (some.previous[~chosen] == 0).all()
+
+
 def test_recycling_from_last_estimates_from_truth_at_t_max():
     examples, model = batch(), recorder(self_conditioned=False)
     step = noising(examples, t_max=400)

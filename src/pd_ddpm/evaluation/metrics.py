@@ -155,8 +155,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 def hd95_mm(first: MaskGeometry, second: MaskGeometry) -> float:
     """Return the challenge's HD95 in mm: in-plane surfaces, larger directed percentile; NaN if a surface is empty."""
-    directed = _directed_distances(first.in_plane_surface, second.in_plane_surface)
-    return max(float(np.percentile(distances, 95)) for distances in directed) if directed else math.nan
+    return _larger_percentile(_directed_distances(first.in_plane_surface, second.in_plane_surface))
 
 
 def hd95_medpy_mm(first: MaskGeometry, second: MaskGeometry) -> float:
@@ -170,8 +169,7 @@ def hd95_largest_mm(first: MaskGeometry, second: MaskGeometry) -> float:
 
     A surface voxel has background among its six neighbours in space, and outside the image counts as background.
     """
-    directed = _directed_distances(first.boundary, second.boundary)
-    return max(float(np.percentile(distances, 95)) for distances in directed) if directed else math.nan
+    return _larger_percentile(_directed_distances(first.boundary, second.boundary))
 
 
 def lesion_detection(truth: MaskGeometry, predicted: MaskGeometry) -> tuple[float, float, float]:
@@ -191,6 +189,11 @@ def _directed_distances(first: cKDTree, second: cKDTree) -> tuple[np.ndarray, ..
     if not first.n or not second.n:
         return ()
     return second.query(first.data)[0], first.query(second.data)[0]
+
+
+def _larger_percentile(directed: tuple[np.ndarray, ...]) -> float:
+    """Return the larger 95th percentile of the distances of both directions; NaN if there are none."""
+    return max(float(np.percentile(distances, 95)) for distances in directed) if directed else math.nan
 
 
 def _fraction(part: float, whole: float, if_empty: float) -> float:
