@@ -547,6 +547,7 @@ rule index:
             "title": f"{config['exhibits']['index']['title']} on {config['dataset']}, {config['scale']} scale",
             "introduction": report_text("workflow"),
             "caption_note": exhibits.caption_note(config, config["dataset"]),
+            "marked": "All classes" if methods.dataset_classes(config, config["dataset"]) else "Lesions",
         },
         exhibits=[
             {"name": name, "title": exhibit.title, "caption": report_text(name), "files": exhibit.files}

@@ -16,6 +16,7 @@ from pd_ddpm.evaluation.step_scores import step_scores
 from pd_ddpm.exhibits.claims.claim import roles_from_params
 from pd_ddpm.exhibits.claims.table import claims_table
 from pd_ddpm.exhibits.figures.fig3 import fig3, fig3_numbers
+from pd_ddpm.exhibits.tables.class_scores import METRICS, class_groups
 from pd_ddpm.exhibits.tables.no_diffusion import no_diffusion_document, no_diffusion_table
 from pd_ddpm.exhibits.tables.table4 import table4, table4_document
 
@@ -161,6 +162,7 @@ def test_steps_are_variations_that_stop_early_and_the_last_one_is_the_whole_chai
     assert {*names, "mean-of-both"} <= set(planned_methods(config))
     assert no_diffusion_labels(config)["mean-of-both"] == "Ensemble"
     assert {"fig3", "table4", "table2"} <= default_exhibits(config).keys()
+    assert default_exhibits(config)["table2"].title == "Table 2: with and without diffusion"
     assert not {"fig3", "table4"} & default_exhibits(validate(load.read(None, {"scale": "demo"}))).keys()
 
 
@@ -214,3 +216,19 @@ def test_claims_of_the_study_hold_where_scores_are_made_so():
     opposite = claims_table(scores, pd.DataFrame(rows), replace(roles, steps=reversed_steps), PRINTED, pd.DataFrame())
     verdicts = opposite.set_index("claim")["verdict"]
     assert verdicts[["steps_maintain_quality", "seeds_converge"]].tolist() == ["does not hold"] * 2
+
+
+def test_scores_of_classes_keep_the_order_of_labels_and_methods() -> None:
+    scores = pd.DataFrame(
+        [
+            {"class": name, "method": method, "case": case} | dict.fromkeys(METRICS, value + offset)
+            for method, shift in (("recycled", 0.1), ("plain", 0.2))
+            for case, value in (("b", shift), ("a", shift + 0.1))
+            for name, offset in (("white matter", 0.0), ("lesion", 0.4))
+        ]
+    )
+    groups = class_groups(scores, {"recycled": "R", "plain": "P"})
+    assert list(zip(groups["group"], groups["method"], strict=True)) == [
+        *(("white matter", "R"), ("white matter", "P"), ("lesion", "R"), ("lesion", "P")),
+    ]
+    assert groups["dice"].tolist() == pytest.approx([0.15, 0.25, 0.55, 0.65])

@@ -64,12 +64,17 @@ SECTIONS = {
     "fig3": ["steps"],
     "table4": ["steps"],
 }
+NO_DIFFUSION = _table("table2", "Table 2: with and without diffusion")
 HELD_OUT = _table("held_out", "Table 1 of the held-out cases", ("held_out.tex", "held_out_groups.csv"))
 
 
 def available_exhibits(config: Config) -> dict[str, Exhibit]:
-    """Return the exhibits that can be requested: all, and Table 1 of held-out cases if a dataset has them."""
-    return EXHIBITS | ({"held_out": HELD_OUT} if methods.held_out(config) else {})
+    """Return the exhibits that can be requested: all, and Table 1 of held-out cases if a dataset has them.
+
+    Table 2 is the one that the configuration's paper has.
+    """
+    table2 = {} if config["exhibits"]["no_diffusion"] is None else {"table2": NO_DIFFUSION}
+    return EXHIBITS | table2 | ({"held_out": HELD_OUT} if methods.held_out(config) else {})
 
 
 def default_exhibits(config: Config) -> dict[str, Exhibit]:

@@ -55,11 +55,13 @@ class IndexText:
         title: title.
         introduction: what was reproduced; `*` marks emphasis, as in reStructuredText.
         caption_note: dataset and scale that all numbers belong to.
+        marked: what the volume of a case is that of, as a heading.
     """
 
     title: str
     introduction: str
     caption_note: str
+    marked: str = "Lesions"
 
 
 def index_page(
@@ -88,6 +90,7 @@ def index_page(
         exhibits=[_entry(folder, exhibit) for exhibit in exhibits],
         browser=browser,
         cases=cases,
+        marked=text.marked,
         methods=[panel["heading"] for panel in browser["panels"][1:]],
         facts=provenance_facts(records),
     )

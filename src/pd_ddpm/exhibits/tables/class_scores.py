@@ -29,7 +29,7 @@ def class_groups(class_scores: pd.DataFrame, labels: Mapping[str, str]) -> pd.Da
         Columns grouping, group (the class), method, cases, and for each metric its mean, `*_sd` and `*_missing`. Empty if there
         are no classes.
     """
-    by_case = class_scores.groupby([CLASS, "method", "case"], sort=False)[list(METRICS)].mean() if len(class_scores) else None
+    by_case = class_scores.groupby([CLASS, "method", "case"])[list(METRICS)].mean() if len(class_scores) else None
     rows = []
     for name in class_scores[CLASS].unique():
         for method, label in labels.items():

@@ -68,12 +68,12 @@ def uncertainty_document(table: pd.DataFrame, margin_mm: float, caption_note: st
     notes = [
         "Mean ± standard deviation over test cases; undefined values are empty. Of these measures the paper has only the "
         "uncertainty, in its Figure 3.",
-        f"The first four measures are computed in the brain mask plus a margin of {margin_mm:g} mm, without label 2 (other "
-        "pathology). Nearly all of these voxels are easy background, which makes ECE and Brier small and AUROC high. Compare "
-        "the rows with each other, not with other work.",
-        f"ECE, expected calibration error: difference between mean probability and fraction of lesion voxels, in {bins} bins "
-        "of equal width, averaged over voxels. Brier: mean squared difference between probability and ground truth. Lower is "
-        "better for both.",
+        f"The first four measures are computed in the brain mask plus a margin of {margin_mm:g} mm, without what is not scored "
+        "(other pathology). Nearly all of these voxels are easy background, which makes ECE and Brier small and AUROC high. "
+        "Compare the rows with each other, not with other work. Measures of several classes are means over the classes.",
+        f"ECE, expected calibration error: difference between mean probability and fraction of lesion voxels (voxels of a "
+        f"class), in {bins} bins of equal width, averaged over voxels. Brier: mean squared difference between probability and "
+        "ground truth. Lower is better for both.",
         "Error AUROC: probability that a wrong voxel of the mask has a higher uncertainty than a correct one; 0.5 is chance, "
         "1 is perfect. The first uncertainty is the variance over members, which needs two or more. The second is p(1−p) of "
         "the mean probability p, which every method has: only this one compares a single network with an ensemble.",
