@@ -39,7 +39,8 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
 def config_file_problem(path: Path) -> str | None:
     """Return why a file cannot be a configuration, with a remedy, or None if it can."""
     if path.suffix not in (".yaml", ".yml", ".json"):
-        return f"{path}: `--configfile` takes it for a configuration file. Put the files to make before `--configfile`."
+        remedy = "Put the files to make before `--configfile`, or after `--`"
+        return f"{path}: `--configfile` takes it for a configuration file. {remedy}."
     if not path.exists():
         return f"{path}: the configuration file does not exist. Correct the path."
     try:

@@ -19,8 +19,8 @@ def test_config_files_are_those_of_the_option_only() -> None:
     ("name", "text", "expected"),
     [
         ("mine.yaml", None, "mine.yaml: the configuration file does not exist. Correct the path."),
-        ("results/table1.csv", None, "Put the files to make before `--configfile`."),
-        ("results/fig3_tprime.pdf", "%PDF", "Put the files to make before `--configfile`."),
+        ("results/table1.csv", None, "Put the files to make before `--configfile`, or after `--`."),
+        ("results/fig3_tprime.pdf", "%PDF", "Put the files to make before `--configfile`, or after `--`."),
         ("mine.yaml", "a:\n\tb: 1\n", "mine.yaml, line 2, column 1: the line contains a tab"),
         ("mine.yaml", "a: 1\nb: ]\n", "mine.yaml, line 2, column 4: is not valid yaml"),
         ("mine.yaml", "a: [1\n", "mine.yaml, line 2, column 1: is not valid yaml"),

@@ -195,7 +195,7 @@ def test_dataset_with_networks_of_trains_nothing(fresh: Path) -> None:
 def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -> None:
     targets = ("results/leak.csv", "results/leak.pdf", "results/leak_probe.pdf")
     (fresh / "two.yaml").write_text("seeds: [0]\nsplits: [0, 3]\n", encoding="utf-8")  # seven times as fast
-    planned = jobs(snakemake(fresh, "-n", *targets, "--configfile", "config/leak.yaml", "two.yaml"))
+    planned = jobs(snakemake(fresh, "-n", "--configfile", "config/leak.yaml", "two.yaml", "--", *targets))
     runs = 2
     assert (planned["simulate_leak"], planned["leak"], planned["publish_leak"]) == (1, 1, 1)
     assert planned["train"] == runs * (1 + 15 + 8 + 3)  # AttUNet, the denoisers, and one AttUNet without each inner fold
