@@ -135,7 +135,7 @@ def print_plan(config: Config, jobs: Sequence[Job], pending: Sequence[Job]) -> N
     flops = total_flops(work, planned_flops)
     print("  " + report.evaluations_line(total_evaluations(config, cohorts, work)))
     print("  " + report.flops_line(flops))
-    for line in report.doubt_lines(config, jobs):
+    for line in (*report.patience_lines(config, work), *report.doubt_lines(config, jobs)):
         print(f"  {line}")
     if len(pending) < len(jobs):
         pending_work = planned_work(config, pending)

@@ -175,7 +175,7 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     (plan / "rates.json").write_text(json.dumps({"one": asdict(rate)}), encoding="utf-8")
     made = {"device": "some CPU", "precision": "float32"}
     card = {"split": 0, "seed": 0, "device_type": "cpu"}
-    trained = {"threads": 3, "settings": {"steps": 600, "batch": 8, "initialise_from": None}}
+    trained = {"threads": 3, "settings": {"steps": 1200, "batch": 8, "initialise_from": None}}
     network = results / "networks" / "denoiser" / "split-0_seed-0" / "model.json"
     network.parent.mkdir(parents=True)
     network.write_text(json.dumps(card | trained | {"provenance": made | {"seconds": 7200.0}}), encoding="utf-8")
@@ -202,7 +202,8 @@ def test_cost_script_writes_the_table_of_a_finished_run(tmp_path: Path, script, 
     script("cost")(job)
     table = pd.read_csv(files["table"]).set_index("level")
     # The benchmark of the training has only its last minute; the metadata has two hours.
-    assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 1, 700]
+    # It ended early, after half of its steps.
+    assert table.loc["network", ["hours", "planned_hours", "peak_memory_mb"]].tolist() == [2, 0.5, 700]
     assert table.loc["network", ["steps", "threads", "validation_dice", "late_gain"]].tolist() == [600, 3, 0.625, 0.125]
     assert table.loc["method", ["hours", "planned_evaluations"]].tolist() == [1, 4 * 6 * 2]  # two reverse steps
     assert table.loc["total", "hours"] == 3

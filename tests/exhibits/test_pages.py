@@ -233,11 +233,12 @@ def test_training_numbers_mark_the_selected_step(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         steps = {"step": [10, 20], "loss": [1.0, 0.5], "validation_dice": [np.nan, 0.6], "seconds": [1.0, 2.0], "kl": [3, 4]}
         pd.DataFrame(steps).to_csv(folder / "training.csv", index=False)
-        write_json(folder / "model.json", {"selected_step": selected})
+        write_json(folder / "model.json", {"selected_step": selected, "settings": {"steps": 2 * selected}})
         histories.append(folder / "training.csv")
     numbers = training_numbers(histories)
     assert numbers["network"].tolist() == ["unet", "unet", "denoiser", "denoiser"]
     assert numbers["selected"].tolist() == [False, True, True, False]
+    assert numbers["ends_early"].tolist() == [False, True, False, False]
     assert set(numbers["split"]) == {1}
     assert set(numbers["seed"]) == {2}
     figure = training_curves(numbers, "phantom")
@@ -246,3 +247,6 @@ def test_training_numbers_mark_the_selected_step(tmp_path: Path) -> None:
     assert loss.lines[0].get_ydata().tolist() == [1.0, 0.5]
     assert dice.lines[0].get_xydata().tolist() == [[20, 0.6]]
     assert dice.collections[0].get_offsets().tolist() == [[20, 0.6]]
+    assert dice.collections[1].get_offsets().tolist() == [[20, 0.6]]
+    assert "ended early" in figure.get_suptitle()
+    assert len(figure.axes[3].collections) == 1

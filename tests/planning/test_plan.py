@@ -318,6 +318,13 @@ def test_disk_space_counts_weights_states_and_volumes() -> None:
     assert second == "in work/ the last state of each training, 6 GB; while one runs, up to 12 GB more"
 
 
+def test_plan_names_trainings_that_may_end_early() -> None:
+    work = Work([Run("wmh", name, 0, 0) for name in ("attunet", "unet")], [])
+    assert report.patience_lines(configured("paper"), work) == []
+    (line,) = report.patience_lines(configured("paper", networks={"unet": {"patience": 5}}), work)
+    assert line.endswith("may end early (patience): unet")
+
+
 def test_plan_doubts_long_steps_only_if_figure_3_is_computed() -> None:
     config = configured("demo", sampling={"reverse_steps": 8})
     figure = Job("fig3_tprime", {"dataset": "phantom"}, [])

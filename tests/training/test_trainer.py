@@ -1,6 +1,7 @@
 """The training loop: networks learn; optimiser, moving average, validation and phases (about 20 s)."""
 
 import copy
+import logging
 import math
 from dataclasses import replace
 
@@ -204,6 +205,24 @@ def test_fit_selects_weights_of_best_validation(tmp_path, weights, select):
     raw, average = job.model.factor.item(), job.average.factor.item()
     assert raw != average
     assert objective.evaluated[3] == (average if weights == "ema" else raw)
+
+
+def test_fit_ends_after_validations_without_a_new_best(tmp_path, caplog):
+    """At two in a row, not two in total; the learning rate is that of all steps; a resumed training has ended, too."""
+    scores, changes = [0.2, 0.2, 0.5, 0.5, 0.4], {"steps": 100, "validate_every": 2, "patience": 2, "save_every_seconds": 0.0}
+    changes["validation"] = VALIDATION[:1]
+    with caplog.at_level(logging.INFO):
+        whole = folder_trainer(Scale(), Scripted(scores), **changes).fit(tmp_path / "whole")
+    assert "ends at step 10 of 100 (`patience: 2`)" in caplog.text
+    assert [row["step"] for row in whole.history] == [2, 4, 6, 8, 10]
+    assert whole.selected_step == 6
+    assert whole.history[-1]["learning_rate"] == pytest.approx(2e-3 * 0.5 * (1 + math.cos(math.pi * 9 / 100)))
+    assert_same(folder_trainer(Scale(), Scripted([]), **changes).fit(tmp_path / "whole"), whole)
+    with pytest.raises(Interrupted):  # after the first validation that counts
+        folder_trainer(Scale(), ActionAt(Scripted(scores), 9, send_sigterm), **changes).fit(tmp_path / "parts")
+    assert_same(folder_trainer(Scale(), Scripted(scores[4:]), **changes).fit(tmp_path / "parts"), whole)
+    reports = folder_trainer(Scale(), CrossEntropy(0.0), **changes | {"validation": [], "steps": 6}).fit(tmp_path / "none")
+    assert reports.selected_step == 6
 
 
 @pytest.mark.parametrize("select", ["best", "last"])

@@ -55,6 +55,12 @@ def doubt_lines(config: Config, jobs: Sequence[Job]) -> list[str]:
     return [f"doubtful: {problem}" for problem in find_doubts(config)]
 
 
+def patience_lines(config: Config, work: Work) -> list[str]:
+    """Return a line with the networks whose trainings may end early, which the plan counts with all steps; none without."""
+    names = dict.fromkeys(run.name for run in work.trainings if resolve.network(config, run.name)["patience"] is not None)
+    return [f"counted with all steps, but may end early (patience): {', '.join(names)}"] if names else []
+
+
 def evaluations_line(evaluations: int) -> str:
     """Return the number of network evaluations in sampling."""
     return f"{evaluations:,} network evaluations of a slice or volume in sampling"

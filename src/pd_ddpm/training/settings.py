@@ -28,3 +28,4 @@ class TrainingSettings:
     first_learning_rate: float = 0.0
     last_learning_rate: float = 0.0
     early_levels: Sequence[float] = ()
+    patience: int | None = None

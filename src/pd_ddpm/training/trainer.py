@@ -126,7 +126,7 @@ class Trainer:
         save_every_seconds: float = 60.0,
         changed: ChangedTraining = "stop",
     ) -> TrainingResult:
-        """Train to the last step, resuming from the saved state if there is one.
+        """Train to the last step, or until the patience ends, resuming from the saved state if there is one.
 
         The state of the last step is saved too: if the files of the result are lost, the next run has the result at once.
         On SIGTERM the state is saved, and the process ends with a non-zero exit code.
@@ -151,7 +151,8 @@ class Trainer:
             if not self._resume(states, changed):
                 states.begin()
             self.compile(self.settings.steps - self.progress.step)
-            self._run_steps(states, title, save_every_seconds, is_interrupted)
+            if not self._is_patience_over:
+                self._run_steps(states, title, save_every_seconds, is_interrupted)
             early = self._load_early_checkpoints(states.folder, title)
         history, records = self.progress.history, self.progress.records
         if self.settings.select == "best" and records:
@@ -245,12 +246,23 @@ class Trainer:
                 state.step, state.seconds = step, time.monotonic() - started
                 if is_validation:
                     self._validate(states.folder, title)
-                interrupted = is_interrupted()
-                if interrupted or step == last or time.monotonic() - saved > save_every_seconds:
+                interrupted, is_over = is_interrupted(), is_validation and self._is_patience_over
+                if interrupted or is_over or step == last or time.monotonic() - saved > save_every_seconds:
                     self._save(states)
                     saved = time.monotonic()
             if interrupted:
                 raise Interrupted(f"{title}: received SIGTERM. Step {step} of {last} is saved in {states.path}.")
+            if is_over:
+                log.info("%s: ends at step %d of %d (`patience: %d`)", title, step, last, self.settings.patience)
+                return
+
+    @property
+    def _is_patience_over(self) -> bool:
+        """Whether `patience` validations have followed the best one. The saved state holds all that this depends on."""
+        if self.settings.patience is None or not self.progress.records:
+            return False
+        best_step = self.progress.records[-1][0]
+        return sum(row["step"] > best_step for row in self.progress.history) >= self.settings.patience
 
     def _run_phase(self, phase: Phase, batch: Batch, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """Do one optimiser step. Return the loss and the other values of the phase."""

@@ -120,6 +120,12 @@ class TrainingSettings(Section):
     validation_slices: Count = Field(
         description="Slices that are validated on, over all validation cases; a volume is validated as a whole."
     )
+    patience: Count | None = Field(
+        description=(
+            "Validations without a new best Dice after which a training ends. The learning rate is that of all steps. Those "
+            "before the end of a warm-up do not count. null: all steps, as without validation cases."
+        )
+    )
     lesion_share: Share | None = Field(
         description=(
             "Share of patches from slices or volumes with lesion; the others come from all slices with brain or all volumes. "

@@ -26,15 +26,20 @@ def training_numbers(histories: Iterable[str | Path]) -> pd.DataFrame:
         histories: paths of the training.csv of all trainings, next to their metadata.
 
     Returns:
-        Columns `network`, `split`, `seed`, `step`, `loss`, `validation_dice`, `seconds`, and `selected`: whether the weights of
-        this step are those that the methods use.
+        Columns `network`, `split`, `seed`, `step`, `loss`, `validation_dice`, `seconds`, `selected`: whether the weights of
+        this step are those that the methods use, and `ends_early`: whether the training ended here, before its last step.
     """
     tables = []
     for path in map(Path, histories):
         run, history = Run.parse(path), read_sealed_csv(path)
-        selected = read_sealed_json(path.with_name("model.json"))["selected_step"]
+        metadata = read_sealed_json(path.with_name("model.json"))
+        steps = history["step"]
+        marks = {
+            "selected": steps == metadata["selected_step"],
+            "ends_early": (steps == steps.max()) & (steps < metadata["settings"]["steps"]),
+        }
         identity = {"network": run.name, "split": run.split, "seed": run.seed}
-        rows = history[["step", "loss", "validation_dice", "seconds"]].assign(selected=history["step"] == selected)
+        rows = history[["step", "loss", "validation_dice", "seconds"]].assign(**marks)
         tables.append(rows.assign(**identity)[[*identity, *rows.columns]])
     return pd.concat(tables, ignore_index=True)
 
@@ -68,6 +73,8 @@ def training_curves(numbers: pd.DataFrame, caption_note: str) -> Figure:
             dice.set_ylabel("Validation Dice")
             figure.align_ylabels([loss, dice])
     note = "one line per training; ringed: the step whose weights the methods use"
+    if numbers["ends_early"].any():
+        note += "; crossed: ended early (patience)"
     figure.suptitle(f"{caption_note}; {note}", fontsize="small", x=0.01, ha="left")
     return figure
 
@@ -81,6 +88,9 @@ def _draw_network(loss: Axes, dice: Axes, rows: pd.DataFrame) -> None:
         dice.plot(validated["step"], validated["validation_dice"], **marks)
         rings = {"marker": "o", "s": 42, "facecolors": "none", "edgecolors": style.INK, "linewidths": 0.9, "zorder": 3}
         dice.scatter(selected["step"], selected["validation_dice"], **rings)
+        end, cross = validated[validated["ends_early"]], {"marker": "x", "s": 30, "color": style.INK, "linewidths": 0.9}
+        if len(end):
+            dice.scatter(end["step"], end["validation_dice"], zorder=3, **cross)
     if (rows["loss"] > 0).all():
         loss.set_yscale("log")
         label_log_axis(loss.yaxis)

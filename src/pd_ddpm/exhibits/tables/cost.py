@@ -41,7 +41,8 @@ OTHER_PROGRAM = "other program"  # stands for the rule that made masks which are
 TRAINING_NOTES = (
     "Compute: planned TFLOP of one training with its validations, plus those of the network that it begins with. In "
     "parentheses: the same as a multiple of the least in this table. Methods whose networks differ in it are compared at "
-    "unequal training. Seconds: mean over trainings, without those of the network that a training begins with.",
+    "unequal training. Steps: mean over trainings, which may end early (`patience`). Seconds: mean over trainings, without "
+    "those of the network that a training begins with.",
     "Dice: best validation Dice of a training, mean over trainings. Gain: rise of the best validation Dice in the last third "
     f"of the steps, largest over trainings. Up to {LARGEST_LATE_GAIN:g} the score counts as flattened; the paper's PD-DDPM "
     "leads ES-DDPM by 0.009. A learning rate that falls to 0 flattens any score: more steps may still help.",
@@ -63,7 +64,7 @@ class JobCost:
         evaluations: planned network evaluations.
         flops: planned floating-point operations of the networks.
         planned_seconds: planned FLOPs at the measured rate of the device; NaN if no rate is known.
-        steps: steps of a training.
+        steps: steps of a training, until it ended.
         batch: patches in a step of a training.
         threads: CPU threads of a training.
         begins_with: network that a training begins with; empty if it begins at random.
@@ -145,7 +146,9 @@ def read_job_costs(
 
     for run, path, history in zip(trained, network_metadata, histories, strict=True):
         metadata = read_sealed_json(path)
-        costs.append(network_job("train", run, metadata, planned.training(run), **_training_facts(metadata, history)))
+        facts = _training_facts(metadata, history)
+        flops = planned.training(run) * facts["steps"] // metadata["settings"]["steps"]  # of a training that ended early
+        costs.append(network_job("train", run, metadata, flops, **facts))
     for run, path in zip(sampled, prediction_metadata, strict=True):
         if is_from_files(config, run.name):
             costs.append(JobCost(rule=OTHER_PROGRAM, name=run.name, seconds=np.nan, memory_mb=np.nan))
@@ -161,7 +164,8 @@ def _training_facts(metadata: Mapping[str, Any], history_file: str) -> dict[str,
     """Return the fields of a `JobCost` that only a training has."""
     settings, history = metadata["settings"], read_sealed_csv(history_file)
     return {
-        **{key: settings[key] for key in ("steps", "batch")},
+        "steps": int(history["step"].max()),
+        "batch": settings["batch"],
         "threads": metadata["threads"],
         "begins_with": settings["initialise_from"] or "",
         "validation_dice": history["validation_dice"].max(),
@@ -268,7 +272,8 @@ def _training_columns(trainings: pd.DataFrame) -> dict[str, object]:
     """Return the columns that describe the training of a network, which has equal settings in all splits and seeds."""
     first = trainings.iloc[0]
     return {
-        **{key: first[key] for key in ("steps", "batch", "begins_with")},
+        **{key: first[key] for key in ("batch", "begins_with")},
+        "steps": trainings["steps"].mean(),
         "threads": trainings["threads"].max(),
         "seconds_per_training": trainings["seconds"].mean(),
         "flops_per_training": trainings["flops"].mean(),
