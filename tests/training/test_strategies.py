@@ -14,7 +14,7 @@ from pd_ddpm.config.validate import validate
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import CODINGS
 from pd_ddpm.diffusion.noise import MemberNoise, stream
-from pd_ddpm.diffusion.samplers import ancestral, ddim
+from pd_ddpm.diffusion.samplers import ancestral, ddim, reverse_times
 from pd_ddpm.diffusion.schedule import Schedule
 from pd_ddpm.models.factory import build_model
 from pd_ddpm.training.factory import build_objective
@@ -22,7 +22,7 @@ from pd_ddpm.training.interruption import Interrupted
 from pd_ddpm.training.objectives import losses
 from pd_ddpm.training.objectives.denoising import Denoising
 from pd_ddpm.training.objectives.strategies import Noising, PlainDiffusion, Recycling, SelfConditioning
-from pd_ddpm.training.objectives.times import ImportanceTimes, UniformTimes
+from pd_ddpm.training.objectives.times import ImportanceTimes, SpreadTimesteps, UniformTimes
 from pd_ddpm.training.patches import Batch
 
 SCHEDULE = Schedule.cosine()
@@ -281,6 +281,42 @@ def test_released_sampler_sees_missing_timesteps_first_with_weight_1():
     assert (times.sample(stream("times"), 100)[1] == 1).all()
 
 
+@pytest.mark.parametrize(("t_max", "count"), [(1001, 5), (1000, 10), (7, 7), (300, 2)])
+def test_spread_timesteps_are_those_of_a_chain(t_max, count):
+    timesteps = SpreadTimesteps(t_max, count)
+    chain = reverse_times(t_max, count, "linspace")[-2::-1]
+    assert timesteps.at(np.arange(1, count + 1)).tolist() == chain
+    assert timesteps.at(torch.arange(1, count + 1)).tolist() == chain
+    assert (
+        timesteps.number(np.array(chain)).tolist() == timesteps.number(torch.tensor(chain)).tolist() == [*range(1, count + 1)]
+    )
+    assert timesteps.next(torch.tensor(chain)).tolist() == [*chain[1:], t_max]
+
+
+@pytest.mark.parametrize("time_sampling", ["uniform", "importance"])
+@pytest.mark.parametrize(("strategy", "last"), [("diffusion", 1001), ("self_conditioning_same", 1001), ("recycling_next", 751)])
+def test_few_timesteps_are_trained_with_estimates_from_the_next_of_them(time_sampling, strategy, last):
+    """A strategy with estimates from the next timestep never trains the last one."""
+    keys = {"T": 1001, "t_max": 1001, "training_timesteps": 5, "validation_chain_steps": 5, "strategy": strategy}
+    keys |= {"predicts": "mask", "mask_loss": "dice_focal", "time_sampling": time_sampling}
+    settings = resolve.network(load.read(None, {"scale": "demo"}), "denoiser") | keys | {"likelihood_skip": False}
+    objective, schedule = build_objective(settings), Schedule.cosine(1001)
+    model = Denoiser(Recorder(), schedule, CODINGS["signed"], "mask", self_conditioned=strategy.startswith("self"))
+    sampled, earlier = set(), {1: 251, 251: 501, 501: 751, 751: 1001}
+    for step in range(20):
+        model.network.calls.clear()
+        objective.loss(model, batch(), stream("step", step))
+        *first, t = (call[1] for call in model.network.calls)
+        sampled |= set(t.tolist())
+        if strategy == "recycling_next":
+            assert first[0].tolist() == [earlier[one] for one in t.tolist()]
+    assert sampled == {one for one in (1, 251, 501, 751, 1001) if one <= last}
+    assert objective.chains.spacing == "linspace"
+    if time_sampling == "importance":
+        counts = objective.saved_parts()["times"].counts
+        assert (counts.sum(), len(counts)) == (20 * 12, 5 if last == 1001 else 4)
+
+
 def test_uniform_times_are_those_of_one_call_of_integers():
     t, weights = UniformTimes(300).sample(stream("times"), 20)
     assert weights is None
@@ -377,6 +413,12 @@ def test_every_strategy_is_built_from_its_key(demo, name):
         ),
         ({"truncated-denoiser": {"time_sampling": "importance"}}, "is trained at uniform timesteps"),
         ({"denoiser": {"time_sampling": "importance"}}, "needs one loss per patch"),
+        ({"truncated-denoiser": {"training_timesteps": 10}}, "is trained at all timesteps"),
+        ({"denoiser": {"training_timesteps": 5, "validation_chain_steps": 4}}, "chains of 4 steps meet timesteps that"),
+        (
+            {"denoiser": {"training_timesteps": 10, "validation_chain_steps": 10}},
+            "is trained at 10 timesteps, and chains of others",
+        ),
         ({"denoiser": {"strategy": "self_conditioning_same"}}, "'truncated-denoiser' and 'denoiser' differ in strategy"),
         ({"denoiser": {"strategy": "diffusion", "strategy_share": 0}}, "Set a number above 0"),
     ],

@@ -45,7 +45,7 @@ from pd_ddpm.config.translation import problems_from
 FREE_AT_THE_START = {
     *("architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"),
     *("grid", "strategy", "strategy_share", "recycled_estimate", "self_conditioned_state"),
-    *("focal_weight", "time_sampling", "importance_weights"),
+    *("focal_weight", "time_sampling", "importance_weights", "training_timesteps"),
     *("presegmented_share", "presegmented_by", "inner_folds"),
     *("validation_chain_steps", "validation_presegmenter", "validation_t_start"),
 }
@@ -543,7 +543,16 @@ def _chain_problems(config: Config, name: str, settings: dict[str, Any], trained
         finding = f"the start learned_prior needs a truncated_denoising_unet whose t_max is {t_start}"
         reason = f"'{model}' is a {trained['architecture']} with t_max = {trained['t_max']}"
         yield KeyProblem(path, f"{finding}, but {reason}", "Change `network` or `t_start`")
-    if settings["reverse_steps"] > T:
+    count = trained["training_timesteps"]
+    if count is not None and (t_start, settings["reverse_steps"], settings["step_spacing"]) != (
+        trained["t_max"],
+        count,
+        "linspace",
+    ):
+        finding = f"'{model}' is trained at {count} timesteps, and chains of others are not meaningful"
+        remedy = f"Set {count} `reverse_steps`, `step_spacing: linspace` and `t_start: {trained['t_max']}`"
+        yield KeyProblem(("methods", name, "reverse_steps"), finding, remedy)
+    elif settings["reverse_steps"] > T:
         finding = f"{settings['reverse_steps']} is more than the T = {T} steps of '{model}'"
         yield KeyProblem(("methods", name, "reverse_steps"), finding, f"Set {T} or fewer")
     elif settings["stop_after"] is not None and settings["stop_after"] > steps_of_chain(config, name):

@@ -10,7 +10,7 @@ from pd_ddpm.training.objectives.elbo import EvidenceLowerBound
 from pd_ddpm.training.objectives.segmentation import CrossEntropy, DiceFocal
 from pd_ddpm.training.objectives.strategies import PlainDiffusion, Recycling, SelfConditioning, Strategy
 from pd_ddpm.training.objectives.tdpm import TruncatedDiffusion
-from pd_ddpm.training.objectives.times import ImportanceTimes
+from pd_ddpm.training.objectives.times import ImportanceTimes, SpreadTimes, SpreadTimesteps, TimeSampler, UniformTimes
 from pd_ddpm.training.patches import PatchSettings
 from pd_ddpm.training.settings import TrainingSettings
 
@@ -18,11 +18,9 @@ from pd_ddpm.training.settings import TrainingSettings
 def build_objective(settings: dict[str, Any]) -> Objective:
     """Build the objective of these network settings (one entry of `networks` in the configuration)."""
     if settings["architecture"] == "denoising_unet":
-        times = None
-        if settings["time_sampling"] == "importance":
-            times = ImportanceTimes(settings["t_max"], settings["importance_weights"])
+        timesteps = _timesteps(settings)
         arguments = settings["t_max"], settings["mask_loss"], _chains(settings), build_strategy(settings)
-        return Denoising(*arguments, times, settings["focal_weight"])
+        return Denoising(*arguments, _time_sampler(settings, timesteps), settings["focal_weight"], timesteps)
     if settings["architecture"] == "truncated_denoising_unet":
         return TruncatedDiffusion(
             settings["t_max"],
@@ -43,8 +41,25 @@ def build_objective(settings: dict[str, Any]) -> Objective:
     return CrossEntropy(settings["dice_weight"])
 
 
+def _timesteps(settings: dict[str, Any]) -> SpreadTimesteps | None:
+    """Return the timesteps that are trained; None: all."""
+    count = settings["training_timesteps"]
+    return None if count is None else SpreadTimesteps(settings["t_max"], count)
+
+
+def _time_sampler(settings: dict[str, Any], timesteps: SpreadTimesteps | None) -> TimeSampler:
+    """Return the sampler of timesteps. Of a few, those never have the last that make an estimate at a larger timestep."""
+    count = settings["t_max"]
+    if timesteps is not None:
+        count = timesteps.count - settings["strategy"].endswith(("_next", "_last"))
+    is_uniform = settings["time_sampling"] == "uniform"
+    times = UniformTimes(count) if is_uniform else ImportanceTimes(count, settings["importance_weights"])
+    return times if timesteps is None else SpreadTimes(timesteps, times)
+
+
 def _chains(settings: dict[str, Any]) -> ValidationChains:
-    return ValidationChains(settings["validation_chain_steps"], settings["validation_t_start"])
+    spacing = "trailing" if settings["training_timesteps"] is None else "linspace"
+    return ValidationChains(settings["validation_chain_steps"], settings["validation_t_start"], spacing)
 
 
 def build_strategy(settings: dict[str, Any]) -> Strategy:

@@ -330,6 +330,13 @@ class _Denoiser(_Network):
     schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
     T: Count = Field(description="Steps of the whole diffusion process.")
     t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")
+    training_timesteps: Annotated[int, Field(ge=2), WHOLE] | None = Field(
+        description=(
+            "Number of timesteps that are trained, from 1 to t_max, evenly spaced: those of chains of as many steps with "
+            "step_spacing linspace. null: all. Strategies with an estimate from next or last then never train the last one, "
+            "as the code of Fu et al. 2024; next is the next of these timesteps."
+        )
+    )
     mask_coding: Literal["signed", "binary"] = Field(description="signed: masks are diffused as -1 and 1; binary: as 0 and 1.")
     predicts: Literal["noise", "mask"] = Field(description="What the network's output is.")
     likelihood_skip: bool = Field(
@@ -436,6 +443,10 @@ class _Denoiser(_Network):
         if self.validation_chain_steps > self.T:
             problem = f"{self.validation_chain_steps} is more than the T = {self.T} steps"
             yield Contradiction("validation_chain_steps", problem, f"Set {self.T} or fewer")
+        if self.training_timesteps is not None and not self.validation_chain_steps == self.training_timesteps <= self.t_max:
+            finding = f"chains of {self.validation_chain_steps} steps meet timesteps that are not trained"
+            remedy = "Set it to `validation_chain_steps` and at most `t_max`, or to null"
+            yield Contradiction("training_timesteps", finding, remedy)
         widths = sorted({self.channels, *(self.channels * multiplier for multiplier in self.multipliers)})
         if indivisible := [width for width in widths if width % (self.groups or 1)]:
             finding = f"{self.groups} does not divide a width of {', '.join(map(str, indivisible))}"
@@ -506,6 +517,9 @@ class TruncatedDenoisingUNet(_Denoiser):
         if self.time_sampling != "uniform":
             finding = "a network that also generates x at T' is trained at uniform timesteps"
             yield Contradiction("time_sampling", finding, "Set `time_sampling: uniform`")
+        if self.training_timesteps is not None:
+            finding = "a network that also generates x at T' is trained at all timesteps"
+            yield Contradiction("training_timesteps", finding, "Set it to null")
 
 
 Network = Annotated[

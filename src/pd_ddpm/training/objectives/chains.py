@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pd_ddpm.config.chain_length import chain_steps
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.noise import MemberNoise
-from pd_ddpm.diffusion.samplers import ancestral, reverse_times
+from pd_ddpm.diffusion.samplers import StepSpacing, ancestral, reverse_times
 from pd_ddpm.diffusion.starts import PresegmentationStart, Start
 from pd_ddpm.training.objectives.base import Estimate
 from pd_ddpm.training.patches import Batch
@@ -19,10 +19,12 @@ class ValidationChains:
     Attributes:
         steps: reverse steps of a chain from T. A chain from T' takes the share T'/T of them, at least one.
         t_start: T' of chains from a pre-segmentation; `t_max` of the network if that is lower.
+        spacing: spacing of the steps.
     """
 
     steps: int = 10
     t_start: int = 300
+    spacing: StepSpacing = "trailing"
 
     def estimates(self, model: Denoiser, batch: Batch, starts: dict[str, Start], seeds: Sequence[int]) -> list[Estimate]:
         """Run one chain from each start on every slice.
@@ -40,7 +42,7 @@ class ValidationChains:
         for name, start in starts.items():
             noise = MemberNoise([("validation", name, seed) for seed in seeds])
             x = start(batch.image, batch.presegmentation, noise).to(batch.image.device)
-            times = reverse_times(start.t_start, chain_steps(self.steps, start.t_start, model.schedule.T))
+            times = reverse_times(start.t_start, chain_steps(self.steps, start.t_start, model.schedule.T), self.spacing)
             x0 = ancestral(model.chain(batch.image), x, times, model.schedule, noise, "small")
             estimates.append(Estimate(model.coding.probabilities(x0), name))
         return estimates

@@ -15,7 +15,7 @@ from pd_ddpm.training.objectives.chains import ValidationChains
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
 from pd_ddpm.training.objectives.segmentation import segmentation_losses
 from pd_ddpm.training.objectives.strategies import Noising, PlainDiffusion, Strategy
-from pd_ddpm.training.objectives.times import ImportanceTimes, TimeSampler, UniformTimes
+from pd_ddpm.training.objectives.times import ImportanceTimes, SpreadTimes, SpreadTimesteps, TimeSampler, UniformTimes
 from pd_ddpm.training.patches import Batch, to_device
 
 # Noise levels of the diffused ground truth in validation, as fractions of t_max.
@@ -39,6 +39,7 @@ class Denoising(Objective):
         strategy: what the network sees of the masks.
         times: source of the timesteps; None: all equally often.
         focal_weight: weight of the focal loss, for the mask loss "dice_focal".
+        timesteps: the timesteps that `times` samples; None: all.
 
     Reference: Ho et al. 2020 (DDPM), Algorithm 1 and Eq. 14; PD-DDPM, Sec. 2.2.
     """
@@ -49,6 +50,7 @@ class Denoising(Objective):
     strategy: Strategy = field(default_factory=PlainDiffusion)
     times: TimeSampler | None = None
     focal_weight: float = 1.0
+    timesteps: SpreadTimesteps | None = None
 
     def loss(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return the loss at one random timestep per patch. See `Objective.loss`.
@@ -61,7 +63,7 @@ class Denoising(Objective):
         t = to_device(timesteps, batch.mask.device)
         noise = sample_normal(rng, len(batch.mask), batch.mask.shape[1:], batch.mask.device)
         # Strategies draw their numbers last, so that trainings with other shares have the same timesteps and noise.
-        inputs = self.strategy.inputs(model, batch, Noising(t, noise, self.t_max, rng))
+        inputs = self.strategy.inputs(model, batch, Noising(t, noise, self.t_max, rng, self.timesteps))
         output = model.output(inputs.x_t, batch.image, t, previous=inputs.previous)
         if model.predicts == "mask" and self.mask_loss == "cross_entropy_dice":
             if weights is not None:
@@ -88,7 +90,8 @@ class Denoising(Objective):
 
     def saved_parts(self) -> dict[str, ImportanceTimes]:
         """Return the time sampler, if it learns from the losses. See `Objective.saved_parts`."""
-        return {"times": self.times} if isinstance(self.times, ImportanceTimes) else {}
+        times = self.times.inner if isinstance(self.times, SpreadTimes) else self.times
+        return {"times": times} if isinstance(times, ImportanceTimes) else {}
 
     def estimates(self, model: Denoiser, batch: Batch, rng: np.random.Generator) -> list[Estimate]:
         """Return the results of reverse chains, and of single steps from the diffused ground truth. See `Objective.estimates`.

@@ -20,6 +20,7 @@ from torch import Tensor
 from pd_ddpm.diffusion.denoiser import Denoiser
 from pd_ddpm.diffusion.mask_coding import class_probabilities, harden, sample_mask
 from pd_ddpm.training.objectives.noise import diffuse_mask, sample_normal
+from pd_ddpm.training.objectives.times import SpreadTimesteps
 from pd_ddpm.training.patches import Batch, to_device
 
 
@@ -32,16 +33,20 @@ class Noising:
         noise: (B, C, *S), noise in x_t.
         t_max: largest timestep that is trained.
         rng: source of all further random numbers.
+        timesteps: the timesteps that are trained; None: all.
     """
 
     t: Tensor
     noise: Tensor
     t_max: int
     rng: np.random.Generator
+    timesteps: SpreadTimesteps | None = None
 
     @property
     def next_t(self) -> Tensor:
-        """The timesteps before those of x_t in a chain of all steps, t + 1; t_max for rows at t_max."""
+        """The timesteps before those of x_t in a chain of all trained steps, such as t + 1; t_max for rows at t_max."""
+        if self.timesteps is not None:
+            return self.timesteps.next(self.t)
         return (self.t + 1).clamp(max=self.t_max)
 
 

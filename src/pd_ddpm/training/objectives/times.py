@@ -1,10 +1,43 @@
-"""Which timesteps a denoiser is trained at: all equally often, or those with large losses more often."""
+"""Which timesteps a denoiser is trained at: all or a few, equally often, or those with large losses more often."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SpreadTimesteps:
+    """A few timesteps from 1 to t_max, evenly spaced: those of a chain of as many steps with the spacing "linspace".
+
+    Attributes:
+        t_max: the last one.
+        count: their number, at least 2.
+    """
+
+    t_max: int
+    count: int
+
+    def at(self, number: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """Return the timesteps with these numbers, counted from 1."""
+        position = (self.t_max - 1) * (number - 1)
+        if isinstance(position, Tensor):
+            return 1 + (position.double() / (self.count - 1)).round().long()
+        return 1 + (position / (self.count - 1)).round().astype(np.int64)
+
+    def number(self, t: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """Return the numbers of these timesteps, counted from 1."""
+        position = (t - 1) * (self.count - 1)
+        if isinstance(position, Tensor):
+            return 1 + (position.double() / (self.t_max - 1)).round().long()
+        return 1 + (position / (self.t_max - 1)).round().astype(np.int64)
+
+    def next(self, t: Tensor) -> Tensor:
+        """Return for each timestep the one that precedes it in a chain, which is larger; t_max for t_max."""
+        return self.at((self.number(t) + 1).clamp(max=self.count))
 
 
 class TimeSampler(Protocol):
@@ -104,3 +137,24 @@ class ImportanceTimes:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that `state_dict` returned."""
         self.counts, self.squares = state["counts"].numpy().copy(), state["squares"].numpy().copy()
+
+
+class SpreadTimes:
+    """A few timesteps only, which another sampler chooses by their numbers.
+
+    Args:
+        timesteps: the timesteps.
+        inner: sampler of numbers from 1. The last timestep is never sampled if it stops one number before it.
+    """
+
+    def __init__(self, timesteps: SpreadTimesteps, inner: UniformTimes | ImportanceTimes):
+        self.timesteps, self.inner = timesteps, inner
+
+    def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return `count` timesteps and the weights of their losses. See `TimeSampler.sample`."""
+        numbers, weights = self.inner.sample(rng, count)
+        return self.timesteps.at(numbers), weights
+
+    def update(self, t: Iterable[int], losses: Iterable[float]) -> None:
+        """Let the other sampler take note of the losses."""
+        self.inner.update(self.timesteps.number(np.asarray(list(t))).tolist(), losses)
