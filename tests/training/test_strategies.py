@@ -416,7 +416,10 @@ def test_every_strategy_is_built_from_its_key(demo, name):
         ({"truncated-denoiser": {"training_timesteps": 10}}, "is trained at all timesteps"),
         ({"denoiser": {"training_timesteps": 5, "validation_chain_steps": 4}}, "chains of 4 steps meet timesteps that"),
         (
-            {"denoiser": {"training_timesteps": 10, "validation_chain_steps": 10}},
+            {
+                "denoiser": {"training_timesteps": 10, "validation_chain_steps": 10},
+                "truncated-denoiser": {"training_timesteps": None},
+            },
             "is trained at 10 timesteps, and chains of others",
         ),
         ({"denoiser": {"strategy": "self_conditioning_same"}}, "'truncated-denoiser' and 'denoiser' differ in strategy"),
