@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pd_ddpm.diffusion.samplers import StepSpacing
 from pd_ddpm.training.affine import AffineSettings
 from pd_ddpm.training.objectives.base import Objective
 from pd_ddpm.training.objectives.chains import ValidationChains
@@ -19,7 +20,8 @@ def build_objective(settings: dict[str, Any]) -> Objective:
     """Build the objective of these network settings (one entry of `networks` in the configuration)."""
     if settings["architecture"] == "denoising_unet":
         timesteps = _timesteps(settings)
-        arguments = settings["t_max"], settings["mask_loss"], _chains(settings), build_strategy(settings)
+        chains = _chains(settings, "trailing" if timesteps is None else "linspace")
+        arguments = settings["t_max"], settings["mask_loss"], chains, build_strategy(settings)
         return Denoising(*arguments, _time_sampler(settings, timesteps), settings["focal_weight"], timesteps)
     if settings["architecture"] == "truncated_denoising_unet":
         return TruncatedDiffusion(
@@ -57,8 +59,7 @@ def _time_sampler(settings: dict[str, Any], timesteps: SpreadTimesteps | None) -
     return times if timesteps is None else SpreadTimes(timesteps, times)
 
 
-def _chains(settings: dict[str, Any]) -> ValidationChains:
-    spacing = "trailing" if settings["training_timesteps"] is None else "linspace"
+def _chains(settings: dict[str, Any], spacing: StepSpacing = "trailing") -> ValidationChains:
     return ValidationChains(settings["validation_chain_steps"], settings["validation_t_start"], spacing)
 
 
