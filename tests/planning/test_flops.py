@@ -102,6 +102,11 @@ def test_presegmentations_add_no_evaluation_to_a_training(demo: resolve.Config) 
     assert count(chosen | {"presegmented_share": 0.5}, 2, "steps", ()) == count(chosen, 2, "steps", ())
 
 
+def test_timesteps_by_importance_add_no_evaluation_to_a_training(demo: resolve.Config) -> None:
+    chosen = resolve.network(demo, "denoiser") | {"steps": 10, "mask_loss": "dice_focal"}
+    assert count(chosen | {"time_sampling": "importance"}, 2, "steps", ()) == count(chosen, 2, "steps", ())
+
+
 def test_each_phase_of_tdpm_counts_as_often_as_it_is_due(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):

@@ -72,8 +72,11 @@ def _steps_of_strategy(network: nn.Module, settings: Settings, channels: int, st
     """Return the FLOPs of all training steps if every row has the estimate of this strategy.
 
     Pre-segmentations are made before the first step. Their FLOPs, less than a thousandth of a training, are not counted.
+    Timesteps are sampled uniformly: a sampler that learns from the losses cannot read them on the device meta.
     """
-    objective = build_objective({**settings, "strategy": strategy, "strategy_share": 1.0, "presegmented_share": 0.0})
+    every_row = {"strategy": strategy, "strategy_share": 1.0, "presegmented_share": 0.0}
+    uniform_times = {"time_sampling": "uniform"} if "time_sampling" in settings else {}
+    objective = build_objective({**settings, **every_row, **uniform_times})
     phases = flops.training_phases(network, objective, channels, settings["batch"], tuple(settings["crop"]))
     steps = range(1, settings["steps"] + 1)
     return sum(per_step * sum(phase.is_due(step, settings["steps"]) for step in steps) for phase, per_step in phases)
