@@ -69,6 +69,11 @@ def test_network_ignores_x_t_if_the_truth_is_no_better_start_than_an_empty_mask(
     assert set(numbers["runs_ignoring_x_t"]) == {ignores}
 
 
+def test_network_reads_x_t_if_the_mask_of_another_slice_misleads_it_but_an_empty_one_does_not() -> None:
+    dice = ignoring(0.1) | {("other_slice", 1): [0.3, 0.4]}
+    assert set(probe_numbers(probe("denoiser", 0, dice), {"denoiser": "PD-DDPM"})["runs_ignoring_x_t"]) == {0}
+
+
 def test_probe_numbers_name_networks_without_probe() -> None:
     with pytest.raises(ValueError, match="truncated-denoiser have no probe"):
         probe_numbers(probe("denoiser", 0, reading(0.0)), LABELS)

@@ -51,7 +51,7 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str, classes: Mapping[
     with_map = [label for label in methods if numbers[f"{label}_variance"].notna().any()]
     if len(with_map) < len(methods):
         note += "; no map: one member"
-    page = _Page(len(cases), 2 + len(methods), height_mm / width_mm, note)
+    page = _Page(len(cases), 2 + len(methods), height_mm / width_mm, note, has_maps=bool(with_map))
 
     def panel(case: int, row: int, column: int) -> Axes:
         axis = page.panel(case, row, column)
@@ -66,7 +66,8 @@ def fig2_uncertainty(numbers: pd.DataFrame, caption_note: str, classes: Mapping[
         case.show(truth, case.over_scan(truth_masks))
         write_over(scan, 0.03, 0.98, "R", ha="left", va="top")
         write_over(scan, 0.97, 0.98, "L", ha="right", va="top")
-        page.text(index, 1, 0, case.description(index + 1, "classes" if classes else "lesions"))
+        lines = case.description(index + 1, "classes" if classes else "lesions")
+        page.text(index, 1, 0, ("\n" if with_map else ", ").join(lines))
         for column, label in enumerate(methods, start=2):
             mask_panel = panel(index, 0, column)
             masks = case.classes(f"{label}_mask", colours_of_classes) if classes else case.comparison(label)
@@ -113,13 +114,15 @@ class _Picture:
     def single(self, column: str) -> float:
         return self.table[column].iloc[0]
 
-    def description(self, number: int, marked: str) -> str:
-        lines = [
+    def description(self, number: int, marked: str) -> list[str]:
+        load_ml = self.single("load_ml")
+        return [
             f"$I_{number}$",
             *textwrap.wrap(f"case {self.single('case')}", 30, break_on_hyphens=False),
             f"site {self.single('site')}",
+            f"{marked} {load_ml:.0f} ml" if load_ml >= 100 else f"{marked} {load_ml:.3g} ml",
+            f"slice {self.single('slice')}",
         ]
-        return "\n".join([*lines, f"{marked} {self.single('load_ml'):.3g} ml", f"slice {self.single('slice')}"])
 
     def comparison(self, label: str) -> dict[str, np.ndarray]:
         """Return colour -> mask of true positives, false positives and false negatives, without other pathology."""
@@ -158,25 +161,29 @@ class _Picture:
 
 
 class _Page:
-    """Panels placed in inches: two rows per case, a note and titles above, legend and colour bar below."""
+    """Panels placed in inches: two rows per case, a note and titles above, legend and colour bar below.
 
-    LEFT, TITLES, NOTE_LINE, BOTTOM, GAP, CASE_GAP = 0.05, 0.42, 0.13, 0.74, 0.03, 0.1
+    Without maps, the second row of a case is one line of text.
+    """
+
+    LEFT, TITLES, NOTE_LINE, BOTTOM, GAP, CASE_GAP, TEXT_LINE = 0.05, 0.42, 0.13, 0.74, 0.03, 0.1, 0.22
     PRINT_WIDTH = 6.5  # of all panels, so that eleven fit the width of a page at full size
 
-    def __init__(self, cases: int, columns: int, height_per_width: float, note: str):
+    def __init__(self, cases: int, columns: int, height_per_width: float, note: str, has_maps: bool):
         self.top = self.TITLES + self.NOTE_LINE * (note.count("\n") + 1)
         self.width = float(np.clip(self.PRINT_WIDTH / columns, 0.55, 1.25))
         self.height = self.width * height_per_width
+        self.case_height = self.height + (self.height if has_maps else self.TEXT_LINE) + 2 * self.GAP + self.CASE_GAP
         self.size = (
             max(self.LEFT + columns * (self.width + self.GAP), 6.5),
-            self.top + cases * (2 * (self.height + self.GAP) + self.CASE_GAP) + self.BOTTOM,
+            self.top + cases * self.case_height + self.BOTTOM,
         )
         self.figure = plt.figure(figsize=self.size)
         self.figure.text(*self._fraction(self.LEFT, 0.1), note, fontsize=7, va="top")
 
     def _corner(self, case: int, row: int, column: int) -> tuple[float, float]:
         """Return the upper left corner of a panel, in inches from the upper left of the page."""
-        top = self.top + case * (2 * (self.height + self.GAP) + self.CASE_GAP) + row * (self.height + self.GAP)
+        top = self.top + case * self.case_height + row * (self.height + self.GAP)
         return self.LEFT + column * (self.width + self.GAP), top
 
     def _fraction(self, left: float, top: float) -> tuple[float, float]:
