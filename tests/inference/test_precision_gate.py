@@ -23,19 +23,14 @@ from pd_ddpm.runtime import precision
 from pd_ddpm.runtime.compute import Compute
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
 
+pytestmark = pytest.mark.usefixtures("matmul_flags")
+
 CPU = torch.device("cpu")
 BFLOAT16 = PRECISIONS["bfloat16"]
 LIMITS = {"tf32": 2e-3, "bfloat16": 2e-2, "float16": 2e-2}
 TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1, "predicts": "mask"}
 CHAIN = {"segmenter": "diffusion", "start": "noise", "t_start": 1000, "pool": 2, "reverse_steps": 4, "sampler": "ancestral"}
 CHAIN |= {"variance": "small", "eta": 0.0, "weights": "ema"}
-
-
-@pytest.fixture(autouse=True)
-def _flags_of_pytorch():
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from pd_ddpm.runtime.precision import (
     prepare_for_inference,
 )
 
+pytestmark = pytest.mark.usefixtures("matmul_flags")
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 METHOD = {"pool": 2, "sampler": "ancestral", "variance": "large", "eta": 0.0, "reverse_steps": 50}
 TINY = {"channels": 8, "multipliers": [1, 2], "attention_at": [2], "residual_blocks": 1}
@@ -40,13 +42,6 @@ NETWORKS = {
         {"segmenter": "diffusion", "start": "learned_prior", "t_start": 300},
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _flags_of_pytorch():
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pandas as pd
 from pd_ddpm.config.run import Run
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.method_metadata import metadata_without_network
 from pd_ddpm.inference.prediction_store import PredictionFolder, read_predictions, read_samples, write_manifest
 from pd_ddpm.runtime.files import fingerprint
 from pd_ddpm.runtime.progress import progress
@@ -112,16 +113,7 @@ def average_predictions(job: AverageJob) -> None:
     store = PredictionFolder(job.predictions.parent, fingerprint([job.settings, job.code, sources]), labels)
     title = f"{job.run.name}, split {job.run.split}, seed {job.run.seed}"
     records = [store.read_record(case) or _average_case(job, store, case) for case in progress(cases, title)]
-    method = {
-        "method": job.run.name,
-        "settings": job.settings,
-        "split": job.run.split,
-        "seed": job.run.seed,
-        "network": None,
-        "generator": {},
-        "presegmentation": None,
-        "device_type": "cpu",
-    } | ({"labels": labels} if labels else {})
+    method = metadata_without_network(job.run, job.settings, labels)
     method |= run_record(
         job.config,
         job.code,

@@ -9,6 +9,7 @@ from pd_ddpm.data.cases.mask_files import read_mask_files
 from pd_ddpm.data.foreign_masks import empty_mask_problem, read_foreign_classes, read_foreign_mask
 from pd_ddpm.data.prepared import read_scan
 from pd_ddpm.inference.cost import Cost
+from pd_ddpm.inference.method_metadata import metadata_without_network
 from pd_ddpm.inference.prediction_store import PredictionFolder, write_manifest
 from pd_ddpm.runtime.files import file_sha256, fingerprint
 from pd_ddpm.runtime.problem import ProblemError
@@ -81,18 +82,8 @@ def import_masks(job: ImportJob) -> None:
             problems += [problem.within(f"case {case}") for problem in error.problems]
     if problems:
         raise ProblemError(*problems, heading=title)
-    method = {
-        "method": job.run.name,
-        "settings": job.settings,
-        "split": job.run.split,
-        "seed": job.run.seed,
-        "network": None,
-        "generator": {},
-        "presegmentation": None,
-        "device_type": "cpu",
-        "lesion_label": lesion_label,
-        "files_sha256": hashes,
-    } | ({"labels": job.labels} if job.labels else {})
+    method = metadata_without_network(job.run, job.settings, job.labels)
+    method |= {"lesion_label": lesion_label, "files_sha256": hashes}
     method |= run_record(job.config, job.code, seed=job.run.seed)
     shard = {"stamp": store.fingerprint, "cases": records, "method": method}
     write_manifest(job.predictions, job.method_metadata, list(files), [shard])
