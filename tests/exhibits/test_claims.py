@@ -339,7 +339,7 @@ def test_claims_without_a_role_are_not_run() -> None:
     }
     for claim, name in missing.items():
         row = table.loc[claim]
-        assert (row["verdict"], row["detail"]) == (NOT_RUN, f"{name} is none of the methods that were run.")
+        assert (row["verdict"], row["detail"]) == (NOT_RUN, f"{name} was not run.")
     assert (table.loc[["better_than_presegmentation", "uncertainty_saturates"], "verdict"] == HOLDS).all()
     page = claims_document(table.reset_index(), "Without them.").markdown()
     assert "not run: 6." in page

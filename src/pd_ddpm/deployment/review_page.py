@@ -26,7 +26,7 @@ from pd_ddpm.exhibits.pages.template import fill_template
 MAX_LISTED_LESIONS = 40
 MAX_SLICES = 256  # of an orientation; more than any usual scan has
 PANEL_PIXELS = 300  # four panels in a row of a usual window
-OUTSIDE_THE_RANGE = "The mask is the mean of the members, thresholded. It is none of their own masks"
+OUTSIDE_THE_RANGE = "The mask is the thresholded mean of the members. No member has the same mask"
 
 
 def review_page(title: str, result: ScanResult, description: Mapping[str, Any], facts: Mapping[str, str]) -> str:

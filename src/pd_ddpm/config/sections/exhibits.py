@@ -242,7 +242,7 @@ class Exhibits(Section):
     pareto: ParetoFigure | None = Field(description="Dice against cost; null: none. It needs fig4_ensemble.")
     probe: ProbeFigure | None = Field(description="Probe of the denoisers; null: none.")
     leak: LeakTable | None = Field(
-        description="The leak table and its figure, leak.csv and leak.pdf; null: there are none. config/leak.yaml sets it."
+        description="The leak table and its figure, leak.csv and leak.pdf; null: none. config/leak.yaml sets it."
     )
     index: IndexPage
     claims: Claims | None = Field(description="PD-DDPM's claims, claims.csv; null: none.")

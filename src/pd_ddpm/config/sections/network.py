@@ -187,8 +187,8 @@ class _Network(TrainingSettings):
 
     spatial_dims: Annotated[Literal[2, 3], WHOLE] = Field(
         description=(
-            "2: slices. 3: volumes, of which patches are trained on, and each is sampled and validated as a whole, padded to a "
-            "multiple of the network's down-sampling factor."
+            "2: slices. 3: volumes. A network of volumes is trained on patches. It samples and validates each volume as a "
+            "whole, padded to a multiple of its down-sampling factor."
         )
     )
     grid: Grid | None = Field(

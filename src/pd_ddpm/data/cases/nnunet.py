@@ -143,9 +143,9 @@ def _check_labels(path: Path, labels: dict[str, Any]) -> None:
     if len(numbers) != len(labels) or numbers not in ([0, 1], [0, 1, 2]) or names[0].lower() != "background":
         problem = "but 0 must be background, 1 the lesion and 2, if used, neither of them, such as ignore"
     elif (_ANATOMY.search(names[1]) or _IGNORED.search(names[1])) and not _LESION.search(names[1]):
-        problem = f"but label 1 must be the lesion, and '{names[1]}' is none"
+        problem = f"but label 1 must be the lesion, and '{names[1]}' is not a lesion"
     elif 2 in names and not _IGNORED.search(names[2]):
-        problem = f"but label 2 is left out of training and scores, and '{names[2]}' is no name for what is left out"
+        problem = f"but label 2 is left out of training and scores, and '{names[2]}' does not name what is left out"
     else:
         return
     raise CohortError(

@@ -169,7 +169,7 @@ class Evidence:
             NotRun: the method has no scores.
         """
         if method is None:
-            raise NotRun(f"{name} is none of the methods that were run")
+            raise NotRun(f"{name} was not run")
         if method not in set(self.cases["method"]):
             raise NotRun(f"{name} was not scored")
         return select_method(self.cases, method)
