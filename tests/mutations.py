@@ -317,8 +317,8 @@ FAULTS = [
     Fault(
         "importance: a resumed training forgets the losses",
         "training/objectives/denoising.py",
-        "isinstance(self.times, ImportanceTimes)",
-        "isinstance(self.times, UniformTimes)",
+        "isinstance(times, ImportanceTimes)",
+        "isinstance(times, UniformTimes)",
         "training/test_strategies.py",
     ),
     Fault(
