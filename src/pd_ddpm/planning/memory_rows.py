@@ -96,7 +96,7 @@ class MemoryTask:
         return fingerprint([self.settings, self.image_channels, self.phase, self.batch, size, str(self.precision)])
 
     def _objective(self) -> Any:
-        return build_objective({**self.settings, "recycled_share": 0.0, "presegmented_share": 0.0})
+        return build_objective({**self.settings, "presegmented_share": 0.0})
 
 
 @dataclass(frozen=True)
