@@ -122,6 +122,18 @@ def test_activation_checkpointing_changes_no_gradient():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gradients_of_one_image_are_those_of_two_equal_ones(dims):
+    """PyTorch's instance normalisation alone has wrong ones for one image."""
+    model, image = network(dims=dims, num_timesteps=None).double(), torch.randn(1, 3, *[16] * dims, dtype=torch.float64)
+    weight, gradients = torch.randn(1, 2, *[16] * dims, dtype=torch.float64), []
+    for images in (image, image.repeat(2, *[1] * (1 + dims))):
+        model.zero_grad()
+        (model(images).sigmoid() * weight).sum().div(len(images)).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
+
+
 def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="at least two widths"):
         network(channels=(4,))

@@ -107,6 +107,14 @@ def test_timesteps_by_importance_add_no_evaluation_to_a_training(demo: resolve.C
     assert count(chosen | {"time_sampling": "importance"}, 2, "steps", ()) == count(chosen, 2, "steps", ())
 
 
+def test_divided_batches_add_a_forward_pass_to_each_step(demo: resolve.Config) -> None:
+    chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3, "crop": [16, 16]}
+    (_, each) = count(chosen, 2, "evaluation", (16, 16))
+    whole, divided = (count(chosen | {"micro_batch": part}, 2, "steps", ())[0] for part in (3, 2))
+    assert whole == count(chosen, 2, "steps", ())[0]
+    assert divided - whole == pytest.approx(10 * 3 * each, rel=0.01)  # without the last layer, which nothing needs again
+
+
 def test_each_phase_of_tdpm_counts_as_often_as_it_is_due(demo: resolve.Config) -> None:
     chosen = resolve.network(demo, "truncated-denoiser") | {"steps": 32, "penalty_every": 16, "warm_up": 0.25, "batch": 2}
     with torch.device("meta"):

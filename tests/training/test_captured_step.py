@@ -224,16 +224,17 @@ def test_error_of_a_graph_is_a_warning_and_one_of_memory_stops(caplog):
 
 
 @pytest.mark.parametrize(
-    ("phases", "precision", "reason"),
+    ("phases", "precision", "is_divided", "reason"),
     [
-        ([Phase("a", None, []), Phase("b", None, [])], "float32", "several optimisers"),
-        ([Phase("a", None, [], needs_progress=True)], "float32", "changes with the number of the step"),
-        ([Phase("a", None, [])], "float16", "the scale of float16 gradients"),
+        ([Phase("a", None, []), Phase("b", None, [])], "float32", False, "several optimisers"),
+        ([Phase("a", None, [], needs_progress=True)], "float32", False, "changes with the number of the step"),
+        ([Phase("a", None, [])], "float16", False, "the scale of float16 gradients"),
+        ([Phase("a", None, [])], "float32", True, "its batch is divided"),
     ],
 )
-def test_make_captured_step_logs_why_a_step_is_not_recorded(caplog, phases, precision, reason):
+def test_make_captured_step_logs_why_a_step_is_not_recorded(caplog, phases, precision, is_divided, reason):
     backend = Backend(torch.device("cuda"), PRECISIONS[precision])
     with caplog.at_level(logging.INFO):
-        assert make_captured_step(None, phases, backend) is None
+        assert make_captured_step(None, phases, backend, is_divided) is None
     assert reason in caplog.text
     assert make_captured_step(None, phases, Backend(CPU, PRECISIONS["float32"])) is None

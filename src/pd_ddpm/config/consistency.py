@@ -44,7 +44,7 @@ from pd_ddpm.config.translation import problems_from
 # What a network may differ in from the one whose trained weights it begins with, in addition to how it is trained.
 FREE_AT_THE_START = {
     *("architecture", "dice_weight", "kl_weight", "free_bits", "kl_warm_up", "mask_loss", "t_max", "dropout"),
-    *("grid", "strategy", "strategy_share", "recycled_estimate", "self_conditioned_state"),
+    *("grid", "micro_batch", "strategy", "strategy_share", "recycled_estimate", "self_conditioned_state"),
     *("focal_weight", "time_sampling", "importance_weights", "training_timesteps"),
     *("presegmented_share", "presegmented_by", "inner_folds"),
     *("validation_chain_steps", "validation_presegmenter", "validation_t_start"),

@@ -21,6 +21,7 @@ from pd_ddpm.runtime.precision import (
     set_matmul_precision,
 )
 from pd_ddpm.training.factory import build_objective
+from pd_ddpm.training.micro_batches import divide_batches
 
 MEASURING_SECONDS = 1.0  # each for training and for sampling
 Settings = Mapping[str, Any]
@@ -45,6 +46,7 @@ def count(settings: Settings, channels: int, quantity: Quantity, size: Sequence[
         network = build_model(settings, channels)
     channels = num_image_inputs(settings, channels)
     if quantity == "steps":
+        divide_batches(network, settings.get("micro_batch"))
         return [_all_steps(network, settings, channels)]
     if quantity == "validation":
         has_presegmentation = settings.get("validation_presegmenter") is not None

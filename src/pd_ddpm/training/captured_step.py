@@ -147,19 +147,24 @@ class CapturedStep:
         self._values.copy_(stacked)
 
 
-def make_captured_step(step: StaticStep, phases: Sequence[Phase], backend: Backend) -> CapturedStep | None:
+def make_captured_step(
+    step: StaticStep, phases: Sequence[Phase], backend: Backend, is_divided: bool = False
+) -> CapturedStep | None:
     """Return a step to be recorded on a GPU; None on a CPU, and, with the reason in the log, if it changes between steps.
 
     Args:
         step: the step.
         phases: its phases.
         backend: device and precision.
+        is_divided: whether the network processes batches in parts, whose activations are computed again.
     """
     if backend.device.type != "cuda":
         return None
     reason = None
     if len(phases) > 1:
         reason = "it has several optimisers"
+    elif is_divided:
+        reason = "its batch is divided (`micro_batch`)"
     elif phases[0].needs_progress:
         reason = "its loss changes with the number of the step"
     elif backend.precision.dtype == torch.float16:

@@ -36,18 +36,19 @@ def compile_network(
         log.info("compile auto: %d steps are too few to compile the network for", num_steps)
         return None
     log.info("the network is compiled for %d steps", num_steps)
-    network = _network_of(model)
+    network = network_of(model)
     network.forward = CompiledFunction(network.forward, "the network in training")
     return network.forward
 
 
 def restore_network(model: nn.Module) -> None:
     """Undo `compile_network`, for steps with batches of many sizes, each of which would be compiled."""
-    if _network_of(model).__dict__.pop("forward", None) is not None:
+    if network_of(model).__dict__.pop("forward", None) is not None:
         log.info("the network is not compiled either, since the sizes of its batches vary")
 
 
-def _network_of(model: nn.Module) -> nn.Module:
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the network of a denoiser, or the model itself if it is a network."""
     return model.network if isinstance(model, Denoiser) else model
 
 

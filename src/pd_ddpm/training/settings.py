@@ -29,3 +29,4 @@ class TrainingSettings:
     last_learning_rate: float = 0.0
     early_levels: Sequence[float] = ()
     patience: int | None = None
+    micro_batch: int | None = None

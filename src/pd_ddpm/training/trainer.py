@@ -32,6 +32,7 @@ from pd_ddpm.training.compiled_network import compile_network, restore_network, 
 from pd_ddpm.training.early_checkpoints import load_early_checkpoints, save_record
 from pd_ddpm.training.errors import NonFiniteError, TrainingError
 from pd_ddpm.training.interruption import Interrupted, handle_sigterm
+from pd_ddpm.training.micro_batches import divide_batches
 from pd_ddpm.training.objectives.base import Objective, Phase
 from pd_ddpm.training.patches import Batch, TrainingSlices
 from pd_ddpm.training.result import EarlyCheckpoint, TrainingResult
@@ -87,6 +88,7 @@ class Trainer:
     ):
         self.model = move_model(model, backend.device, backend.precision)
         self.average = copy.deepcopy(model).requires_grad_(False)
+        divide_batches(self.model, settings.micro_batch)
         self.slices = slices
         self.settings = settings
         self.seed = seed
@@ -104,7 +106,8 @@ class Trainer:
         }
         self.batches = make_batches(slices, settings, seed, backend.device)
         self.scaler = torch.amp.GradScaler(backend.device.type, enabled=backend.precision.dtype == torch.float16)
-        self.captured = make_captured_step(self._static_step, self.phases, backend)
+        is_divided = settings.micro_batch is not None
+        self.captured = make_captured_step(self._static_step, self.phases, backend, is_divided)
         self.progress = _Progress()
 
     @property
@@ -160,11 +163,11 @@ class Trainer:
         return TrainingResult(self._copy_checkpoint(), self.progress.step, history, early)
 
     def compile(self, num_steps: int) -> None:
-        """Compile the network if the key `compile` allows it for this number of steps, and the step has one phase only.
+        """Compile the network if the key `compile` allows it for this number of steps, and it is called in one way only.
 
-        Phases that train several parts call the network in too many ways.
+        Phases that train several parts call the network in too many ways, and so do parts of a batch.
         """
-        if len(self.phases) == 1:
+        if len(self.phases) == 1 and self.settings.micro_batch is None:
             compile_network(self.model, self.backend.compile, self.backend.device, num_steps)
 
     def train_step(self, step: int) -> dict[str, Tensor]:
@@ -391,7 +394,9 @@ class Trainer:
         saved_state.save_state(states.path, modules | {"progress": description | vars(self.progress)})
 
     def _explain_memory_shortage(self, title: str, step: int) -> AbstractContextManager:
-        keys = {"batch": self.settings.batch, "crop": list(self.settings.patches.crop)}
+        part = self.settings.micro_batch
+        keys = {"batch": self.settings.batch} if part is None else {"micro_batch": part}
+        keys |= {"crop": list(self.settings.patches.crop)}
         kept = "A saved state is kept, and resumes with the present values only"
         return explain_memory_shortage(f"{title}, step {step} of {self.settings.steps}", keys, self.backend.precision, kept)
 

@@ -38,6 +38,15 @@ ActivationCheckpointing = Annotated[
         )
     ),
 ]
+MicroBatch = Annotated[
+    Count | None,
+    Field(
+        description=(
+            "Patches that the network processes at once in training, if a batch does not fit into memory. The loss sees the "
+            "whole batch, so the gradients are the same. Each step takes one forward pass more. null: the whole batch."
+        )
+    ),
+]
 Level = Annotated[float, Field(gt=0, lt=1)]
 Axis = Annotated[int, Field(ge=0, le=2), WHOLE]
 InnerFold = Annotated[str, Field(pattern="^[1-9][0-9]*-of-[1-9][0-9]*$", examples=["1-of-3"])]
@@ -253,6 +262,7 @@ class ImgXUNet(_SupervisedNetwork):
     first_downsampling: FirstDownsampling
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="Dropout probability in residual blocks.")
     activation_checkpointing: ActivationCheckpointing
+    micro_batch: MicroBatch = None
 
     def contradictions(self) -> Iterator[Contradiction]:
         """Yield those of all networks, and a down-sampling that does not have their dimensions."""
@@ -327,6 +337,7 @@ class _Denoiser(_Network):
     )
     dropout: Share = Field(description="Dropout probability in residual blocks.")
     activation_checkpointing: ActivationCheckpointing
+    micro_batch: MicroBatch
     schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
     T: Count = Field(description="Steps of the whole diffusion process.")
     t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")
@@ -520,6 +531,9 @@ class TruncatedDenoisingUNet(_Denoiser):
         if self.training_timesteps is not None:
             finding = "a network that also generates x at T' is trained at all timesteps"
             yield Contradiction("training_timesteps", finding, "Set it to null")
+        if self.micro_batch is not None:
+            finding = "the discriminator of a network that also generates x at T' sees whole batches only"
+            yield Contradiction("micro_batch", finding, "Set it to null, or reduce `batch`")
 
 
 Network = Annotated[

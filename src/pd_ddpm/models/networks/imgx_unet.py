@@ -15,8 +15,6 @@ from torch.nn import functional
 from pd_ddpm.models.networks.blocks import CONVOLUTIONS, compute_again, require_divisible, sinusoids
 
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-INSTANCE_NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-
 HEAD_SHARE = 4  # a head has the width of the model divided by this
 MLP_FACTOR = 4
 
@@ -211,5 +209,37 @@ def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.M
     return CONVOLUTIONS[spatial_dims](in_channels, out_channels, 3, padding=1, bias=False)
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, with a contiguous gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+
+class _RightGradient:
+    """A normalisation whose gradient is right for batches of one image.
+
+    On the CPU, PyTorch's instance normalisation (version 2.13) computes wrong ones if its incoming gradient is not contiguous,
+    as that of a transformer layer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        return _ContiguousGradient.apply(output) if torch.is_grad_enabled() else output
+
+
+class _InstanceNorm2d(_RightGradient, nn.InstanceNorm2d):
+    pass
+
+
+class _InstanceNorm3d(_RightGradient, nn.InstanceNorm3d):
+    pass
+
+
 def _norm(spatial_dims: int, channels: int) -> nn.Module:
-    return INSTANCE_NORMS[spatial_dims](channels, affine=True)
+    return {2: _InstanceNorm2d, 3: _InstanceNorm3d}[spatial_dims](channels, affine=True)
