@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from pd_ddpm.data.scan import Scan
+from pd_ddpm.exhibits.class_colours import BRAIN_COLOUR, COLOURS
 from pd_ddpm.exhibits.document import Document, Part, read_document
 from pd_ddpm.exhibits.figures.training import training_curves, training_numbers
-from pd_ddpm.exhibits.pages.browser import BrowserScan, embedded
+from pd_ddpm.exhibits.pages.browser import BrowserScan, Panel, Toggle, browser_data, class_toggles, embedded
 from pd_ddpm.exhibits.pages.case_browser import case_table
 from pd_ddpm.exhibits.pages.index import IndexExhibit, IndexText, index_page
 from pd_ddpm.exhibits.pages.sheets import (
@@ -250,3 +251,19 @@ def test_training_numbers_mark_the_selected_step(tmp_path: Path) -> None:
     assert dice.collections[1].get_offsets().tolist() == [[20, 0.6]]
     assert "ended early" in figure.get_suptitle()
     assert len(figure.axes[3].collections) == 1
+
+
+def test_browser_names_classes_and_their_keys_as_configured(tmp_path: Path) -> None:
+    """Names keep their capitals, class 31 has no key, and no class has the colour of the brain."""
+    classes = {1: "CSF", 2: "grey matter"} | {label: f"Part {label}" for label in range(3, 32)}
+    mask = np.ones(SHAPE, dtype=bool)
+    content = BrowserScan(scan_of(), "d", {"scan": 0}, {"class-1": mask}, {}, {}, mask).content(["axial"], 9, embedded)
+    toggles = [*class_toggles(classes), Toggle("map", "Uncertainty", "U", None)]
+    browser = browser_data([Panel("scan", "T1", "scan")], toggles, [content], 200)
+    text = IndexText("T", "R", "S", marked="All classes")
+    page = " ".join(index_page(tmp_path, text, [], browser, []).split())
+    assert "<kbd>1</kbd> CSF, <kbd>2</kbd> grey matter, <kbd>3</kbd> Part 3, " in page
+    assert "<kbd>Z</kbd> Part 30, <kbd>U</kbd> uncertainty, " in page
+    assert "<kbd></kbd>" not in page
+    assert "Dice next to a method is that of the whole case, averaged over the classes." in page
+    assert BRAIN_COLOUR not in COLOURS

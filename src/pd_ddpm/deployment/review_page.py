@@ -8,7 +8,7 @@ import pandas as pd
 from pd_ddpm.deployment.model_card import facts_part, model_card, warning
 from pd_ddpm.deployment.scan_result import ScanResult
 from pd_ddpm.evaluation.lesion_table import num_minority_lesions
-from pd_ddpm.exhibits.class_colours import class_colours, class_keys
+from pd_ddpm.exhibits.class_colours import BRAIN_COLOUR
 from pd_ddpm.exhibits.document import Part
 from pd_ddpm.exhibits.pages.browser import (
     MASK_COLOUR,
@@ -18,6 +18,7 @@ from pd_ddpm.exhibits.pages.browser import (
     Panel,
     Toggle,
     browser_data,
+    class_toggles,
     embedded,
 )
 from pd_ddpm.exhibits.pages.sheets import ORIENTATIONS
@@ -82,22 +83,18 @@ def _browser(result: ScanResult, channels: Sequence[str]) -> dict[str, Any]:
 
 def _class_browser(result: ScanResult, channels: Sequence[str]) -> dict[str, Any]:
     """Return the data of the browser: all channels, the outlines of the classes, and the uncertainty over all classes."""
-    segmentation, scan, colours = result.segmentation, result.scan, class_colours(result.classes)
+    segmentation, scan, toggles = result.segmentation, result.scan, class_toggles(result.classes)
     keys = {f"channel-{index}": index for index in range(len(channels))}
     panels = [Panel(key, channels[index], key, {"brain": "brain"}) for key, index in keys.items()]
-    kinds = {f"class-{label}": name for label, name in result.classes.items()}
     masks = {"brain": scan.brain} | {f"class-{label}": result.mask == label for label in result.classes}
-    toggles = [
-        Toggle(kind, name, key, colours[label])
-        for (kind, name), label, key in zip(kinds.items(), result.classes, class_keys(len(kinds)), strict=True)
-    ]
-    panels.insert(1, Panel("masks", f"{channels[0]} with classes", "channel-0", {kind: kind for kind in kinds}))
+    layers = {toggle.kind: toggle.kind for toggle in toggles}
+    panels.insert(1, Panel("masks", f"{channels[0]} with classes", "channel-0", layers))
     maps = {}
     if segmentation.num_members > 1:
         maps["map"] = segmentation.variance
         toggles.append(Toggle("map", "Uncertainty", "U", None))
         panels.insert(2, Panel("map", "Uncertainty", "channel-0", {"map": "map"}))
-    toggles.append(Toggle("brain", "Brain", "B", OTHER_COLOUR, is_on=False))
+    toggles.append(Toggle("brain", "Brain", "B", BRAIN_COLOUR, is_on=False))
     content = BrowserScan(scan, "", keys, masks, maps, {}, segmentation.index > 0)
     return browser_data(panels, toggles, [content.content(ORIENTATIONS, MAX_SLICES, embedded)], PANEL_PIXELS)
 

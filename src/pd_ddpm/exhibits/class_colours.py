@@ -8,6 +8,7 @@ COLOURS = (
     *("#882211", "#99BB66", "#7766FF", "#00FFFF", "#FF66FF", "#996633", "#66FFAA", "#FFB3B3"),
 )
 
+BRAIN_COLOUR = "#A6A6A6"  # of the brain mask next to classes; no class has it
 
 # Without the keys of other functions of the browser of slices.
 _KEYS = "123456789ACDEFGHIJKLMOQRSTWXYZ"

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pd_ddpm.data.scan import Scan
+from pd_ddpm.exhibits.class_colours import class_colours, class_keys
 from pd_ddpm.exhibits.pages.sheets import Slices, map_colours, map_sheet, mask_sheet, scan_sheet
 
 # Okabe & Ito's yellow and sky blue; outlines have a dark rim.
@@ -44,6 +45,12 @@ class Toggle:
     colour: str | None
     width: int = 1
     is_on: bool = True
+
+
+def class_toggles(classes: Mapping[int, str]) -> list[Toggle]:
+    """Return one kind of layers per class, toggled by the digits 1 to 9 and then by letters."""
+    colours, keys = class_colours(classes), class_keys(len(classes))
+    return [Toggle(f"class-{label}", classes[label], key, colours[label]) for label, key in zip(classes, keys, strict=True)]
 
 
 @dataclass(frozen=True)

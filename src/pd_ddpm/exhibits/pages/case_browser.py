@@ -13,7 +13,6 @@ from pd_ddpm.data.nifti.read import read_array
 from pd_ddpm.data.prepared import read_ground_truth, read_scan
 from pd_ddpm.evaluation.metrics import LESION, OTHER_PATHOLOGY
 from pd_ddpm.evaluation.scores import read_scores
-from pd_ddpm.exhibits.class_colours import class_colours, class_keys
 from pd_ddpm.exhibits.pages.browser import (
     MASK_COLOUR,
     OTHER_COLOUR,
@@ -22,6 +21,7 @@ from pd_ddpm.exhibits.pages.browser import (
     Panel,
     Toggle,
     browser_data,
+    class_toggles,
     files_in,
 )
 from pd_ddpm.exhibits.tables.cells import best_rows
@@ -95,7 +95,7 @@ def case_browser(source: CaseSource, rows: pd.DataFrame, folder: Path) -> dict[s
         contents.append(scan.content(["axial"], source.max_slices, files_in(folder, str(case))))
     uncertainty = Toggle("map", "Uncertainty", "U", None, is_on=False)
     if source.classes:
-        panels, toggles = _class_panels(source), [*_class_toggles(source.classes), uncertainty]
+        panels, toggles = _class_panels(source), [*class_toggles(source.classes), uncertainty]
         kinds |= {toggle.kind for toggle in toggles} - {"map"}
     else:
         panels, toggles = _lesion_panels(source), [*_LESION_TOGGLES, uncertainty]
@@ -128,12 +128,6 @@ def _class_panels(source: CaseSource) -> list[Panel]:
         Panel(method, label, "scan", {f"{method}-map": "map", **layers(method)}) for method, label in source.labels.items()
     ]
     return [Panel("scan", f"{source.channel}, ground truth", "scan", layers("truth")), *panels]
-
-
-def _class_toggles(classes: Mapping[int, str]) -> list[Toggle]:
-    """Return one kind of layers per class, toggled by the digits 1 to 9 and then by letters."""
-    colours, keys = class_colours(classes), class_keys(len(classes))
-    return [Toggle(f"class-{label}", classes[label], key, colours[label]) for label, key in zip(classes, keys, strict=True)]
 
 
 def _with_kinds(panel: Panel, kinds: set[str]) -> Panel:

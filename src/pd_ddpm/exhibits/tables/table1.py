@@ -244,10 +244,10 @@ def _groups_part(groups: pd.DataFrame, grouping: str) -> Part:
         ]
     note = "Mean ± standard deviation of Dice over the cases of a group."
     if grouping in (LESION_LOAD, CLASS_VOLUME):
-        volume = "lesion volume" if grouping == LESION_LOAD else grouping
+        volume, part = ("lesion volume", "lesion") if grouping == LESION_LOAD else (grouping, "structure")
         note += (
             f" Groups: terciles of the reference's {volume} over these test cases; bounds in ml. Any method tends to have "
-            "a lower Dice for small loads, because a border of the same width is a larger part of a small lesion. Compare "
+            f"a lower Dice for small volumes, because a border of the same width is a larger part of a small {part}. Compare "
             "within a column."
         )
     return Part(f"Dice by {grouping}", cells, [note])
