@@ -74,6 +74,7 @@ def test_releases_set_their_loss_and_faults(preset: str | None, focal_weight: fl
             assert settings[key] == expected
         assert (settings["focal_weight"], settings["dropout"]) == (focal_weight, dropout)
         assert settings["training_timesteps"] == (5 if preset == "imgx_v020.yaml" else None)
+        assert settings["patch_normalisation"] == ("unit_range" if preset else "none")
         assert settings["patience"] == {"imgx_v020.yaml": None, "imgx_v032.yaml": 10}.get(preset, 5)
     assert network(config, "no-diffusion")["focal_weight"] == focal_weight
     preparation = methods.preparation(config, "amos")

@@ -108,10 +108,10 @@ def test_timesteps_by_importance_add_no_evaluation_to_a_training(demo: resolve.C
 
 
 def test_divided_batches_add_a_forward_pass_to_each_step(demo: resolve.Config) -> None:
-    chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3, "crop": [16, 16]}
+    small = {"crop": [16, 16], "multipliers": [1, 2], "residual_blocks": 1, "attention_at": [], "middle_attention": False}
+    chosen = resolve.network(demo, "denoiser") | {"steps": 10, "batch": 3} | small
     (_, each) = count(chosen, 2, "evaluation", (16, 16))
-    whole, divided = (count(chosen | {"micro_batch": part}, 2, "steps", ())[0] for part in (3, 2))
-    assert whole == count(chosen, 2, "steps", ())[0]
+    whole, divided = (count(chosen | {"micro_batch": part}, 2, "steps", ())[0] for part in (None, 2))
     assert divided - whole == pytest.approx(10 * 3 * each, rel=0.01)  # without the last layer, which nothing needs again
 
 

@@ -99,6 +99,21 @@ def test_gamma_raises_half_of_the_patches_to_a_power():
     assert torch.equal(batch.mask, torch.stack([one.label_fractions[window.slice, :1] for window in windows]))
 
 
+def test_patches_are_scaled_to_the_unit_range():
+    """Each channel by itself, after its jitter. A constant one is 0."""
+    one = case((20, 30))
+    one.image[0, 1] = 0.3
+    settings = PatchSettings((8, 9), None, (), 0.2, coordinates=True, unit_range=True)
+    windows = TrainingSlices([one]).sample_windows(stream("x", 0), 20, settings)
+    batch = TrainingSlices([one]).cut(windows, settings)
+    for window, image in zip(windows, batch.image, strict=True):
+        row, column = window.firsts
+        patch = one.image[window.slice, :, row : row + 8, column : column + 9].numpy()
+        expected = [(channel - channel.min()) / max(np.ptp(channel), 1e-9) for channel in patch]
+        np.testing.assert_allclose(image[:2], expected, atol=1e-5)
+    assert batch.image[:, 2:].min() < -0.5  # coordinates stay what they are
+
+
 def test_transformations_are_drawn_after_all_else():
     """Trainings with and without them see the same windows."""
     slices = TrainingSlices([case((20, 30))])

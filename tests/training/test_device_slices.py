@@ -50,7 +50,7 @@ def test_cut_equals_patches_of_the_cases(raters, presegmentation):
 @pytest.mark.parametrize("crop", [(8, 12), (30, 40)])
 def test_cut_equals_patches_of_transformed_slices(crop):
     cases = [one._replace(image=one.image.abs()) for one in cases_with(raters=True, presegmentation=True)]
-    settings = PatchSettings(crop, 0.5, (0, 1), 0.1, coordinates=True, affine=AFFINE, log_gamma=0.3)
+    settings = PatchSettings(crop, 0.5, (0, 1), 0.1, coordinates=True, affine=AFFINE, log_gamma=0.3, unit_range=True)
     assert_equal_batches(TrainingSlices(cases), settings)
 
 

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from pd_ddpm.runtime.progress import log
 from pd_ddpm.training.affine import sampling_matrix, warp_patch
-from pd_ddpm.training.patches import Batch, PatchSettings, TrainingSlices, Window, to_device, window_coordinates
+from pd_ddpm.training.patches import (
+    Batch,
+    PatchSettings,
+    TrainingSlices,
+    Window,
+    scale_to_unit_range,
+    to_device,
+    window_coordinates,
+)
 
 # Ours. Weights, moments and activations need the rest; their size is known only after the first step.
 _SHARE_OF_FREE_MEMORY = 0.25
@@ -55,6 +63,8 @@ class DeviceSlices:
         if settings.intensity_jitter:
             jitter = to_device(np.stack([window.jitter for window in windows], axis=1), self.device)
             image = image * (1 + jitter[0]) + jitter[1]
+        if settings.unit_range:
+            image = scale_to_unit_range(image.flatten(0, 1)).view_as(image)
         if settings.coordinates:
             image = torch.cat([image, self._coordinates(windows, settings.crop)], dim=1)
         return self.slices.join(image, masks)

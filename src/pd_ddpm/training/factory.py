@@ -85,6 +85,7 @@ def build_training_settings(settings: dict[str, Any]) -> TrainingSettings:
         coordinates=settings["coordinates"],
         affine=settings["affine"] and AffineSettings(**settings["affine"]),
         log_gamma=settings["log_gamma"],
+        unit_range=settings["patch_normalisation"] == "unit_range",
     )
     names = TrainingSettings.__dataclass_fields__.keys() & settings.keys()
     return TrainingSettings(**{name: settings[name] for name in names}, patches=patches)

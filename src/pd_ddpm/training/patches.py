@@ -168,6 +168,7 @@ class PatchSettings:
         coordinates: whether patches have coordinate channels: their position in the slice.
         affine: largest affine transformations of the slice; None: there are none.
         log_gamma: largest absolute logarithm of the power that intensities are raised to, with probability 0.5.
+        unit_range: whether each channel of the scan is scaled to 0 to 1 in each patch, after all else.
     """
 
     crop: tuple[int, ...]
@@ -178,6 +179,7 @@ class PatchSettings:
     coordinates: bool = False
     affine: AffineSettings | None = None
     log_gamma: float = 0.0
+    unit_range: bool = False
 
 
 class Window(NamedTuple):
@@ -334,6 +336,8 @@ class TrainingSlices:
         if window.jitter is not None:
             gain, offset = torch.from_numpy(window.jitter)
             image = image * (1 + gain) + offset
+        if settings.unit_range:
+            image = scale_to_unit_range(image)
         if settings.coordinates:
             image = torch.cat([image, coordinate_channels(window_coordinates(window, sizes, settings.crop))])
         return image, masks
@@ -378,6 +382,14 @@ def window_coordinates(window: Window, sizes: Sequence[int], crop: Sequence[int]
         begin = size - first - length if axis in window.mirrored else first
         coordinates.append(axis_coordinates(size)[torch.arange(begin, begin + length).clamp(0, size - 1)])
     return coordinates
+
+
+def scale_to_unit_range(image: Tensor) -> Tensor:
+    """Return an image (M, *S) with the least value of each channel at 0 and the largest at 1; a constant channel is 0."""
+    axes = tuple(range(1, image.ndim))
+    least, most = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
+    width = most - least
+    return (image - least) / torch.where(width > 0, width, torch.ones_like(width))
 
 
 def _cut_window(image: Tensor, masks: Tensor, window: Window, crop: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -157,6 +157,12 @@ class TrainingSettings(Section):
             "needs intensities of 0 or more (normalisation unit_range). 0: never."
         )
     )
+    patch_normalisation: Literal["none", "unit_range"] = Field(
+        description=(
+            "unit_range: each channel of a training patch is scaled to 0 to 1 after its augmentation, as in the code of Fu et "
+            "al. 2024. Whole slices and volumes, which are sampled, stay as `preparation.normalisation` makes them."
+        )
+    )
     raters: Literal["first", "random"] = Field(
         description=(
             "Whose masks are learnt if a case has several raters. first: the ground truth; random: those of a random rater for "
