@@ -268,9 +268,16 @@ FAULTS = [
     Fault(
         "recycling: estimates of x_{t+1} are made at t",
         "training/objectives/strategies.py",
-        "(self.t + 1).clamp(max=self.t_max)",
-        "self.t.clamp(max=self.t_max)",
+        "return self.t + 1 if self.timesteps is None",
+        "return self.t if self.timesteps is None",
         "training/test_recycling.py",
+    ),
+    Fault(
+        "recycling: a loss is computed at t_max",
+        "training/objectives/strategies.py",
+        'return t_max if self.source == "noise" else t_max - 1',
+        "return t_max",
+        "training/test_strategies.py",
     ),
     Fault(
         "recycling: estimates from noise are made below T",

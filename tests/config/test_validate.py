@@ -120,6 +120,10 @@ def test_validate_accepts_initial_weights_of_the_same_shape(paper: dict) -> None
         ({"networks": {"denoiser": {"t_max": 300}}}, ["trained up to t_max = 300 only"]),
         ({"networks": {"denoiser": {"t_max": 2000}}}, ["t_max", "above T = 1000"]),
         (
+            {"networks": {"denoiser": {"strategy": "recycling_next", "predicts": "mask", "t_max": 1}}},
+            ["strategy", "come from a later timestep than t, but t_max = 1 is the only one", "Raise `t_max`"],
+        ),
+        (
             {"networks": {"denoiser": {"likelihood_skip": True}}},
             ["likelihood_skip", "Set `predicts: mask`"],
         ),

@@ -98,9 +98,9 @@ def test_self_conditioning_on_x_t_shows_the_estimate_in_chosen_rows_and_the_midp
 @pytest.mark.parametrize("state", ["fixed", "as_released"])
 def test_self_conditioning_on_next_estimates_from_t_plus_1_and_steps_back(state):
     examples, model = batch(), recorder()
-    step = noising(examples, t=torch.tensor([1, 2, 499, 998, 999, 1000] * 2))
+    step = noising(examples, t=torch.tensor([1, 2, 499, 500, 998, 999] * 2))
     inputs = SelfConditioning(1.0, "next", state).inputs(model, examples, step)
-    next_t = torch.tensor([2, 3, 500, 999, 1000, 1000] * 2)
+    next_t = torch.tensor([2, 3, 500, 501, 999, 1000] * 2)
     before = diffused(examples.mask, next_t, step.noise)
     ((x, t, _),) = model.network.calls
     assert torch.equal(t, next_t)
@@ -109,7 +109,7 @@ def test_self_conditioning_on_next_estimates_from_t_plus_1_and_steps_back(state)
     torch.testing.assert_close(inputs.previous, estimate.detach(), rtol=0, atol=1e-6)
     expected = before
     if state == "fixed":
-        weights = [SCHEDULE.posterior(int(n), int(s)) if n > s else (0, 1, 0) for n, s in zip(next_t, step.t, strict=True)]
+        weights = [SCHEDULE.posterior(int(n), int(s)) for n, s in zip(next_t, step.t, strict=True)]
         x0_weight, x_weight, _ = torch.tensor(weights, dtype=torch.float64).T.reshape(3, -1, 1, 1, 1)
         expected = (x0_weight * estimate.detach() + x_weight * before).float()
     torch.testing.assert_close(inputs.x_t, expected, rtol=0, atol=2e-6)
@@ -140,6 +140,23 @@ def test_recycling_from_last_estimates_from_truth_at_t_max():
     torch.testing.assert_close(x[:, 1:], diffused(examples.mask, t, fresh), rtol=0, atol=1e-6)
     estimate = torch.sigmoid(0.7 * x.sum(dim=1, keepdim=True)).detach()
     torch.testing.assert_close(inputs.x_t, diffused(estimate, step.t, step.noise), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("time_sampling", ["uniform", "importance"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_last_timestep_has_a_loss_unless_estimates_come_from_a_later_timestep(name, time_sampling):
+    """As in the released code: t in [0, N) of its indices for the first two strategies, and in [0, N - 1) for the others."""
+    examples, model = batch(64, (1, 1)), recorder(self_conditioned=name.startswith("self"))
+    settings = resolve.network(load.read(None, {"scale": "demo"}), "denoiser")
+    settings |= {"strategy": name, "recycled_estimate": "soft", "mask_loss": "dice_focal", "t_max": 4}
+    build_objective(settings | {"time_sampling": time_sampling}).loss(model, examples, stream("test"))
+    *first, (_, t, _) = model.network.calls
+    largest = 4 if name in ("diffusion", "self_conditioning_same") else 3
+    assert set(t.tolist()) == set(range(1, largest + 1))
+    if first:
+        ((_, first_t, _),) = first
+        expected = {"self_conditioning_next": {2, 3, 4}, "recycling_next": {2, 3, 4}, "recycling_last": {4}}
+        assert set(first_t.tolist()) == expected.get(name, {1, 2, 3, 4})
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -71,6 +71,14 @@ class Schedule:
         beta = torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64, device=CPU)
         return cls.from_betas(beta.clamp(max=0.999))
 
+    @classmethod
+    def linear_unscaled(cls, T: int = 1000) -> "Schedule":
+        """Return the linear schedule whose beta rises from 1e-4 to 0.02 for every T. With small T, x_T is not pure noise.
+
+        Reference: the released code of Fu et al. 2024 (recycling), where T is 1001.
+        """
+        return cls.from_betas(torch.linspace(1e-4, 0.02, T, dtype=torch.float64, device=CPU))
+
     def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return x_t, a sample of q(x_t | x_0).
 
@@ -160,4 +168,8 @@ class Schedule:
         return self.alpha_bar.tolist()
 
 
-SCHEDULES: dict[str, Callable[[int], Schedule]] = {"cosine": Schedule.cosine, "linear": Schedule.linear}
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "cosine": Schedule.cosine,
+    "linear": Schedule.linear,
+    "linear_unscaled": Schedule.linear_unscaled,
+}

@@ -21,8 +21,10 @@ def build_objective(settings: dict[str, Any]) -> Objective:
     if settings["architecture"] == "denoising_unet":
         timesteps = _timesteps(settings)
         chains = _chains(settings, "trailing" if timesteps is None else "linspace")
-        arguments = settings["t_max"], settings["mask_loss"], chains, build_strategy(settings)
-        return Denoising(*arguments, _time_sampler(settings, timesteps), settings["focal_weight"], timesteps)
+        strategy = build_strategy(settings)
+        times = _time_sampler(settings, timesteps, strategy)
+        arguments = settings["t_max"], settings["mask_loss"], chains, strategy
+        return Denoising(*arguments, times, settings["focal_weight"], timesteps)
     if settings["architecture"] == "truncated_denoising_unet":
         return TruncatedDiffusion(
             settings["t_max"],
@@ -49,11 +51,9 @@ def _timesteps(settings: dict[str, Any]) -> SpreadTimesteps | None:
     return None if count is None else SpreadTimesteps(settings["t_max"], count)
 
 
-def _time_sampler(settings: dict[str, Any], timesteps: SpreadTimesteps | None) -> TimeSampler:
-    """Return the sampler of timesteps. Of a few, those never have the last that make an estimate at a larger timestep."""
-    count = settings["t_max"]
-    if timesteps is not None:
-        count = timesteps.count - settings["strategy"].endswith(("_next", "_last"))
+def _time_sampler(settings: dict[str, Any], timesteps: SpreadTimesteps | None, strategy: Strategy) -> TimeSampler:
+    """Return the sampler of timesteps, without the last one if the strategy computes no loss there."""
+    count = strategy.last_timestep(settings["t_max"] if timesteps is None else timesteps.count)
     is_uniform = settings["time_sampling"] == "uniform"
     times = UniformTimes(count) if is_uniform else ImportanceTimes(count, settings["importance_weights"])
     return times if timesteps is None else SpreadTimes(timesteps, times)

@@ -344,7 +344,12 @@ class _Denoiser(_Network):
     dropout: Share = Field(description="Dropout probability in residual blocks.")
     activation_checkpointing: ActivationCheckpointing
     micro_batch: MicroBatch
-    schedule: Literal["cosine", "linear"] = Field(description="Noise schedule.")
+    schedule: Literal["cosine", "linear", "linear_unscaled"] = Field(
+        description=(
+            "Noise schedule. linear: the variances of single steps rise from 1e-4 to 0.02, times 1000 / T; linear_unscaled: "
+            "without this factor, for every T."
+        )
+    )
     T: Count = Field(description="Steps of the whole diffusion process.")
     t_max: Count = Field(description="Largest timestep that is trained; with T the network serves every T'.")
     training_timesteps: Annotated[int, Field(ge=2), WHOLE] | None = Field(
@@ -399,9 +404,9 @@ class _Denoiser(_Network):
         description=(
             "What the network sees of the mask in training. diffusion: x_t of the ground truth. self_conditioning: in addition "
             "its own estimate, which it gets in chains from the step before. recycling: x_t of its own estimate. The estimate "
-            "comes from a pass without gradient: same: from x_t; next: from x at t + 1, at most t_max; last: from x at t_max; "
-            "noise: from pure noise at T, with which a chain begins. The target is always the ground truth. All but diffusion "
-            "need predicts: mask."
+            "comes from a pass without gradient: same: from x_t; next: from x at t + 1; last: from x at t_max; noise: from "
+            "pure noise at T, with which a chain begins. With next and last, t is below t_max. The target is always the ground "
+            "truth. All but diffusion need predicts: mask."
         )
     )
     strategy_share: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -490,6 +495,9 @@ class _Denoiser(_Network):
         if self.strategy == "recycling_noise" and self.t_max < self.T:
             finding = f"an estimate from noise needs t = T = {self.T}, but t_max = {self.t_max} is the last that is trained"
             yield Contradiction("strategy", finding, "Set `strategy: recycling_next` or raise `t_max`")
+        if self.strategy.endswith(("next", "last")) and self.t_max < 2:
+            finding = f"its estimates come from a later timestep than t, but t_max = {self.t_max} is the only one"
+            yield Contradiction("strategy", finding, "Raise `t_max`, or set `strategy: diffusion`")
         if self.time_sampling == "importance" and (self.predicts, self.mask_loss) == ("mask", "cross_entropy_dice"):
             finding = "it needs one loss per patch, but the Dice loss of cross_entropy_dice is that of a whole batch"
             yield Contradiction("time_sampling", finding, "Set `mask_loss: dice_focal`, or `time_sampling: uniform`")

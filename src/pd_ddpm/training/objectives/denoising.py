@@ -26,18 +26,18 @@ MaskLoss = Literal["squared_error", "cross_entropy_dice", "dice_focal"]
 
 @dataclass(frozen=True)
 class Denoising(Objective):
-    """Denoising at random timesteps t in {1..t_max}.
+    """Denoising at random timesteps t in {1..t_max}, or below t_max with some strategies.
 
     A denoiser that predicts noise is trained on the squared error of the noise. One that predicts the mask is trained on the
     squared error of the mask, or as a segmentation network (cross-entropy + Dice, or Dice + focal loss). The target is always
     the ground truth, while x_t may be made from the network's own estimate or from a pre-segmentation.
 
     Attributes:
-        t_max: largest timestep that is trained.
+        t_max: largest timestep that the network serves.
         mask_loss: loss of a denoiser that predicts the mask.
         chains: how reverse chains are run in validation.
         strategy: what the network sees of the masks.
-        times: source of the timesteps; None: all equally often.
+        times: source of the timesteps up to `strategy.last_timestep`; None: all equally often.
         focal_weight: weight of the focal loss, for the mask loss "dice_focal".
         timesteps: the timesteps that `times` samples; None: all.
 
@@ -58,7 +58,7 @@ class Denoising(Objective):
         Raises:
             ValueError: timesteps with weights and the loss "cross_entropy_dice", which is one number for a whole batch.
         """
-        times = self.times or UniformTimes(self.t_max)
+        times = self.times or UniformTimes(self.strategy.last_timestep(self.t_max))
         timesteps, weights = times.sample(rng, len(batch.mask))
         t = to_device(timesteps, batch.mask.device)
         noise = sample_normal(rng, len(batch.mask), batch.mask.shape[1:], batch.mask.device)

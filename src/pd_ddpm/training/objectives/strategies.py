@@ -29,9 +29,9 @@ class Noising:
     """How the masks of a batch are diffused in a training step.
 
     Attributes:
-        t: (B,), timesteps that the network is trained at.
+        t: (B,), timesteps that the network is trained at, up to `Strategy.last_timestep`.
         noise: (B, C, *S), noise in x_t.
-        t_max: largest timestep that is trained.
+        t_max: largest timestep that the network serves.
         rng: source of all further random numbers.
         timesteps: the timesteps that are trained; None: all.
     """
@@ -44,10 +44,8 @@ class Noising:
 
     @property
     def next_t(self) -> Tensor:
-        """The timesteps before those of x_t in a chain of all trained steps, such as t + 1; t_max for rows at t_max."""
-        if self.timesteps is not None:
-            return self.timesteps.next(self.t)
-        return (self.t + 1).clamp(max=self.t_max)
+        """The timesteps before those of x_t in a chain of all trained steps, such as t + 1."""
+        return self.t + 1 if self.timesteps is None else self.timesteps.next(self.t)
 
 
 class Inputs(NamedTuple):
@@ -73,6 +71,15 @@ class Strategy:
 
     share: float = 0.0
     presegmented_share: float = 0.0
+
+    def last_timestep(self, t_max: int) -> int:
+        """Return the largest timestep that a loss is computed at, or its number if few timesteps are trained.
+
+        It is t_max, or the one before if estimates come from a later timestep than t. Estimates then come from t_max, too.
+
+        Reference: the released code of Fu et al. 2024, which found this better.
+        """
+        return t_max
 
     def inputs(self, model: Denoiser, batch: Batch, noising: Noising) -> Inputs:
         """Return what the network sees in a training step. The target is the ground truth, whatever it sees.
@@ -144,6 +151,10 @@ class Recycling(Strategy):
     source: Literal["next", "last", "noise"] = "noise"
     presegmented_share: float = 0.0
 
+    def last_timestep(self, t_max: int) -> int:
+        """Return t_max, or t_max - 1 unless estimates come from pure noise. See `Strategy.last_timestep`."""
+        return t_max if self.source == "noise" else t_max - 1
+
     def apply(self, model: Denoiser, batch: Batch, noising: Noising, rows: Tensor) -> Inputs:
         """Diffuse the estimates of the rows, and the masks of all others. See `Strategy.apply`."""
         if len(rows):
@@ -191,6 +202,10 @@ class SelfConditioning(Strategy):
     source: Literal["same", "next"] = "same"
     state: Literal["fixed", "as_released"] = "fixed"
     presegmented_share: float = 0.0
+
+    def last_timestep(self, t_max: int) -> int:
+        """Return t_max, or t_max - 1 if estimates come from x at t + 1. See `Strategy.last_timestep`."""
+        return t_max if self.source == "same" else t_max - 1
 
     def apply(self, model: Denoiser, batch: Batch, noising: Noising, rows: Tensor) -> Inputs:
         """Estimate the masks from x_t or from x at t + 1, and give the estimates to the rows. See `Strategy.apply`."""
