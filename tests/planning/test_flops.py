@@ -61,10 +61,16 @@ def test_flops_of_the_papers_denoiser_match_known_numbers(paper: resolve.Config)
     (shared, each) = count(chosen, 2, "evaluation", (128, 192))
     assert (shared, round(each / 1e9, 1)) == (0, 186.1)
     assert count(chosen, 2, "steps", ())[0] / 10 == pytest.approx(558.2e9, rel=1e-3)
-    # Ten steps from noise, three from T' = 300, and five noise levels of the ground truth.
+    assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
+
+
+def test_flops_of_validation_are_those_of_its_chains_and_noise_levels(demo: resolve.Config) -> None:
+    """Ten steps from noise, three from T' = 300 if there is a pre-segmenter, and five noise levels of the ground truth."""
+    chosen = resolve.network(demo, "denoiser") | {"channels": 8, "multipliers": [1], "attention_at": [], "crop": [16, 16]}
+    chosen |= {"validation_chain_steps": 10, "validation_t_start": 300, "validation_presegmenter": "attunet"}
+    (_, each) = count(chosen, 2, "evaluation", (16, 16))
     assert count(chosen, 2, "validation", ()) == [(10 + 3 + 5) * each]
     assert count(chosen | {"validation_presegmenter": None}, 2, "validation", ()) == [(10 + 5) * each]
-    assert count(chosen, 2, "evaluation", (256, 256))[1] / each == pytest.approx(256 * 256 / (128 * 192), rel=2e-3)
 
 
 def test_flops_of_a_network_of_volumes_match_the_closed_form(demo: resolve.Config) -> None:

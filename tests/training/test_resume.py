@@ -208,6 +208,7 @@ def test_fit_removes_partial_files_of_killed_run(tmp_path):
     assert not list(tmp_path.rglob(".partial.*"))
 
 
+@pytest.mark.workflow  # four processes of the script
 def test_training_killed_and_resumed_equals_unbroken_run(tmp_path, train_job, script, configured):
     """The script is killed, then gets SIGTERM, then finishes. The files are identical to those of an unbroken run."""
     settings = configured(
