@@ -196,7 +196,7 @@ PATCH_EXHIBITS = {
     "fig4": {"methods": ["ddpm", "pd-ddpm"], "pool": 6, "subsets": 20},
     "fig5": {
         "method": "ddpm",
-        "chains": [{"reverse_steps": 5, "pool": 8}, {"reverse_steps": 20, "pool": 2}],
+        "chains": [{"reverse_steps": 5, "pool": 8}, {"reverse_steps": 20, "pool": 5}],
         "members": [1, 2, 8],
         "subsets": 30,
     },
@@ -251,6 +251,7 @@ def test_roles_of_patchddm_are_rows_of_table_1_and_chains_of_figure_5() -> None:
         ({"fig5": PATCH_EXHIBITS["fig5"] | {"members": [9]}}, "9 is more than the largest pool"),
         ({"fig5": PATCH_EXHIBITS["fig5"] | {"method": "attunet"}}, "`exhibits.fig5.method`"),
         ({"fig5": PATCH_EXHIBITS["fig5"] | {"chains": [{"reverse_steps": 20, "pool": 8}] * 2}}, "[20, 20] do not grow"),
+        ({"fig5": PATCH_EXHIBITS["fig5"] | {"chains": [{"reverse_steps": 20, "pool": 2}]}}, "Raise the pool to 5 or more"),
         ({"memory": MEMORY}, "`exhibits.memory.rows`: 'denoiser' is no denoiser of volumes"),
         ({"memory": MEMORY | {"rows": [MEMORY["rows"][0] | {"network": "denoise"}]}}, "Did you mean 'denoiser'"),
         (

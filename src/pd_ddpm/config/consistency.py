@@ -269,6 +269,12 @@ def _figure5_problems(config: Config) -> Iterator[KeyProblem]:
     if max(figure["members"]) > largest:
         finding = f"{max(figure['members'])} is more than the largest pool ({largest}), so its column would be empty"
         yield KeyProblem((*path, "members"), finding, "Remove it, or raise the `pool` of a chain")
+    samples, smallest = method(config, figure["method"])["samples"], min(chain["pool"] for chain in figure["chains"])
+    if smallest < samples:
+        finding = (
+            f"a pool of {smallest} is smaller than the {samples} members of '{figure['method']}', which are sampled anyway"
+        )
+        yield KeyProblem((*path, "chains"), finding, f"Raise the pool to {samples} or more")
     if few_steps is not None and few_steps not in steps[:-1]:
         finding = f"{few_steps} is no chain of Figure 5 shorter than its longest"
         yield KeyProblem(("exhibits", "patch_claims", "few_steps"), finding, suggestion(few_steps, map(str, steps[:-1])))

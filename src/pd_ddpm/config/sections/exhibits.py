@@ -70,7 +70,9 @@ class SampledChain(Section):
     """A row of Figure 5 of PatchDDM."""
 
     reverse_steps: Count = Field(description="Reverse steps over T, as in sampling.reverse_steps.")
-    pool: Count = Field(description="Members that are sampled with this number of steps; larger ensembles stay white.")
+    pool: Count = Field(
+        description="Members that are sampled with this number of steps, at least samples; larger ensembles stay white."
+    )
 
 
 class StepsFigure(Section):
