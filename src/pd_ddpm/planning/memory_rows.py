@@ -43,7 +43,7 @@ MEASURED, META = "measured", "meta"
 TRAINING, SAMPLING = "training", "sampling"
 SAFETY = 2  # a step is measured if this times its counted memory is free; the rest is for the workspace of operations
 REPEATED_SECONDS = 1.0  # shorter steps are repeated for so long
-PROBED_SIZE = (16, 32, 32, 32)  # channels and voxels of the convolution that tells the speed of a device before the first step
+PROBED_SIZE = (64, 16, 16, 16)  # channels and voxels of the convolution that tells the speed of a device before the first step
 
 
 @dataclass(frozen=True)
