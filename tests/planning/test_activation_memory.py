@@ -13,7 +13,7 @@ from pd_ddpm.models.factory import build_model
 from pd_ddpm.planning import flops
 from pd_ddpm.planning.activation_memory import LiveBytes
 from pd_ddpm.planning.flops import META, empty_batch
-from pd_ddpm.planning.memory_rows import MEASURED, MemoryTask, memory_rows
+from pd_ddpm.planning.memory_rows import MEASURED, MemoryTask, half_precision, memory_rows
 from pd_ddpm.planning.memory_rows import META as COUNTED
 from pd_ddpm.runtime.precision import FLOAT32, PRECISIONS
 from pd_ddpm.training.factory import build_objective
@@ -130,6 +130,22 @@ def test_memory_rows_are_measured_if_quick_and_counted_otherwise(monkeypatch: py
     assert large["seconds"].isna().all()
     convolutions = large["tflop"] / small["tflop"]  # the multiplications of the timestep are the same for all sizes
     assert convolutions.droplevel("precision").to_dict() == pytest.approx({"training": 512, "sampling": 512}, rel=0.01)
+
+
+def test_speed_of_one_precision_does_not_tell_that_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def result(task: MemoryTask, device: torch.device, most_flops: float) -> dict[str, float]:
+        asked.append((str(task.precision), most_flops))
+        return {"seconds": 4.0, "tflop": 8.0 if task.precision.is_half else 2.0}
+
+    monkeypatch.setattr("pd_ddpm.planning.memory_rows._probed_rate", lambda device: 1e9)
+    monkeypatch.setattr("pd_ddpm.planning.memory_rows._result", result)
+    kind = {"label": "Patches", "network": "denoiser", "trained_share": None, "sampled_share": 1.0}
+    table = {"rows": [kind], "edges": [8, 16], "image_channels": 1, "batch": 2, "measured_seconds": 10}
+    memory_rows(table, {"denoiser": denoiser(**SMALL)}, CPU)
+    half = str(half_precision(CPU))
+    assert asked == [("float32", 1e10), (half, 1e10), ("float32", 5e12), (half, 2e13)]
 
 
 @pytest.mark.workflow

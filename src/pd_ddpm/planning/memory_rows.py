@@ -7,6 +7,7 @@ counted on the device meta has no workspace, see `activation_memory`.
 import gc
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -120,13 +121,13 @@ def memory_rows(table: Mapping[str, Any], networks: Mapping[str, Mapping[str, An
         (`input_edge`), `batch`, `parameters`, `tflop`, the counted memory (`counted_gb`), the measured one or else the counted
         one (`peak_gb`), its `source`, `seconds` (NaN if not measured), and the `device` that measured it.
     """
-    rate, results = _probed_rate(device), {}
+    probed, rates, results = _probed_rate(device), {}, {}
     rows, tasks = [], list(_tasks(table, networks, device))
     for kind, edge, task in progress(tasks, "memory", total=len(tasks)):
         if (key := task.key()) not in results:
-            results[key] = _result(task, device, rate * table["measured_seconds"])
+            results[key] = _result(task, device, rates.get(task.precision, probed) * table["measured_seconds"])
             if results[key]["seconds"] > REPEATED_SECONDS:
-                rate = 1e12 * results[key]["tflop"] / results[key]["seconds"]
+                rates[task.precision] = 1e12 * results[key]["tflop"] / results[key]["seconds"]
         rows.append({"label": kind["label"], "network": kind["network"], "phase": task.phase, "edge": edge, **results[key]})
     return pd.DataFrame(rows)
 
@@ -198,6 +199,7 @@ def _measured_on_gpu(step: Step) -> Measurement:
 
 def _measured_on_cpu(step: Step) -> Measurement:
     """Measure a step with PyTorch's profiler, which records what the allocator hands out."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler prints its start and its stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         started = time.perf_counter()
         step.run()
