@@ -345,9 +345,9 @@ FAULTS = [
     Fault(
         "PatchDDM: coordinates are jittered like intensities",
         "training/patches.py",
-        "            image = image * (1 + gain) + offset\n        if settings.coordinates:\n"
+        "        if settings.coordinates:\n"
         "            image = torch.cat([image, coordinate_channels(window_coordinates(window, sizes, settings.crop))])\n",
-        "            image = image * (1 + gain) + offset\n        if settings.coordinates:\n"
+        "        if settings.coordinates:\n"
         "            extra = coordinate_channels(window_coordinates(window, sizes, settings.crop))\n"
         "            image = torch.cat([image, extra if window.jitter is None else extra * (1 + gain[:1])])\n",
         "training/test_patches.py",
