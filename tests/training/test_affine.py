@@ -111,7 +111,7 @@ def test_patches_are_scaled_to_the_unit_range():
         patch = one.image[window.slice, :, row : row + 8, column : column + 9].numpy()
         expected = [(channel - channel.min()) / max(np.ptp(channel), 1e-9) for channel in patch]
         np.testing.assert_allclose(image[:2], expected, atol=1e-5)
-    assert batch.image[:, 2:].min() < -0.5  # coordinates stay what they are
+    assert batch.image[:, 2:].min() < -0.5  # coordinates are not transformed
 
 
 def test_transformations_are_drawn_after_all_else():

@@ -19,7 +19,7 @@ class _Start(NamedTuple):
     """What the chains of a row start from.
 
     Attributes:
-        label: its name in the table, or that of the mean of which the chains are a part.
+        label: its name in the table, or that of the mean that contains the chains.
         t_start: start timestep T'; None for a mean.
         template: the method, for any denoiser.
     """

@@ -192,7 +192,7 @@ def _directed_distances(first: cKDTree, second: cKDTree) -> tuple[np.ndarray, ..
 
 
 def _larger_percentile(directed: tuple[np.ndarray, ...]) -> float:
-    """Return the larger 95th percentile of the distances of both directions; NaN if there are none."""
+    """Return the larger 95th percentile of the distances of both directions; NaN without distances."""
     return max(float(np.percentile(distances, 95)) for distances in directed) if directed else math.nan
 
 

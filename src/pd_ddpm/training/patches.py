@@ -166,7 +166,7 @@ class PatchSettings:
         intensity_jitter: standard deviation of a random gain and offset for each channel of the scan.
         crop_position: how often a patch comes from where in a slice, see `sample_first`.
         coordinates: whether patches have coordinate channels: their position in the slice.
-        affine: largest affine transformations of the slice; None: there are none.
+        affine: largest affine transformations of the slice; None: no transformation.
         log_gamma: largest absolute logarithm of the power that intensities are raised to, with probability 0.5.
         unit_range: whether each channel of the scan is scaled to 0 to 1 in each patch, after all else.
     """
