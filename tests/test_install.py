@@ -29,6 +29,7 @@ def test_unsupported_python_is_refused_in_one_sentence(script: ModuleType) -> No
     )
 
 
+@pytest.mark.workflow  # makes an environment
 def test_environment_of_another_python_is_made_anew_and_one_of_this_python_is_kept(script: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     (folder / "bin").mkdir(parents=True)

@@ -194,6 +194,7 @@ def test_elastix_transform_describes_fixed_image(simulated):
         assert 0.4 < np.linalg.norm(translation) < 3.6
 
 
+@pytest.mark.workflow  # simulates the cohort again
 def test_simulate_cohort_is_equal_with_two_processes_and_after_interruption(simulated, tmp_path, monkeypatch):
     folder, cases = simulated
     copy = tmp_path / "copy"

@@ -543,6 +543,7 @@ def test_read_normalised_gives_the_same_scan_for_every_storage_order(coarse_case
     np.testing.assert_allclose(reorient_back(scan.image, expected.reference, codes), expected.image, atol=1e-4)
 
 
+@pytest.mark.workflow  # N4 takes seconds
 def test_read_normalised_with_n4_gives_the_same_scan_for_another_storage_order(coarse_case, tmp_path):
     codes = "PIR"
     paths = {name: turned(coarse_case[name], codes, tmp_path) for name in CHANNELS}

@@ -1073,6 +1073,7 @@ def test_predict_into_a_folder_with_a_foreign_mask_stops(workflow, predict, tmp_
     assert (tmp_path / "out" / "mask.nii.gz").read_bytes() == b"drawn by hand"
 
 
+@pytest.mark.workflow  # three processes
 def test_predict_after_a_kill_resumes_with_equal_results(workflow, predict, tmp_path):
     """A process killed while sampling resumes with the members that are missing, and the files are identical."""
     call = (

@@ -360,6 +360,7 @@ def test_uncertainty_claims_without_members_are_not_run() -> None:
     assert table.loc[["uncertainty_grows", "uncertainty_saturates"], "verdict"].tolist() == [NOT_RUN, NOT_RUN]
 
 
+@pytest.mark.workflow  # takes 4 s
 def test_claims_without_effect_hold_at_the_nominal_rate() -> None:
     """With five cases, about one in forty claims without any effect holds, as the document states."""
     generator = np.random.default_rng(0)

@@ -436,6 +436,7 @@ def test_fig4_numbers_equal_plain_computation() -> None:
     assert numbers.loc[3, "dice_sd_bound"] == pytest.approx(2 * numbers.loc[3, "dice_sd_raw"])
 
 
+@pytest.mark.workflow  # takes 3 s
 def test_fig4_bound_is_exact_for_an_average_over_members() -> None:
     """Independent ensembles of n members with deviation s have s / sqrt(n); subsets of a pool have less."""
     random = np.random.default_rng(1)
@@ -449,6 +450,7 @@ def test_fig4_bound_is_exact_for_an_average_over_members() -> None:
             assert numbers.loc[size, "dice_sd_independent"] == pytest.approx(truth, rel=0.06)
 
 
+@pytest.mark.workflow  # takes 3 s
 def test_fig4_raw_and_bound_enclose_the_deviation_of_a_vote() -> None:
     """The score of a thresholded mean, like Dice, is no average over members, so the correction alone would be wrong.
 

@@ -45,7 +45,7 @@ def probes(splits: int = 2) -> pd.DataFrame:
                 for split in range(splits):
                     for case in (-1, 1):
                         dice = value + 0.01 * case + 0.01 * (split - (splits - 1) / 2)
-                        identity = {"network": network, "split": split, "seed": 0, "case": f"{split}{case}", "slices": 3}
+                        identity = {"network": network, "split": split, "seed": 0, "case": f"{split}{case}", "images": 3}
                         rows.append(identity | {"role": "validation", "start": start, "t": t, "dice": dice})
     return pd.DataFrame(rows)
 

@@ -21,7 +21,7 @@ def _close_figures():
 
 def probe(network: str, split: int, dice: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
     """Return the table of a probe: (start, t) -> Dice of each case."""
-    run = {"network": network, "split": split, "seed": 0, "role": "validation", "slices": 4}
+    run = {"network": network, "split": split, "seed": 0, "role": "validation", "images": 4, "dimensions": 2}
     rows = [
         {"start": start, "t": t, "case": str(n), "dice": value}
         for (start, t), values in dice.items()
@@ -51,7 +51,7 @@ def test_probe_numbers_average_cases_then_runs_and_give_their_range() -> None:
     assert numbers["network"].tolist() == ["denoiser"] * 6 + ["truncated-denoiser"] * 6
     assert numbers[["start", "t"]].to_numpy().tolist()[:6] == [[start, t] for start in STARTS for t in (1, 300)]
     first = numbers.iloc[0]
-    assert (first["methods"], first["role"], first["runs"], first["cases"], first["slices"]) == (
+    assert (first["methods"], first["role"], first["runs"], first["cases"], first["images"]) == (
         *("Vanilla DDPM, PD-DDPM", "validation"),
         *(2, 4, 16),
     )
@@ -103,3 +103,9 @@ def test_probe_figure_has_a_panel_per_network_and_a_remark_where_x_t_is_ignored(
     alone = probe_figure(probe_numbers(probes[2], {"truncated-denoiser": "TDPM"}), "phantom, test scale")
     assert [text.get_text() for text in alone.axes[0].texts] == ["ignores x$_t$"]
     assert len(alone.axes[0].collections) == 0  # a single run has no range
+
+
+def test_probe_figure_counts_volumes_of_networks_in_3d() -> None:
+    numbers = probe_numbers(probe("denoiser", 0, reading(0.0)).assign(images=1, dimensions=3), {"denoiser": "PatchDDM"})
+    axis = probe_figure(numbers, "phantom, test scale").axes[0]
+    assert axis.get_title(loc="left") == "denoiser: PatchDDM\n2 validation cases, 2 volumes"

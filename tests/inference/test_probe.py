@@ -95,7 +95,7 @@ def test_probe_of_a_network_that_ignores_x_t_has_one_dice_for_all_starts_and_tim
     expected = plain_dice((probed.image[:, :1] > 0).float(), probed)
     assert [row["dice"] for row in rows] == pytest.approx([expected] * len(rows))
     assert [(row["start"], row["t"]) for row in rows] == list(product(("truth", "empty", "other_slice"), TIMESTEPS))
-    assert {(row["case"], row["slices"]) for row in rows} == {("one", 10)}
+    assert {(row["case"], row["images"], row["dimensions"]) for row in rows} == {("one", 10, 2)}
 
 
 def test_probe_diffuses_all_starts_with_the_noise_of_the_slice() -> None:
@@ -212,8 +212,8 @@ def test_probe_writes_a_row_per_case_start_and_timestep_and_its_record(job: Prob
     table, record = tmp_path / "probe.csv", tmp_path / "probe.json"
     script("probe")(job, table=str(table), record=str(record))
     rows = pd.read_csv(table)
-    assert list(rows.columns) == ["network", "split", "seed", "role", "case", "slices", "start", "t", "dice"]
-    identity = rows[["network", "split", "seed", "role", "case", "slices"]].drop_duplicates().to_numpy().tolist()
+    assert list(rows.columns) == ["network", "split", "seed", "role", "case", "images", "dimensions", "start", "t", "dice"]
+    identity = rows[["network", "split", "seed", "role", "case", "images"]].drop_duplicates().to_numpy().tolist()
     assert identity == [["denoiser", 0, 7, "validation", "three", 2]]
     assert list(zip(rows["start"], rows["t"], strict=True)) == list(product(("truth", "empty", "other_slice"), (1, 300, 1000)))
     assert rows["dice"].between(0, 1).all()

@@ -386,6 +386,7 @@ def test_tdpm_resumes_bit_for_bit_and_keeps_weights_for_sampling(tmp_path, head)
     assert list(whole.history[1])[5:] == [*columns, "empty_masks", "true_empty_masks", "generated_variance", "penalty_loss"]
 
 
+@pytest.mark.workflow  # trains for 13 s
 def test_tdpm_learns_to_segment(tmp_path):
     """The denoising loss decreases, and new cases are segmented from generated x_T' and from diffused masks."""
     fitted = trainer({"dropout": 0.0}, steps=240, batch=8, validate_every=40, learning_rate_decay="cosine").fit(tmp_path)

@@ -161,7 +161,7 @@ def test_jobs_train_test_and_sample_a_network_of_volumes(tmp_path, prepared, tra
     assert gate_network(gate)["device"] == "cpu"
     probe = ProbeJob(run=gate.run, settings={"slices": 1, "timesteps": [300]}, config={}, **files, **common)
     table, _ = probe_network(probe)
-    assert set(table["slices"]) == {1}
+    assert (set(table["images"]), set(table["dimensions"])) == ({1}, {3})
     case, *_ = sample_cases(sample_job(tmp_path / "samples", "ddpm", settings, batch="auto", **files))["cases"]
     paths = (tmp_path / f"samples/{case}_samples.nii.gz", prepared / f"{case}_brain.nii.gz")
     samples, brain = (np.asarray(nib.load(path).dataobj) for path in paths)

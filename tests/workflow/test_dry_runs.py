@@ -119,6 +119,7 @@ def outputs(run: subprocess.CompletedProcess[str], kind: str) -> list[str]:
     return [str(Path(path).parent).split("/", 2)[2] for path in paths if f"/{kind}/" in path]
 
 
+@pytest.mark.workflow  # a dry run of the paper
 def test_slurm_profile_plans_the_paper_and_trains_each_network_once(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "--cores", "8", "--profile", "slurm", FULL)
     planned = jobs(run)
@@ -141,6 +142,7 @@ def test_slurm_profile_plans_the_paper_and_trains_each_network_once(fresh: Path)
     assert {key for key in keys & slurm_keys if key.strip() and not key.startswith("#")} == set()
 
 
+@pytest.mark.workflow  # a dry run of the demo
 def test_slurm_profile_requests_more_gpus_than_this_machine_has(fresh: Path) -> None:
     (fresh / "two.yaml").write_text("resources: {sample: {gpu: 2}}\n", encoding="utf-8")
     target = "results/phantom/scores/unet/split-0_seed-0.csv"
@@ -149,6 +151,7 @@ def test_slurm_profile_requests_more_gpus_than_this_machine_has(fresh: Path) -> 
     assert "gpu=2, gpu_jobs=1" in run.stdout + run.stderr
 
 
+@pytest.mark.workflow  # two dry runs, one of the paper
 def test_scale_on_command_line_overrides_profile(fresh: Path) -> None:
     target = "results/probe.csv"  # of the configuration's dataset; far fewer jobs than all exhibits
     assert "simulate_phantom" not in jobs(snakemake(fresh, "-n", target, "--config", "scale=paper"))
@@ -207,12 +210,14 @@ def test_leak_configuration_plans_every_denoiser_from_every_start(fresh: Path) -
     assert not {"gate", "table1", "simulate_phantom"} & planned.keys()
 
 
+@pytest.mark.workflow  # a run of Snakemake
 def test_leak_table_without_its_configuration_names_the_file(fresh: Path) -> None:
     message = error(snakemake(fresh, "-n", "results/leak.csv"))
     assert "`exhibits.leak`: it is null, so this configuration has no leak table" in message
     assert "Add `--configfile config/leak.yaml` after the file to make" in message
 
 
+@pytest.mark.workflow  # a dry run of a study
 def test_study_is_planned_with_its_own_datasets_and_networks(fresh: Path) -> None:
     run = snakemake(fresh, "-n", "results/patchddm/index.html", FULL)
     planned = jobs(run)
@@ -264,6 +269,7 @@ def test_invalid_configuration_stops_before_any_job(fresh: Path, overlay: str, w
     assert "Traceback" not in message
 
 
+@pytest.mark.workflow  # two dry runs of the demo
 def test_invalid_method_in_target_is_rejected(fresh: Path) -> None:
     target = "results/phantom/predictions/pd-ddpm@t_start=2000/split-0_seed-0/predictions.csv"
     assert "T' = 2000 is above T = 1000" in error(snakemake(fresh, "-n", target))

@@ -107,6 +107,7 @@ def test_sampling_killed_between_two_cases_keeps_the_first(tmp_path, sampling, s
     )
 
 
+@pytest.mark.workflow  # a process for each file
 @pytest.mark.parametrize("part", ["samples", "mask", "uncertainty"])
 def test_sampling_killed_during_a_write_leaves_no_incomplete_file(tmp_path, sampling, script, part):
     parts = tmp_path / "parts"
@@ -173,6 +174,7 @@ def state_in(folder):
     return state
 
 
+@pytest.mark.workflow  # two trainings in processes of their own
 def test_training_on_full_disk_keeps_its_states_and_resumes(tmp_path, training, script, on_small_disk):
     reference, disk = tmp_path / "reference", on_small_disk.disk
     script("train")(training(reference))
@@ -197,6 +199,7 @@ def test_training_on_full_disk_keeps_its_states_and_resumes(tmp_path, training, 
         assert file_sha256(second / name) == file_sha256(reference / name)
 
 
+@pytest.mark.workflow  # a process of its own
 def test_sampling_on_full_disk_keeps_finished_cases_and_resumes(tmp_path, sampling, script, on_small_disk):
     reference, disk = tmp_path / "reference", on_small_disk.disk
     script("sample")(sampling(reference))
@@ -242,6 +245,7 @@ def test_sampling_with_failed_write_keeps_finished_cases(tmp_path, sampling, scr
 # Out of memory
 
 
+@pytest.mark.workflow  # a process of its own
 def test_training_out_of_memory_names_settings_to_reduce(tmp_path, training):
     """Limit the process to 300 MB more than it has after its imports. The batch needs 800 MB."""
     limit = (
@@ -316,6 +320,7 @@ def german(folder):
     return {"LOCPATH": str(made.parent), "LC_ALL": made.name} if made.exists() else None
 
 
+@pytest.mark.workflow  # a process of its own
 @pytest.mark.parametrize("name", ["C", "German"])
 def test_sampling_in_any_locale_writes_identical_files(tmp_path, sampling, script, name):
     """Sample into a folder with an umlaut; the images equal those of this process, byte for byte."""

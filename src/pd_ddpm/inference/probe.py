@@ -150,7 +150,8 @@ def probe_case(
         device: device of the network.
 
     Returns:
-        Rows with case, slices (their number), start ("truth", "empty", "other_slice"), t and dice.
+        Rows with case, images (the number of slices or volumes), dimensions (2: slices, 3: volumes), start ("truth", "empty",
+        "other_slice"), t and dice.
     """
     inside = tuple(map(slice, slices.image.shape[2:]))
     image = add_coordinates(slices.image) if has_coordinates(model) else slices.image
@@ -168,7 +169,8 @@ def probe_case(
             parts = zip(x_t.split(_BATCH), image.split(_BATCH), strict=True)
             estimate = torch.cat([model.coding.probabilities(model(*part, t)) for part in parts])[:, :, *inside].cpu()
             dice = _dice(estimate, slices)
-            rows.append({"case": slices.case, "slices": len(x0), "start": start, "t": t, "dice": dice})
+            probed = {"case": slices.case, "images": len(x0), "dimensions": x0.ndim - 2}
+            rows.append(probed | {"start": start, "t": t, "dice": dice})
     return rows
 
 

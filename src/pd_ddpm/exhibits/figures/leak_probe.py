@@ -24,7 +24,7 @@ def leak_probe_numbers(probes: pd.DataFrame, denoisers: Sequence[Mapping[str, An
     """Return the numbers of the figure: one row per denoiser, start of x_t, and timestep.
 
     Args:
-        probes: rows of all probes: network, split, seed, role, case, slices, start, t, dice.
+        probes: rows of all probes: network, split, seed, role, case, images, dimensions, start, t, dice.
         denoisers: network, label (denoiser), share, likelihood_skip, presegmented_share and raters of each denoiser.
 
     Returns:

@@ -34,14 +34,14 @@ def probe_numbers(probes: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
     """Return the numbers of the figure: one row per network, start and timestep.
 
     Args:
-        probes: rows of all probes: network, split, seed, role, case, slices, start, t, dice.
+        probes: rows of all probes: network, split, seed, role, case, images, dimensions, start, t, dice.
         labels: network -> names of the methods that use it.
 
     Returns:
         Columns `network`, `methods`, `role` of the probed cases, `start`, `t`; `dice`, the mean over runs (splits and seeds) of
-        the mean over cases, with the lowest and highest mean of a run (`dice_low`, `dice_high`); `runs`, `cases` and `slices`
-        in total; and `runs_ignoring_x_t`, the number of runs whose Dice at t = 1 from the truth exceeds the lower one of
-        both other starts by less than `LEAST_GAIN`.
+        the mean over cases, with the lowest and highest mean of a run (`dice_low`, `dice_high`); `runs`, `cases` and `images`
+        in total; `dimensions` of the images (2: slices, 3: volumes); and `runs_ignoring_x_t`, the number of runs whose Dice at
+        t = 1 from the truth exceeds the lower one of both other starts by less than `LEAST_GAIN`.
 
     Raises:
         ValueError: a network has no probe.
@@ -49,7 +49,7 @@ def probe_numbers(probes: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
     if missing := [network for network in labels if network not in set(probes["network"])]:
         raise ValueError(f"{', '.join(missing)} have no probe. Run rule `probe` for them.")
     by_run = probes.groupby(["network", "split", "seed", "start", "t"])
-    means = by_run.agg(dice=("dice", "mean"), cases=("case", "nunique"), slices=("slices", "sum")).reset_index()
+    means = by_run.agg(dice=("dice", "mean"), cases=("case", "nunique"), images=("images", "sum")).reset_index()
     by_point = means.groupby(["network", "start", "t"])
     numbers = by_point.agg(
         dice=("dice", "mean"),
@@ -57,15 +57,16 @@ def probe_numbers(probes: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
         dice_high=("dice", "max"),
         runs=("dice", "size"),
         cases=("cases", "sum"),
-        slices=("slices", "sum"),
+        images=("images", "sum"),
     ).reset_index()
     roles = probes.groupby("network")["role"].agg(lambda roles: " and ".join(sorted(set(roles), reverse=True)))
     numbers["methods"], numbers["role"] = numbers["network"].map(labels), numbers["network"].map(roles)
+    numbers["dimensions"] = numbers["network"].map(probes.groupby("network")["dimensions"].first())
     numbers["runs_ignoring_x_t"] = numbers["network"].map(_runs_ignoring_x_t(means))
     order = {name: rank for rank, name in enumerate([*labels, *STARTS])}
     numbers = numbers.sort_values(["network", "start", "t"], key=lambda column: column.map(lambda key: order.get(key, key)))
     columns = ["network", "methods", "role", "start", "t", "dice", "dice_low", "dice_high"]
-    return numbers[[*columns, "runs", "cases", "slices", "runs_ignoring_x_t"]].reset_index(drop=True)
+    return numbers[[*columns, "runs", "cases", "images", "dimensions", "runs_ignoring_x_t"]].reset_index(drop=True)
 
 
 def _runs_ignoring_x_t(means: pd.DataFrame) -> pd.Series:
@@ -108,7 +109,8 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
         axis.plot(curve["t"], curve["dice"], label=label, color=look.colour, marker=look.marker, linestyle=look.line)
         if first["runs"] > 1:
             axis.fill_between(curve["t"], curve["dice_low"], curve["dice_high"], color=look.colour, alpha=0.15, linewidth=0)
-    cases = f"{first['cases']} {'training' if first['role'] == 'train' else first['role']} cases, {first['slices']} slices"
+    images = f"{first['images']} {'slices' if first['dimensions'] == 2 else 'volumes'}"
+    cases = f"{first['cases']} {'training' if first['role'] == 'train' else first['role']} cases, {images}"
     axis.set_title(f"{first['network']}: {first['methods']}\n{cases}", fontsize="small", loc="left")
     axis.set_xlabel("Timestep t of x$_t$")
     if first["runs_ignoring_x_t"]:
